@@ -1,0 +1,77 @@
+"""What every entry point shares: parse the command line, run, and say a user's mistake in one line.
+
+Each entry point owns a `flags.FlagValues`, so that two of them can be imported side by side:
+
+    FLAGS = flags.FlagValues()
+    flags.DEFINE_string("model", None, "What to load.", flag_values=FLAGS)
+
+    def main() -> int | None: ...
+
+    if __name__ == "__main__":
+        sys.exit(run(main, FLAGS, __doc__))
+
+Exit status: 0 done, 1 done in part (what `main` returns), 2 a mistake in what was asked, 130 interrupted.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+# What a user can cause. SlideError is a RuntimeError; anything else is ours and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, RuntimeError, flags.Error)
+
+
+def run(main: Callable[[], int | None], flag_values: flags.FlagValues, description: str | None) -> int:
+    """Parse `sys.argv` into `flag_values`, call `main`, and return the exit status.
+
+    `--help` prints `description` and the flags; `--traceback` shows where an error came from.
+    """
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=flag_values)
+    flags.DEFINE_boolean("traceback", False, "Show where an error came from.", flag_values=flag_values)
+    try:
+        parse(sys.argv, flag_values)
+        if flag_values.help:
+            print(f"{(description or '').strip()}\n\n{_help(flag_values)}")
+            return 0
+        return main() or 0
+    except USER_ERRORS as error:
+        if flag_values.is_parsed() and flag_values.traceback:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept", file=sys.stderr)
+        return 130
+
+
+def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
+    """Parse `argv` (its first entry is the program), `--flagfile` included; nothing may be left over."""
+    rest = flag_values(argv)[1:]
+    if rest:
+        raise ValueError(f"arguments must be flags; write --name=value. Received: {' '.join(rest)!r}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line; what caused it goes behind it."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def resolved(flag_values: flags.FlagValues) -> str:
+    """Return every flag with its value, one a line, sorted: `--flagfile` on this text repeats the run."""
+    own = ("help", "traceback", "flagfile", "undefok", "resume")
+    lines = [flag_values[name].serialize() for name in sorted(flag_values) if name not in own and len(name) > 1]
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+def _help(flag_values: flags.FlagValues) -> str:
+    lines = []
+    for name in sorted(flag_values):
+        flag = flag_values[name]
+        if name == flag.name:
+            default = "" if flag.default is None else f" (default: {flag.default_as_str})"
+            lines.append(f"  --{name}: {flag.help}{default}")
+    return "\n".join(lines)

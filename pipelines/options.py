@@ -1,0 +1,90 @@
+"""What the pipelines can be asked to do, as frozen dataclasses. No absl, no TensorFlow: floor 0.
+
+Every object checks itself on construction, so a wrong value stops a run in its first second.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CORRUPTIONS = ("noise", "blur", "contrast", "outlier")
+SIDES = ("lr", "hr", "both")
+SAMPLINGS = ("grid", "random")
+SCALES = (2, 4, 8)
+
+
+def require(holds: bool, name: str, rule: str, remedy: str, value: object) -> None:
+    """Raise ValueError "`name` must `rule`; `remedy`. Received: name=value" unless `holds`."""
+    if not holds:
+        raise ValueError(f"`{name}` must {rule}; {remedy}. Received: {name}={value!r}")
+
+
+@dataclass(frozen=True)
+class DegradeOptions:
+    """How an HR patch becomes an LR one: Gaussian blur of `blur_sigma` HR pixels, then every `scale`-th pixel."""
+
+    scale: int = 4
+    blur_sigma: float = 1.6
+
+    def __post_init__(self) -> None:
+        require(self.scale in SCALES, "scale", f"be one of {SCALES}", "choose one of these", self.scale)
+        require(self.blur_sigma >= 0, "blur_sigma", "be 0 or more", "give it in HR pixels, 0 for no blur", self.blur_sigma)
+
+
+@dataclass(frozen=True)
+class CorruptOptions:
+    """What an uncurated training set contains: which share of the examples, what, on which side, how strong.
+
+    Strength 1 is what a lab would call plainly bad, 0 leaves an image as it is.
+    """
+
+    fraction: float = 0.0
+    kinds: tuple[str, ...] = ("noise", "blur", "contrast")
+    side: str = "hr"
+    noise_strength: float = 1.0
+    blur_strength: float = 1.0
+    contrast_strength: float = 1.0
+    outlier_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        require(0 <= self.fraction <= 1, "corrupt_fraction", "lie in [0, 1]", "0.3 means 30% of the examples", self.fraction)
+        require(bool(self.kinds) and all(k in CORRUPTIONS for k in self.kinds),
+                "corrupt_kinds", f"name some of {CORRUPTIONS}", "separate them by commas", self.kinds)
+        require(self.side in SIDES, "corrupt_side", f"be one of {SIDES}", "choose one of these", self.side)
+        for kind in ("noise", "blur", "contrast"):
+            strength = getattr(self, f"{kind}_strength")
+            require(strength >= 0, f"{kind}_strength", "be 0 or more", "1 is the strength of a plainly bad slide", strength)
+        require("outlier" not in self.kinds or self.fraction == 0 or bool(self.outlier_dir),
+                "outlier_dir", "name a folder of tiles of another stain when corrupt_kinds has 'outlier'",
+                "give the folder or leave the kind out", self.outlier_dir)
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """Which patches are read from a slide.
+
+    `patch_size` and `stride` are in pixels of the resolution that is read. That is `mpp` microns per pixel
+    where given, else `level`. `assume_mpp` is the mpp of slides that do not say theirs.
+    """
+
+    patch_size: int = 256
+    stride: int | None = None
+    mpp: float | None = None
+    level: int = 0
+    assume_mpp: float | None = None
+    sampling: str = "grid"
+    max_patches: int | None = None
+    min_tissue: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.patch_size > 0, "patch_size", "be positive", "256 is the paper's", self.patch_size)
+        require(self.stride is None or self.stride > 0, "stride", "be positive", "leave it out for patch_size", self.stride)
+        require(self.mpp is None or self.mpp > 0, "mpp", "be positive", "give microns per pixel, 0.5 is about 20x", self.mpp)
+        require(self.level >= 0, "level", "be 0 or more", "0 is the highest resolution", self.level)
+        require(self.mpp is None or self.level == 0, "level", "be left out when mpp is given", "choose one of the two", self.level)
+        require(self.assume_mpp is None or self.assume_mpp > 0, "assume_mpp", "be positive", "give microns per pixel", self.assume_mpp)
+        require(self.sampling in SAMPLINGS, "sampling", f"be one of {SAMPLINGS}", "choose one of these", self.sampling)
+        require(self.max_patches is None or self.max_patches > 0, "max_patches", "be positive", "leave it out for all", self.max_patches)
+        require(self.sampling == "grid" or self.max_patches is not None,
+                "max_patches", "be given when sampling is 'random'", "say how many patches a slide may give", self.max_patches)
+        require(0 <= self.min_tissue <= 1, "min_tissue", "lie in [0, 1]", "0.5 wants half of a patch covered", self.min_tissue)

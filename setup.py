@@ -1,0 +1,25 @@
+"""Install `sr_keras` and `pipelines`. The base requirements are the pinned ones of requirements.txt."""
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+REQUIREMENTS = [line for line in (HERE / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+
+setup(
+    name="sr_keras",
+    version="0.1.0",
+    description="Super-resolution for digital pathology that survives uncurated slides",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["pipelines", "pipelines.*", "sr_keras", "sr_keras.*"]),
+    package_data={"sr_keras": ["flagfiles/*.flags"]},
+    # Keras 3.15 starts at Python 3.11; tensorflow-io's wheels end at 3.12.
+    python_requires=">=3.11,<3.13",
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]==2.21.0"],
+        "dev": ["mypy==2.4.1", "pytest==9.2.0", "ruff==0.17.6"],
+    },
+)

@@ -1,0 +1,7 @@
+"""SRGAN_SQE: super-resolution for digital pathology that survives uncurated slides.
+
+Source: Upadhyay and Awate, "Robust super-resolution GAN, with manifold-based and perception loss", ISBI 2019.
+"""
+import pipelines as pipelines  # sets the log level before the first TensorFlow import
+
+__version__ = "0.1.0"

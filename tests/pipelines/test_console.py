@@ -1,0 +1,77 @@
+"""A user's mistake is one line and status 2; ours keeps its traceback."""
+from __future__ import annotations
+
+import errno
+
+import pytest
+from absl import flags
+
+from pipelines import console
+
+
+def entry(main, argv, monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("size", 1, "A size.", flag_values=values)
+    monkeypatch.setattr("sys.argv", ["entry", *argv])
+    return console.run(lambda: main(values), values, "What it does.")
+
+
+def raising(error):
+    def main(values):
+        raise error
+    return main
+
+
+@pytest.mark.parametrize(("argv", "says"), [
+    (["--sizes=1"], "Did you mean: size"),
+    (["--size=big"], "--size=big"),
+    (["loose"], "loose"),
+    (["--flagfile=/no/such.flags"], "/no/such.flags"),
+])
+def test_run_answers_a_wrong_command_line_in_one_line(argv, says, monkeypatch, capsys):
+    assert entry(lambda values: 0, argv, monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_run_names_an_unknown_flag_of_a_flagfile(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my.flags").write_text("--size=3\n--colour=red\n")
+    assert entry(lambda values: 0, [f"--flagfile={tmp_path / 'my.flags'}"], monkeypatch) == 2
+    assert "colour" in capsys.readouterr().err
+
+
+def test_run_says_which_file_met_a_full_disk(monkeypatch, capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "run/model.keras")
+    assert entry(raising(full), [], monkeypatch) == 2
+    assert capsys.readouterr().err == "error: run/model.keras: No space left on device\n"
+
+
+def test_run_keeps_the_traceback_of_our_own_mistakes_and_of_any_where_asked(monkeypatch):
+    with pytest.raises(KeyError):
+        entry(raising(KeyError("ours")), [], monkeypatch)
+    with pytest.raises(ValueError, match="theirs"):
+        entry(raising(ValueError("theirs")), ["--traceback"], monkeypatch)
+
+
+def test_run_returns_what_main_returns(monkeypatch, capsys):
+    assert entry(lambda values: 1, [], monkeypatch) == 1
+    assert entry(lambda values: None, [], monkeypatch) == 0
+    assert entry(raising(KeyboardInterrupt()), [], monkeypatch) == 130
+
+
+def test_help_shows_the_description_and_every_flag_with_its_default(monkeypatch, capsys):
+    assert entry(lambda values: 1, ["--help"], monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert "What it does." in shown
+    assert "--size: A size. (default: '1')" in shown
+
+
+def test_resolved_flags_given_back_as_a_flagfile_resolve_to_themselves(tmp_path, monkeypatch):
+    seen = []
+    assert entry(lambda values: seen.append(console.resolved(values)), ["--size=7"], monkeypatch) == 0
+    (tmp_path / "flags.txt").write_text(seen[0])
+    assert entry(lambda values: seen.append(console.resolved(values)), [f"--flagfile={tmp_path / 'flags.txt'}"],
+                 monkeypatch) == 0
+    assert seen[0] == seen[1] == "--size=7\n"

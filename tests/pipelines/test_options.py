@@ -1,0 +1,31 @@
+"""Options check themselves, and say which one, the rule, the remedy and what they received."""
+from __future__ import annotations
+
+import pytest
+
+from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
+
+WRONG = [
+    (DegradeOptions, {"scale": 3}, "scale"),
+    (DegradeOptions, {"blur_sigma": -1.0}, "blur_sigma"),
+    (CorruptOptions, {"fraction": 30}, "corrupt_fraction"),
+    (CorruptOptions, {"kinds": ("fog",)}, "corrupt_kinds"),
+    (CorruptOptions, {"kinds": ()}, "corrupt_kinds"),
+    (CorruptOptions, {"side": "left"}, "corrupt_side"),
+    (CorruptOptions, {"noise_strength": -0.1}, "noise_strength"),
+    (CorruptOptions, {"fraction": 0.1, "kinds": ("outlier",)}, "outlier_dir"),
+    (PatchOptions, {"patch_size": 0}, "patch_size"),
+    (PatchOptions, {"stride": 0}, "stride"),
+    (PatchOptions, {"mpp": 0.0}, "mpp"),
+    (PatchOptions, {"mpp": 0.5, "level": 1}, "level"),
+    (PatchOptions, {"sampling": "random"}, "max_patches"),
+    (PatchOptions, {"sampling": "spiral"}, "sampling"),
+    (PatchOptions, {"min_tissue": 1.5}, "min_tissue"),
+]
+
+
+@pytest.mark.parametrize(("options", "values", "named"), WRONG, ids=lambda value: str(value))
+def test_options_refuse_what_cannot_be_and_name_it(options, values, named):
+    with pytest.raises(ValueError, match=rf"^`{named}` must .*; .*\. Received: {named}=") as caught:
+        options(**values)
+    assert "\n" not in str(caught.value)
