@@ -1,0 +1,93 @@
+"""Pixels as numbers: uint8 at the doors (files, shards, serving), float32 in [0, 1] inside.
+
+`to_float`, `to_uint8` and `quantise` take NumPy arrays and TensorFlow tensors of any shape and give back the same
+kind, with bit-identical values for both. `as_rgb` is NumPy alone: whatever an image file held becomes uint8 [H, W, 3].
+
+TensorFlow is imported only when a tensor comes in: reading slides does not pay for it.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Images = Any  # np.ndarray or tf.Tensor; the kind that comes in goes out
+WHITE = 255
+# A product and not a division: graph compilers replace a division by a constant with this very product, and
+# values must not depend on who computed them.
+_STEP = np.float32(1 / 255)
+
+
+def to_float(images: Images) -> Images:
+    """Return uint8 images as float32 in [0, 1]."""
+    if isinstance(images, np.ndarray):
+        return images.astype(np.float32) * _STEP
+    import tensorflow as tf
+    return tf.cast(images, tf.float32) * _STEP
+
+
+def to_uint8(images: Images) -> Images:
+    """Return float images in [0, 1] as uint8; halves round to even and what lies outside is clipped."""
+    if isinstance(images, np.ndarray):
+        return np.rint(_clip_255(images)).astype(np.uint8)
+    import tensorflow as tf
+    return tf.cast(tf.round(_clip_255(images)), tf.uint8)
+
+
+def quantise(images: Images) -> Images:
+    """Return float images as the float32 in [0, 1] that an 8-bit file of them would give back."""
+    return to_float(to_uint8(images))
+
+
+def _clip_255(images: Images) -> Images:
+    if isinstance(images, np.ndarray):
+        return np.clip(images.astype(np.float32) * 255, 0, 255)
+    import tensorflow as tf
+    return tf.clip_by_value(tf.cast(images, tf.float32) * 255, 0, 255)
+
+
+def as_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    """Return a decoded image as uint8 RGB.
+
+    Grey is repeated, alpha is composited over white (glass, not ink), 16 bit is scaled by 1/257 so that 65535
+    becomes 255, and one-bit images become 0 and 255.
+
+    Args:
+        array: [H, W] or [H, W, C], C one of 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA); uint8, uint16 or bool.
+        name: What the image is called in an error, its file as a rule.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: Another shape or dtype.
+    """
+    pixels = _eight_bit(np.asarray(array), name)
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4):
+        raise ValueError("`image` must have 1 to 4 channels, last; convert it to RGB. "
+                         f"Received: {name} with shape={array.shape}")
+    if pixels.shape[2] in (2, 4):
+        pixels = over_white(pixels)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def over_white(pixels: np.ndarray) -> np.ndarray:
+    """Composite uint8 [H, W, C + alpha] over white; transparent pixels become white. Returns uint8 [H, W, C]."""
+    colour, alpha = pixels[..., :-1], pixels[..., -1:]
+    if alpha.min(initial=255) == 255:
+        return colour
+    mixed = colour.astype(np.uint32) * alpha + WHITE * (255 - alpha.astype(np.uint32))
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def _eight_bit(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    raise ValueError("`image` must hold 8 or 16 bit pixels; convert it to 8 bit. "
+                     f"Received: {name} with dtype={array.dtype}")

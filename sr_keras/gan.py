@@ -1,0 +1,213 @@
+"""SuperResolutionGAN: the objective of the paper as a Keras model that `fit` trains. Floor 3.
+
+    min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V
+
+Batches are (lr [B, h, w, 3], hr [B, scale*h, scale*w, 3]), float32 in [0, 1]. A step, in order:
+
+1. G super-resolves lr, once.
+2. D learns to tell hr from sr. hr and sr go through it apart, so that each is normalised by its own statistics; that
+   is also how G meets D in 3, where sr comes alone.
+3. G learns against the D that has just learned (alternating updates), by the non-saturating loss. This second look at
+   sr normalises by batch statistics too, but leaves D's moving statistics alone: sr has been counted in 2.
+4. The average of G moves: weights and batch-norm statistics.
+
+A term of weight zero is not computed, so it can't turn the sum into NaN either.
+
+Source: paper, section 2.2; alternation and non-saturating loss: Goodfellow et al. 2014, algorithm 1 and section 3.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipelines.options import require
+from pipelines.pixels import quantise
+from sr_keras import metrics
+from sr_keras.losses import adversarial_discriminator, adversarial_generator, feature, quasi_norm, structural
+from sr_keras.options import Objective
+
+TERMS = ("fidelity", "manifold", "structural", "adversarial", "feature")
+SCORES: dict[str, Callable[..., tf.Tensor]] = {
+    "psnr": metrics.psnr, "rrmse": metrics.rrmse, "ssim": metrics.ssim, "qilv": metrics.qilv, "ms_ssim": metrics.ms_ssim}
+MS_SSIM_SIDE = 161  # five scales of an 11x11 window need this many pixels
+LOGS = ("loss", *TERMS, *(f"weighted_{term}" for term in TERMS), "discriminator_loss", "d_hr", "d_sr", *SCORES)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class SuperResolutionGAN(keras.Model):
+    """Train `generator` by the objective; without a discriminator, the generator's warm-up.
+
+    Calling the model super-resolves with `best_generator`. Saving to .keras keeps every network, both optimizers and
+    the average; so does `load_weights` into a model that was built and compiled alike.
+
+    Args:
+        generator: lr -> sr.
+        discriminator: image -> probability, with a layer "logits"; needed by lambda_d > 0.
+        encoder: image -> code; needed by lambda_m > 0. It is frozen.
+        features: image -> features, needed by lambda_v > 0. It is frozen.
+        ema_decay: of the generator's exponential moving average, in [0, 1); 0 for none.
+    """
+
+    def __init__(self, generator: keras.Model, discriminator: keras.Model | None = None,
+                 encoder: keras.Model | None = None, features: keras.Model | None = None,
+                 ema_decay: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**{"autocast": False, **kwargs})
+        require(0 <= ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", ema_decay)
+        self.generator, self.discriminator, self.encoder, self.features = generator, discriminator, encoder, features
+        self.ema_decay = ema_decay
+        self.ema_generator = _copy(generator) if ema_decay else None
+        for frozen in (self.encoder, self.features, self.ema_generator):
+            if frozen is not None:
+                frozen.trainable = False
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
+        self.built = True  # every part is
+
+    @property
+    def best_generator(self) -> keras.Model:
+        """The generator to evaluate and keep: its average where there is one."""
+        return self.ema_generator or self.generator
+
+    def call(self, lr: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Super-resolve: lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3], not clipped."""
+        return self.best_generator(lr, training=False)
+
+    def compile(self, generator_optimizer: keras.optimizers.Optimizer,
+                discriminator_optimizer: keras.optimizers.Optimizer | None = None,
+                objective: Objective = Objective(), jit_compile: bool | None = None, **kwargs: Any) -> None:
+        """Say what is minimised and how. Both optimizers are built here, so that their state can be loaded.
+
+        Args:
+            generator_optimizer: of the generator.
+            discriminator_optimizer: of the discriminator; needed by lambda_d > 0.
+            objective: weights, q, epsilon and reduction.
+            jit_compile: whether steps are compiled by XLA; by default yes on one device, no under a strategy.
+            **kwargs: of `keras.Model.compile`.
+
+        Raises:
+            ValueError: A weight is positive and the network or optimizer it needs is missing.
+        """
+        for weight, needed in (("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features")):
+            require(not getattr(objective, weight) or getattr(self, needed) is not None, weight,
+                    f"be 0 without {needed}", f"give SuperResolutionGAN its {needed}", getattr(objective, weight))
+        require(not objective.lambda_d or discriminator_optimizer is not None, "discriminator_optimizer",
+                "be given when lambda_d > 0", "give an optimizer, or lambda_d of 0", discriminator_optimizer)
+        if jit_compile is None:
+            jit_compile = not tf.distribute.has_strategy()
+        super().compile(optimizer=generator_optimizer, jit_compile=jit_compile, **kwargs)
+        self.objective = objective
+        self.optimizer.build(self.generator.trainable_variables)
+        self.discriminator_optimizer = self._prepared(discriminator_optimizer) if objective.lambda_d else None
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Update D, then G, then the average of G, on one batch; return the means of the epoch so far."""
+        lr, hr = data
+        with tf.GradientTape() as tape:
+            sr = self.generator(lr, training=True)
+            judged = self._train_discriminator(hr, tf.stop_gradient(sr)) if self.objective.lambda_d else {}
+            terms = self._terms(hr, sr)
+            weighted = {f"weighted_{name}": weight * value for name, (weight, value) in terms.items()}
+            loss = tf.add_n(list(weighted.values()))
+            scaled = _scaled(self.optimizer, loss)
+        _descend(self.optimizer, tape, scaled, self.generator.trainable_variables)
+        if self.ema_generator is not None:
+            self._update_average()
+        return self._track({"loss": loss, **{name: value for name, (_, value) in terms.items()}, **weighted, **judged})
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Score what `best_generator` makes of one batch, as 8-bit images; return the means so far."""
+        lr, hr = data
+        sr = quantise(self.best_generator(lr, training=False))
+        sides = [side or 0 for side in hr.shape[1:3]]
+        return self._track({name: score(hr, sr) for name, score in SCORES.items()
+                            if name != "ms_ssim" or min(sides) >= MS_SSIM_SIDE})
+
+    def _terms(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
+        """Return (weight, value [B]) of the terms whose weight is not zero, in the paper's order."""
+        o = self.objective
+        terms: dict[str, tuple[float, Callable[[], tf.Tensor]]] = {
+            "fidelity": (1.0, lambda: quasi_norm(sr - hr, o.q, o.epsilon, o.reduction)),
+            "manifold": (o.lambda_m, lambda: quasi_norm(self.encoder(sr) - self.encoder(hr), o.q, o.epsilon, o.reduction)),
+            "structural": (o.lambda_s, lambda: structural(hr, sr, o.reduction)),
+            "adversarial": (o.lambda_d, lambda: adversarial_generator(self._judge_again(sr))),
+            "feature": (o.lambda_v, lambda: feature(self.features(hr), self.features(sr))),
+        }
+        return {name: (weight, value()) for name, (weight, value) in terms.items() if weight}
+
+    def _train_discriminator(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tf.Tensor]:
+        judge = _logits(self.discriminator)
+        with tf.GradientTape() as tape:
+            logits_hr, logits_sr = judge(hr, training=True), judge(sr, training=True)
+            loss = adversarial_discriminator(logits_hr, logits_sr)
+            scaled = _scaled(self.discriminator_optimizer, loss)
+        _descend(self.discriminator_optimizer, tape, scaled, self.discriminator.trainable_variables)
+        return {"discriminator_loss": loss, "d_hr": tf.sigmoid(logits_hr), "d_sr": tf.sigmoid(logits_sr)}
+
+    def _judge_again(self, sr: tf.Tensor) -> tf.Tensor:
+        """Return logits [B, 1] of sr as in training, dropping the update of the moving statistics."""
+        judge = _logits(self.discriminator)
+        logits, _ = judge.stateless_call(judge.trainable_variables, judge.non_trainable_variables, sr, training=True)
+        return logits
+
+    def _update_average(self) -> None:
+        # The ramp (that of tf.train.ExponentialMovingAverage) keeps a short run from averaging in its own start.
+        steps = tf.cast(self.optimizer.iterations, tf.float32)
+        keep = tf.minimum(self.ema_decay, (1 + steps) / (10 + steps))
+        for average, value in zip(self.ema_generator.variables, self.generator.variables, strict=True):
+            average.assign(value + keep * (average - value))
+
+    def _track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        for name, value in values.items():
+            self.trackers[name].update_state(value)
+        return {name: self.trackers[name].result() for name in values}
+
+    def _prepared(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+        if self.dtype_policy.name == "mixed_float16" and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(self.discriminator.trainable_variables)
+        return optimizer
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the networks as configurations."""
+        parts = {name: getattr(self, name) for name in ("generator", "discriminator", "encoder", "features")}
+        return {"name": self.name, "dtype": keras.saving.serialize_keras_object(self.dtype_policy), "ema_decay": self.ema_decay,
+                **{name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SuperResolutionGAN:
+        """Build from what `get_config` returned."""
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return what `compile` was given."""
+        optimizers = {"generator_optimizer": self.optimizer, "discriminator_optimizer": self.discriminator_optimizer}
+        return {**{name: value and keras.saving.serialize_keras_object(value) for name, value in optimizers.items()},
+                "objective": asdict(self.objective), "jit_compile": self.jit_compile}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as `get_compile_config` says."""
+        optimizers = {name: keras.saving.deserialize_keras_object(config[name])
+                      for name in ("generator_optimizer", "discriminator_optimizer")}
+        self.compile(**optimizers, objective=Objective(**config["objective"]), jit_compile=config["jit_compile"])
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    copied = keras.models.clone_model(model)
+    copied.set_weights(model.get_weights())
+    return copied
+
+
+def _logits(discriminator: keras.Model) -> keras.Model:
+    return keras.Model(discriminator.inputs, discriminator.get_layer("logits").output)
+
+
+def _scaled(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
+    """Return the scalar to differentiate: replicas' gradients are summed, and float16 needs the optimizer's scale."""
+    return optimizer.scale_loss(tf.reduce_mean(loss) / tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _descend(optimizer: keras.optimizers.Optimizer, tape: tf.GradientTape, loss: tf.Tensor, variables: list[Any]) -> None:
+    optimizer.apply(tape.gradient(loss, variables), variables)

@@ -1,0 +1,324 @@
+"""The networks: generator, autoencoder, discriminator, and VGG19 for the SRGAN baseline. Floor 2.
+
+Every network is a Keras functional model on float RGB images [B, H, W, 3] in [0, 1], with open height and width.
+Outputs are float32 under every precision policy and are not clipped: that happens where they become 8 bit.
+
+    generator        lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3]
+    autoencoder      hr -> hr, by way of "encoder" [B, H/4, W/4, code_channels] and "decoder"
+    discriminator    image -> P(image is HR) [B, 1]; the layer "logits" holds it before the sigmoid
+    vgg19_features   image -> VGG19 block5_conv4 [B, H/16, W/16, 512]
+
+Batch normalisation is synchronised: under a distribution strategy every replica normalises by the whole batch.
+
+Source: paper, section 2.1 and figure 1; generator and VGG19 features: Ledig et al. 2017 (SRGAN).
+"""
+from __future__ import annotations
+
+import math
+import socket
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from pipelines.options import require
+from sr_keras.options import GeneratorOptions
+
+# Of the moving statistics that inference uses. Keras' 0.99 needs some 500 steps to forget its start, as many as a
+# whole demonstration has; 0.9 is what SRGAN's successors settled on.
+BATCH_NORM_MOMENTUM = 0.9
+DOWNLOAD_TIMEOUT_S = 10
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class SubPixel(layers.Layer):
+    """Turn channels into pixels: [B, H, W, scale^2 * C] -> [B, scale*H, scale*W, C]."""
+
+    def __init__(self, scale: int = 2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.nn.depth_to_space(inputs, self.scale)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class SmoothSubPixel(keras.initializers.Initializer):
+    """Start a convolution in front of `SubPixel` so that the scale^2 pixels of one input pixel begin equal.
+
+    The pair then begins as a nearest-neighbour resize and shows no checkerboard.
+    Source: Aitken et al. 2017 (ICNR).
+    """
+
+    def __init__(self, scale: int = 2, seed: int | None = None) -> None:
+        self.scale = scale
+        self.seed = seed
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
+        pixels = self.scale**2
+        start = keras.initializers.GlorotUniform(self.seed)
+        return tf.tile(start((*shape[:-1], shape[-1] // pixels), dtype), [1, 1, 1, pixels])
+
+    def get_config(self) -> dict[str, Any]:
+        return {"scale": self.scale, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class Bilinear(layers.Layer):
+    """Enlarge `scale` times with half-pixel centres: [B, H, W, C] -> [B, scale*H, scale*W, C].
+
+    `keras.layers.UpSampling2D` is the same but can't be exported with open height and width (Keras 3.15).
+    """
+
+    def __init__(self, scale: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.image.resize(inputs, self.scale * tf.shape(inputs)[1:3], method="bilinear")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class FewChannelConv2D(layers.Conv2D):
+    """A square "same" convolution to few output channels, in the form that is fast: same weights, same values.
+
+    k rows of the kernel become k groups of output channels of one 1 x k convolution, which are then shifted by
+    their row and summed. A convolution to 3 channels leaves most of a CPU's vector unit idle, one to 27 does not:
+    9x9, 64 -> 3 channels at 256x256 takes a third of the time, forward and backward.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        size, _, channels, filters = self.kernel.shape
+        rows = tf.reshape(tf.transpose(self.kernel, [1, 2, 0, 3]), [1, size, channels, size * filters])
+        by_row = tf.nn.conv2d(inputs, rows, strides=1, padding="SAME")
+        above, height = (size - 1) // 2, tf.shape(inputs)[1]
+        by_row = tf.pad(by_row, [[0, 0], [above, size - 1 - above], [0, 0], [0, 0]])
+        shifted = [by_row[:, row:row + height, :, row * filters:(row + 1) * filters] for row in range(size)]
+        return tf.add_n(shifted) + tf.cast(self.bias, inputs.dtype)
+
+
+def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: bool = True) -> keras.Model:
+    """Build the network that super-resolves.
+
+    9x9 convolution; residual blocks under one long skip; one sub-pixel step per factor of 2; 9x9 convolution.
+    With `global_skip` the result is added to the bilinear LR and the last convolution starts at zero, so that an
+    untrained network is the bilinear interpolation; without, it is the paper's plain network.
+
+    Args:
+        scale: HR size / LR size: 2, 4 or 8.
+        blocks: residual blocks.
+        filters: channels of every inner convolution.
+        global_skip: whether the output is added to the interpolated LR.
+
+    Returns:
+        Model of lr [B, h, w, 3] in [0, 1] -> sr [B, scale*h, scale*w, 3], not clipped.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: Ledig et al. 2017, figure 4, with ReLU for PReLU as the paper has it.
+    """
+    GeneratorOptions(scale, blocks, filters, global_skip)  # checks the arguments
+    lr = keras.Input((None, None, 3), name="lr")
+    x = start = layers.Conv2D(filters, 9, padding="same", activation="relu", name="first")(lr)
+    for block in range(blocks):
+        x = _residual_block(x, filters, f"block{block + 1}")
+    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name="trunk")(x)
+    x = layers.Add(name="long_skip")([start, _batch_norm(x, "trunk_norm")])
+    for step in range(int(math.log2(scale))):
+        x = _sub_pixel_step(x, filters, f"up{step + 1}")
+        x = layers.ReLU(name=f"up{step + 1}_relu")(x)
+    last = FewChannelConv2D(3, 9, padding="same", kernel_initializer="zeros" if global_skip else "glorot_uniform",
+                            name="last")
+    if not global_skip:
+        sr = layers.Activation("linear", dtype="float32", name="sr")(last(x))
+    else:
+        up = Bilinear(scale, dtype="float32", name="interpolated")(lr)
+        sr = layers.Add(dtype="float32", name="sr")([up, last(x)])
+    return keras.Model(lr, sr, name="generator")
+
+
+def autoencoder(blocks: int = 2, filters: int = 32, code_channels: int = 16) -> keras.Model:
+    """Build the autoencoder whose encoder spans the manifold of HR images.
+
+    Two strided convolutions, residual blocks, and a linear code of a quarter of the side; the decoder mirrors
+    them. With 16 code channels the code holds a third of the image's numbers.
+
+    Args:
+        blocks: residual blocks in the encoder, and as many in the decoder.
+        filters: channels at half size; a quarter of the size has twice as many.
+        code_channels: channels of the code, less than the 48 that would let it copy.
+
+    Returns:
+        Model of hr [B, H, W, 3] -> hr, H and W multiples of 4, with the models "encoder" and "decoder" as layers.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: paper, figure 1(c); no batch normalisation, so that the frozen encoder is one function of its image.
+    """
+    require(blocks >= 0, "blocks", "be 0 or more", "2 is the default", blocks)
+    require(filters > 0, "filters", "be positive", "32 is the default", filters)
+    require(0 < code_channels < 48, "code_channels", "lie in [1, 47]", "the code must be smaller than the image", code_channels)
+    hr = keras.Input((None, None, 3), name="hr")
+    encoder, decoder = _encoder(blocks, filters, code_channels), _decoder(blocks, filters, code_channels)
+    return keras.Model(hr, decoder(encoder(hr)), name="autoencoder")
+
+
+def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
+    """Build the network that tells HR from SR, for images of any size from 2^halvings pixels a side.
+
+    Every convolution halves the side and is followed by batch normalisation; the channels double three times.
+    Global average pooling makes it indifferent to size.
+
+    Args:
+        filters: channels of the first convolution.
+        halvings: convolutions; a logit sees about 2^(halvings + 1) pixels a side before the average.
+
+    Returns:
+        Model of an image [B, H, W, 3] -> probability of being HR [B, 1]; `get_layer("logits")` comes before the sigmoid.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: paper, figure 1(d); leaky ReLU as in Ledig et al. 2017.
+    """
+    require(filters > 0, "filters", "be positive", "32 is the default", filters)
+    require(halvings > 0, "halvings", "be positive", "5 is the default", halvings)
+    image = x = keras.Input((None, None, 3), name="image")
+    for step in range(halvings):
+        width = filters * 2 ** min(step, 3)
+        x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False, name=f"conv{step + 1}")(x)
+        x = layers.LeakyReLU(0.2, name=f"conv{step + 1}_relu")(_batch_norm(x, f"conv{step + 1}_norm"))
+    x = layers.GlobalAveragePooling2D(dtype="float32", name="average")(x)
+    logits = layers.Dense(1, dtype="float32", name="logits")(x)
+    return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="probability")(logits), name="discriminator")
+
+
+def vgg19_features(weights: str = "imagenet") -> keras.Model:
+    """Build the VGG19 features that the SRGAN baseline compares, from RGB images in [0, 1].
+
+    Args:
+        weights: "imagenet" (from Keras' cache, else downloaded), "random", or the path of a weights file
+            (`vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5` of Keras).
+
+    Returns:
+        Model of an image [B, H, W, 3] -> block5_conv4 after its ReLU, before pooling [B, H/16, W/16, 512].
+
+    Raises:
+        FileNotFoundError: No such file, or the ImageNet weights could not be downloaded.
+
+    Source: Ledig et al. 2017, section 2.2.1 (VGG54: "after activation").
+    """
+    path = {"random": None, "imagenet": "imagenet"}.get(weights, weights)
+    if path not in (None, "imagenet") and not Path(path).is_file():
+        raise FileNotFoundError(f"`vgg_weights` must name a file; give 'imagenet', 'random' or a path. Received: vgg_weights={weights!r}")
+    vgg = _vgg19(path)
+    image = keras.Input((None, None, 3), name="image")
+    # VGG19 was trained on BGR in 0..255 less the mean colour of ImageNet.
+    bgr = layers.Rescaling(255.0, [-123.68, -116.779, -103.939], dtype="float32", name="imagenet_range")(image)[..., ::-1]
+    features = keras.Model(vgg.input, vgg.get_layer("block5_conv4").output, name="vgg19")(bgr)
+    return keras.Model(image, layers.Activation("linear", dtype="float32", name="features")(features), name="vgg19_features")
+
+
+def receptive_field(model: keras.Model) -> int:
+    """Count how many LR pixels away the furthest LR pixel lies that an SR pixel of `generator` depends on.
+
+    A tile read with this halo holds the same values as the whole image. Follows every path through the layers: a
+    kernel of k reaches (k - 1) / 2 pixels of the size at which it runs.
+
+    Args:
+        model: made by `generator`, or loaded from where one was saved.
+
+    Returns:
+        Halo in LR pixels, at each side.
+
+    Raises:
+        ValueError: The model has a layer whose reach is not known.
+    """
+    reach = {model.inputs[0].name: (0.0, 1)}  # tensor -> (LR pixels seen to each side, HR size / LR size so far)
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+        seen, size = (max(values) for values in zip(*(reach[tensor.name] for tensor in inputs), strict=True))
+        reach[layer.output.name] = _reach_after(layer, seen, size)
+    return math.ceil(reach[model.outputs[0].name][0])
+
+
+def _reach_after(layer: layers.Layer, seen: float, size: int) -> tuple[float, int]:
+    pointwise = (layers.BatchNormalization, layers.ReLU, layers.Activation, layers.Add)
+    if isinstance(layer, layers.Conv2D):
+        return seen + (layer.kernel_size[0] - 1) / 2 / size, size
+    if isinstance(layer, SubPixel):
+        return seen, size * layer.scale
+    if isinstance(layer, Bilinear):
+        return seen + 1 / size, size * layer.scale
+    require(isinstance(layer, pointwise), "generator", "have only layers made by networks.generator",
+            "give a generator of this package", layer.name)
+    return seen, size
+
+
+def _batch_norm(x: Any, name: str) -> Any:
+    return layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, synchronized=True, name=name)(x)
+
+
+def _residual_block(x: Any, filters: int, name: str) -> Any:
+    y = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv1")(x)
+    y = layers.ReLU(name=f"{name}_relu")(_batch_norm(y, f"{name}_norm1"))
+    y = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv2")(y)
+    return layers.Add(name=f"{name}_skip")([x, _batch_norm(y, f"{name}_norm2")])
+
+
+def _plain_residual_block(x: Any, filters: int, name: str) -> Any:
+    y = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"{name}_conv1")(x)
+    y = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv2")(y)
+    return layers.Add(name=f"{name}_skip")([x, y])
+
+
+def _sub_pixel_step(x: Any, filters: int, name: str) -> Any:
+    x = layers.Conv2D(4 * filters, 3, padding="same", kernel_initializer=SmoothSubPixel(2), name=f"{name}_conv")(x)
+    return SubPixel(2, name=name)(x)
+
+
+def _encoder(blocks: int, filters: int, code_channels: int) -> keras.Model:
+    hr = keras.Input((None, None, 3), name="hr")
+    x = layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu", name="down1")(hr)
+    x = layers.Conv2D(2 * filters, 3, strides=2, padding="same", activation="relu", name="down2")(x)
+    for block in range(blocks):
+        x = _plain_residual_block(x, 2 * filters, f"block{block + 1}")
+    code = layers.Conv2D(code_channels, 3, padding="same", name="to_code")(x)
+    return keras.Model(hr, layers.Activation("linear", dtype="float32", name="code")(code), name="encoder")
+
+
+def _decoder(blocks: int, filters: int, code_channels: int) -> keras.Model:
+    code = keras.Input((None, None, code_channels), name="code")
+    x = layers.Conv2D(2 * filters, 3, padding="same", activation="relu", name="from_code")(code)
+    for block in range(blocks):
+        x = _plain_residual_block(x, 2 * filters, f"block{block + 1}")
+    x = layers.ReLU(name="up1_relu")(_sub_pixel_step(x, filters, "up1"))
+    x = _sub_pixel_step(x, 3, "up2")
+    return keras.Model(code, layers.Activation("linear", dtype="float32", name="hr")(x), name="decoder")
+
+
+def _vgg19(weights: str | None) -> keras.Model:
+    waits = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # Keras downloads without a timeout of its own
+    try:
+        return keras.applications.VGG19(include_top=False, weights=weights)
+    except Exception as error:
+        if weights != "imagenet":
+            raise
+        raise FileNotFoundError(
+            "`vgg_weights` must be at hand; download vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras and give its "
+            "path. Received: vgg_weights='imagenet'") from error
+    finally:
+        socket.setdefaulttimeout(waits)

@@ -1,0 +1,173 @@
+"""A run folder: what was asked, with what software, which epochs are safe, and how they scored.
+
+    runs/NAME/
+      flags.txt       every flag, resolved: `--flagfile` on it repeats the run
+      versions.json   of everything the run stands on
+      data/           shards of the train, val and test parts, where they were not given as shards
+      skipped.json    patches and slides that could not be read, with the reason
+      checkpoints/    STAGE-0007/: model.keras and state.json, whole or not there
+      metrics.csv     a row per stage and epoch
+      tensorboard/, pictures/
+      autoencoder.keras, warmup.keras, adversarial.keras   the best of each finished stage
+      generator.keras the best generator of the last stage: what is evaluated, exported and used
+"""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import keras
+
+from pipelines.files import atomic_path, write_text
+
+FLAGS_FILE = "flags.txt"
+# What may change when a run goes on: it alters no weight.
+MAY_CHANGE = ("keep_checkpoints", "strict", "workers")
+PACKAGES = ("sr_keras", "tensorflow", "keras", "tensorflow-io", "numpy", "scikit-image", "openslide-python",
+            "openslide-bin", "tifffile", "imagecodecs", "pillow")
+
+
+def open_run(folder: Path, flags: str, resume: bool) -> None:
+    """Make `folder` a run folder, or check that the run in it is the one that `flags` ask for.
+
+    Raises:
+      ValueError: the folder holds a run and `resume` is false; it holds something else; or the flags contradict
+        those the run was started with.
+    """
+    written = folder / FLAGS_FILE
+    if written.exists():
+        if not resume:
+            raise ValueError(f"`run` must be a new folder; add --resume to go on with the run in it, or name another. "
+                             f"Received: run={str(folder)!r}")
+        _check_same(written.read_text(encoding="utf-8"), flags, written)
+        for half in (folder / "checkpoints").glob(".*.tmp.*"):
+            shutil.rmtree(half)
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"`run` must be a new folder or a run's; this one holds something else; name another. "
+                         f"Received: run={str(folder)!r}")
+    write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_text(written, flags)
+
+
+def _check_same(before: str, now: str, path: Path) -> None:
+    old, new = (dict(line.lstrip("-").partition("=")[::2] for line in text.splitlines()) for text in (before, now))
+    differing = [f"--{name} was {old.get(name, 'not given')} and is {new.get(name, 'not given')}"
+                 for name in sorted(old.keys() | new.keys())
+                 if name not in MAY_CHANGE and old.get(name) != new.get(name)]
+    if differing:
+        raise ValueError(f"flags of a resumed run must be those it was started with; resume with "
+                         f"--flagfile={path} --resume, or name another run: {'; '.join(differing)}")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the packages, the platform and, in a checkout, the commit."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["commit"] = _commit()
+    return found
+
+
+def _commit() -> str:
+    try:
+        ran = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=Path(__file__).parent,
+                             capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return ran.stdout.strip() or "unknown"
+
+
+@dataclass
+class State:
+    """Where a stage stands after `epoch` epochs; epochs count from 1, 0 is none yet."""
+
+    epoch: int = 0
+    score: float | None = None
+    best_epoch: int = 0
+    best_score: float | None = None
+
+    def advance(self, score: float, higher_is_better: bool) -> State:
+        """Return the state one epoch later."""
+        best = self.best_score
+        if best is None or (score > best if higher_is_better else score < best):
+            return State(self.epoch + 1, score, self.epoch + 1, score)
+        return State(self.epoch + 1, score, self.best_epoch, best)
+
+
+def checkpoint(run: Path, stage: str, epoch: int) -> Path:
+    """Return the folder of a checkpoint."""
+    return run / "checkpoints" / f"{stage}-{epoch:04d}"
+
+
+def save_checkpoint(run: Path, stage: str, model: keras.Model, state: State, keep: int) -> Path:
+    """Write `model` with its optimizers and `state` as one folder, then drop all but the last `keep` and the best."""
+    folder = checkpoint(run, stage, state.epoch)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        model.save(temporary / "model.keras")
+        (temporary / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
+    for epoch in _epochs(run, stage)[:-keep]:
+        if epoch != state.best_epoch:
+            shutil.rmtree(checkpoint(run, stage, epoch))
+    return folder
+
+
+def restore_checkpoint(run: Path, stage: str, model: keras.Model) -> State:
+    """Load the newest checkpoint of `stage` into `model` and return its state; a fresh state where there is none.
+
+    Raises:
+      ValueError: the checkpoint is of another architecture.
+    """
+    epochs = _epochs(run, stage)
+    if not epochs:
+        return State()
+    load_checkpoint(run, stage, epochs[-1], model)
+    return State(**json.loads((checkpoint(run, stage, epochs[-1]) / "state.json").read_text()))
+
+
+def load_checkpoint(run: Path, stage: str, epoch: int, model: keras.Model) -> None:
+    """Load the weights, optimizers and averages of one epoch into `model`."""
+    path = checkpoint(run, stage, epoch) / "model.keras"
+    try:
+        model.load_weights(path)
+    except ValueError as error:
+        raise ValueError(f"a checkpoint must be of the network that is trained; resume with the flags of its run, "
+                         f"or name another run. Received: {path}") from error
+
+
+def _epochs(run: Path, stage: str) -> list[int]:
+    names = (path.name for path in (run / "checkpoints").glob(f"{stage}-*"))
+    return sorted(int(match[1]) for match in (re.fullmatch(rf"{stage}-(\d+)", name) for name in names) if match)
+
+
+def read_metrics(run: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv; none where there is no file yet."""
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def record_metrics(run: Path, stage: str, epoch: int, values: dict[str, float]) -> None:
+    """Put one epoch's row into metrics.csv, in place of rows of this stage that a killed run left behind."""
+    rows = [row for row in read_metrics(run) if row["stage"] != stage or int(row["epoch"]) < epoch]
+    rows.append({"stage": stage, "epoch": str(epoch), **{name: f"{value:.6g}" for name, value in values.items()}})
+    columns = list(dict.fromkeys(name for row in rows for name, value in row.items() if value))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(run / "metrics.csv", text.getvalue())

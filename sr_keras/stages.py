@@ -1,0 +1,199 @@
+"""The three stages of a run: autoencoder, generator warm-up, adversarial.
+
+Each stage starts from files of the one before, trains with `fit`, and ends by writing the best of its epochs as
+STAGE.keras. That file is what says that the stage is done, so a resumed run skips it, and an uninterrupted run and a
+resumed one go through the same files.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipelines.dataset import evaluation_dataset, training_dataset
+from pipelines.files import atomic_path
+from pipelines.options import CorruptOptions, DegradeOptions
+from pipelines.pixels import to_uint8
+from pipelines.shards import ShardSet
+from sr_keras import networks
+from sr_keras.callbacks import Progress, Record, StopOnNonFinite
+from sr_keras.gan import SuperResolutionGAN
+from sr_keras.losses import QuasiNorm
+from sr_keras.options import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
+from sr_keras.runs import load_checkpoint, restore_checkpoint
+from sr_keras.scores import bicubic
+
+VALIDATION_BATCH = 4
+PICTURED = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a stage needs to know."""
+
+    run: Path
+    options: TrainOptions
+    objective: Objective
+    generator: GeneratorOptions
+    degrade: DegradeOptions
+    corrupt: CorruptOptions
+    train: ShardSet
+    val: ShardSet
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self.options.steps_per_epoch or max(1, self.train.count // self.options.batch_size)
+
+
+def train_stages(plan: Plan) -> Path:
+    """Train what is not yet trained and return the path of the best generator of the last stage."""
+    autoencoder, warmup, adversarial = plan.options.stages
+    final = Path(plan.options.generator) if plan.options.generator else None
+    if plan.objective.lambda_m and not plan.options.autoencoder:
+        _stage(plan, autoencoder, _build_autoencoder, _save_autoencoder)
+    for stage, objective in ((warmup, replace(plan.objective, lambda_d=0.0)), (adversarial, plan.objective)):
+        if stage.epochs:
+            start = final
+            final = _stage(plan, stage, lambda: _build_gan(plan, stage, objective, start), _save_generator)  # noqa: B023
+    if final is None:
+        raise ValueError("at least one stage must train or be given a generator; set warmup_epochs or "
+                         "adversarial_epochs. Received: warmup_epochs=0, adversarial_epochs=0")
+    done = plan.run / "generator.keras"
+    if not done.exists():
+        with atomic_path(done) as temporary:
+            temporary.write_bytes(final.read_bytes())
+    return done
+
+
+def _stage(plan: Plan, stage: StageOptions, build: Callable[[], keras.Model],
+           save: Callable[[keras.Model, Path], None]) -> Path:
+    """Train one stage, or find it done; return the file of its best epoch."""
+    done = plan.run / f"{stage.name}.keras"
+    if done.exists():
+        print(f"{stage.name}: done before, kept")
+        return done
+    keras.utils.set_random_seed(plan.options.seed + len(stage.name))
+    with _scope(plan.options.strategy):
+        model = build()
+    state = restore_checkpoint(plan.run, stage.name, model)
+    if state.epoch:
+        print(f"{stage.name}: goes on after epoch {state.epoch} of {stage.epochs}")
+    if state.epoch < stage.epochs:
+        _fit(plan, stage, model, state)
+        state = restore_checkpoint(plan.run, stage.name, model)
+    load_checkpoint(plan.run, stage.name, state.best_epoch, model)
+    with atomic_path(done) as temporary:
+        save(model, temporary)
+    return done
+
+
+def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state) -> None:
+    adversarial = isinstance(model, SuperResolutionGAN)
+    score, higher = (f"val_{plan.options.best_by}", BEST_BY[plan.options.best_by]) if adversarial else ("val_loss", False)
+    pairs = training_dataset(
+        plan.train, batch_size=plan.options.batch_size, crop_size=plan.options.crop_size, steps_per_epoch=plan.steps,
+        first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, min_tissue=plan.options.min_tissue,
+        cache=plan.options.cache, seed=plan.options.seed)
+    validation = _validation(plan)
+    if not adversarial:
+        pairs, validation = (data.map(lambda lr, hr: (hr, hr)) for data in (pairs, validation))
+    progress = Progress(stage.name, stage.epochs, plan.steps, state.epoch, score)
+    picture = _panel(model, validation, plan.degrade.scale) if adversarial else None
+    try:
+        model.fit(pairs, steps_per_epoch=plan.steps, initial_epoch=state.epoch, epochs=stage.epochs, verbose=0,
+                  validation_data=validation, callbacks=[
+                      StopOnNonFinite(stage.name, plan.run), progress,
+                      Record(plan.run, stage.name, state, score, higher, plan.options.keep_checkpoints, picture)])
+    finally:
+        progress.close()
+
+
+def _validation(plan: Plan) -> tf.data.Dataset:
+    examples = evaluation_dataset(plan.val, batch_size=VALIDATION_BATCH, degrade=plan.degrade,
+                                  limit=plan.options.val_patches)
+    return examples.map(lambda example: (example["lr"], example["hr"])).cache()
+
+
+def _build_autoencoder(plan: Plan) -> keras.Model:
+    stage = plan.options.stages[0]
+    if not stage.epochs:
+        raise ValueError("the manifold term needs an autoencoder; give autoencoder_epochs, or --autoencoder=FILE, or "
+                         "lambda_m=0. Received: autoencoder_epochs=0")
+    model = networks.autoencoder()
+    optimizer = _adam(stage.learning_rate, plan, stage)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer, loss=QuasiNorm(plan.objective.q, plan.objective.epsilon),
+                  jit_compile=plan.options.jit_compile)
+    return model
+
+
+def _save_autoencoder(model: keras.Model, path: Path) -> None:
+    keras.models.clone_model(model)  # checks that it can be rebuilt from its config
+    model.save(path, include_optimizer=False)
+
+
+def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Path | None) -> SuperResolutionGAN:
+    size = plan.generator
+    generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
+    if start:
+        _load(generator, start)
+    encoder = _encoder(plan) if objective.lambda_m else None
+    model = SuperResolutionGAN(
+        generator, encoder=encoder,
+        discriminator=networks.discriminator() if objective.lambda_d else None,
+        features=networks.vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None,
+        ema_decay=plan.options.ema_decay)
+    model.compile(
+        generator_optimizer=_adam(stage.learning_rate, plan, stage),
+        discriminator_optimizer=_adam(plan.options.discriminator_learning_rate, plan, stage) if objective.lambda_d else None,
+        objective=objective, jit_compile=plan.options.jit_compile)
+    return model
+
+
+def _save_generator(model: keras.Model, path: Path) -> None:
+    model.best_generator.save(path)
+
+
+def _encoder(plan: Plan) -> keras.Model:
+    autoencoder = networks.autoencoder()
+    _load(autoencoder, Path(plan.options.autoencoder or plan.run / "autoencoder.keras"))
+    return autoencoder.get_layer("encoder")
+
+
+def _load(model: keras.Model, path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        model.load_weights(path)
+    except ValueError as error:
+        raise ValueError(f"`{model.name}` must be of the network that is trained; give the flags it was trained with. "
+                         f"Received: {path}") from error
+
+
+def _adam(learning_rate: float, plan: Plan, stage: StageOptions) -> keras.optimizers.Optimizer:
+    steps = plan.steps * stage.epochs
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.01))
+
+
+def _scope(strategy: str):
+    return (tf.distribute.MirroredStrategy() if strategy == "mirrored" else tf.distribute.get_strategy()).scope()
+
+
+def _panel(model: SuperResolutionGAN, validation: tf.data.Dataset, scale: int) -> Callable[[], np.ndarray]:
+    """Return what draws LR, bicubic, SR and HR of a few validation patches side by side, uint8 [H, W, 3]."""
+    batches = validation.take(math.ceil(PICTURED / VALIDATION_BATCH))
+    lr, hr = (np.concatenate(images)[:PICTURED] for images in zip(*batches.as_numpy_iterator(), strict=True))
+    nearest = np.repeat(np.repeat(lr, scale, axis=1), scale, axis=2)
+    fixed = [nearest, np.asarray(bicubic(lr, scale))]
+
+    def draw() -> np.ndarray:
+        columns = [*fixed, np.asarray(model(lr, training=False)), hr]
+        return to_uint8(np.concatenate([np.concatenate(list(images), axis=0) for images in columns], axis=1))
+
+    return draw

@@ -1,0 +1,131 @@
+"""A run folder keeps what was asked, refuses what contradicts it, and its checkpoints are whole or not there."""
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from sr_keras.runs import (
+    State,
+    checkpoint,
+    load_checkpoint,
+    open_run,
+    read_metrics,
+    record_metrics,
+    restore_checkpoint,
+    save_checkpoint,
+    versions,
+)
+
+
+def network(width: int = 3) -> keras.Model:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(width)])
+    model.compile(optimizer="adam", loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def test_open_run_writes_flags_and_versions(tmp_path):
+    open_run(tmp_path / "run", "--q=0.5\n", resume=False)
+    assert (tmp_path / "run" / "flags.txt").read_text() == "--q=0.5\n"
+    assert json.loads((tmp_path / "run" / "versions.json").read_text())["keras"] == keras.__version__ == versions()["keras"]
+
+
+def test_open_run_refuses_a_run_that_is_there_unless_it_resumes(tmp_path):
+    open_run(tmp_path, "--q=0.5\n", resume=True)
+    with pytest.raises(ValueError, match=r"`run` must be a new folder; add --resume"):
+        open_run(tmp_path, "--q=0.5\n", resume=False)
+    open_run(tmp_path, "--q=0.5\n", resume=True)
+
+
+def test_open_run_refuses_contradicting_flags_and_names_them(tmp_path):
+    open_run(tmp_path, "--q=0.5\n--blocks=8\n--workers=2\n", resume=False)
+    with pytest.raises(ValueError, match=r"--q was 0.5 and is 2.0") as caught:
+        open_run(tmp_path, "--q=2.0\n--blocks=8\n--workers=1\n", resume=True)
+    assert "workers" not in str(caught.value)
+    assert "blocks" not in str(caught.value)
+    assert (tmp_path / "flags.txt").read_text().startswith("--q=0.5")
+
+
+def test_open_run_refuses_a_folder_of_something_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="something else"):
+        open_run(tmp_path, "", resume=True)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("higher", "scores", "best"), [(True, [1.0, 3.0, 2.0], 2), (False, [1.0, 3.0, 2.0], 1)])
+def test_state_remembers_the_best_epoch(higher, scores, best):
+    state = State()
+    for score in scores:
+        state = state.advance(score, higher)
+    assert (state.epoch, state.best_epoch, state.best_score) == (3, best, scores[best - 1])
+
+
+def test_checkpoints_keep_the_last_and_the_best(tmp_path):
+    model, state = network(), State()
+    for score in [0.1, 0.9, 0.2, 0.3, 0.4]:
+        state = state.advance(score, higher_is_better=True)
+        save_checkpoint(tmp_path, "warmup", model, state, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "warmup-0002", "warmup-0004", "warmup-0005"]
+
+
+def test_checkpoint_restores_weights_and_optimizer_exactly(tmp_path):
+    model = network()
+    model.fit(np.ones((8, 2)), np.ones((8, 3)), epochs=2, verbose=0)
+    save_checkpoint(tmp_path, "warmup", model, State(1, 0.5, 1, 0.5), keep=1)
+    other = network()
+    assert restore_checkpoint(tmp_path, "warmup", other) == State(1, 0.5, 1, 0.5)
+    pairs = zip([*model.variables, *model.optimizer.variables], [*other.variables, *other.optimizer.variables], strict=True)
+    assert all(np.array_equal(one, two) for one, two in pairs)
+    assert int(other.optimizer.iterations) > 0
+
+
+def test_restore_starts_afresh_where_there_is_no_checkpoint(tmp_path):
+    assert restore_checkpoint(tmp_path, "warmup", network()) == State()
+
+
+def test_half_a_checkpoint_is_never_seen(tmp_path):
+    model = network()
+    save_checkpoint(tmp_path, "warmup", model, State(1, 0.5, 1, 0.5), keep=3)
+    half = tmp_path / "checkpoints" / ".123.tmp.warmup-0002"
+    half.mkdir()
+    (half / "model.keras").write_bytes(b"half")
+    assert restore_checkpoint(tmp_path, "warmup", network()).epoch == 1
+    (tmp_path / "flags.txt").write_text("")
+    open_run(tmp_path, "", resume=True)
+    assert not half.exists()
+
+
+def test_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
+    save_checkpoint(tmp_path, "warmup", network(3), State(1, 0.5, 1, 0.5), keep=1)
+    with pytest.raises(ValueError, match=r"must be of the network that is trained.*warmup-0001"):
+        load_checkpoint(tmp_path, "warmup", 1, network(4))
+
+
+def test_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):
+    model = network()
+    save_checkpoint(tmp_path, "warmup", model, State(1, 0.5, 1, 0.5), keep=1)
+
+    def full(path):
+        path.write_bytes(b"some")
+        raise OSError(28, "No space left on device", str(path))
+    monkeypatch.setattr(model, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, "warmup", model, State(2, 0.6, 2, 0.6), keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["warmup-0001"]
+    assert checkpoint(tmp_path, "warmup", 1).is_dir()
+
+
+def test_metrics_of_a_killed_epoch_are_written_over(tmp_path):
+    record_metrics(tmp_path, "autoencoder", 1, {"loss": 3.0})
+    record_metrics(tmp_path, "warmup", 1, {"loss": 1.0, "val_psnr": 20.0})
+    record_metrics(tmp_path, "warmup", 2, {"loss": 0.5, "val_psnr": 21.0})
+    record_metrics(tmp_path, "warmup", 2, {"loss": 0.4, "val_psnr": 22.0})
+    rows = read_metrics(tmp_path)
+    assert [(row["stage"], row["epoch"], row["loss"]) for row in rows] == [
+        ("autoencoder", "1", "3"), ("warmup", "1", "1"), ("warmup", "2", "0.4")]
+    assert rows[0]["val_psnr"] == ""

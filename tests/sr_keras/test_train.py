@@ -1,0 +1,117 @@
+"""A run goes from a slide to a generator, survives kill -9, and says in one line what it can't do."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--patch_size=64", "--stride=64", "--eval_patch_size=64", "--train_region=0,0,512,256", "--val_region=0,256,128,128",
+        "--min_tissue=0", "--blocks=1", "--filters=4", "--crop_size=32", "--batch_size=2", "--steps_per_epoch=2",
+        "--autoencoder_epochs=2", "--warmup_epochs=2", "--adversarial_epochs=2", "--val_patches=2", "--nojit_compile",
+        "--deterministic", "--corrupt_fraction=0.5", "--seed=3"]
+
+
+def train(run: Path, slide: Path, *more: str, kill_at: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "sr_keras.train", f"--run={run}", f"--train_data={slide}", *TINY, *more]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while kill_at and process.poll() is None:
+            if kill_at.exists():
+                os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        out, error = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, sample_slide) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    done = train(run, sample_slide)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return run
+
+
+def weights(path: Path) -> list[np.ndarray]:
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
+def test_run_leaves_everything_it_promises(finished):
+    for name in ("flags.txt", "versions.json", "skipped.json", "metrics.csv", "autoencoder.keras", "warmup.keras",
+                 "adversarial.keras", "generator.keras", "tensorboard/warmup", "pictures/adversarial-0002.png",
+                 "checkpoints/adversarial-0002/model.keras", "data/train", "data/val"):
+        assert (finished / name).exists(), name
+    assert json.loads((finished / "skipped.json").read_text()) == []
+
+
+def test_metrics_hold_every_term_unweighted_and_weighted(finished):
+    with open(finished / "metrics.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        (stage, str(epoch)) for stage in ("autoencoder", "warmup", "adversarial") for epoch in (1, 2)]
+    last = {name: float(value) for name, value in rows[-1].items() if value and name != "stage"}
+    for term, weight in (("fidelity", 1.0), ("manifold", 0.2), ("structural", 2.0), ("adversarial", 0.016)):
+        assert last[f"weighted_{term}"] == pytest.approx(weight * last[term], rel=1e-3)
+    assert last["loss"] == pytest.approx(sum(v for k, v in last.items() if k.startswith("weighted_")), rel=1e-3)
+    assert 0 < last["d_hr"] < 1
+    assert 0 < last["d_sr"] < 1
+    assert rows[2]["adversarial"] == ""  # the warm-up has no such term
+
+
+@pytest.mark.parametrize("moment", ["autoencoder-0001", "adversarial-0001"])
+def test_killed_run_resumes_to_bit_identical_weights(moment, finished, sample_slide, tmp_path):
+    run = tmp_path / "killed"
+    killed = train(run, sample_slide, kill_at=run / "checkpoints" / moment)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (run / "generator.keras").exists()
+    resumed = train(run, sample_slide, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "goes on after epoch 1 of 2" in resumed.stdout
+    for name in ("autoencoder.keras", "warmup.keras", "generator.keras"):
+        ours, theirs = weights(run / name), weights(finished / name)
+        assert all(np.array_equal(one, two) for one, two in zip(ours, theirs, strict=True)), name
+
+
+def test_resume_with_other_flags_is_refused_and_changes_nothing(finished, sample_slide):
+    before = (finished / "generator.keras").read_bytes()
+    refused = train(finished, sample_slide, "--resume", "--q=1.5")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "--q was not given and is 1.5" in refused.stderr
+    assert (finished / "generator.keras").read_bytes() == before
+
+
+def test_loss_that_is_not_finite_stops_naming_the_term_and_keeps_the_last_checkpoint(sample_slide, tmp_path):
+    run = tmp_path / "diverges"
+    done = train(run, sample_slide, "--autoencoder_epochs=0", "--lambda_m=0", "--warmup_learning_rate=1e30",
+                 "--warmup_epochs=4")
+    assert done.returncode == 2
+    assert "the term 'fidelity' is" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (run / "warmup.keras").exists()
+
+
+@pytest.mark.parametrize(("flag", "says"), [
+    ("--train_data=/no/such/slide.svs", "/no/such/slide.svs"),
+    ("--crop_size=30", "`crop_size` must be divisible by scale=4"),
+    ("--best_by=ms_ssim", "161"),
+    ("--method=gan", "--method=gan"),
+    ("--q=3", "`q` must lie in (0, 2]"),
+    ("--colour=red", "colour"),
+])
+def test_a_mistake_is_one_line_and_leaves_no_run(flag, says, sample_slide, tmp_path):
+    done = train(tmp_path / "run", sample_slide, flag)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
