@@ -75,7 +75,7 @@ def _blurred_slices(images: tf.Tensor, axis: int, scale: int, first: int, weight
         require(side > 0 and side % scale == 0, "hr", f"have sides divisible by scale={scale}", "crop it", images.shape)
     before = math.ceil(max(-first, 0) / scale) * scale
     after = math.ceil(max(first + len(weights) - scale, 0) / scale) * scale
-    phases = _phases(_extend_symmetric(images, axis, side, before, after), axis, scale)
+    phases = _phases(extend_symmetric(images, axis, before, after), axis, scale)
     kept = side // scale
     terms = []
     for k, weight in enumerate(weights):
@@ -92,8 +92,10 @@ def _phases(images: tf.Tensor, axis: int, scale: int) -> list[tf.Tensor]:
     return tf.unstack(tf.reshape(images, split), num=scale, axis=axis + 1)
 
 
-def _extend_symmetric(images: tf.Tensor, axis: int, side: tf.Tensor | int, before: int, after: int) -> tf.Tensor:
-    """Mirror the borders outwards; unlike tf.pad also when they are wider than the image."""
+def extend_symmetric(images: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
+    """Mirror the borders outwards along `axis`; unlike tf.pad also by more than the image holds."""
+    side = tf.shape(images)[axis] if images.shape[axis] is None else images.shape[axis]
+
     def border(start: tf.Tensor | int, count: int) -> tf.Tensor:
         position = (start + tf.range(count)) % (2 * side)
         return tf.gather(images, tf.minimum(position, 2 * side - 1 - position), axis=axis)

@@ -77,14 +77,15 @@ class SuperResolutionGAN(keras.Model):
 
     def compile(self, generator_optimizer: keras.optimizers.Optimizer,
                 discriminator_optimizer: keras.optimizers.Optimizer | None = None,
-                objective: Objective = Objective(), jit_compile: bool | None = None, **kwargs: Any) -> None:
+                objective: Objective = Objective(), jit_compile: bool = True, **kwargs: Any) -> None:
         """Say what is minimised and how. Both optimizers are built here, so that their state can be loaded.
 
         Args:
             generator_optimizer: of the generator.
             discriminator_optimizer: of the discriminator; needed by lambda_d > 0.
             objective: weights, q, epsilon and reduction.
-            jit_compile: whether steps are compiled by XLA; by default yes on one device, no under a strategy.
+            jit_compile: whether steps are compiled by XLA. Never under a strategy of several devices: XLA can't
+                reach the variables of more than one (TensorFlow 2.21).
             **kwargs: of `keras.Model.compile`.
 
         Raises:
@@ -95,16 +96,15 @@ class SuperResolutionGAN(keras.Model):
                     f"be 0 without {needed}", f"give SuperResolutionGAN its {needed}", getattr(objective, weight))
         require(not objective.lambda_d or discriminator_optimizer is not None, "discriminator_optimizer",
                 "be given when lambda_d > 0", "give an optimizer, or lambda_d of 0", discriminator_optimizer)
-        if jit_compile is None:
-            jit_compile = not tf.distribute.has_strategy()
-        super().compile(optimizer=generator_optimizer, jit_compile=jit_compile, **kwargs)
+        one_device = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        super().compile(optimizer=generator_optimizer, jit_compile=jit_compile and one_device, **kwargs)
         self.objective = objective
         self.optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer = self._prepared(discriminator_optimizer) if objective.lambda_d else None
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Update D, then G, then the average of G, on one batch; return the means of the epoch so far."""
-        lr, hr = data
+        lr, hr, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             sr = self.generator(lr, training=True)
             judged = self._train_discriminator(hr, tf.stop_gradient(sr)) if self.objective.lambda_d else {}
@@ -119,7 +119,7 @@ class SuperResolutionGAN(keras.Model):
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Score what `best_generator` makes of one batch, as 8-bit images; return the means so far."""
-        lr, hr = data
+        lr, hr, _ = keras.utils.unpack_x_y_sample_weight(data)
         sr = quantise(self.best_generator(lr, training=False))
         sides = [side or 0 for side in hr.shape[1:3]]
         return self._track({name: score(hr, sr) for name, score in SCORES.items()

@@ -20,89 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import layers
 
 from pipelines.options import require
+from sr_keras.layers import Bilinear, FewChannelConv2D, SmoothSubPixel, SubPixel
 from sr_keras.options import GeneratorOptions
 
 # Of the moving statistics that inference uses. Keras' 0.99 needs some 500 steps to forget its start, as many as a
 # whole demonstration has; 0.9 is what SRGAN's successors settled on.
 BATCH_NORM_MOMENTUM = 0.9
 DOWNLOAD_TIMEOUT_S = 10
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class SubPixel(layers.Layer):
-    """Turn channels into pixels: [B, H, W, scale^2 * C] -> [B, scale*H, scale*W, C]."""
-
-    def __init__(self, scale: int = 2, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scale = scale
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.nn.depth_to_space(inputs, self.scale)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale}
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class SmoothSubPixel(keras.initializers.Initializer):
-    """Start a convolution in front of `SubPixel` so that the scale^2 pixels of one input pixel begin equal.
-
-    The pair then begins as a nearest-neighbour resize and shows no checkerboard.
-    Source: Aitken et al. 2017 (ICNR).
-    """
-
-    def __init__(self, scale: int = 2, seed: int | None = None) -> None:
-        self.scale = scale
-        self.seed = seed
-
-    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
-        pixels = self.scale**2
-        start = keras.initializers.GlorotUniform(self.seed)
-        return tf.tile(start((*shape[:-1], shape[-1] // pixels), dtype), [1, 1, 1, pixels])
-
-    def get_config(self) -> dict[str, Any]:
-        return {"scale": self.scale, "seed": self.seed}
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class Bilinear(layers.Layer):
-    """Enlarge `scale` times with half-pixel centres: [B, H, W, C] -> [B, scale*H, scale*W, C].
-
-    `keras.layers.UpSampling2D` is the same but can't be exported with open height and width (Keras 3.15).
-    """
-
-    def __init__(self, scale: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scale = scale
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.image.resize(inputs, self.scale * tf.shape(inputs)[1:3], method="bilinear")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale}
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class FewChannelConv2D(layers.Conv2D):
-    """A square "same" convolution to few output channels, in the form that is fast: same weights, same values.
-
-    k rows of the kernel become k groups of output channels of one 1 x k convolution, which are then shifted by
-    their row and summed. A convolution to 3 channels leaves most of a CPU's vector unit idle, one to 27 does not:
-    9x9, 64 -> 3 channels at 256x256 takes a third of the time, forward and backward.
-    """
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        size, _, channels, filters = self.kernel.shape
-        rows = tf.reshape(tf.transpose(self.kernel, [1, 2, 0, 3]), [1, size, channels, size * filters])
-        by_row = tf.nn.conv2d(inputs, rows, strides=1, padding="SAME")
-        above, height = (size - 1) // 2, tf.shape(inputs)[1]
-        by_row = tf.pad(by_row, [[0, 0], [above, size - 1 - above], [0, 0], [0, 0]])
-        shifted = [by_row[:, row:row + height, :, row * filters:(row + 1) * filters] for row in range(size)]
-        return tf.add_n(shifted) + tf.cast(self.bias, inputs.dtype)
 
 
 def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: bool = True) -> keras.Model:
@@ -136,8 +63,7 @@ def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: 
     for step in range(int(math.log2(scale))):
         x = _sub_pixel_step(x, filters, f"up{step + 1}")
         x = layers.ReLU(name=f"up{step + 1}_relu")(x)
-    last = FewChannelConv2D(3, 9, padding="same", kernel_initializer="zeros" if global_skip else "glorot_uniform",
-                            name="last")
+    last = FewChannelConv2D(3, 9, "zeros" if global_skip else "glorot_uniform", name="last")
     if not global_skip:
         sr = layers.Activation("linear", dtype="float32", name="sr")(last(x))
     else:
@@ -258,6 +184,8 @@ def _reach_after(layer: layers.Layer, seen: float, size: int) -> tuple[float, in
     pointwise = (layers.BatchNormalization, layers.ReLU, layers.Activation, layers.Add)
     if isinstance(layer, layers.Conv2D):
         return seen + (layer.kernel_size[0] - 1) / 2 / size, size
+    if isinstance(layer, FewChannelConv2D):
+        return seen + (layer.kernel_size - 1) / 2 / size, size
     if isinstance(layer, SubPixel):
         return seen, size * layer.scale
     if isinstance(layer, Bilinear):

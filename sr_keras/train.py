@@ -27,6 +27,7 @@ def main() -> int:
     degrade, corrupt, loss, size = degrade_options(FLAGS), corrupt_options(FLAGS), objective(FLAGS), generator_options(FLAGS)
     _check_sizes(options.crop_size or patches.patch_size, data.eval_patch_size, degrade.scale, options.best_by)
 
+    console.load_tensorflow()
     import keras
     import tensorflow as tf
 

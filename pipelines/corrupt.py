@@ -1,0 +1,205 @@
+"""What an uncurated training set contains: noise, blur, wrong contrast, and tiles of another stain.
+
+Which examples are bad, and how, follows from (seed, example id) alone: not from the epoch, the order of reading, the batch
+or the machine. An example that is corrupted at one fraction is corrupted, in the same way, at every larger one.
+
+Images are single, float32 [H, W, 3] in [0, 1], with 1 the white of empty glass; values are taken as proportional to the
+light that reached the camera. `seed` of an image function is an int tensor [2]; the same seed gives the same image, eagerly
+and inside `Dataset.map`. Strength 0 leaves an image as it is, 1 is what a lab would call plainly bad, 2 is hopeless.
+"""
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.degrade import degrade, extend_symmetric
+from pipelines.options import CorruptOptions, DegradeOptions, require
+from pipelines.pixels import quantise, to_float
+from pipelines.slide import open_slide
+
+CLEAN = -1  # the kind of an example that is left alone
+PHOTONS = 200.0  # shot noise at strength 1: photons per colour that white collects (a good scan: above 5000)
+READ_NOISE = 0.04  # standard deviation at strength 1, of full scale (a good scan: below 0.005)
+HR_RADIUS = 5.0  # defocus at strength 1 on an HR image: radius of the disc a point becomes, in its pixels
+LR_RADIUS = 2.5  # and on an LR image, in LR pixels
+EXPOSURE = 0.15  # brightness at strength 1, of full scale
+OUTLIER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MAX_OUTLIERS = 256  # a tile of 256x256 takes 196 kB of memory
+_BUCKETS = 2**31 - 1
+
+
+def corrupt_pair(
+    lr: tf.Tensor, hr: tf.Tensor, example_id: tf.Tensor, seed: int, options: CorruptOptions,
+    degrade_options: DegradeOptions, outliers: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the pair with its bad side, or as it is if the example is one of the good ones.
+
+    With side "hr" the target alone is bad, with "lr" the scan alone; with "both" the specimen is: `hr` is corrupted and
+    `lr` made from it. What is corrupted comes back in 8-bit steps, as a file would hold it.
+
+    Args:
+        lr: Float32 [h, w, 3] in [0, 1].
+        hr: Float32 [scale*h, scale*w, 3] in [0, 1].
+        example_id: String scalar; the same for the same patch in every epoch.
+        seed: Of the run; a Python integer.
+        options: Which share, kinds, side and strengths.
+        degrade_options: How `lr` is made where it is made anew.
+        outliers: uint8 [N, H, W, 3] from `load_outliers`; needed for the kind "outlier".
+
+    Returns:
+        `lr` and `hr`, of the shapes that came in.
+
+    Raises:
+        ValueError: The kind "outlier" is asked for and there are no outliers.
+    """
+    if options.fraction == 0:
+        return lr, hr
+    require("outlier" not in options.kinds or outliers is not None,
+            "outliers", "be given for the kind 'outlier'", "see load_outliers", outliers)
+    downsample = partial(_degraded, options=degrade_options)
+    target, radius = (lr, LR_RADIUS) if options.side == "lr" else (hr, HR_RADIUS)
+    kind, image_seed = corruption(example_id, seed, options)
+
+    def other_stain() -> tf.Tensor:
+        tile = _cropped(tf.gather(outliers, _pick(image_seed, tf.shape(outliers)[0])), tf.shape(hr))
+        return downsample(tile) if options.side == "lr" else tile
+
+    corrupted = {
+        "noise": lambda: noise(target, options.noise_strength, image_seed),
+        "blur": lambda: blur(target, options.blur_strength, image_seed, radius),
+        "contrast": lambda: contrast(target, options.contrast_strength, image_seed),
+        "outlier": other_stain,
+    }
+
+    def pair_of(name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        bad = tf.ensure_shape(quantise(corrupted[name]()), target.shape)
+        if options.side == "lr":
+            return bad, hr
+        return (downsample(bad) if options.side == "both" else lr), bad
+
+    return tf.switch_case(kind + 1, [lambda: (lr, hr), *(partial(pair_of, name) for name in options.kinds)])
+
+
+def corruption(example_id: tf.Tensor, seed: int, options: CorruptOptions) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decide what happens to examples, from (seed, example id) alone.
+
+    Args:
+        example_id: Strings, any shape.
+        seed: Of the run; a Python integer.
+        options: The share of bad examples and the kinds to choose from, each as likely.
+
+    Returns:
+        int32 of the shape of `example_id`: the place of the kind in `options.kinds`, or CLEAN; and int32 [..., 2]: the
+        seed for the image functions.
+    """
+    share, choice, *image_seed = (
+        tf.strings.to_hash_bucket_strong(example_id, _BUCKETS, key=[seed, salt]) for salt in range(4))
+    kind = choice * len(options.kinds) // _BUCKETS
+    bad = tf.cast(share, tf.float64) < options.fraction * _BUCKETS
+    return tf.cast(tf.where(bad, kind, CLEAN), tf.int32), tf.cast(tf.stack(image_seed, -1), tf.int32)
+
+
+def noise(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
+    """Add what a dim lamp and a warm camera add: Poisson shot noise and Gaussian read noise.
+
+    The standard deviation is strength * sqrt(value / PHOTONS + READ_NOISE^2), apart from clipping: 0.08 on white at 1.
+    """
+    if strength == 0:
+        return image
+    shot_seed, read_seed = tf.unstack(tf.random.split(seed, 2))
+    photons = PHOTONS / strength**2
+    shot = tf.random.stateless_poisson(tf.shape(image), shot_seed, image * photons, tf.float32) / photons
+    read = tf.random.stateless_normal(tf.shape(image), read_seed, stddev=READ_NOISE * strength)
+    return tf.clip_by_value(shot + read, 0.0, 1.0)
+
+
+def blur(image: tf.Tensor, strength: float, seed: tf.Tensor, radius: float = HR_RADIUS) -> tf.Tensor:
+    """Put the image out of focus: half the seeds a defocus disc, half a Gaussian as wide.
+
+    The disc has radius `radius * strength` pixels; the Gaussian half of that as sigma, which is the same standard deviation.
+    Edges are symmetric. Computed by FFT: 3 ms for 256x256x3 where a depthwise convolution takes 25.
+    """
+    if strength == 0:
+        return image
+    disc, gaussian = _kernels(radius * strength)
+    kernel = tf.where(_draw(seed, 1)[0] < 0.5, disc, gaussian)
+    reach = disc.shape[0] // 2
+    extended = extend_symmetric(extend_symmetric(image, 0, reach, reach), 1, reach, reach)
+    planes = tf.transpose(extended, [2, 0, 1])
+    sides = tf.shape(planes)[1:]
+    spectrum = tf.signal.rfft2d(planes) * tf.signal.rfft2d(kernel, sides)
+    # The kernel starts at index 0 instead of at its centre, and so the result lies `2 * reach` further down and right.
+    blurred = tf.signal.irfft2d(spectrum, sides)[:, 2 * reach:, 2 * reach:]
+    return tf.clip_by_value(tf.transpose(blurred, [1, 2, 0]), 0.0, 1.0)
+
+
+def contrast(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
+    """Stain, or expose, the slide wrongly: half the seeds each, and each upwards or downwards.
+
+    Stain: the optical density, -log(image), is multiplied by 2^strength or 2^-strength; by Beer and Lambert's law that is as
+    much more or less stain in the tissue, and glass stays white. Exposure: the contrast about mid-grey is multiplied by
+    2^strength or 2^-strength and the brightness moved by EXPOSURE * strength, up or down.
+    """
+    staining, more, lighter = tf.unstack(_draw(seed, 3) < 0.5)
+    factor = tf.where(more, 2.0**strength, 2.0**-strength)
+    shift = EXPOSURE * strength * tf.where(lighter, 1.0, -1.0)
+    stained = tf.pow(image, factor)
+    exposed = tf.clip_by_value(0.5 + factor * (image - 0.5) + shift, 0.0, 1.0)
+    return tf.where(staining, stained, exposed)
+
+
+def load_outliers(folder: str | Path, size: int) -> tf.Tensor:
+    """Return tiles of another stain: at most MAX_OUTLIERS, evenly spread over the sorted files, centres of size x size.
+
+    Returns:
+        uint8 [N, size, size, 3].
+
+    Raises:
+        FileNotFoundError: No such folder, or no image in it.
+        ValueError: A tile is smaller than `size`.
+    """
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in OUTLIER_SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"`outlier_dir` must be a folder with images in it; give tiles. Received: {str(folder)!r}")
+    chosen = np.unique(np.linspace(0, len(paths) - 1, MAX_OUTLIERS).round().astype(int))
+    return tf.stack([_centre(paths[i], size) for i in chosen])
+
+
+def _centre(path: Path, size: int) -> np.ndarray:
+    with open_slide(path) as tile:
+        width, height = tile.dimensions
+        require(min(width, height) >= size, "outlier_dir", f"hold tiles of at least {size}x{size} pixels",
+                "leave smaller ones out", f"{path} of {width}x{height}")
+        return tile.read_region((width - size) // 2, (height - size) // 2, 0, size, size)
+
+
+def _cropped(tile: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Return the centre of a uint8 tile as a float image of `shape`."""
+    top, left = tf.unstack((tf.shape(tile)[:2] - shape[:2]) // 2)
+    return to_float(tile[top:top + shape[0], left:left + shape[1]])
+
+
+def _degraded(image: tf.Tensor, options: DegradeOptions) -> tf.Tensor:
+    return quantise(degrade(image[tf.newaxis], options.scale, options.blur_sigma)[0])
+
+
+def _kernels(radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the disc and the Gaussian of the same standard deviation, each float32, odd-sided and summing to one."""
+    reach = max(math.ceil(2 * radius), 1)  # four sigma of the Gaussian
+    offsets = np.arange(-reach, reach + 1)
+    distance = np.hypot(offsets[:, np.newaxis], offsets)
+    disc = np.clip(radius + 0.5 - distance, 0, 1)  # a pixel on the rim counts by the share of it that is inside
+    gaussian = np.exp(-distance**2 / (2 * (radius / 2) ** 2))
+    return (disc / disc.sum()).astype(np.float32), (gaussian / gaussian.sum()).astype(np.float32)
+
+
+def _draw(seed: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.random.stateless_uniform([count], seed)
+
+
+def _pick(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_uniform([], seed, 0, count, tf.int32)

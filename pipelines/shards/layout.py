@@ -1,0 +1,122 @@
+"""What lies where in a folder of shards, and the page that each slide has there."""
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines.options import PatchOptions, require
+from pipelines.patches import Source
+from urllib.parse import quote
+
+UNFINISHED = ".unfinished"
+FORMAT = 1
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (each name, bytes, and the tissue share
+# of every record), skipped.
+Page = dict[str, Any]
+
+
+def page_path(folder: Path, slide_id: str) -> Path:
+    """Return where a slide's page is."""
+    return folder / f"{_stem(slide_id)}.json"
+
+
+def shard_path(folder: Path, slide_id: str, number: int) -> Path:
+    """Return where a slide's shard of that number is."""
+    return folder / f"{_stem(slide_id)}-{number:05d}.tfrecord"
+
+
+def read_page(path: Path) -> Page:
+    """Return a page.
+
+    Raises:
+        ValueError: It is not one, or one of another version.
+    """
+    try:
+        page = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        page = None
+    known = isinstance(page, dict) and page.get("format") == FORMAT
+    require(known, "shards", "hold pages of this version only", "move the file away, or run the extraction again", str(path))
+    return page
+
+
+def check_whole(folder: Path, page: Page) -> None:
+    """Refuse a slide whose shards are not all there and of the size that was written.
+
+    Raises:
+        ValueError: Names the file.
+    """
+    for shard in page["shards"]:
+        path = folder / shard["name"]
+        size = size_of(path)
+        state = "is missing" if size is None else f"has {size} of {shard['bytes']} bytes"
+        require(size == shard["bytes"], "shards", "be whole", f"one {state}; run the extraction again, it mends that", str(path))
+
+
+def finished_page(source: Source, folder: Path, options: PatchOptions) -> Page | None:
+    """Return the page of a slide that is done, None for one that is to be done.
+
+    Raises:
+        ValueError: The slide is there, made with other options or from other files.
+    """
+    path = page_path(folder, source.slide_id)
+    if not path.exists():
+        return None
+    page, now = read_page(path), fingerprint(source, options)
+    differs = [f"{name} was {page['options'].get(name)!r} and is {value!r}" for name, value in now["options"].items()
+               if page["options"].get(name) != value]
+    differs += [f"{name} differ" for name in ("region", "files") if page[name] != now[name]]
+    require(not differs, "output", "hold no shards that were made otherwise",
+            f"choose another folder, or delete this one ({path.name}: {', '.join(differs)})", str(folder))
+    try:
+        check_whole(folder, page)
+    except ValueError:
+        return None  # damaged since it was written: to be done again
+    return page
+
+
+def fingerprint(source: Source, options: PatchOptions) -> Page:
+    """Return what a slide's shards follow from. Files go by name and size: a folder that was moved is the same folder."""
+    files = "\n".join(f"{path.name} {size_of(path)}" for path in source.paths)
+    region = list(source.region) if source.region else None
+    return {"options": asdict(options), "region": region, "files": hashlib.sha256(files.encode()).hexdigest()}
+
+
+def remove(folder: Path, slide_id: str) -> None:
+    """Delete what there is of a slide, its page first, and what a killed run left of it."""
+    stem = glob.escape(_stem(slide_id))
+    shards = f"{stem}-{'[0-9]' * 5}.tfrecord"
+    for pattern in (f"{stem}.json", shards, f".*.tmp.{shards}", f".*.tmp.{stem}.json"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int | None:
+    """Return a file's bytes, None where there is none."""
+    return path.stat().st_size if path.exists() else None
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that names what was being written, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        reason = f"{error.strerror}; make room and run the same command again, finished slides are kept"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def _stem(slide_id: str) -> str:
+    """Return a slide id as the start of a file name."""
+    return quote(slide_id, safe=" ()[]+,=@~")

@@ -1,0 +1,110 @@
+"""Opening shards: which there are, whether they are whole, what they hold. No TensorFlow here: it takes milliseconds."""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.files import atomic_path
+from pipelines.options import require
+from pipelines.patches import Skipped
+from pipelines.shards.layout import UNFINISHED, Page, check_whole, full_disk_named, read_page
+
+Folder = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One TFRecord file; `tissue` has the tissue share of each of its records."""
+
+    path: Path
+    slide_id: str
+    tissue: tuple[float, ...]
+
+    def count(self, min_tissue: float = 0.0) -> int:
+        """Return how many records have that share of tissue, compared in float32 as a dataset does."""
+        return int(np.sum(np.float32(self.tissue) >= np.float32(min_tissue)))
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Whole shards, ordered by slide, and what gave no patch."""
+
+    shards: tuple[Shard, ...]
+    patch_size: int
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(shard.path for shard in self.shards)
+
+    @property
+    def slide_ids(self) -> tuple[str, ...]:
+        """The slides that gave patches, sorted."""
+        return tuple(sorted({shard.slide_id for shard in self.shards}))
+
+    @property
+    def count(self) -> int:
+        """How many patches there are."""
+        return sum(shard.count() for shard in self.shards)
+
+
+def is_shards(folder: Folder) -> bool:
+    """Tell whether a folder holds shards, finished or not."""
+    folder = Path(folder)
+    return folder.is_dir() and ((folder / UNFINISHED).exists() or any(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].tfrecord")))
+
+
+def open_shards(folders: Folder | Sequence[Folder]) -> ShardSet:
+    """Return the shards of one or several folders.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: No shards, an extraction not finished, a shard missing or of another size than was written, a slide in
+            two folders, or several patch sizes. Names the file.
+    """
+    pages: dict[str, tuple[Path, Page]] = {}
+    for folder in [folders] if isinstance(folders, (str, os.PathLike)) else folders:
+        for page in _pages(Path(folder)):
+            require(page["slide_id"] not in pages, "shards", "have each slide in one folder only",
+                    f"leave {page['slide_id']!r} out of one", str(folder))
+            pages[page["slide_id"]] = Path(folder), page
+    shards = tuple(Shard(folder / shard["name"], slide_id, tuple(shard["tissue"]))
+                   for slide_id, (folder, page) in sorted(pages.items()) for shard in page["shards"])
+    require(bool(shards), "shards", "hold at least one patch", "write some with pipelines.extract", str(folders))
+    sizes = {page["options"]["patch_size"] for _, page in pages.values()}
+    require(len(sizes) == 1, "shards", "have one patch size", f"these have {sorted(sizes)}: choose folders of one", str(folders))
+    skipped = tuple(Skipped(**item) for _, page in pages.values() for item in page["skipped"])
+    return ShardSet(shards, sizes.pop(), skipped)
+
+
+def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:
+    """Copy shards into a folder, of a faster disk say, and return them there. A copy that is there already stays."""
+    copies = []
+    for shard in shards.shards:
+        # Source, size and time are part of the name: shards written anew are never taken for the old ones.
+        state = shard.path.stat()
+        key = hashlib.sha256(f"{shard.path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
+        copy = Path(folder) / f"{key}-{shard.path.name}"
+        if not copy.exists():
+            with full_disk_named(copy), atomic_path(copy) as temporary:
+                shutil.copyfile(shard.path, temporary)
+        copies.append(replace(shard, path=copy))
+    return replace(shards, shards=tuple(copies))
+
+
+def _pages(folder: Path) -> list[Page]:
+    """Return the pages of a folder whose shards are finished and whole."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"`shards` must be a folder; check the spelling. Received: {str(folder)!r}")
+    require(not (folder / UNFINISHED).exists(), "shards", "be finished", "run the extraction that was stopped again", str(folder))
+    pages = [read_page(path) for path in sorted(folder.glob("*.json"))]
+    for page in pages:
+        check_whole(folder, page)
+    return pages

@@ -1,0 +1,47 @@
+"""One patch as a record: a `tf.train.Example`.
+
+slide_id, name: bytes. x, y: the corner in level 0. mpp: 0 where unknown. tissue: share in [0, 1]. size. pixels: the
+bytes of uint8 [size, size, 3]. Raw, because a PNG of them takes 25 times as long to decode as they take to copy, for 0.6 of
+the space.
+"""
+from __future__ import annotations
+
+import tensorflow as tf
+
+from pipelines.patches import Patch
+
+_TEXT, _SHARE = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.float32)
+
+
+def encode(patch: Patch) -> bytes:
+    """Return a patch as a serialised record; the bytes follow from the patch alone."""
+    features = {
+        "slide_id": _bytes(patch.slide_id.encode()), "name": _bytes(patch.name.encode()),
+        "x": _int(patch.x), "y": _int(patch.y), "mpp": _float(patch.mpp or 0), "tissue": _float(patch.tissue),
+        "size": _int(patch.pixels.shape[0]), "pixels": _bytes(patch.pixels.tobytes())}
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def decode(record: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return (slide id, example id, pixels uint8 [size, size, 3]) of a serialised record."""
+    fields = tf.io.parse_single_example(record, {"slide_id": _TEXT, "name": _TEXT, "pixels": _TEXT})
+    pixels = tf.reshape(tf.io.decode_raw(fields["pixels"], tf.uint8), [size, size, 3])
+    return fields["slide_id"], tf.strings.join([fields["slide_id"], "/", fields["name"]]), pixels
+
+
+def decode_tissue(record: tf.Tensor) -> tf.Tensor:
+    """Return the tissue share of a serialised record, float32."""
+    return tf.io.parse_single_example(record, {"tissue": _SHARE})["tissue"]
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int(value: int) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
+
+
+def _float(value: float) -> tf.train.Feature:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))

@@ -1,0 +1,192 @@
+"""Writing shards: slides side by side, each patch on its way to disk before the next is read."""
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, count, islice
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.files import atomic_path, write_text
+from pipelines.options import PatchOptions, require
+from pipelines.patches import Patch, Skipped, Source, read_patches
+from pipelines.shards.layout import (
+    FORMAT,
+    UNFINISHED,
+    Page,
+    fingerprint,
+    finished_page,
+    full_disk_named,
+    page_path,
+    remove,
+    shard_path,
+    size_of,
+)
+from pipelines.slide import SlideError
+from pipelines.workers import Died, run_jobs
+
+SHARD_BYTES = 64 * 2**20
+SMALL_BYTES = 32 * 2**20  # of slides: they are read before a second process has so much as imported TensorFlow
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of `write_shards`, over the slides that were asked for; `kept` of them were finished before."""
+
+    slides: int
+    patches: int
+    kept: int
+    skipped: tuple[Skipped, ...]
+
+
+def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], options: PatchOptions,
+                 workers: int | None = None, strict: bool = False, progress: bool = True) -> Report:
+    """Write the patches of each slide to `folder`, what is there already excepted.
+
+    Args:
+        sources: Of distinct slide ids.
+        folder: Made if it is not there.
+        options: Which patches.
+        workers: Processes; by default one a core, and for little data the calling process alone.
+        strict: Make the first slide or patch that cannot be read an error. That there is no tissue is none.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: `folder` holds one of the slides, made with other options or from other files; or there is no patch.
+        SlideError: `strict`, and something could not be read.
+        OSError: `folder` cannot be written, its disk is full for one. Finished slides are kept.
+    """
+    sources, folder = list(sources), Path(folder)
+    ids = [source.slide_id for source in sources]
+    require(len(set(ids)) == len(ids), "sources", "have distinct slide ids", "name each slide once", sorted(ids))
+    require(workers is None or workers > 0, "workers", "be positive", "leave it out for one a core", workers)
+    pages = {source.slide_id: page for source in sources if (page := finished_page(source, folder, options))}
+    kept = len(pages)
+    todo = sorted((source for source in sources if source.slide_id not in pages), key=_bytes, reverse=True)
+    with full_disk_named(folder):
+        write_text(folder / UNFINISHED, "")
+    with tqdm(total=len(sources), initial=kept, unit="slide", miniters=0, disable=not progress) as bar:
+        report = _patch_counter(bar, _patches_in(pages))
+        work = partial(write_slide, folder=folder, options=options, strict=strict)
+        for source, outcome in run_jobs(work, todo, workers or _processes(todo), report):
+            page = _give_up(source, folder, options, str(outcome)) if isinstance(outcome, Died) else outcome
+            pages[source.slide_id] = page
+            bar.update()
+    skipped = tuple(Skipped(**item) for slide_id in ids for item in pages[slide_id]["skipped"])
+    _refuse_broken(skipped, strict)
+    why = "; ".join(sorted({item.reason for item in skipped})[:3])
+    require(_patches_in(pages) > 0, "data", "give at least one patch", why or "name some slides", ids[:3])
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return Report(len(sources), _patches_in(pages), kept, skipped)
+
+
+def write_slide(source: Source, report: Callable[[int], None], folder: Path, options: PatchOptions,
+                strict: bool) -> Page:
+    """Write one slide's shards, then its page, and return the page. After an error nothing of the slide is left."""
+    remove(folder, source.slide_id)
+    skipped: list[Skipped] = []
+    try:
+        shards = list(_write_all(_patches(source, options, strict, skipped), source, folder, options.patch_size, report))
+        return _write_page(source, folder, options, shards, skipped)
+    except BaseException:
+        remove(folder, source.slide_id)
+        raise
+
+
+def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[Skipped]) -> Iterator[Patch]:
+    """Yield the patches; what is none goes to `skipped`."""
+    for item in read_patches(source, options):
+        if isinstance(item, Patch):
+            yield item
+        else:
+            _refuse_broken([item], strict)
+            skipped.append(item)
+
+
+def _write_all(patches: Iterator[Patch], source: Source, folder: Path, size: int, report: Callable[[int], None]
+               ) -> Iterator[dict[str, Any]]:
+    per_shard = max(1, SHARD_BYTES // (3 * size**2))
+    for number in count():
+        first = next(patches, None)
+        if first is None:
+            return
+        some = chain([first], islice(patches, per_shard - 1))
+        yield _write_shard(some, shard_path(folder, source.slide_id, number), report)
+
+
+def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> dict[str, Any]:
+    import tensorflow as tf  # not needed by who only waits for other processes, or finds everything done
+
+    from pipelines.shards.record import encode
+
+    tissue = []
+    with full_disk_named(path), atomic_path(path) as temporary:
+        try:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for patch in patches:
+                    writer.write(encode(patch))
+                    tissue.append(float(np.float32(patch.tissue)))
+                    report(1)
+        except tf.errors.OpError as error:
+            full = isinstance(error, tf.errors.ResourceExhaustedError)
+            reason = error.message.rpartition("; ")[2]
+            raise OSError(errno.ENOSPC if full else errno.EIO, reason, str(path)) from error
+        return {"name": path.name, "bytes": temporary.stat().st_size, "tissue": tissue}
+
+
+def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[dict[str, Any]],
+                skipped: list[Skipped]) -> Page:
+    page = {"format": FORMAT, "slide_id": source.slide_id, "count": sum(len(shard["tissue"]) for shard in shards),
+            **fingerprint(source, options), "shards": shards, "skipped": [asdict(item) for item in skipped]}
+    path = page_path(folder, source.slide_id)
+    with full_disk_named(path):
+        write_text(path, dumps(page) + "\n")
+    return page
+
+
+def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -> Page:
+    """Put it on the page that a slide kills its reader, so that the next run does not try it again."""
+    remove(folder, source.slide_id)
+    skipped = Skipped(source.slide_id, "slide", f"{source.paths[0]}: {reason}")
+    return _write_page(source, folder, options, [], [skipped])
+
+
+def _refuse_broken(skipped: Iterable[Skipped], strict: bool) -> None:
+    for item in skipped:
+        if strict and item.broken:
+            raise SlideError(f"{item.slide_id}, {item.where}: {item.reason}")
+
+
+def _patch_counter(bar: tqdm, start: int) -> Callable[[int], None]:
+    """Return a function that shows the number of patches beside the bar of slides."""
+    total = start
+
+    def add(more: int) -> None:
+        nonlocal total
+        total += more
+        bar.set_postfix(patches=total, refresh=False)
+        bar.update(0)
+
+    add(0)
+    return add
+
+
+def _patches_in(pages: dict[str, Page]) -> int:
+    return sum(page["count"] for page in pages.values())
+
+
+def _bytes(source: Source) -> int:
+    return sum(size_of(path) or 0 for path in source.paths)
+
+
+def _processes(todo: Sequence[Source]) -> int:
+    if sum(map(_bytes, todo)) < SMALL_BYTES:
+        return 1
+    return min(len(os.sched_getaffinity(0)), len(todo))

@@ -1,0 +1,215 @@
+"""One interface over whole-slide images and plain images: levels, mpp, and regions as uint8 RGB.
+
+    with open_slide("case.svs") as slide:
+        patch = slide.read_at(4096, 8192, 256, 256, mpp=0.5)
+
+Planes: `l0_` is level 0, `level_` the pixels of a level. Pixel i of a plane that is d times coarser covers level 0 from
+d*i to d*(i+1): half-pixel centres, so its centre lies at d*i + (d-1)/2. Regions are given by their top left corner in
+level 0 and their size in the pixels that are returned. What is outside of a slide, or transparent, is white.
+
+Resolution is in microns per pixel (mpp), the mean of x and y. `read_at` takes the coarsest level that is still at least
+as fine as asked and, where that is not the asked mpp, resamples it (Lanczos, its support widened by the factor: no
+aliasing). A level within `MPP_TOLERANCE` of what was asked is taken as it is: true pixels beat resampled ones.
+"""
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from PIL import Image
+
+from pipelines.formats import Dimensions, Reader, SlideError, open_reader, told_by_file
+from pipelines.pixels import WHITE, as_rgb
+
+__all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "slide_id_of"]
+
+# Scanners of one nominal magnification differ by this much: "40x" is 0.2275 to 0.2638.
+MPP_TOLERANCE = 0.06
+LANCZOS_SUPPORT = 3
+BLOCK = 1024
+LIKE_TISSUE = (200, 80, 160)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What is read for an asked resolution: a level, and level-0 pixels per pixel returned. `mpp` is the true one."""
+
+    level: int
+    downsample: float
+    mpp: float | None
+    resampled: bool
+
+
+def open_slide(path: str | os.PathLike[str], assume_mpp: float | None = None) -> Slide:
+    """Open a slide or image; use it as a context manager.
+
+    Args:
+        path: A file that OpenSlide, tifffile or PIL reads.
+        assume_mpp: The mpp of level 0 where the file does not say it. A file that says it is believed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SlideError: It is not a slide or image, or it is broken.
+    """
+    path = Path(path)
+    return Slide(path, open_reader(path), assume_mpp)
+
+
+def slide_id_of(path: Path) -> str:
+    """Return the name of a slide: its file's name without the suffix."""
+    return path.stem.removesuffix(".ome")
+
+
+class Slide:
+    """An open slide or image. Made by `open_slide`."""
+
+    def __init__(self, path: Path, reader: Reader, assume_mpp: float | None = None) -> None:
+        self.path = path
+        self.slide_id = slide_id_of(path)
+        self.mpp = reader.mpp or assume_mpp
+        self.dimensions: Dimensions = reader.level_dimensions[0]
+        self.level_dimensions = reader.level_dimensions
+        self.level_downsamples = reader.level_downsamples
+        self._reader = reader
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+    def level_mpp(self, level: int) -> float | None:
+        """Return the microns per pixel of a level, None where the slide has no mpp."""
+        return None if self.mpp is None else self.mpp * self.level_downsamples[level]
+
+    def resolution(self, mpp: float | None = None, level: int = 0) -> Resolution:
+        """Return what `read_at` reads for `mpp`, or for `level` where that is None.
+
+        Raises:
+            SlideError: The slide has no mpp, is not as fine as asked, or has no such level.
+        """
+        if mpp is None:
+            if not 0 <= level < len(self.level_dimensions):
+                raise SlideError(f"{self.path}: has levels 0 to {len(self.level_dimensions) - 1}; ask for one of them. "
+                                 f"Received: level={level}")
+            return Resolution(level, self.level_downsamples[level], self.level_mpp(level), resampled=False)
+        if self.mpp is None:
+            raise SlideError(f"{self.path}: does not say its microns per pixel; give them by --assume_mpp, "
+                             f"or leave --mpp out. Received: mpp={mpp}")
+        if mpp * (1 + MPP_TOLERANCE) < self.mpp:
+            raise SlideError(f"{self.path}: has {self.mpp:.4g} microns per pixel at its finest; ask for that or more, "
+                             f"since enlarged pixels are no ground truth. Received: mpp={mpp}")
+        return self._nearest(mpp, self.mpp)
+
+    def _nearest(self, mpp: float, l0_mpp: float) -> Resolution:
+        limit = mpp * (1 + MPP_TOLERANCE)
+        fine = [i for i, downsample in enumerate(self.level_downsamples) if l0_mpp * downsample <= limit]
+        level = max(fine, key=lambda i: self.level_downsamples[i])
+        level_mpp = l0_mpp * self.level_downsamples[level]
+        if mpp <= level_mpp * (1 + MPP_TOLERANCE):
+            return Resolution(level, self.level_downsamples[level], level_mpp, resampled=False)
+        return Resolution(level, mpp / l0_mpp, mpp, resampled=True)
+
+    def read_region(self, l0_x: int, l0_y: int, level: int, width: int, height: int) -> np.ndarray:
+        """Return `width` x `height` pixels of a level, from the level pixel nearest to (l0_x, l0_y) on.
+
+        Returns:
+            uint8 [height, width, 3], white outside of the slide.
+
+        Raises:
+            SlideError: The pixels cannot be decoded.
+        """
+        downsample = self.level_downsamples[level]
+        return self._read_level(level, round(l0_x / downsample), round(l0_y / downsample), width, height)
+
+    def read_at(self, l0_x: float, l0_y: float, width: int, height: int,
+                mpp: float | None = None, level: int = 0) -> np.ndarray:
+        """Return `width` x `height` pixels at `mpp`, or at `level` where that is None, from (l0_x, l0_y) on.
+
+        Returns:
+            uint8 [height, width, 3], white outside of the slide.
+
+        Raises:
+            SlideError: As `resolution`, or the pixels cannot be decoded.
+        """
+        wanted = self.resolution(mpp, level)
+        downsample = self.level_downsamples[wanted.level]
+        if not wanted.resampled:
+            return self._read_level(wanted.level, round(l0_x / downsample), round(l0_y / downsample), width, height)
+        factor = wanted.downsample / downsample
+        level_w, level_h = self.level_dimensions[wanted.level]
+        left, x, x_end = _span(l0_x / downsample, width, factor, level_w)
+        top, y, y_end = _span(l0_y / downsample, height, factor, level_h)
+        pixels = self._read_level(wanted.level, x, y, x_end - x, y_end - y)
+        box = (left - x, top - y, left - x + width * factor, top - y + height * factor)
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+    def thumbnail(self, max_side: int) -> np.ndarray:
+        """Return the whole slide, its longer side `max_side` pixels at most, box-filtered.
+
+        Thumbnail pixel (u, v) covers level 0 from (u*w/tw, v*h/th) on. Blocks are read one by one: what is held is
+        bounded, also for a large slide with one level. A block that cannot be read is painted as
+        tissue, so that whoever looks for tissue goes there and learns of it.
+
+        Returns:
+            uint8 [th, tw, 3].
+
+        Raises:
+            SlideError: No block at all can be read.
+        """
+        level = max((i for i, size in enumerate(self.level_dimensions) if max(size) >= max_side), default=0)
+        level_w, level_h = self.level_dimensions[level]
+        factor = max(1, max(level_w, level_h) // max_side)
+        scale = min(1.0, max_side / max(self.dimensions))
+        size = (max(1, round(self.dimensions[0] * scale)), max(1, round(self.dimensions[1] * scale)))
+        box = (0, 0, level_w / factor, level_h / factor)
+        return np.asarray(self._reduced(level, factor).resize(size, Image.Resampling.BOX, box=box))
+
+    def _reduced(self, level: int, factor: int) -> Image.Image:
+        """Return a level at 1/factor of its size."""
+        level_w, level_h = self.level_dimensions[level]
+        side = max(1, BLOCK // factor) * factor
+        corners = [(x, y) for y in range(0, level_h, side) for x in range(0, level_w, side)]
+        canvas = Image.new("RGB", (-(-level_w // factor), -(-level_h // factor)), LIKE_TISSUE)
+        failures = []
+        for x, y in corners:
+            try:
+                block = self._rgb(level, x, y, min(side, level_w - x), min(side, level_h - y))
+            except SlideError as error:
+                failures.append(error)
+                continue
+            canvas.paste(Image.fromarray(block).reduce(factor), (x // factor, y // factor))
+        if len(failures) == len(corners):
+            raise failures[0]
+        return canvas
+
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return a window of a level; what is outside is white, and the reader never sees it."""
+        level_w, level_h = self.level_dimensions[level]
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, level_w), min(y + height, level_h)
+        if (left, top, right, bottom) == (x, y, x + width, y + height):
+            return self._rgb(level, x, y, width, height)
+        window = np.full((height, width, 3), WHITE, np.uint8)
+        if left < right and top < bottom:
+            window[top - y:bottom - y, left - x:right - x] = self._rgb(level, left, top, right - left, bottom - top)
+        return window
+
+    def _rgb(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        with told_by_file(self.path):
+            return as_rgb(self._reader.read(level, x, y, width, height), str(self.path))
+
+
+def _span(start: float, size: int, factor: float, level_size: int) -> tuple[float, int, int]:
+    """Return start, and the pixels to read: with the filter's support, but not outside the slide for its sake."""
+    first, last = math.floor(start), math.ceil(start + size * factor)
+    support = math.ceil(LANCZOS_SUPPORT * factor)
+    return start, min(first, max(0, first - support)), max(last, min(level_size, last + support))

@@ -1,0 +1,197 @@
+"""Which slides there are, and which part of a study each belongs to. Whoever splits by patch cheats, so a slide is the unit.
+
+A `Source` is one slide: a slide file (or a rectangle of it), or all the tiles cut from one slide, which by convention
+lie in one folder. PNG, JPEG and BMP files in a folder are tiles, and so are TIFFs of at most `TILE_SIDE` pixels a side
+that do not say their mpp. A file named by itself is always a slide.
+"""
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.sample import cached_sample_slide
+from pipelines.slide import SlideError, open_slide, slide_id_of
+from pipelines.tissue import slide_mask
+
+TILE_SIDE = 1024
+TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+SLIDE_SUFFIXES = TIFF_SUFFIXES | {
+    ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff", ".btf"}
+LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # RGBA of 16 bit, not compressed
+CUT_THUMBNAIL = 512
+
+Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One slide: its file, or with `tiles` the files of its tiles. `region` is (x, y, width, height) in level 0."""
+
+    slide_id: str
+    paths: tuple[Path, ...]
+    region: Region | None = None
+    tiles: bool = False
+
+
+def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+                 cache_dir: str | os.PathLike[str] | None = None) -> list[Source]:
+    """Return the slides that `spec` names, sorted by id.
+
+    Args:
+        spec: Files and folders, as a list or separated by commas; folders are searched to their depth. The word
+            `sample` is the slide of `pipelines.sample`.
+        cache_dir: Where the sample slide is kept.
+
+    Returns:
+        Sources of unique ids: the name of the file or of the tiles' folder, with as many of the folders
+        above it in front as it takes to tell two apart.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: There is no slide and no image in what was named.
+    """
+    found: dict[tuple[Path, bool], list[Path]] = {}
+    for name in _names(spec):
+        path = cached_sample_slide(cache_dir) if str(name) == "sample" else Path(name)
+        if not path.exists():
+            raise FileNotFoundError(f"`data` must exist; check the spelling. Received: {str(path)!r}")
+        found.update(_in_folder(path) if path.is_dir() else {(path.resolve(), False): [path]})
+    if not found:
+        raise ValueError(f"`data` must hold slides or images; name a folder that has some. Received: {spec!r}")
+    ids = _unique_ids(list(found))
+    sources = [Source(ids[key], tuple(paths), tiles=key[1]) for key, paths in found.items()]
+    return sorted(sources, key=lambda source: source.slide_id)
+
+
+def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction: float,
+                  seed: int = 0) -> tuple[list[Source], list[Source], list[Source]]:
+    """Part slides into train, val and test; no slide is in two parts.
+
+    Which part a slide falls into follows from (seed, slide id) and how many slides there are. Each part asked for gets at
+    least one slide. Where there are fewer slides than parts, every slide is cut into bands that
+    share no pixel, each with its share of the tissue.
+
+    Raises:
+        ValueError: A folder of tiles would have to be cut.
+        SlideError: A slide that has to be cut cannot be read.
+    """
+    fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
+    if len(sources) < sum(fraction > 0 for fraction in fractions):
+        return _cut_each(sources, fractions)
+    drawn = sorted(sources, key=lambda source: _draw(seed, source.slide_id))
+    n_val, n_test = (max(1, round(fraction * len(drawn))) if fraction > 0 else 0 for fraction in fractions[1:])
+    n_val = min(n_val, len(drawn) - n_test - 1)
+    n_test = min(n_test, len(drawn) - n_val - 1)
+    parts = drawn[n_val + n_test:], drawn[:n_val], drawn[n_val:n_val + n_test]
+    train, val, test = (sorted(part, key=lambda source: source.slide_id) for part in parts)
+    return train, val, test
+
+
+def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
+    """Refuse two parts of a study that share a slide.
+
+    Raises:
+        ValueError: A slide id or a file is in both, and not as two regions that share no pixel.
+    """
+    held_out = [(other, _files(other)) for other in val]
+    for one in train:
+        files = _files(one)
+        for other, other_files in held_out:
+            same = one.slide_id == other.slide_id or files & other_files
+            if same and not (one.region and other.region and not _overlap(one.region, other.region)):
+                raise ValueError("`train_data` and `val_data` must share no slide; leave it out of one of them. "
+                                 f"Received both with: {other.slide_id}")
+
+
+def _files(source: Source) -> set[Path]:
+    return {path.resolve() for path in source.paths}
+
+
+def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+    if isinstance(spec, str):
+        return [name.strip() for name in spec.split(",") if name.strip()]
+    return [spec] if isinstance(spec, os.PathLike) else list(spec)
+
+
+def _in_folder(root: Path) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
+    """Yield ((its resolved path, are they tiles), files) for every slide under a folder."""
+    for folder, _, names in os.walk(root):
+        tiles = []
+        for path in sorted(Path(folder) / name for name in names if not name.startswith(".")):
+            if _is_tile(path):
+                tiles.append(path)
+            elif path.suffix.lower() in SLIDE_SUFFIXES:
+                yield (path.resolve(), False), [path]
+        if tiles:
+            yield (Path(folder).resolve(), True), tiles
+
+
+def _is_tile(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in TIFF_SUFFIXES or path.stat().st_size > LARGEST_TILE_BYTES:
+        return suffix in TILE_SUFFIXES
+    try:
+        with open_slide(path) as image:
+            return image.mpp is None and max(image.dimensions) <= TILE_SIDE
+    except SlideError:
+        return False  # whoever reads it will say what is wrong with it
+
+
+def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], str]:
+    """Name each file or folder by as many of its last folders as tell it apart from the others."""
+    parts = {key: (*key[0].parent.parts[1:], key[0].name if key[1] else slide_id_of(key[0])) for key in keys}
+    count = Counter(parts.values())
+    # case.svs beside case.tif keep their suffixes.
+    parts = {key: own if count[own] == 1 else (*own[:-1], key[0].name) for key, own in parts.items()}
+    ids: dict[tuple[Path, bool], str] = {}
+    for depth in range(1, 1 + max(len(own) for own in parts.values())):
+        short = {key: "--".join(own[-depth:]) for key, own in parts.items()}
+        count = Counter(short.values())
+        ids |= {key: name for key, name in short.items() if key not in ids and count[name] == 1}
+    return ids
+
+
+def _draw(seed: int, slide_id: str) -> bytes:
+    """Return a slide's lot; it does not depend on which other slides there are."""
+    return hashlib.sha256(f"{seed}/{slide_id}".encode()).digest()
+
+
+def _cut_each(sources: Sequence[Source], fractions: Sequence[float]) -> tuple[list[Source], list[Source], list[Source]]:
+    parts: tuple[list[Source], list[Source], list[Source]] = ([], [], [])
+    for source in sources:
+        if source.tiles or len(source.paths) != 1:
+            raise ValueError("`data` must hold a slide each for train, val and test; put the tiles of each slide into a "
+                             f"folder of its own, or name val_data. Received: {source.slide_id} alone")
+        for part, region in zip(parts, _bands(source, fractions), strict=True):
+            part.extend([replace(source, region=region)] if region else [])
+    return parts
+
+
+def _bands(source: Source, fractions: Sequence[float]) -> list[Region | None]:
+    """Cut a slide across its longer side so that each band has its fraction of the tissue; None for a fraction of 0."""
+    with open_slide(source.paths[0]) as slide:
+        x, y, width, height = source.region or (0, 0, *slide.dimensions)
+        mask = slide_mask(slide, CUT_THUMBNAIL)
+        scale = mask.shape[1] / slide.dimensions[0]
+    inside = mask[int(y * scale):math.ceil((y + height) * scale), int(x * scale):math.ceil((x + width) * scale)]
+    across = width >= height
+    amount = inside.sum(axis=0 if across else 1) + 1e-3  # so that a slide without tissue is cut by length
+    share = np.concatenate([[0], np.cumsum(amount) / amount.sum()])
+    cuts = np.interp(np.cumsum([0, *fractions]), share, np.linspace(0, width if across else height, len(share)))
+    bands = [(int(start), int(end) - int(start)) for start, end in pairwise(np.rint(cuts))]
+    return [None if not size else (x + start, y, size, height) if across else (x, y + start, width, size)
+            for start, size in bands]
+
+
+def _overlap(one: Region, other: Region) -> bool:
+    return (one[0] < other[0] + other[2] and other[0] < one[0] + one[2]
+            and one[1] < other[1] + other[3] and other[1] < one[1] + one[3])

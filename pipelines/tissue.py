@@ -1,0 +1,145 @@
+"""Where the tissue is: a thumbnail becomes a mask.
+
+Bright field: stain is colour, glass is not, so tissue is what is more saturated (HSV, glass made neutral first) than Otsu's
+threshold. Otsu finds two classes in anything, also in a thumbnail that is all tissue or all glass, so its threshold
+is held within `SATURATION_LIMITS`. What lies between cells belongs to the tissue: gaps up to `GAP` are closed.
+
+Ink of a pen is colour too. It is taken out where it is as broad as a pen (`PEN_WIDTH`) and of a hue or blackness that
+stain rarely has. Where most of what is stained would be ink, it is the stain (Giemsa is blue) and stays; so it does
+where less than `PEN_VIEW` is to be seen, since of a small tile nobody can tell.
+
+Dark field (fluorescence; more than half of the thumbnail is black): tissue is what glows, by Otsu on the brightness, and
+the gaps between nuclei are closed likewise.
+
+Source: Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979, through scikit-image.
+"""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import ndimage
+from skimage.color import rgb2hsv
+from skimage.filters import threshold_otsu
+
+from pipelines.slide import Slide
+
+# Glass that was made neutral stays below the lower limit; pale stroma lies above the upper one, whatever else there is.
+SATURATION_LIMITS = (0.04, 0.07)
+BRIGHTNESS_LIMITS = (0.1, 0.5)
+DARK_FIELD_VALUE = 0.2
+GLASS_VALUE, GLASS_SATURATION = 0.8, 0.08  # what may be glass: bright and nearly neutral
+
+TYPICAL_MPP = 0.5  # for slides that do not say theirs
+
+# In microns.
+GAP = 24.0
+PEN_WIDTH = 80.0
+PEN_VIEW = 1000.0
+SMALLEST = 30.0  # the side of the smallest speck that is kept and the smallest hole that stays open
+
+
+def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
+    """Return where the tissue is.
+
+    Args:
+        thumbnail: uint8 [h, w, 3], RGB; a whole slide or a tile.
+        mpp: Microns per pixel of the thumbnail; a guess will do.
+
+    Returns:
+        bool [h, w]. Of a uniform thumbnail it is all True (stained) or all False (glass).
+    """
+    value = thumbnail.max(axis=-1) / 255
+    if np.median(value) < DARK_FIELD_VALUE:
+        mask = _above_otsu(value, BRIGHTNESS_LIMITS)
+    else:
+        mask = _above_otsu(_saturation(_neutral(thumbnail)), SATURATION_LIMITS)
+        if min(mask.shape) * mpp >= PEN_VIEW:
+            mask &= ~pen_mask(thumbnail, mask, mpp)
+    mask = _closed(mask, GAP / 2 / mpp)
+    smallest = (SMALLEST / mpp) ** 2
+    return _without_small(~_without_small(~mask, smallest), smallest)
+
+
+def slide_mask(slide: Slide, max_side: int) -> np.ndarray:
+    """Return where the tissue is in an open slide: bool [h, w], the longer side `max_side` at most."""
+    thumbnail = slide.thumbnail(max_side)
+    return tissue_mask(thumbnail, (slide.mpp or TYPICAL_MPP) * slide.dimensions[0] / thumbnail.shape[1])
+
+
+def pen_mask(thumbnail: np.ndarray, stained: np.ndarray, mpp: float) -> np.ndarray:
+    """Return where a pen wrote on the glass.
+
+    Args:
+        thumbnail: uint8 [h, w, 3], RGB.
+        stained: bool [h, w], where there is colour at all.
+        mpp: Microns per pixel.
+
+    Returns:
+        bool [h, w]: green, blue, red or black ink with its blurred rim.
+    """
+    hsv = rgb2hsv(thumbnail)
+    degrees, saturation, value = hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]
+    inks = (
+        (degrees > 75) & (degrees < 190) & (saturation > 0.3),
+        (degrees > 190) & (degrees < 245) & (saturation > 0.6),
+        ((degrees < 12) | (degrees > 350)) & (saturation > 0.7) & (value > 0.7),
+        value < 0.22,
+    )
+    pen = np.zeros(stained.shape, bool)
+    for ink in inks:
+        broad = _opened(ink, PEN_WIDTH / 2 / mpp)
+        if broad.sum() < stained.sum() / 2:
+            pen |= broad
+    return _grown(pen, max(2.0, PEN_WIDTH / 4 / mpp)) if pen.any() else pen
+
+
+def _saturation(image: np.ndarray) -> np.ndarray:
+    """HSV saturation; black has none."""
+    brightest = image.max(axis=-1).astype(np.float32)
+    return (brightest - image.min(axis=-1)) / np.maximum(brightest, 1)
+
+
+def _neutral(image: np.ndarray) -> np.ndarray:
+    """Divide by the colour of the glass, where there is any, so that what is left of its saturation is noise."""
+    pixels = image.reshape(-1, 3)
+    darkest = pixels.min(axis=1)
+    brightest = pixels[darkest >= np.percentile(darkest, 99)].mean(axis=0)
+    if brightest.max() < GLASS_VALUE * 255 or 1 - brightest.min() / brightest.max() > GLASS_SATURATION:
+        return image
+    return np.minimum(image * (brightest.max() / brightest), 255).astype(np.uint8)
+
+
+def _above_otsu(channel: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    smooth = ndimage.gaussian_filter(channel.astype(np.float32), 1)
+    # Otsu of one single value is not defined.
+    return smooth > (np.clip(threshold_otsu(smooth), *limits) if np.ptp(smooth) > 0 else limits[1])
+
+
+def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
+    return ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask
+
+
+def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
+    if radius < 1 or mask.all():
+        return mask
+    return ~_grown(~_grown(mask, radius), radius)
+
+
+def _opened(mask: np.ndarray, radius: float) -> np.ndarray:
+    """What is at least 2 * radius broad; beyond the border there is nothing."""
+    radius = max(radius, 1)
+    if mask.sum() < np.pi * radius**2:
+        return np.zeros_like(mask)
+    margin = math.ceil(radius)
+    inside = np.pad(mask, margin)
+    return _grown(~_grown(~inside, radius), radius)[margin:-margin, margin:-margin]
+
+
+def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:
+    if not mask.any():
+        return mask
+    labels, _ = ndimage.label(mask)
+    large = np.bincount(labels.ravel()) >= pixels
+    large[0] = False
+    return large[labels]

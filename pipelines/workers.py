@@ -1,0 +1,141 @@
+"""Jobs run side by side in processes, any of which may die without taking the others along.
+
+Slide readers are C libraries fed with files from anywhere: one of them crashing, or the kernel killing one for memory, must
+cost one slide and not a night. `concurrent.futures` fails every job when one process dies, hence this.
+
+One pipe per process carries jobs there, progress and outcomes back, and is also the stop signal: when it breaks, because
+the parent was interrupted or killed, the worker's next report raises BrokenPipeError and its clean-up runs.
+Processes are spawned, not forked: TensorFlow's threads do not survive a fork.
+"""
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+Report = Callable[[int], None]
+Work = Callable[[Any, Report], Any]
+
+ATTEMPTS = 2
+PATIENCE_SECONDS = 10.0  # for a worker to notice that it should stop and to clean up
+
+
+@dataclass(frozen=True)
+class Died:
+    """The outcome of a job whose process died, each time it was tried. A negative exit code is a signal."""
+
+    exit_code: int | None
+
+    def __str__(self) -> str:
+        return f"the process at work on it died {ATTEMPTS} times (exit code {self.exit_code})"
+
+
+def run_jobs(work: Work, jobs: Iterable[Any], processes: int, report: Report) -> Iterator[tuple[Any, Any]]:
+    """Yield (job, what `work(job, report)` returned, or a `Died`) in the order in which the jobs end.
+
+    Args:
+        work: A function of a module, called as work(job, report); it may call report(n) to say that n more are done.
+        jobs: Picklable.
+        processes: How many at a time; 1 runs the jobs in this process.
+        report: Gets what `work` reports. Negative when a job starts again: what it had reported no longer counts.
+
+    Raises:
+        Exception: What `work` raised; jobs that have not ended by then are stopped.
+    """
+    if processes <= 1:
+        for job in jobs:
+            yield job, work(job, report)
+        return
+    waiting = deque((job, 1) for job in jobs)
+    lanes: list[_Lane] = []
+    try:
+        while waiting or lanes:
+            while waiting and len(lanes) < processes:
+                lanes.append(_start(work, *waiting.popleft()))
+            ready = wait([lane.connection for lane in lanes])
+            for lane in [lane for lane in lanes if lane.connection in ready]:
+                kind, value = lane.receive()
+                if kind == "progress":
+                    lane.reported += value
+                    report(value)
+                    continue
+                if kind == "failed":
+                    raise value
+                if kind == "died" and lane.attempt < ATTEMPTS:
+                    report(-lane.reported)
+                    waiting.appendleft((lane.job, lane.attempt + 1))
+                else:
+                    yield lane.job, Died(value) if kind == "died" else value
+                if kind == "died" or not waiting:
+                    lanes.remove(lane)
+                    lane.stop()
+                else:
+                    lane.give(*waiting.popleft())
+    finally:
+        for lane in lanes:
+            lane.connection.close()  # all of them first: they clean up side by side
+        for lane in lanes:
+            lane.stop()
+
+
+@dataclass
+class _Lane:
+    process: BaseProcess
+    connection: Connection
+    job: Any = None
+    attempt: int = 1
+    reported: int = 0
+
+    def give(self, job: Any, attempt: int) -> None:
+        self.job, self.attempt, self.reported = job, attempt, 0
+        try:
+            self.connection.send(job)
+        except BrokenPipeError:
+            pass  # it died already; `receive` says so
+
+    def receive(self) -> tuple[str, Any]:
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join(PATIENCE_SECONDS)
+            return "died", self.process.exitcode
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.join(PATIENCE_SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _start(work: Work, job: Any, attempt: int) -> _Lane:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, work), daemon=True)
+    process.start()
+    there.close()
+    lane = _Lane(process, here)
+    lane.give(job, attempt)
+    return lane
+
+
+def _serve(connection: Connection, work: Work) -> None:
+    """Be a worker: do jobs until the pipe breaks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides, by the pipe
+    try:
+        while True:
+            job = connection.recv()
+            try:
+                answer = "done", work(job, lambda count: connection.send(("progress", count)))
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as error:
+                answer = "failed", error
+            connection.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone, or has no more to do

@@ -1,0 +1,224 @@
+"""Load a trained generator, wherever it lies, as one kind of thing: 8-bit pictures in, 8-bit pictures out.
+
+    generator = load_generator("saved_models/demo")
+    sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
+
+A generator is a .keras file, a run folder (its generator.keras), a SavedModel folder NAME/VERSION, or NAME, which means
+its highest version. It computes in float32, whatever precision it was trained in.
+
+A model file that holds code (Lambda layers, references to functions) is refused, and nothing here reads a pickle. A
+SavedModel is a program, though: TensorFlow does not confine it, so load only those of people you trust.
+"""
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipelines.options import require
+from pipelines.pixels import to_float, to_uint8
+from sr_keras.networks import receptive_field
+
+GENERATOR_FILE = "generator.keras"
+SAVED_MODEL_FILE = "saved_model.pb"
+SIGNATURE = "serving_default"
+# Beside the graph, in the folder that TensorFlow leaves to others: what the graph does not say of itself.
+FACTS_FILE = Path("assets.extra") / "sr_keras.json"
+CODE = ("Lambda", "__lambda__", "function")
+PROBE_SIDE = 8
+LONGEST_REASON = 200
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator ready for use.
+
+    `scale` is SR side over LR side. `halo` is how many LR pixels around a tile its values depend on. `facts` is what
+    is known beyond that, of a SavedModel what was stored at its export.
+    """
+
+    path: Path
+    scale: int
+    halo: int
+    facts: dict[str, Any]
+    run: Callable[[tf.Tensor], tf.Tensor]
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """Super-resolve lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3].
+
+        uint8 gives uint8. Floats in [0, 1] give float32: the values of the 8-bit picture, from lr rounded to 8 bit.
+        """
+        lr = np.asarray(lr)
+        require(lr.ndim == 4 and lr.shape[3] == 3, "lr", "have the shape [B, h, w, 3]",
+                "add a batch axis, or convert to RGB", lr.shape)
+        if lr.dtype == np.uint8:
+            return self.run(tf.constant(lr)).numpy()
+        require(np.issubdtype(lr.dtype, np.floating), "lr", "be uint8 or float in [0, 1]", "convert it", lr.dtype)
+        return to_float(self.run(tf.constant(to_uint8(lr))).numpy())
+
+
+def load_generator(path: str | Path, scale: int | None = None) -> LoadedGenerator:
+    """Load a generator.
+
+    Args:
+        path: a .keras file, a run folder, or a SavedModel folder NAME/VERSION or NAME.
+        scale: what the caller needs it to be; None for any.
+
+    Raises:
+        FileNotFoundError: There is no such path, or the run has no generator yet.
+        ValueError: It is not a generator, can't be loaded, holds code, or has another scale.
+    """
+    found = find_generator(path)
+    loaded = _from_keras(found) if found.is_file() else _from_saved_model(found)
+    require(scale in (None, loaded.scale), "scale", f"be {loaded.scale}, that of {path}",
+            "name another model or another scale", scale)
+    return loaded
+
+
+def find_generator(path: str | Path) -> Path:
+    """Return the .keras file or the SavedModel's version folder that `path` stands for.
+
+    Raises:
+        FileNotFoundError: There is no such path, or the run has no generator yet.
+        ValueError: It is neither.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such model: {path}")
+    if path.suffix == ".keras" or (path / SAVED_MODEL_FILE).is_file():
+        return path
+    if (path / GENERATOR_FILE).is_file():
+        return path / GENERATOR_FILE
+    if (path / "flags.txt").is_file():
+        raise FileNotFoundError(f"{path}: this run has no {GENERATOR_FILE} yet; let it finish, "
+                                "with --resume if it was stopped")
+    versions = [folder for folder in versions_of(path) if (folder / SAVED_MODEL_FILE).is_file()]
+    require(bool(versions), "model", "be a .keras file, a run folder or a SavedModel folder", "name one of these",
+            str(path))
+    return versions[-1]
+
+
+def versions_of(folder: Path) -> list[Path]:
+    """Return what lies in `folder` under a number, lowest first; nothing where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+
+
+def load_keras(path: Path) -> keras.Model:
+    """Load the generator in a .keras file, computing in float32.
+
+    Raises:
+        ValueError: The file is damaged, holds code, or is not a generator.
+    """
+    require(zipfile.is_zipfile(path), "model", "be a whole .keras file", "train or copy it again", str(path))
+    try:
+        _check_archive(path)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        receptive_field(model)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: can't be loaded as a generator; name the {GENERATOR_FILE} of a run. "
+                         f"{_reason(error)}") from error
+    return in_float32(model)
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return a copy of a functional model that computes in float32: tiles of any shape then agree."""
+    copy = keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(
+        {**layer.get_config(), "dtype": "float32"}))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def eight_bit(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return `model` as a function of uint8 tensors lr -> sr, with conversion, clipping and rounding inside."""
+
+    def super_resolve(lr: tf.Tensor) -> tf.Tensor:
+        return to_uint8(model(to_float(lr), training=False))
+
+    return super_resolve
+
+
+def input_signature() -> list[tf.TensorSpec]:
+    """Return the one signature of a generator: lr, uint8 [B, h, w, 3], everything open but the channels."""
+    return [tf.TensorSpec([None, None, None, 3], tf.uint8, name="lr")]
+
+
+def scale_of(model: keras.Model) -> int:
+    """Return SR side over LR side, by trying.
+
+    Raises:
+        ValueError: The model does not enlarge RGB images.
+    """
+    sr = model(np.zeros((1, PROBE_SIDE, PROBE_SIDE, 3), np.float32), training=False)
+    scale = sr.shape[1] // PROBE_SIDE
+    side = scale * PROBE_SIDE
+    require(tuple(sr.shape) == (1, side, side, 3) and scale > 1, "model", "enlarge [B, h, w, 3] images",
+            "name a generator", f"{model.name}: {PROBE_SIDE}x{PROBE_SIDE} -> {tuple(sr.shape)}")
+    return scale
+
+
+def _from_keras(path: Path) -> LoadedGenerator:
+    model = load_keras(path)
+    run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
+    return LoadedGenerator(path, scale_of(model), receptive_field(model), {}, run)
+
+
+def _from_saved_model(folder: Path) -> LoadedGenerator:
+    facts = _read_facts(folder)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signature = loaded.signatures[SIGNATURE]
+        require(set(signature.structured_outputs) == {"sr"}, SIGNATURE, "return sr", "export it again", str(folder))
+    except Exception as error:  # TensorFlow has no common error here: protobuf's, its own and Python's all come
+        raise ValueError(f"{folder}: can't be loaded as a SavedModel; export it again. {_reason(error)}") from error
+
+    def run(lr: tf.Tensor) -> tf.Tensor:
+        return loaded.signatures[SIGNATURE](lr=lr)["sr"]  # by way of `loaded`, which owns the weights
+
+    return LoadedGenerator(folder, facts["scale"], facts["halo"], facts, run)
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        known = isinstance(facts["scale"], int) and isinstance(facts["halo"], int)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: does not say its scale and halo; write it with python -m sr_keras.export. "
+                         f"{_reason(error)}") from error
+    require(known, str(FACTS_FILE), "hold whole numbers for scale and halo", "export the model again", facts)
+    return facts
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error that others worded; the rest is a dump of the model, as a rule."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:LONGEST_REASON] if lines else type(error).__name__
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse code, and damage: Keras 3.15 reads weights past a wrong checksum."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"Its {damaged} is damaged; copy the file again")
+        config = json.loads(archive.read("config.json"))
+    if any(name in CODE for name in _class_names(config)):
+        raise ValueError("It holds code (a Lambda layer or a function), which is never run")
+
+
+def _class_names(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        if "class_name" in config:
+            yield str(config["class_name"])
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from _class_names(value)

@@ -1,0 +1,127 @@
+"""Super-resolve an image of any size tile by tile, with no seams and no more memory than a tile needs.
+
+`fn` maps [B, h, w, C] to [B, scale*h, scale*w, C'], for any h and w, and is any callable: a Keras model, a SavedModel's
+signature, an ONNX session behind a lambda. Dtypes and ranges are its own affair; arrays are NumPy's.
+
+Each axis is cut into windows of `tile` LR pixels. A window keeps its core and throws away `halo` pixels on each side that has
+a neighbour; the cores cover the image, each pixel once. At the image's border a window is moved inwards, not padded:
+`fn` meets the true border there, as it would with the whole image, and always sees the same shape. So tiled equals whole
+wherever an output pixel depends on no LR pixel further than `halo` from the one it lies on, whatever `fn` pads with.
+
+    side 20, tile 8, halo 2     windows  |0 . . . . . . 7|  |4 . . . . . 11|  |8 . . . . 15|  |12 . . . . 19|
+                                cores    |0 . . . . 5|        |6 . . 9|        |10 . 13|          |14 . . 19|
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain, product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.options import require
+
+
+class Box(NamedTuple):
+    """Where a piece of output lies, in pixels of the output."""
+
+    hr_x: int
+    hr_y: int
+    hr_width: int
+    hr_height: int
+
+
+class Span(NamedTuple):
+    """One window of one axis, in LR pixels: what `fn` sees, and the core of it that is kept."""
+
+    window_start: int
+    window_stop: int
+    core_start: int
+    core_stop: int
+
+
+def super_resolve(
+    fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int, tile: int = 256, batch: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return `fn(image)`, computed in tiles.
+
+    Args:
+        fn: [B, h, w, C] -> [B, scale*h, scale*w, C'].
+        image: [H, W, C], any dtype; each side 1 or more.
+        scale: Output side over input side.
+        halo: LR pixels that an output pixel depends on, beyond its own, in each direction.
+        tile: Side of what `fn` sees, in LR pixels; more than 2*halo, unless the image is no larger than a tile.
+        batch: Tiles per call of `fn`.
+        progress: Called with (tiles done, tiles in all) as they are done.
+
+    Returns:
+        [scale*H, scale*W, C'] of the dtype that `fn` returns.
+
+    Raises:
+        ValueError: A wrong argument, or `fn` returned another shape.
+    """
+    pieces = super_resolved_tiles(fn, image, scale, halo=halo, tile=tile, batch=batch, progress=progress)
+    first = next(pieces)
+    height, width = image.shape[:2]
+    whole = np.empty((scale * height, scale * width, first[1].shape[2]), first[1].dtype)
+    for box, piece in chain([first], pieces):
+        whole[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] = piece
+    return whole
+
+
+def super_resolved_tiles(
+    fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int, tile: int = 256, batch: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[Box, np.ndarray]]:
+    """Yield the pieces of the output, row by row; see `super_resolve`, whose arguments these are.
+
+    Nothing is held but the current batch, and of `image` only `.shape` and `image[y0:y1, x0:x1]` are used: it may be larger
+    than memory.
+
+    Yields:
+        Box, and the piece [hr_height, hr_width, C'] that belongs there. Boxes are disjoint and cover the output.
+    """
+    require(len(image.shape) == 3 and min(image.shape) > 0, "image", "have shape [H, W, C], no side 0",
+            "add a channel axis to a grey image", tuple(image.shape))
+    require(scale >= 1, "scale", "be 1 or more", "it is the output's side over the input's", scale)
+    require(batch >= 1, "batch", "be 1 or more", "it is the number of tiles per call", batch)
+    rows, columns = (spans(side, tile, halo) for side in image.shape[:2])
+    tiles = list(product(rows, columns))
+    for start in range(0, len(tiles), batch):
+        group = tiles[start:start + batch]
+        windows = np.stack([image[y.window_start:y.window_stop, x.window_start:x.window_stop] for y, x in group])
+        outputs = _checked(np.asarray(fn(windows)), windows, scale)
+        yield from (_core(output, y, x, scale) for output, (y, x) in zip(outputs, group, strict=True))
+        if progress:
+            progress(start + len(group), len(tiles))
+
+
+def spans(side: int, tile: int, halo: int) -> list[Span]:
+    """Cut an axis of `side` pixels into windows of `tile` whose cores cover it, each pixel once."""
+    require(halo >= 0, "halo", "be 0 or more", "it is the reach of the network in LR pixels", halo)
+    require(tile >= 1, "tile", "be 1 or more", "256 is the default", tile)
+    if side <= tile:
+        return [Span(0, side, 0, side)]
+    require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
+    found, core_start = [], 0
+    while core_start < side:
+        start = min(max(core_start - halo, 0), side - tile)
+        stop = start + tile
+        core_stop = side if stop == side else stop - halo
+        found.append(Span(start, stop, core_start, core_stop))
+        core_start = core_stop
+    return found
+
+
+def _core(output: np.ndarray, y: Span, x: Span, scale: int) -> tuple[Box, np.ndarray]:
+    height, width = scale * (y.core_stop - y.core_start), scale * (x.core_stop - x.core_start)
+    top, left = scale * (y.core_start - y.window_start), scale * (x.core_start - x.window_start)
+    return Box(scale * x.core_start, scale * y.core_start, width, height), output[top:top + height, left:left + width]
+
+
+def _checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:
+    count, height, width = windows.shape[:3]
+    require(outputs.ndim == 4 and outputs.shape[:3] == (count, scale * height, scale * width),
+            "fn", f"return {scale} times the sides of what it is given, {windows.shape}", "check `scale`", outputs.shape)
+    return outputs

@@ -1,0 +1,21 @@
+"""What tests of trained networks share."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def randomised() -> Callable[[keras.Model], keras.Model]:
+    """Give every kernel random values: an untrained generator is plain interpolation, which hides most faults."""
+
+    def fill(model: keras.Model) -> keras.Model:
+        rng = np.random.default_rng(0)
+        model.set_weights([rng.normal(0, 0.8 / np.sqrt(np.prod(w.shape[:-1])), w.shape) if w.ndim > 1 else w
+                           for w in model.get_weights()])
+        return model
+
+    return fill

@@ -1,0 +1,400 @@
+"""gan: what a step moves and what it must not, equal results by every route, and saving to the last bit."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sr_keras import networks
+from sr_keras.gan import SuperResolutionGAN
+from sr_keras.options import METHODS, Objective
+
+FIDELITY = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def precision():
+    """Set a precision policy for one test."""
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy("float32")
+
+
+def batch(size: int = 2, side: int = 8, seed: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
+    rng = np.random.default_rng(seed)
+    hr = tf.image.resize(rng.random((size, side // 2, side // 2, 3)), (4 * side, 4 * side))
+    return tf.image.resize(hr, (side, side), antialias=True), hr
+
+
+def build(objective: Objective = Objective(), ema_decay: float = 0.9, seed: int = 1, **route) -> SuperResolutionGAN:
+    """Build the smallest whole model; steps run eagerly, which costs less than tracing them, unless `route` says else."""
+    keras.utils.set_random_seed(seed)
+    model = SuperResolutionGAN(
+        networks.generator(4, blocks=1, filters=4), networks.discriminator(4, halvings=2),
+        networks.autoencoder(1, 4).get_layer("encoder"), networks.autoencoder(0, 4).get_layer("encoder"), ema_decay)
+    model.compile(keras.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-2), objective,
+                  **route or {"run_eagerly": True})
+    return model
+
+
+def fit(model: SuperResolutionGAN, steps: int = 1, seed: int = 0) -> dict[str, float]:
+    """Train on one batch, over and over; return the logs of the last step."""
+    logs = {}
+    for _ in range(steps):
+        logs = model.train_on_batch(*batch(seed=seed), return_dict=True)
+    return logs
+
+
+def values(variables: list) -> list[np.ndarray]:
+    return [np.array(variable) for variable in variables]
+
+
+def state(model: SuperResolutionGAN) -> list:
+    return [*model.variables, *model.optimizer.variables, *model.discriminator_optimizer.variables]
+
+
+def assert_same(ours: list, golden: list) -> None:
+    for one, other in zip(ours, golden, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def changed(before: list[np.ndarray], variables: list) -> bool:
+    return any(np.any(old != np.array(new)) for old, new in zip(before, variables, strict=True))
+
+
+# The objective
+
+
+def test_loss_is_the_weighted_sum_of_its_terms():
+    objective = Objective(lambda_v=0.3)
+    logs = fit(build(objective))
+    weights = {"fidelity": 1.0, "manifold": 0.2, "structural": 2.0, "adversarial": 0.016, "feature": 0.3}
+    for term, weight in weights.items():
+        assert logs[f"weighted_{term}"] == pytest.approx(weight * logs[term], rel=1e-5)
+    assert logs["loss"] == pytest.approx(sum(logs[f"weighted_{term}"] for term in weights), rel=1e-5)
+
+
+def test_first_fidelity_is_that_of_bilinear_interpolation():
+    lr, hr = batch()
+    residual = tf.image.resize(lr, hr.shape[1:3]) - hr
+    golden = np.mean((np.square(residual) + 1e-4) ** 0.25)
+    assert fit(build())["fidelity"] == pytest.approx(golden, rel=1e-5)
+
+
+@pytest.mark.parametrize(("method", "terms"), [
+    ("srgan", {"fidelity", "adversarial", "feature"}), ("srgan_e", {"fidelity", "manifold", "adversarial"}),
+    ("srgan_qe", {"fidelity", "manifold", "adversarial"}),
+    ("srgan_sqe", {"fidelity", "manifold", "structural", "adversarial"})])
+def test_method_computes_its_terms_and_no_other(method, terms):
+    logs = fit(build(METHODS[method]))
+    assert set(logs) == {"loss", "discriminator_loss", "d_hr", "d_sr", *terms, *(f"weighted_{term}" for term in terms)}
+
+
+def test_term_of_weight_zero_can_not_poison_the_sum():
+    model = build(replace(FIDELITY, lambda_s=0.0))
+    for network in (model.encoder, model.features, model.discriminator):
+        network.set_weights([np.full(weight.shape, np.nan) for weight in network.get_weights()])
+    fit(model)
+    assert np.isfinite(fit(model)["loss"])
+    assert all(np.isfinite(weight).all() for weight in model.generator.get_weights())
+
+
+def test_warm_up_needs_no_discriminator():
+    model = SuperResolutionGAN(networks.generator(4, 1, 4))
+    model.compile(keras.optimizers.Adam(), objective=FIDELITY, run_eagerly=True)
+    assert set(fit(model)) == {"loss", "fidelity", "weighted_fidelity"}
+
+
+@pytest.mark.parametrize(("weight", "needed"), [("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features")])
+def test_weight_without_its_network_is_refused(weight, needed):
+    model = SuperResolutionGAN(networks.generator(4, 1, 4))
+    with pytest.raises(ValueError, match=f"`{weight}` must be 0 without {needed}; .* Received: {weight}=0.5"):
+        model.compile("adam", "adam", replace(FIDELITY, **{weight: 0.5}))
+
+
+def test_discriminator_without_its_optimizer_is_refused():
+    with pytest.raises(ValueError, match="`discriminator_optimizer` must be given"):
+        build().compile("adam")
+
+
+# What a step moves
+
+
+class Counting(keras.layers.Layer):
+    """Count how often it is called while a step is run eagerly."""
+
+    calls = 0
+
+    def call(self, inputs, training=None):
+        self.calls += 1
+        return inputs
+
+
+def counted(network: keras.Model) -> tuple[keras.Model, Counting]:
+    counting = Counting()
+    return keras.Model(network.inputs, counting(network.outputs[0])), counting
+
+
+def test_step_runs_generator_once_and_encoder_once_per_image():
+    generator, passes = counted(networks.generator(4, 1, 4))
+    encoder, codes = counted(networks.autoencoder(1, 4).get_layer("encoder"))
+    model = SuperResolutionGAN(generator, encoder=encoder)
+    model.compile(keras.optimizers.Adam(), objective=Objective(lambda_d=0.0), run_eagerly=True)
+    passes.calls = codes.calls = 0
+    model.train_step(batch())
+    assert passes.calls == 1
+    assert codes.calls == 2  # hr and sr
+
+
+def test_batch_statistics_of_the_generator_move_once_a_step():
+    model = build()
+    first = model.generator.get_layer("first")(batch()[0])
+    hidden = model.generator.get_layer("block1_conv1")(first)
+    fit(model)
+    expected = (1 - networks.BATCH_NORM_MOMENTUM) * np.mean(hidden, axis=(0, 1, 2))
+    np.testing.assert_allclose(model.generator.get_layer("block1_norm1").moving_mean, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_batch_statistics_of_the_discriminator_count_hr_and_sr_once_each():
+    model = build()
+    lr, hr = batch()
+    sr = model.generator(lr, training=True)
+    conv, norm = model.discriminator.get_layer("conv1"), model.discriminator.get_layer("conv1_norm")
+    keep, expected = networks.BATCH_NORM_MOMENTUM, np.zeros(4)
+    for image in (hr, sr):
+        expected = keep * expected + (1 - keep) * np.mean(conv(image), axis=(0, 1, 2))
+    fit(model)
+    np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_generator_learns_against_the_discriminator_that_has_just_learned():
+    model, twin = build(Objective(lambda_d=1.0)), build(Objective(lambda_d=1.0))
+    lr, hr = batch()
+    logs = fit(model)
+    sr = twin.generator(lr, training=True)
+    logits = keras.Model(model.discriminator.input, model.discriminator.get_layer("logits").output)(sr, training=True)
+    assert logs["adversarial"] == pytest.approx(np.mean(np.log1p(np.exp(-logits))), rel=1e-4)
+
+
+def test_discriminator_gradient_does_not_reach_the_generator():
+    model, without = build(replace(FIDELITY, lambda_d=1e-30)), build(FIDELITY)
+    fit(model, 3)
+    fit(without, 3)
+    for ours, golden in zip(model.generator.variables, without.generator.variables, strict=True):
+        np.testing.assert_allclose(ours, golden, rtol=1e-4, atol=1e-6)
+
+
+def test_generator_gradient_does_not_reach_the_discriminator():
+    model, heavy = build(Objective()), build(Objective(lambda_d=1e3))
+    before = values(model.discriminator.trainable_variables)
+    fit(model)
+    fit(heavy)
+    assert changed(before, model.discriminator.trainable_variables)
+    for ours, golden in zip(heavy.discriminator.variables, model.discriminator.variables, strict=True):
+        np.testing.assert_allclose(ours, golden, rtol=1e-5, atol=1e-7)
+
+
+def test_encoder_and_features_stay_frozen():
+    model = build(Objective(lambda_v=1.0))
+    before = values([*model.encoder.variables, *model.features.variables])
+    fit(model, 2)
+    assert not changed(before, [*model.encoder.variables, *model.features.variables])
+
+
+def test_average_of_weights_and_statistics_follows_its_rule():
+    model = build(ema_decay=0.15)
+    average = values(model.generator.variables)
+    for step in range(1, 4):
+        fit(model, seed=step)
+        keep = min(0.15, (1 + step) / (10 + step))
+        average = [keep * old + (1 - keep) * np.array(new) for old, new in zip(average, model.generator.variables, strict=True)]
+    for ours, golden in zip(model.ema_generator.variables, average, strict=True):
+        np.testing.assert_allclose(ours, golden, rtol=1e-5, atol=1e-6)
+
+
+def test_best_generator_is_the_average_where_there_is_one():
+    model, plain = build(), build(ema_decay=0.0)
+    assert model.best_generator is model.ema_generator
+    assert plain.best_generator is plain.generator
+    fit(model)
+    lr = batch()[0]
+    np.testing.assert_array_equal(model(lr, training=True), model.ema_generator(lr, training=False))
+
+
+def test_adversarial_training_learns():
+    model = build(Objective(lambda_d=1e-3), jit_compile=False)
+    logs = [fit(model) for _ in range(40)]
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    assert logs[-1]["d_hr"] > 0.5 > logs[-1]["d_sr"]
+
+
+# Evaluation
+
+
+def test_evaluation_scores_the_eight_bit_image_of_the_average():
+    model = build()
+    fit(model, 5)
+    lr, hr = batch()
+    sr = np.clip(np.rint(255 * np.asarray(model.ema_generator(lr))), 0, 255) / 255
+    scores = model.test_on_batch(lr, hr, return_dict=True)
+    assert set(scores) == {"psnr", "rrmse", "ssim", "qilv"}
+    golden = np.sqrt(np.square(sr - hr).sum((1, 2, 3)) / np.square(hr).sum((1, 2, 3))).mean()
+    assert scores["rrmse"] == pytest.approx(golden, rel=1e-4)
+
+
+def test_ms_ssim_is_scored_from_161_pixels_a_side():
+    lr, hr = batch(1, side=41)
+    assert "ms_ssim" in build().test_on_batch(lr, hr, return_dict=True)
+    lr, hr = batch(1, side=40)
+    assert "ms_ssim" not in build().test_on_batch(lr, hr, return_dict=True)
+
+
+def test_partial_last_batch_weighs_by_its_images():
+    lr, hr = batch(3)
+    model = build()
+    halves = model.evaluate(tf.data.Dataset.from_tensor_slices((lr, hr)).batch(2), return_dict=True, verbose=0)
+    whole = model.evaluate(tf.data.Dataset.from_tensor_slices((lr, hr)).batch(3), return_dict=True, verbose=0)
+    assert halves == pytest.approx(whole, rel=1e-5)
+
+
+# Equal by every route
+
+
+def test_xla_and_graph_have_the_same_losses():
+    objective = Objective(lambda_v=0.1)
+    compiled, graph = build(objective, jit_compile=True), build(objective, jit_compile=False)
+    assert compiled.jit_compile and not graph.jit_compile
+    for _ in range(3):
+        assert fit(compiled) == pytest.approx(fit(graph), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_follows_float32(policy, precision):
+    golden = build()
+    precision(policy)
+    model = build()
+    for _ in range(3):
+        assert fit(model)["loss"] == pytest.approx(fit(golden)["loss"], rel=0.05)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    scaled = [isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+              for optimizer in (model.optimizer, model.discriminator_optimizer)]
+    assert scaled == [policy == "mixed_float16"] * 2
+
+
+def test_overflow_in_float16_skips_the_step_and_lowers_the_scale(precision):
+    precision("mixed_float16")
+    model = build()
+    for optimizer in (model.optimizer, model.discriminator_optimizer):
+        optimizer.dynamic_scale.assign(1e38)
+    before = values([*model.generator.trainable_variables, *model.discriminator.trainable_variables])
+    fit(model)
+    assert not changed(before, [*model.generator.trainable_variables, *model.discriminator.trainable_variables])
+    assert model.optimizer.dynamic_scale < 1e38
+    assert model.discriminator_optimizer.dynamic_scale < 1e38
+
+
+MIRRORED = """
+import tensorflow as tf
+cpu, two = tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+import numpy as np
+from tests.sr_keras.test_gan import batch, build
+
+def train(strategy):
+    with strategy.scope():
+        model = build(jit_compile=True)
+    data = tf.data.Dataset.from_tensors(batch(4)).unbatch().batch(4).repeat()
+    return model, model.fit(data, steps_per_epoch=1, epochs=3, verbose=0, validation_data=data.take(1)).history
+
+one, golden = train(tf.distribute.get_strategy())
+several, history = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+assert golden.keys() == history.keys()
+for name in golden:
+    np.testing.assert_allclose(history[name], golden[name], rtol=2e-3, atol=1e-5, err_msg=name)
+for ours, single in zip(several.variables, one.variables, strict=True):
+    np.testing.assert_allclose(ours.numpy(), single.numpy(), rtol=1e-2, atol=1e-3, err_msg=ours.path)
+"""
+
+
+def run(code: str, *arguments: str) -> None:
+    """Run in a process of its own: devices are fixed once TensorFlow starts."""
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+def test_two_mirrored_devices_train_as_one():
+    run(MIRRORED)
+
+
+# Saving
+
+
+def test_load_weights_restores_a_checkpoint_to_the_last_bit(tmp_path):
+    trained = build()
+    fit(trained, 3)
+    trained.save(tmp_path / "checkpoint.keras")
+    resumed = build(seed=9)
+    resumed.load_weights(tmp_path / "checkpoint.keras")
+    assert_same(state(resumed), values(state(trained)))
+    assert int(resumed.optimizer.iterations) == int(resumed.discriminator_optimizer.iterations) == 3
+    fit(trained, 2)
+    fit(resumed, 2)
+    assert_same(state(resumed), values(state(trained)))
+
+
+def test_load_weights_restores_the_loss_scale(tmp_path, precision):
+    precision("mixed_float16")
+    trained = build()
+    trained.optimizer.dynamic_scale.assign(64.0)
+    fit(trained)
+    trained.save(tmp_path / "checkpoint.keras")
+    resumed = build(seed=9)
+    resumed.load_weights(tmp_path / "checkpoint.keras")
+    assert_same(state(resumed), values(state(trained)))
+
+
+def test_load_weights_of_another_architecture_is_refused(tmp_path):
+    build().save(tmp_path / "checkpoint.keras")
+    other = SuperResolutionGAN(networks.generator(4, 2, 4))
+    other.compile("adam", objective=FIDELITY)
+    with pytest.raises(ValueError):
+        other.load_weights(tmp_path / "checkpoint.keras")
+
+
+RELOAD = """
+import sys
+import keras, numpy as np
+from sr_keras.gan import SuperResolutionGAN
+from tests.sr_keras.test_gan import fit, state
+model = keras.models.load_model(sys.argv[1])
+assert model.compiled and not model.jit_compile and model.objective.lambda_v == 0.5
+assert not model.encoder.trainable and not model.ema_generator.trainable
+fit(model, 2)
+np.savez(sys.argv[2], *[np.array(value) for value in state(model)])
+"""
+
+
+def test_model_file_goes_on_in_a_fresh_process(tmp_path):
+    model = build(Objective(lambda_v=0.5))
+    fit(model, 2)
+    model.save(tmp_path / "model.keras")
+    run(RELOAD, str(tmp_path / "model.keras"), str(tmp_path / "state.npz"))
+    fit(model, 2)
+    with np.load(tmp_path / "state.npz") as saved:
+        assert_same(state(model), [saved[name] for name in saved.files])
+
+
+def test_learning_rate_schedule_survives_its_file(tmp_path):
+    model = build()
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 10)
+    model.compile(keras.optimizers.Adam(schedule), keras.optimizers.Adam(1e-3), run_eagerly=True)
+    fit(model, 2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert float(loaded.optimizer.learning_rate) == pytest.approx(float(schedule(2)))
