@@ -58,6 +58,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
 def load_tensorflow() -> None:
     """Import TensorFlow without the lines it writes on the way, which no log level turns off (2.21).
 
+    Its Python warnings (of retracing, say) speak to who writes models, not to who runs them: errors alone are shown.
     An entry point calls this when its options are checked, so that a mistake is answered before it. Where the
     import fails, what was held back is shown.
     """
@@ -66,7 +67,8 @@ def load_tensorflow() -> None:
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            import tensorflow
+            tensorflow.get_logger().setLevel("ERROR")
         except BaseException:
             held.seek(0)
             os.write(stderr, held.read())

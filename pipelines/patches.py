@@ -3,10 +3,10 @@
     for patch in read_patches(source, PatchOptions(patch_size=256, mpp=0.5)):
         if isinstance(patch, Skipped): ...
 
-A patch is `patch_size` pixels a side at the asked mpp or level; its (x, y) is its top left corner in level 0. Places lie
-on a grid or are drawn at random; where there are more than `max_patches`, some are drawn from all over. All of it follows
-from (seed, slide id) and nothing else. No patch leaves its slide or its source's region. What gives no patch
-is given back as `Skipped`, and the rest goes on.
+A patch is `patch_size` pixels a side at the asked mpp or level; its (x, y) is its top left corner in level 0. Places
+lie on a grid or are drawn at random; where there are more than `max_patches`, some are drawn from all over. All of it
+follows from (seed, slide id) and nothing else. No patch leaves its slide or its source's region. What gives no patch is
+given back as `Skipped`, and the rest goes on.
 
 A tile is a small slide of its own, with coordinates of its own: `Patch.name` says which tile it is from.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from pipelines.tissue import slide_mask
 
 __all__ = ["Patch", "Skipped", "Source", "check_disjoint", "find_sources", "read_patches", "split_sources"]
 
-# A patch should cover some 16 pixels of the mask, and a mask should be quick: its longest side, of a slide and of a tile.
+# A patch should cover some 16 pixels of the mask, and a mask should be quick: limits of its longer side.
 MASK_PIXELS_PER_PATCH = 16
 SLIDE_MASK, TILE_MASK = (512, 2048), (64, 2048)
 DRAWS_PER_PATCH, MOST_DRAWS = 1000, 1_000_000
@@ -95,7 +96,7 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
     """
     require(not (source.tiles and source.region), "region", "be left out for tiles", "it cuts a slide", source.region)
     if source.tiles and options.mpp is not None and options.assume_mpp is None:
-        yield Skipped(source.slide_id, "slide", f"{source.paths[0].parent}: its tiles do not say their microns per pixel; "
+        yield Skipped(source.slide_id, "slide", f"{source.paths[0].parent}: tiles do not say their microns per pixel; "
                       f"give them by --assume_mpp, or leave --mpp out. Received: mpp={options.mpp}")
         return
     rng = np.random.default_rng(_entropy(options.seed, source.slide_id))
@@ -103,18 +104,25 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
     if limit is not None:
         paths = tuple(paths[i] for i in rng.permutation(len(paths)))
     per_file = None if limit is None else math.ceil(limit / len(paths))
+    names = _tile_names(source)
     given = 0
     for path in paths:
-        for patch in _read_file(path, source, options, rng, per_file):
+        for patch in _read_file(path, names.get(path), source, options, rng, per_file):
             yield patch
             given += isinstance(patch, Patch)
             if given == limit:
                 return
 
 
-def _read_file(path: Path, source: Source, options: PatchOptions, rng: np.random.Generator,
+def _tile_names(source: Source) -> dict[Path, str]:
+    """Return what each tile is called; a.png beside a.jpg keep their suffixes."""
+    count = Counter(path.stem for path in source.paths)
+    return {path: path.stem if count[path.stem] == 1 else path.name for path in source.paths if source.tiles}
+
+
+def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptions, rng: np.random.Generator,
                limit: int | None) -> Iterator[Patch | Skipped]:
-    where = path.name if source.tiles else "slide"
+    where = path.name if tile else "slide"
     try:
         with open_slide(path, options.assume_mpp) as slide:
             wanted = slide.resolution(options.mpp, options.level)
@@ -129,23 +137,15 @@ def _read_file(path: Path, source: Source, options: PatchOptions, rng: np.random
                 reason = f"{path}: has no tissue (no patch with min_tissue={options.min_tissue})"
                 yield Skipped(source.slide_id, where, reason, broken=False)
             for x, y, tissue in places:
-                name = _name(path, source, span, x, y)
+                name = f"{x}_{y}" if not tile else tile if span.is_one_place else f"{tile}_{x}_{y}"
                 try:
                     pixels = slide.read_at(x, y, *(options.patch_size,) * 2, options.mpp, options.level)
                 except SlideError as error:
-                    yield Skipped(source.slide_id, where if source.tiles else name, str(error))
+                    yield Skipped(source.slide_id, where if tile else name, str(error))
                 else:
                     yield Patch(source.slide_id, x, y, wanted.mpp, tissue, pixels, name)
     except (SlideError, OSError) as error:
         yield Skipped(source.slide_id, where, str(error))
-
-
-def _name(path: Path, source: Source, span: _Span, x: int, y: int) -> str:
-    if not source.tiles:
-        return f"{x}_{y}"
-    # a.png beside a.jpg keep their suffixes.
-    tile = path.stem if sum(other.stem == path.stem for other in source.paths) == 1 else path.name
-    return tile if span.is_one_place else f"{tile}_{x}_{y}"
 
 
 def _span(slide: Slide, wanted: Resolution, region: Region | None, size: int) -> _Span:
@@ -183,8 +183,8 @@ def _places(slide: Slide, wanted: Resolution, span: _Span, mask: np.ndarray, opt
 def _grid(span: _Span, options: PatchOptions) -> np.ndarray:
     """Return all corners of the grid [N, 2], row by row."""
     step = options.stride or options.patch_size
-    y, x = np.meshgrid(np.arange(span.y, span.last_y + 1, step), np.arange(span.x, span.last_x + 1, step), indexing="ij")
-    return np.stack([x.ravel(), y.ravel()], axis=1)
+    x, y = np.arange(span.x, span.last_x + 1, step), np.arange(span.y, span.last_y + 1, step)
+    return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
 
 
 def _draws(span: _Span, rng: np.random.Generator, limit: int) -> np.ndarray:

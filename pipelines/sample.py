@@ -4,9 +4,9 @@
     python -m pipelines.sample --output=slides --slide    # OpenSlide's CC0 test slide as well, from its site
 
 `skimage.data.immunohistochemistry()` shows colonic glands, 512x512, FHL2 in DAB brown and haematoxylin blue (Center for
-Microscopy and Molecular Imaging; "no known copyright restrictions"), and lies inside the scikit-image package. It is written as a
-tiled, pyramidal TIFF without loss, which OpenSlide opens as "generic-tiff". Wherever data is asked for, the word `sample`
-means this slide.
+Microscopy and Molecular Imaging; "no known copyright restrictions"), and lies inside the scikit-image package. It is
+written as a tiled, pyramidal TIFF without loss, which OpenSlide opens as "generic-tiff". Wherever data is asked for,
+the word `sample` means this slide.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which slides there are, and which part of a study each belongs to. Whoever splits by patch cheats, so a slide is the unit.
+"""Which slides there are, and which part of a study each belongs to: a slide is the unit, never a patch.
 
 A `Source` is one slide: a slide file (or a rectangle of it), or all the tiles cut from one slide, which by convention
 lie in one folder. PNG, JPEG and BMP files in a folder are tiles, and so are TIFFs of at most `TILE_SIDE` pixels a side
@@ -76,9 +76,9 @@ def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction:
                   seed: int = 0) -> tuple[list[Source], list[Source], list[Source]]:
     """Part slides into train, val and test; no slide is in two parts.
 
-    Which part a slide falls into follows from (seed, slide id) and how many slides there are. Each part asked for gets at
-    least one slide. Where there are fewer slides than parts, every slide is cut into bands that
-    share no pixel, each with its share of the tissue.
+    Which part a slide falls into follows from (seed, slide id) and how many slides there are. Each part asked for gets
+    at least one slide. Where there are fewer slides than parts, every slide is cut into bands that share no pixel,
+    each with its share of the tissue.
 
     Raises:
         ValueError: A folder of tiles would have to be cut.
@@ -149,9 +149,9 @@ def _is_tile(path: Path) -> bool:
 def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], str]:
     """Name each file or folder by as many of its last folders as tell it apart from the others."""
     parts = {key: (*key[0].parent.parts[1:], key[0].name if key[1] else slide_id_of(key[0])) for key in keys}
-    count = Counter(parts.values())
+    same = Counter(parts.values())
     # case.svs beside case.tif keep their suffixes.
-    parts = {key: own if count[own] == 1 else (*own[:-1], key[0].name) for key, own in parts.items()}
+    parts = {key: own if same[own] == 1 else (*own[:-1], key[0].name) for key, own in parts.items()}
     ids: dict[tuple[Path, bool], str] = {}
     for depth in range(1, 1 + max(len(own) for own in parts.values())):
         short = {key: "--".join(own[-depth:]) for key, own in parts.items()}
@@ -169,8 +169,8 @@ def _cut_each(sources: Sequence[Source], fractions: Sequence[float]) -> tuple[li
     parts: tuple[list[Source], list[Source], list[Source]] = ([], [], [])
     for source in sources:
         if source.tiles or len(source.paths) != 1:
-            raise ValueError("`data` must hold a slide each for train, val and test; put the tiles of each slide into a "
-                             f"folder of its own, or name val_data. Received: {source.slide_id} alone")
+            raise ValueError("`data` must hold a slide each for train, val and test; put the tiles of each slide into "
+                             f"a folder of its own, or name val_data. Received: {source.slide_id} alone")
         for part, region in zip(parts, _bands(source, fractions), strict=True):
             part.extend([replace(source, region=region)] if region else [])
     return parts

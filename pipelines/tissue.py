@@ -1,6 +1,6 @@
 """Where the tissue is: a thumbnail becomes a mask.
 
-Bright field: stain is colour, glass is not, so tissue is what is more saturated (HSV, glass made neutral first) than Otsu's
+Bright field: stain is colour, glass is not. Tissue is what is more saturated (HSV, glass made neutral first) than Otsu's
 threshold. Otsu finds two classes in anything, also in a thumbnail that is all tissue or all glass, so its threshold
 is held within `SATURATION_LIMITS`. What lies between cells belongs to the tissue: gaps up to `GAP` are closed.
 
@@ -8,8 +8,8 @@ Ink of a pen is colour too. It is taken out where it is as broad as a pen (`PEN_
 stain rarely has. Where most of what is stained would be ink, it is the stain (Giemsa is blue) and stays; so it does
 where less than `PEN_VIEW` is to be seen, since of a small tile nobody can tell.
 
-Dark field (fluorescence; more than half of the thumbnail is black): tissue is what glows, by Otsu on the brightness, and
-the gaps between nuclei are closed likewise.
+Dark field (fluorescence; more than half of the thumbnail is black): tissue is what glows, by Otsu on the brightness,
+and the gaps between nuclei are closed likewise.
 
 Source: Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979, through scikit-image.
 """

@@ -28,8 +28,7 @@ def main() -> int:
     name = FLAGS.name or ("demo" if FLAGS.data is None else f"demo-{Path(FLAGS.data).resolve().name}")
     run, model = Path("runs") / name, Path("saved_models") / name
     _type("sr_keras.train", *_training(FLAGS.data), f"--run={run}", "--resume")
-    test = next(folder for folder in (run / "data" / "test", run / "data" / "val") if folder.exists())
-    _type("sr_keras.evaluate", f"--model={run}", f"--data={test}", f"--output={run / 'scores'}")
+    _type("sr_keras.evaluate", f"--model={run}", f"--data={run}", f"--output={run / 'scores'}")
     if not model.exists():
         _type("sr_keras.export", f"--model={run}", f"--name={name}", f"--scores={run / 'scores'}")
     picture = draw(model, test, run / "demo.png")

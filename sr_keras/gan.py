@@ -185,13 +185,13 @@ class SuperResolutionGAN(keras.Model):
         """Return what `compile` was given."""
         optimizers = {"generator_optimizer": self.optimizer, "discriminator_optimizer": self.discriminator_optimizer}
         return {**{name: value and keras.saving.serialize_keras_object(value) for name, value in optimizers.items()},
-                "objective": asdict(self.objective), "jit_compile": self.jit_compile}
+                "objective": asdict(self.objective), "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as `get_compile_config` says."""
         optimizers = {name: keras.saving.deserialize_keras_object(config[name])
                       for name in ("generator_optimizer", "discriminator_optimizer")}
-        self.compile(**optimizers, objective=Objective(**config["objective"]), jit_compile=config["jit_compile"])
+        self.compile(**{**config, **optimizers, "objective": Objective(**config["objective"])})
 
 
 def _copy(model: keras.Model) -> keras.Model:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 
 from pipelines.files import write_text
@@ -17,10 +18,12 @@ from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
 from sr_keras.options import DataOptions
 
 PARTS = ("train", "val", "test")
+PARTS_FILE = "parts.json"
+Slides = ShardSet | list[Source]
 
 
 def prepare(options: DataOptions, patches: PatchOptions, run: Path, seed: int) -> dict[str, ShardSet]:
-    """Return the shards of each part that has any; the val part always has.
+    """Return the shards of each part that has any; the train and val parts always have.
 
     Shards that were given are used where they are. Anything else is read into `run`/data, once: a resumed run finds
     it there. What could not be read is listed in `run`/skipped.json and counted on the screen.
@@ -30,62 +33,74 @@ def prepare(options: DataOptions, patches: PatchOptions, run: Path, seed: int) -
       FileNotFoundError: a path that does not exist.
       pipelines.slide.SlideError: with `strict`, the first slide or patch that can't be read.
     """
-    given = {part: getattr(options, f"{part}_data") for part in PARTS}
-    if all(is_shards(path) for path in given["train"]):
-        parts = _given_shards(given, options, seed)
-    else:
-        parts = _extracted(given, options, patches, run, seed)
-    if "val" not in parts:
+    found = _find(options, seed)
+    if not found["val"]:
         raise ValueError("no slide is left to validate on; name some with --val_data, or raise --val_fraction. "
-                         f"Received: train_data={','.join(given['train'])!r}")
+                         f"Received: train_data={','.join(options.train_data)!r}")
+    for one, other in combinations(found, 2):
+        check_disjoint(_sources(found[one]), _sources(found[other]))
+    parts = {part: _read(slides, run / "data" / part, _size(part, options, patches), options)
+             for part, slides in found.items() if slides}
     _report(parts, run)
+    write_text(run / PARTS_FILE, json.dumps({part: _where(shards) for part, shards in parts.items()}, indent=2) + "\n")
     return parts
 
 
-def _given_shards(given: dict[str, tuple[str, ...]], options: DataOptions, seed: int) -> dict[str, ShardSet]:
-    everything = open_shards(given["train"])
-    if not given["val"]:
-        sources = [Source(slide_id, ()) for slide_id in everything.slide_ids]
-        split = split_sources(sources, options.val_fraction, options.test_fraction, seed)
-        ids = {part: [source.slide_id for source in chosen] for part, chosen in zip(PARTS, split, strict=True)}
-        return {part: everything.only(chosen) for part, chosen in ids.items() if chosen}
-    parts = {"train": everything, **{part: open_shards(given[part]) for part in ("val", "test") if given[part]}}
-    for part in parts.keys() - {"train"}:
-        shared = sorted(set(everything.slide_ids) & set(parts[part].slide_ids))
-        if shared:
-            raise ValueError(f"`train_data` and `{part}_data` must share no slide; leave it out of one. "
-                             f"Received both with: {', '.join(shared)}")
-    return parts
+def open_part(run: Path, part: str | None = None) -> ShardSet:
+    """Return a part of a finished or running run: the one that is named, or test, or val where there is no test.
+
+    Raises:
+      ValueError: `run` has no such part.
+    """
+    path = run / PARTS_FILE
+    parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    part = part or ("test" if "test" in parts else "val")
+    if part not in parts:
+        raise ValueError(f"`run` must have a {part} part; name a folder that training has read its slides into. "
+                         f"Received: run={str(run)!r}")
+    return _only_ids(open_shards(parts[part]["folders"]), set(parts[part]["slides"]))
 
 
-def _extracted(given: dict[str, tuple[str, ...]], options: DataOptions, patches: PatchOptions, run: Path,
-               seed: int) -> dict[str, ShardSet]:
-    sources = _sources(given, options, seed)
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        check_disjoint(sources[one], sources[other])
-    parts = {}
-    for part in PARTS:
-        if not sources[part]:
-            continue
-        # Validation and test are read whole, on a grid of their own size, without overlap.
-        size = patches if part == "train" else replace(patches, patch_size=options.eval_patch_size, stride=None)
-        folder = run / "data" / part
-        write_shards(sources[part], folder, size, workers=options.workers, strict=options.strict)
-        parts[part] = open_shards(folder)
-    return parts
+def _where(shards: ShardSet) -> dict[str, list[str]]:
+    folders = sorted({str(path.parent.resolve()) for path in shards.paths})
+    return {"folders": folders, "slides": list(shards.slide_ids)}
 
 
-def _sources(given: dict[str, tuple[str, ...]], options: DataOptions, seed: int) -> dict[str, list[Source]]:
-    found = find_sources(given["train"])
+def _only_ids(shards: ShardSet, slide_ids: set[str]) -> ShardSet:
+    return replace(shards, shards=tuple(shard for shard in shards.shards if shard.slide_id in slide_ids))
+
+
+def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
+    """Return the slides of each part; an empty list where it has none."""
+    given = {part: getattr(options, f"{part}_data") for part in PARTS}
     regions = {part: getattr(options, f"{part}_region") for part in PARTS}
     if any(regions.values()):
         return {part: _cut(part, find_sources(given[part] or given["train"]), region) if region else []
                 for part, region in regions.items()}
-    if given["val"]:
-        return {"train": found, "val": find_sources(given["val"]),
-                "test": find_sources(given["test"]) if given["test"] else []}
-    split = split_sources(found, options.val_fraction, options.test_fraction, seed)
-    return dict(zip(PARTS, (list(part) for part in split), strict=True))
+    slides = {part: _open(paths) if paths else [] for part, paths in given.items()}
+    if slides["val"]:
+        return slides
+    split = split_sources(_sources(slides["train"]), options.val_fraction, options.test_fraction, seed)
+    parts = dict(zip(PARTS, (_only(slides["train"], chosen) for chosen in split), strict=True))
+    return {**parts, "test": slides["test"] or parts["test"]}
+
+
+def _open(paths: tuple[str, ...]) -> Slides:
+    shards = [is_shards(path) for path in paths]
+    if any(shards) and not all(shards):
+        raise ValueError(f"data must be shards alone or slides alone; extract the slides first. "
+                         f"Received: {','.join(paths)!r}")
+    return open_shards(paths) if all(shards) else find_sources(paths)
+
+
+def _sources(slides: Slides) -> list[Source]:
+    return [Source(slide_id, ()) for slide_id in slides.slide_ids] if isinstance(slides, ShardSet) else list(slides)
+
+
+def _only(slides: Slides, chosen: Sequence[Source]) -> Slides:
+    if not isinstance(slides, ShardSet):
+        return list(chosen)
+    return _only_ids(slides, {source.slide_id for source in chosen}) if chosen else []
 
 
 def _cut(part: str, sources: Sequence[Source], region: tuple[int, int, int, int]) -> list[Source]:
@@ -95,12 +110,24 @@ def _cut(part: str, sources: Sequence[Source], region: tuple[int, int, int, int]
     return [replace(sources[0], region=region)]
 
 
+def _size(part: str, options: DataOptions, patches: PatchOptions) -> PatchOptions:
+    # Validation and test are read on a grid of their own size, without overlap.
+    return patches if part == "train" else replace(patches, patch_size=options.eval_patch_size, stride=None)
+
+
+def _read(slides: Slides, folder: Path, patches: PatchOptions, options: DataOptions) -> ShardSet:
+    if isinstance(slides, ShardSet):
+        return slides
+    write_shards(slides, folder, patches, workers=options.workers, strict=options.strict)
+    return open_shards(folder)
+
+
 def _report(parts: dict[str, ShardSet], run: Path) -> None:
     skipped = []
     for part, shards in parts.items():
-        skipped += [{"part": part, "slide_id": s.slide_id, "where": s.where, "reason": s.reason} for s in shards.skipped]
+        skipped += [{"part": part, **asdict(item)} for item in shards.skipped]
         print(f"{part:<6} {shards.count:>6} patches of {shards.patch_size} px from {len(shards.slide_ids)} slide(s)")
     write_text(run / "skipped.json", json.dumps(skipped, indent=2) + "\n")
-    unreadable = [entry for entry in skipped]
-    if unreadable:
-        print(f"skipped {len(unreadable)} patches or slides, listed in {run / 'skipped.json'}")
+    broken = sum(item["broken"] for item in skipped)
+    if broken:
+        print(f"skipped {broken} patches or slides that can't be read, listed in {run / 'skipped.json'}")

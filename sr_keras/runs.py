@@ -4,6 +4,7 @@
       flags.txt       every flag, resolved: `--flagfile` on it repeats the run
       versions.json   of everything the run stands on
       data/           shards of the train, val and test parts, where they were not given as shards
+      parts.json      which slides are train, val and test, and where their shards are
       skipped.json    patches and slides that could not be read, with the reason
       checkpoints/    STAGE-0007/: model.keras and state.json, whole or not there
       metrics.csv     a row per stage and epoch

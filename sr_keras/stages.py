@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -56,11 +57,10 @@ def train_stages(plan: Plan) -> Path:
     autoencoder, warmup, adversarial = plan.options.stages
     final = Path(plan.options.generator) if plan.options.generator else None
     if plan.objective.lambda_m and not plan.options.autoencoder:
-        _stage(plan, autoencoder, _build_autoencoder, _save_autoencoder)
+        _stage(plan, autoencoder, partial(_build_autoencoder, plan), _save_autoencoder)
     for stage, objective in ((warmup, replace(plan.objective, lambda_d=0.0)), (adversarial, plan.objective)):
         if stage.epochs:
-            start = final
-            final = _stage(plan, stage, lambda: _build_gan(plan, stage, objective, start), _save_generator)  # noqa: B023
+            final = _stage(plan, stage, partial(_build_gan, plan, stage, objective, final), _save_generator)
     if final is None:
         raise ValueError("at least one stage must train or be given a generator; set warmup_epochs or "
                          "adversarial_epochs. Received: warmup_epochs=0, adversarial_epochs=0")
@@ -134,7 +134,6 @@ def _build_autoencoder(plan: Plan) -> keras.Model:
 
 
 def _save_autoencoder(model: keras.Model, path: Path) -> None:
-    keras.models.clone_model(model)  # checks that it can be rebuilt from its config
     model.save(path, include_optimizer=False)
 
 

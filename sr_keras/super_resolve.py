@@ -10,6 +10,7 @@ there are no seams. One that fails does not stop the others.
 """
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -153,10 +154,18 @@ def write_image(pixels: np.ndarray, path: Path) -> None:
     with atomic_path(path) as temporary:
         if path.suffix.lower() in (".tif", ".tiff"):
             tifffile.imwrite(temporary, pixels, photometric="rgb", tile=(256, 256), compression="zlib")
-        elif path.suffix.lower() == ".png":
-            Image.fromarray(pixels).save(temporary)
         else:
-            Image.fromarray(pixels).save(temporary, quality=95, subsampling=0)
+            temporary.write_bytes(_encoded(pixels, path.suffix))
+
+
+def _encoded(pixels: np.ndarray, suffix: str) -> bytes:
+    # In memory first: PIL writing to a file itself leaves half a JPEG on a full disk and says nothing.
+    file = io.BytesIO()
+    if suffix.lower() == ".png":
+        Image.fromarray(pixels).save(file, "PNG")
+    else:
+        Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
 
 
 def _check_size(dimensions: tuple[int, int], scale: int, source: Path, target: Path) -> None:

@@ -44,14 +44,9 @@ def main() -> int:
     parts = prepare(data, patches, run, options.seed)
     best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"]))
     print(f"\nthe generator: {best}\n"
-          f"score it:      python -m sr_keras.evaluate --model={run} --data={_test_data(parts)} --output={run}/scores\n"
+          f"score it:      python -m sr_keras.evaluate --model={run} --data={run} --output={run}/scores\n"
           f"export it:     python -m sr_keras.export --model={run} --name={run.name}")
     return 0
-
-
-def _test_data(parts: dict) -> str:
-    shards = parts.get("test") or parts["val"]
-    return str(shards.folder)
 
 
 def _check_sizes(crop: int, evaluated: int, scale: int, best_by: str) -> None:

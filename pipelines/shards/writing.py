@@ -33,7 +33,7 @@ from pipelines.slide import SlideError
 from pipelines.workers import Died, run_jobs
 
 SHARD_BYTES = 64 * 2**20
-SMALL_BYTES = 32 * 2**20  # of slides: they are read before a second process has so much as imported TensorFlow
+SMALL_BYTES = 64 * 2**20  # of slides: they are read before a second process has so much as imported TensorFlow
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def build(objective: Objective = Objective(), ema_decay: float = 0.9, seed: int 
     model = SuperResolutionGAN(
         networks.generator(4, blocks=1, filters=4), networks.discriminator(4, halvings=2),
         networks.autoencoder(1, 4).get_layer("encoder"), networks.autoencoder(0, 4).get_layer("encoder"), ema_decay)
-    model.compile(keras.optimizers.Adam(1e-2), keras.optimizers.Adam(1e-2), objective,
+    model.compile(keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3), objective,
                   **route or {"run_eagerly": True})
     return model
 
@@ -279,8 +279,8 @@ def test_mixed_precision_follows_float32(policy, precision):
     golden = build()
     precision(policy)
     model = build()
-    for _ in range(3):
-        assert fit(model)["loss"] == pytest.approx(fit(golden)["loss"], rel=0.05)
+    for _ in range(2):
+        assert fit(model)["loss"] == pytest.approx(fit(golden)["loss"], rel=0.02)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
     scaled = [isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
               for optimizer in (model.optimizer, model.discriminator_optimizer)]
@@ -316,9 +316,9 @@ one, golden = train(tf.distribute.get_strategy())
 several, history = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 assert golden.keys() == history.keys()
 for name in golden:
-    np.testing.assert_allclose(history[name], golden[name], rtol=2e-3, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(history[name], golden[name], rtol=1e-4, atol=1e-5, err_msg=name)
 for ours, single in zip(several.variables, one.variables, strict=True):
-    np.testing.assert_allclose(ours.numpy(), single.numpy(), rtol=1e-2, atol=1e-3, err_msg=ours.path)
+    np.testing.assert_allclose(ours.numpy(), single.numpy(), rtol=1e-3, atol=1e-4, err_msg=ours.path)
 """
 
 

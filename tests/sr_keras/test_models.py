@@ -123,7 +123,7 @@ def test_run_without_a_generator_says_how_to_go_on(tmp_path):
 def test_folder_and_file_of_something_else_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ValueError, match="`model` must be a .keras file, a run folder or a SavedModel folder"):
+        with pytest.raises(ValueError, match=r"`model` must be a \.keras file, a run folder or a SavedModel folder"):
             load_generator(path)
 
 
@@ -201,7 +201,7 @@ def test_damaged_saved_model_is_refused_by_name(part, damage, saved_model, tmp_p
         (folder / part).unlink()
     else:
         (folder / part).write_bytes((folder / part).read_bytes()[:50])
-    with pytest.raises(ValueError, match="`model` must be|can't be loaded as a SavedModel") as refused:
+    with pytest.raises(ValueError, match=r"`model` must be|can't be loaded as a SavedModel") as refused:
         load_generator(folder)
     assert str(folder) in str(refused.value)
 

@@ -8,7 +8,8 @@ import pytest
 from sr_keras.export.model_card import model_card
 
 SIZE = {"scale": 4, "halo": 12, "parameters": 123456}
-GIVEN = {"data": "40 H&E slides of breast, 0.25 mpp", "data_licence": "CC BY 4.0", "scores": "| psnr |\n| --- |\n| 27.1 |",
+GIVEN = {"data": "40 H&E slides of breast, 0.25 mpp", "data_licence": "CC BY 4.0",
+         "scores": "| psnr |\n| --- |\n| 27.1 |",
          "flags": "--q=0.5\n--train_data=breast\n", "trained_with": {"tensorflow": "2.21.0", "commit": "abc123"}}
 
 

@@ -1,0 +1,11 @@
+"""How good a model is on patches it never saw, beside bicubic: numbers, tables, pictures.
+
+`measure` scores patches: one row per patch and method. `summary` makes rows a table with intervals, and a CSV.
+`pictures` draws. None of it knows where the patches come from or what the model is.
+"""
+from sr_keras.scores.measure import METRICS, bicubic, score, score_images
+from sr_keras.scores.pictures import picture_sheet, side_by_side
+from sr_keras.scores.summary import Summary, markdown_table, pick, slide_table, summarise, write_csv
+
+__all__ = ["METRICS", "Summary", "bicubic", "markdown_table", "pick", "picture_sheet", "score", "score_images",
+           "side_by_side", "slide_table", "summarise", "write_csv"]

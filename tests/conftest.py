@@ -1,0 +1,46 @@
+"""What tests share. Tests of real slides skip where the data is not."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import immunohistochemistry
+
+from pipelines.sample import SAMPLE_NAME, write_sample_slide
+
+DATA = Path(os.environ.get("SR_KERAS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real slides and tiles."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real slides in {DATA}; name their folder by SR_KERAS_TEST_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def histology() -> np.ndarray:
+    """scikit-image's colonic glands: uint8 [512, 512, 3]."""
+    return immunohistochemistry()
+
+
+@pytest.fixture(scope="session")
+def sample_slide(tmp_path_factory) -> Path:
+    """The same as a pyramidal slide, as `pipelines.sample` writes it."""
+    return write_sample_slide(tmp_path_factory.mktemp("sample") / SAMPLE_NAME)
+
+
+@pytest.fixture(scope="session")
+def tile_folder(tmp_path_factory, histology) -> Path:
+    """Two slides, each a folder of eight 128x128 PNG tiles of tissue: slide-a and slide-b."""
+    root = tmp_path_factory.mktemp("tiles")
+    for slide, top in (("slide-a", 0), ("slide-b", 256)):
+        (root / slide).mkdir()
+        for i in range(8):
+            y, x = top + i // 4 * 128, i % 4 * 128
+            Image.fromarray(histology[y:y + 128, x:x + 128]).save(root / slide / f"tile{i}.png")
+    return root

@@ -1,0 +1,112 @@
+"""`python -m sr_keras.export` turns a run into a model with a card that is true and whose commands work."""
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from pipelines import console
+from sr_keras.export import __main__ as command
+from sr_keras.models import load_generator
+from sr_keras.networks import generator
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def export():
+    def main(*argv: object) -> int:
+        console.parse(["export", *map(str, argv)], command.FLAGS)
+        return command.main()
+
+    yield main
+    command.FLAGS.unparse_flags()
+
+
+@pytest.fixture(scope="module")
+def run(randomised, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    folder.mkdir()
+    randomised(generator(scale=4, blocks=1, filters=4)).save(folder / "generator.keras")
+    (folder / "flags.txt").write_text("--blocks=1\n--train_data=breast_slides\n")
+    (folder / "versions.json").write_text('{"tensorflow": "2.21.0", "commit": "abc123"}\n')
+    (folder / "scores").mkdir()
+    (folder / "scores" / "scores.md").write_text("| psnr |\n| --- |\n| 27.1 |\n")
+    return folder
+
+
+def test_run_is_exported_with_all_that_it_says_of_itself(run, export, tmp_path):
+    assert export(f"--model={run}", "--name=breast", f"--output={tmp_path}", f"--scores={run / 'scores'}") == 0
+    card = (tmp_path / "breast" / "1" / "README.md").read_text()
+    for said in ("--blocks=1", "train_data=breast_slides", "| 27.1 |", "commit abc123", "x4"):
+        assert said in card, said
+    assert "Licence of the data: unknown" in card
+    assert load_generator(tmp_path / "breast").facts["flags"] == (run / "flags.txt").read_text()
+
+
+def test_described_data_and_its_licence_reach_the_card(run, export, tmp_path):
+    export(f"--model={run / 'generator.keras'}", "--name=breast", f"--output={tmp_path}", "--data=12 H&E slides",
+           "--data_licence=CC0", f"--scores={run / 'scores' / 'scores.md'}")
+    assert "12 H&E slides\n\nLicence of the data: CC0" in (tmp_path / "breast" / "1" / "README.md").read_text()
+
+
+def test_keras_file_on_its_own_is_exported_with_a_card_that_knows_little(run, export, tmp_path):
+    alone = tmp_path / "alone.keras"
+    alone.write_bytes((run / "generator.keras").read_bytes())
+    export(f"--model={alone}", "--name=alone", f"--output={tmp_path / 'models'}")
+    assert "Flags are unknown" in (tmp_path / "models" / "alone" / "1" / "README.md").read_text()
+
+
+def test_python_of_the_card_runs_as_written(run, export, tmp_path):
+    export(f"--model={run}", "--name=breast", f"--output={tmp_path / 'saved_models'}")
+    card = (tmp_path / "saved_models" / "breast" / "1" / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", card, flags=re.S)
+    script = ("import sys, numpy\nsys.modules['sr_keras'] = None\nlr = numpy.zeros((1, 5, 7, 3), 'uint8')\n"
+              f"{block.replace('VERSION', '1')}\nprint(sr.dtype.name, sr.shape)")
+    done = subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120, check=True)
+    assert done.stdout == "uint8 (1, 20, 28, 3)\n"
+
+
+@pytest.mark.parametrize(("flag", "says"), [
+    ("--formats=saved_model,onnx", "`formats` must be some of saved_model; .*Received: formats='saved_model,onnx'"),
+    ("--formats=", "`formats` must be some of saved_model"),
+    ("--name=", "`name` must be the plain name of a folder"),
+    ("--name=../away", "`name` must be the plain name of a folder"),
+    ("--name=.hidden", "`name` must be the plain name of a folder"),
+    ("--model=", "`model` must be given"),
+])
+def test_wrong_flag_is_refused(flag, says, run, export, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        export(f"--model={run}", "--name=x", f"--output={tmp_path}", flag)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--model=/no/such/run", "--scores=/no/such/table.md"])
+def test_missing_path_is_named_and_nothing_written(flag, run, export, tmp_path):
+    with pytest.raises(FileNotFoundError, match="/no/such/"):
+        export(f"--model={run}", "--name=x", f"--output={tmp_path}", flag)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_model_is_not_exported_again(run, export, tmp_path):
+    export(f"--model={run}", "--name=x", f"--output={tmp_path}")
+    with pytest.raises(ValueError, match="exported already"):
+        export(f"--model={tmp_path / 'x'}", "--name=y", f"--output={tmp_path}")
+
+
+def test_lambda_layer_is_one_line_on_the_command_line(tmp_path):
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image)).save(tmp_path / "lambda.keras")
+    done = subprocess.run([sys.executable, "-m", "sr_keras.export", f"--model={tmp_path / 'lambda.keras'}", "--name=x",
+                           f"--output={tmp_path / 'models'}"], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          check=False)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "holds code (a Lambda layer" in line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models").exists()
