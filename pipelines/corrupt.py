@@ -112,9 +112,9 @@ def noise(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
         return image
     shot_seed, read_seed = tf.unstack(tf.random.split(seed, 2))
     photons = PHOTONS / strength**2
-    shot = tf.random.stateless_poisson(tf.shape(image), shot_seed, image * photons, tf.float32) / photons
+    counts = tf.random.stateless_poisson(tf.shape(image), shot_seed, image * photons, tf.float32)
     read = tf.random.stateless_normal(tf.shape(image), read_seed, stddev=READ_NOISE * strength)
-    return tf.clip_by_value(shot + read, 0.0, 1.0)
+    return tf.clip_by_value(counts * (1 / photons) + read, 0.0, 1.0)
 
 
 def blur(image: tf.Tensor, strength: float, seed: tf.Tensor, radius: float = HR_RADIUS) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""From shards to batches of (lr, hr), float32 in [0, 1]: one pipeline for training, one for evaluation. No Python inside.
+"""From shards to batches of (lr, hr), float32 in [0, 1]: a pipeline for training, one for evaluation. No Python inside.
 
 Training is an infinite stream, cut into epochs of a given number of batches:
 
@@ -10,12 +10,13 @@ gets, without reading what came before. No patch comes twice before all have com
 and how, follows from (seed, example id), see `pipelines.corrupt`; it is the same in every epoch.
 
 Why this order: patches are cropped and turned as uint8, a quarter of the bytes. LR is made after that, so that it
-corresponds at any offset of the crop, and is rounded to 8 bit because a scanner's file holds no more. Examples are mapped
-one by one and not in batches: one fits the cache of a core, a batch of 16 does not (measured: 1.4 times as fast).
+corresponds at any offset of the crop, and is rounded to 8 bit because a scanner's file holds no more. Examples are
+mapped one by one and not in batches: one fits the cache of a core, a batch of 16 does not (measured: 1.4 times faster).
 """
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -33,6 +34,7 @@ Shards = ShardSet | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 READ_BYTES = 2**20  # of a shard at a time
 SIDE_BY_SIDE = 16  # shards that are read at the same time
 _ORDER, _AUGMENT = 1, 2  # what a seed is for: no two purposes share one
+_as_it_is = tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes 2 s
 
 
 def training_dataset(
@@ -65,27 +67,30 @@ def training_dataset(
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: The crop does not divide by the scale or is larger than a patch, no patch is left, an argument is out of
-            range, or the shards are not whole.
-        tf.errors.DataLossError: While iterating: a shard was damaged without changing its size.
+        ValueError: The crop does not divide by the scale or is larger than a patch, no patch is left, an argument is
+            out of range, or the shards are not whole.
+        tf.errors.DataLossError: While iterating: a shard was damaged, its size kept; see `shards.record.damage_named`.
     """
     degrade, corrupt = degrade or DegradeOptions(), corrupt or CorruptOptions()
     require(batch_size > 0, "batch_size", "be positive", "16 is usual", batch_size)
     require(first_epoch >= 0, "first_epoch", "be 0 or more", "0 is the beginning", first_epoch)
-    require(steps_per_epoch is None or steps_per_epoch > 0, "steps_per_epoch", "be positive", "leave it out", steps_per_epoch)
+    steps = steps_per_epoch
+    require(steps is None or steps > 0, "steps_per_epoch", "be positive", "leave it out for all examples", steps)
     chosen = _chosen(shards, slides)
     count = _count(chosen, min_tissue)
     crop = _crop(crop_size, chosen.patch_size, degrade)
     order = _memory_order(chosen, min_tissue) if cache == "memory" else _disk_order(
         chosen if cache == "none" else copy_shards(chosen, cache), min_tissue, shuffle_buffer)
     outliers = _outliers(corrupt, crop)
-    per_epoch = batch_size * (steps_per_epoch or max(1, count // batch_size))
+    per_epoch = batch_size * (steps or max(1, count // batch_size))
 
+    @_as_it_is
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = _fold([seed, _ORDER], epoch)
         passes = tf.data.Dataset.counter().flat_map(lambda number: order(_fold(epoch_seed, number)))
         return passes.take(per_epoch).enumerate().map(lambda position, record: (epoch, position, record))
 
+    @_as_it_is
     def pair_of(epoch: tf.Tensor, position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         _, example_id, pixels = decode(record, chosen.patch_size)
         pixels = _cropped_and_turned(pixels, crop, augment, _fold(_fold([seed, _AUGMENT], epoch), position))
@@ -111,12 +116,13 @@ def evaluation_dataset(
         limit: Use so many patches, from each slide the same number as far as it has them.
 
     Returns:
-        Dicts of example_id and slide_id, string [B]; lr float32 [B, size/scale, size/scale, 3] in 8-bit steps; hr float32
-        [B, size, size, 3].
+        Dicts of example_id and slide_id, string [B]; lr float32 [B, size/scale, size/scale, 3] in 8-bit steps; hr
+        float32 [B, size, size, 3].
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: The patch size does not divide by the scale, an argument is out of range, or the shards are not whole.
+        ValueError: The patch size does not divide by the scale, an argument is out of range, or the shards are not
+            whole.
     """
     degrade = degrade or DegradeOptions()
     require(batch_size > 0, "batch_size", "be positive", "1 is usual", batch_size)
@@ -124,6 +130,7 @@ def evaluation_dataset(
     chosen = _chosen(shards, slides)
     _crop(None, chosen.patch_size, degrade)
 
+    @_as_it_is
     def example_of(record: tf.Tensor) -> dict[str, tf.Tensor]:
         slide_id, example_id, pixels = decode(record, chosen.patch_size)
         lr, hr = _pair(pixels, degrade)
@@ -156,7 +163,7 @@ def _chosen(shards: Shards, slides: Iterable[str] | None) -> ShardSet:
 
 
 def _count(shards: ShardSet, min_tissue: float) -> int:
-    count = sum(shard.count(min_tissue) for shard in shards.shards)
+    count = sum(shard.count_from(min_tissue) for shard in shards.shards)
     require(count > 0, "min_tissue", "leave at least one patch", f"lower it; there are {shards.count}", min_tissue)
     return count
 
@@ -176,6 +183,9 @@ def _outliers(corrupt: CorruptOptions, size: int) -> tf.Tensor | None:
 
 def _memory_order(shards: ShardSet, min_tissue: float) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """Return a function from a seed to all the records, from memory. They are read now, all of them, once."""
+    needed, there = 3 * shards.patch_size**2 * shards.count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    remedy = f"use 'none' or a folder for {needed / 2**30:.0f} GB of patches"
+    require(needed < there, "cache", "not be more than this machine's memory", remedy, "memory")
     records = _filtered(tf.data.Dataset.from_tensor_slices(_names(shards)).flat_map(_read), min_tissue).cache()
     count = sum(1 for _ in records)
     return lambda seed: _shuffled(records, count, seed)
@@ -188,16 +198,19 @@ def _disk_order(shards: ShardSet, min_tissue: float, buffer: int) -> Callable[[t
 
     def order(seed: tf.Tensor) -> tf.data.Dataset:
         paths = _shuffled(tf.data.Dataset.from_tensor_slices(names), len(names), _fold(seed, 0))
-        records = paths.interleave(_read, cycle_length=min(len(names), SIDE_BY_SIDE), num_parallel_calls=tf.data.AUTOTUNE)
+        records = paths.interleave(_read, min(len(names), SIDE_BY_SIDE), num_parallel_calls=tf.data.AUTOTUNE)
         return _shuffled(_filtered(records, min_tissue), buffer, _fold(seed, 1))
 
     return order
 
 
 def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
-    """Shuffle as `seed` says and nothing else: called while a function is traced, `set_seed` sets that function's seed, and
-    keeps the program's global seed out of it."""
-    tf.random.set_seed(1)  # with 0, TensorFlow asks whether the other seed, a tensor, is 0 too
+    """Shuffle as `seed` says, whatever the program's global seed.
+
+    It is called while a function is traced. There `set_seed` sets the seed of that function alone, which comes before
+    the global one. (Not 0: TensorFlow would ask whether the other seed is 0 too, and that is a tensor.)
+    """
+    tf.random.set_seed(1)
     number = tf.random.stateless_uniform([], seed, None, None, tf.int64)
     return dataset.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
 
@@ -226,15 +239,17 @@ def _pair(pixels: tf.Tensor, degrade: DegradeOptions) -> tuple[tf.Tensor, tf.Ten
 
 
 def _shares(shards: ShardSet, limit: int | None) -> tuple[list[str], list[int]]:
-    """Return the paths and how many records of each to take, `limit` in all, each slide the same as far as it has them."""
-    left = {slide_id: sum(shard.count() for shard in shards.shards if shard.slide_id == slide_id) for slide_id in shards.slide_ids}
+    """Return the paths, and how many records of each to take: each slide gives the same number as far as it can."""
+    left = Counter[str]()
+    for shard in shards.shards:
+        left[shard.slide_id] += shard.count
     if limit is not None:
         for number, slide_id in enumerate(sorted(left, key=left.__getitem__)):
             left[slide_id] = min(left[slide_id], limit // (len(left) - number))
             limit -= left[slide_id]
     numbers = []
     for shard in shards.shards:
-        numbers.append(min(shard.count(), left[shard.slide_id]))
+        numbers.append(min(shard.count, left[shard.slide_id]))
         left[shard.slide_id] -= numbers[-1]
     return _names(shards), numbers
 

@@ -1,8 +1,8 @@
 """What the three readers know of a file: its levels, its mpp, and its pixels as they were stored.
 
 A reader is chosen by content, never by name: OpenSlide for whatever it recognises, tifffile for the TIFFs it does not
-(OME-TIFF above all), PIL for everything else (PNG, JPEG, BMP, palette and CMYK TIFF). All obey `Reader`.
-`pipelines.slide` makes RGB of what they return and is what the rest of the project uses.
+(OME-TIFF above all, striped ones, newer compressions), PIL for everything else (PNG, JPEG, BMP, palette and CMYK TIFF).
+All obey `Reader`. `pipelines.slide` makes RGB of what they return and is what the rest of the project uses.
 
 Memory: OpenSlide and tifffile read the tiles or strips that a window touches; tifffile keeps the last `KEPT_BYTES` of
 them. A plain image is decoded once, whole.
@@ -10,6 +10,7 @@ them. A plain image is decoded once, whole.
 from __future__ import annotations
 
 import logging
+import operator
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,8 +70,13 @@ def open_reader(path: Path) -> Reader:
             magic = file.read(4)
         if magic.startswith(PLAIN_IMAGE_MAGIC):
             return PlainReader(path)
-        if openslide.OpenSlide.detect_format(path) is not None:
-            return OpenSlideReader(path)
+        vendor = openslide.OpenSlide.detect_format(path)
+        if vendor is not None and not (vendor == "generic-tiff" and _is_ome(path)):
+            try:
+                return OpenSlideReader(path)
+            except openslide.OpenSlideError as error:
+                if "Unsupported TIFF compression" not in str(error):
+                    raise
         if magic in TIFF_MAGIC and _is_for_tifffile(path):
             return TiffReader(path)
         return PlainReader(path)
@@ -86,7 +92,7 @@ def told_by_file(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise SlideError(f"{path}: is no slide or image that OpenSlide, tifffile or PIL can read") from error
     except Exception as error:  # decoders of other people's bytes raise every kind there is
-        reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(f"{path}: cannot be read as a slide or image ({reason})") from error
 
 
@@ -132,10 +138,12 @@ class TiffReader:
             raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. "
                              f"Received: {axes}={series.shape}")
         self._levels = series.levels
+        self._refuse_truncated()
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
         self.level_downsamples = downsamples(self.level_dimensions)
         self.mpp = _ome_mpp(self._file.ome_metadata) or _resolution_mpp(series.keyframe)
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._kept_bytes = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         planes = [self._window(page, first, x, y, width, height) for page, first in _planes(self._levels[level])]
@@ -162,22 +170,27 @@ class TiffReader:
         key = (page.offset, index)
         if key not in self._kept:
             self._kept[key] = self._decode(page, index)
-            while len(self._kept) > 1 and sum(segment.nbytes for segment in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
+            self._kept_bytes += self._kept[key].nbytes
+            while len(self._kept) > 1 and self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def _decode(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
-        keyframe, count = page.keyframe, page.databytecounts[index]
-        file = self._file.filehandle
+        keyframe, file = page.keyframe, self._file.filehandle
         file.seek(page.dataoffsets[index])
-        data = file.read(count)
-        if len(data) != count:
-            raise SlideError(f"{self._path}: is truncated; copy it again")
+        data = file.read(page.databytecounts[index])
         segment, _, shape = keyframe.decode(data or None, index, jpegtables=page.jpegtables)
         if segment is None:  # a sparse file leaves out what is empty: glass
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
         return segment[0]
+
+
+    def _refuse_truncated(self) -> None:
+        pages = [page for level in self._levels for page in level.pages]
+        ends = [max(map(operator.add, page.dataoffsets, page.databytecounts)) for page in pages]
+        if max(ends) > self._file.filehandle.size:
+            raise SlideError(f"{self._path}: is truncated; copy it again")
 
 
 class PlainReader:
@@ -212,20 +225,25 @@ def mean_mpp(mpp_x: float, mpp_y: float) -> float | None:
     return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
 
 
+def _is_ome(path: Path) -> bool:
+    """Whether a TIFF is an OME-TIFF: OpenSlide opens some of them, but sees neither their levels nor their mpp."""
+    with tifffile.TiffFile(path) as file:
+        return file.is_ome
+
+
 def _is_for_tifffile(path: Path) -> bool:
     """Whether the stored samples are grey or RGB as they are; PIL converts the others (palette, CMYK, inverted)."""
     with tifffile.TiffFile(path) as file:
+        # OpenSlide recognises every whole TIFF that is tiled and no OME-TIFF.
+        known_tiled = openslide.OpenSlide.detect_format(path) is not None
+        if len(file.pages) == 0 or (file.pages[0].is_tiled and not file.is_ome and not known_tiled):
+            raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
-        photometric = tifffile.PHOTOMETRIC(page.photometric)
+        size = int(np.prod(page.chunks)) * page.dtype.itemsize
+        if size > LARGEST_SEGMENT_BYTES:
+            raise SlideError(f"{path}: is one strip of {size / 2**30:.1f} GiB; convert it to a tiled TIFF")
         is_jpeg = page.compression in (6, 7)
-        _refuse_large_segments(path, page)
-        return photometric.name in ("RGB", "MINISBLACK") or (photometric.name == "YCBCR" and is_jpeg)
-
-
-def _refuse_large_segments(path: Path, page: tifffile.TiffPage) -> None:
-    size = int(np.prod(page.chunks)) * page.dtype.itemsize
-    if size > LARGEST_SEGMENT_BYTES:
-        raise SlideError(f"{path}: is one strip of {size / 2**30:.1f} GiB; convert it to a tiled TIFF")
+        return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
 
 
 def _planes(level: tifffile.TiffPageSeries) -> list[tuple[tifffile.TiffPage, int]]:
@@ -241,8 +259,9 @@ def _planes(level: tifffile.TiffPageSeries) -> list[tuple[tifffile.TiffPage, int
 
 def _segment_grid(keyframe: tifffile.TiffPage) -> tuple[int, int, int]:
     """Return the width and height of a tile or strip, and how many lie side by side."""
-    x, y = keyframe.axes.index("X"), keyframe.axes.index("Y")
-    return keyframe.chunks[x], keyframe.chunks[y], keyframe.chunked[x]
+    width = keyframe.tilewidth if keyframe.is_tiled else keyframe.imagewidth
+    height = keyframe.tilelength if keyframe.is_tiled else min(keyframe.rowsperstrip, keyframe.imagelength)
+    return width, height, -(-keyframe.imagewidth // width)
 
 
 def _ome_mpp(xml: str | None) -> float | None:

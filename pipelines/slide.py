@@ -30,7 +30,7 @@ __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "
 # Scanners of one nominal magnification differ by this much: "40x" is 0.2275 to 0.2638.
 MPP_TOLERANCE = 0.06
 LANCZOS_SUPPORT = 3
-BLOCK = 1024
+BLOCK = 256
 LIKE_TISSUE = (200, 80, 160)
 
 
@@ -154,7 +154,7 @@ class Slide:
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box=box))
 
     def thumbnail(self, max_side: int) -> np.ndarray:
-        """Return the whole slide, its longer side `max_side` pixels at most, box-filtered.
+        """Return the whole slide, its longer side `max_side` pixels at most, without aliasing.
 
         Thumbnail pixel (u, v) covers level 0 from (u*w/tw, v*h/th) on. Blocks are read one by one: what is held is
         bounded, also for a large slide with one level. A block that cannot be read is painted as
@@ -172,7 +172,7 @@ class Slide:
         scale = min(1.0, max_side / max(self.dimensions))
         size = (max(1, round(self.dimensions[0] * scale)), max(1, round(self.dimensions[1] * scale)))
         box = (0, 0, level_w / factor, level_h / factor)
-        return np.asarray(self._reduced(level, factor).resize(size, Image.Resampling.BOX, box=box))
+        return np.asarray(self._reduced(level, factor).resize(size, Image.Resampling.HAMMING, box=box))
 
     def _reduced(self, level: int, factor: int) -> Image.Image:
         """Return a level at 1/factor of its size."""
@@ -205,7 +205,7 @@ class Slide:
 
     def _rgb(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         with told_by_file(self.path):
-            return as_rgb(self._reader.read(level, x, y, width, height), str(self.path))
+            return as_rgb(self._reader.read(level, x, y, width, height), self.path.name)
 
 
 def _span(start: float, size: int, factor: float, level_size: int) -> tuple[float, int, int]:

@@ -1,8 +1,9 @@
 """Where the tissue is: a thumbnail becomes a mask.
 
-Bright field: stain is colour, glass is not. Tissue is what is more saturated (HSV, glass made neutral first) than Otsu's
-threshold. Otsu finds two classes in anything, also in a thumbnail that is all tissue or all glass, so its threshold
-is held within `SATURATION_LIMITS`. What lies between cells belongs to the tissue: gaps up to `GAP` are closed.
+Bright field: stain is colour, glass is not. Tissue is what is more saturated (HSV, glass made neutral first) than
+Otsu's threshold; in a grey image, what is darker. Otsu finds two classes in anything, also in a thumbnail that is all
+tissue or all glass, so its threshold is held within limits. What lies between cells belongs to the tissue: gaps up to
+`GAP` are closed.
 
 Ink of a pen is colour too. It is taken out where it is as broad as a pen (`PEN_WIDTH`) and of a hue or blackness that
 stain rarely has. Where most of what is stained would be ink, it is the stain (Giemsa is blue) and stays; so it does
@@ -26,6 +27,7 @@ from pipelines.slide import Slide
 
 # Glass that was made neutral stays below the lower limit; pale stroma lies above the upper one, whatever else there is.
 SATURATION_LIMITS = (0.04, 0.07)
+DARKNESS_LIMITS = (0.1, 0.2)
 BRIGHTNESS_LIMITS = (0.1, 0.5)
 DARK_FIELD_VALUE = 0.2
 GLASS_VALUE, GLASS_SATURATION = 0.8, 0.08  # what may be glass: bright and nearly neutral
@@ -49,11 +51,14 @@ def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
     Returns:
         bool [h, w]. Of a uniform thumbnail it is all True (stained) or all False (glass).
     """
-    value = thumbnail.max(axis=-1) / 255
+    darkest, brightest = _extremes(thumbnail)
+    value = brightest.astype(np.float32) / 255
     if np.median(value) < DARK_FIELD_VALUE:
         mask = _above_otsu(value, BRIGHTNESS_LIMITS)
+    elif np.array_equal(darkest, brightest):
+        mask = _above_otsu(value.max() - value, DARKNESS_LIMITS)
     else:
-        mask = _above_otsu(_saturation(_neutral(thumbnail)), SATURATION_LIMITS)
+        mask = _above_otsu(_saturation(thumbnail / _glass(thumbnail, darkest)), SATURATION_LIMITS)
         if min(mask.shape) * mpp >= PEN_VIEW:
             mask &= ~pen_mask(thumbnail, mask, mpp)
     mask = _closed(mask, GAP / 2 / mpp)
@@ -94,24 +99,28 @@ def pen_mask(thumbnail: np.ndarray, stained: np.ndarray, mpp: float) -> np.ndarr
     return _grown(pen, max(2.0, PEN_WIDTH / 4 / mpp)) if pen.any() else pen
 
 
+def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the greatest of the three channels; several times faster than min(axis=-1)."""
+    red, green, blue = np.moveaxis(image, -1, 0)
+    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+
+
 def _saturation(image: np.ndarray) -> np.ndarray:
     """HSV saturation; black has none."""
-    brightest = image.max(axis=-1).astype(np.float32)
-    return (brightest - image.min(axis=-1)) / np.maximum(brightest, 1)
+    darkest, brightest = _extremes(image)
+    return (brightest - darkest) / np.maximum(brightest, 1)
 
 
-def _neutral(image: np.ndarray) -> np.ndarray:
-    """Divide by the colour of the glass, where there is any, so that what is left of its saturation is noise."""
-    pixels = image.reshape(-1, 3)
-    darkest = pixels.min(axis=1)
-    brightest = pixels[darkest >= np.percentile(darkest, 99)].mean(axis=0)
-    if brightest.max() < GLASS_VALUE * 255 or 1 - brightest.min() / brightest.max() > GLASS_SATURATION:
-        return image
-    return np.minimum(image * (brightest.max() / brightest), 255).astype(np.uint8)
+def _glass(thumbnail: np.ndarray, darkest: np.ndarray) -> np.ndarray:
+    """Return the tint of the glass, float32 [3], its greatest channel 1; no tint where no glass is to be seen."""
+    whitest = thumbnail[darkest >= np.percentile(darkest, 99)].mean(axis=0)
+    tint = whitest / max(whitest.max(), 1)
+    is_glass = whitest.max() >= GLASS_VALUE * 255 and 1 - tint.min() <= GLASS_SATURATION
+    return tint.astype(np.float32) if is_glass else np.ones(3, np.float32)
 
 
 def _above_otsu(channel: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    smooth = ndimage.gaussian_filter(channel.astype(np.float32), 1)
+    smooth = ndimage.gaussian_filter(channel, 1)
     # Otsu of one single value is not defined.
     return smooth > (np.clip(threshold_otsu(smooth), *limits) if np.ptp(smooth) > 0 else limits[1])
 
@@ -127,12 +136,12 @@ def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:
-    """What is at least 2 * radius broad; beyond the border there is nothing."""
+    """Return what is at least 2 * radius broad; beyond the border it goes on as it ends."""
     radius = max(radius, 1)
     if mask.sum() < np.pi * radius**2:
         return np.zeros_like(mask)
     margin = math.ceil(radius)
-    inside = np.pad(mask, margin)
+    inside = np.pad(mask, margin, mode="edge")
     return _grown(~_grown(~inside, radius), radius)[margin:-margin, margin:-margin]
 
 

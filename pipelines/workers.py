@@ -1,18 +1,21 @@
 """Jobs run side by side in processes, any of which may die without taking the others along.
 
-Slide readers are C libraries fed with files from anywhere: one of them crashing, or the kernel killing one for memory, must
-cost one slide and not a night. `concurrent.futures` fails every job when one process dies, hence this.
+Slide readers are C libraries fed with files from anywhere: one of them crashing, or the kernel killing one for memory,
+must cost one slide and not a night. `concurrent.futures` fails every job when one process dies, hence this.
 
-One pipe per process carries jobs there, progress and outcomes back, and is also the stop signal: when it breaks, because
-the parent was interrupted or killed, the worker's next report raises BrokenPipeError and its clean-up runs.
-Processes are spawned, not forked: TensorFlow's threads do not survive a fork.
+One pipe per process carries jobs there, progress and outcomes back, and is also the stop signal: when the parent closes
+it, the worker's next report raises BrokenPipeError and its clean-up runs. Where the parent was killed, its workers die
+at once, before somebody starts the same work again. They are spawned: TensorFlow does not survive a fork.
 """
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -93,10 +96,8 @@ class _Lane:
 
     def give(self, job: Any, attempt: int) -> None:
         self.job, self.attempt, self.reported = job, attempt, 0
-        try:
+        with suppress(BrokenPipeError):  # it died already; `receive` says so
             self.connection.send(job)
-        except BrokenPipeError:
-            pass  # it died already; `receive` says so
 
     def receive(self) -> tuple[str, Any]:
         try:
@@ -127,6 +128,7 @@ def _start(work: Work, job: Any, attempt: int) -> _Lane:
 def _serve(connection: Connection, work: Work) -> None:
     """Be a worker: do jobs until the pipe breaks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides, by the pipe
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         while True:
             job = connection.recv()
@@ -138,4 +140,11 @@ def _serve(connection: Connection, work: Work) -> None:
                 answer = "failed", error
             connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone, or has no more to do
+        return  # the parent wants no more
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

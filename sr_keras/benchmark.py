@@ -3,18 +3,18 @@
     python -m sr_keras.benchmark
     python -m sr_keras.benchmark --blocks=8 --filters=32 --batch_size=8 --hr_size=96
 
-Everything is run in turn, round after round, and the medians are compared, so that what else the machine does falls
-on all alike. The floating-point operations are those of the convolutions and products in the graph of the step
-(2 a multiply-add); what a plain matrix product reaches on the same machine in the same rounds is the bar.
-PyTorch is measured where it is installed.
+Everything is run in turn, round after round, and medians are compared, so that whatever else the machine does falls
+on all alike. Floating-point operations are those of the convolutions and products in the graph of the step, two for a
+multiply-add; what a plain matrix product reaches in the same rounds is the bar. PyTorch runs where it is installed.
 """
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import prod
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 PRODUCT_SIDE = 2048
+ALONE = "generator alone"
 EXECUTORS = {"XLA": True, "graph": False}
 
 FLAGS = flags.FlagValues()
@@ -36,29 +37,214 @@ flags.DEFINE_integer("hr_size", 256, "Side of an HR patch.", lower_bound=32, fla
 flags.DEFINE_integer("rounds", 7, "Rounds to take the median of.", lower_bound=1, flag_values=FLAGS)
 
 
+class Work(NamedTuple):
+    """Something to time: what it is, what runs it, a call that waits for its result, floating-point operations."""
+
+    part: str
+    executor: str
+    call: Callable[[], object]
+    operations: int
+
+
 def main() -> int:
     size = GeneratorOptions(FLAGS.scale, FLAGS.blocks, FLAGS.filters)
     console.load_tensorflow()
-    images = _images(FLAGS.batch_size, FLAGS.hr_size, size.scale)
+    lr, hr = _images(FLAGS.batch_size, FLAGS.hr_size, size.scale)
     print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, {size.blocks} blocks of "
-          f"{size.filters} filters; medians of {FLAGS.rounds} rounds\n")
-    work = {"matrix product": _product(), **_steps(size, images), **_terms(size, images), **_torch(size, images)}
-    times = measure({name: call for name, (call, _) in work.items()}, FLAGS.rounds)
-    _report(times, {name: operations for name, (_, operations) in work.items()}, FLAGS.batch_size)
+          f"{size.filters} filters; median of {FLAGS.rounds} rounds\n")
+    stages = _stages(size, lr, hr)
+    alone = next(work.operations for work in stages if work.part == ALONE)
+    works = [_product(), *_torch_step(size, lr, hr, alone), *stages, *_terms(size, lr, hr)]
+    for line in report(works, measure(works, FLAGS.rounds), FLAGS.batch_size):
+        print(line)
     return 0
 
 
-def measure(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run each in turn for some rounds, after one to warm up; return the median seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+def measure(works: list[Work], rounds: int) -> list[float]:
+    """Run all in turn for some rounds, after one to warm up; return the median seconds of each."""
+    seconds: list[list[float]] = [[] for _ in works]
     for _ in range(rounds + 1):
-        for name, call in work.items():
+        for work, times in zip(works, seconds, strict=True):
             began = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: median(values[1:]) for name, values in seconds.items()}
+            work.call()
+            times.append(time.perf_counter() - began)
+    return [median(times[1:]) for times in seconds]
 
 
-def operations(graph: tf.Graph) -> int:
-    """Count the floating-point operations of the convolutions and matrix products of a graph with known shapes."""
-    return sum(_operations(op) for op in graph.get_operations())
+def report(works: list[Work], seconds: list[float], batch_size: int) -> Iterable[str]:
+    """Yield the lines of a Markdown table; the first work is the matrix product that the others are held against."""
+    best = works[0].operations / seconds[0]
+    yield "| part | executor | s/patch | GFLOP/patch | GFLOP/s | of the matrix product |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    yield f"| {works[0].part} | {works[0].executor} | | | {best / 1e9:.0f} | 100% |"
+    for work, time_ in list(zip(works, seconds, strict=True))[1:]:
+        rate = work.operations / time_
+        yield (f"| {work.part} | {work.executor} | {time_ / batch_size:.4f} | {work.operations / batch_size / 1e9:.2f} | "
+               f"{rate / 1e9:.0f} | {rate / best:.0%} |")
+
+
+def count_operations(graph: tf.Graph) -> int:
+    """Count the operations of the convolutions and products that a traced function needs, shapes being known.
+
+    A convolution and both its gradients take as many: 2 * output pixels * kernel * output channels.
+    """
+    todo, needed = [*(tensor.op for tensor in graph.outputs), *graph.control_outputs], set()
+    while todo:
+        op = todo.pop()
+        if op not in needed:
+            needed.add(op)
+            todo += [*(tensor.op for tensor in op.inputs), *op.control_inputs]
+    return sum(_operations(op) for op in needed)
+
+
+def _operations(op: tf.Operation) -> int:
+    shapes = {  # (of the output of the convolution, of its kernel)
+        "Conv2D": lambda: (op.outputs[0].shape, op.inputs[1].shape),
+        "Conv2DBackpropInput": lambda: (op.inputs[2].shape, op.inputs[1].shape),
+        "Conv2DBackpropFilter": lambda: (op.inputs[2].shape, op.outputs[0].shape),
+    }
+    if op.type in shapes:
+        output, kernel = shapes[op.type]()
+        return 2 * prod(output[:3]) * prod(kernel)
+    if op.type == "MatMul":
+        inner = op.inputs[0].shape[0 if op.get_attr("transpose_a") else 1]
+        return 2 * prod(op.outputs[0].shape) * inner
+    return 0
+
+
+def _works(part: str, function: Callable[..., Any], *arguments: tf.Tensor) -> list[Work]:
+    """Return a function of tensors as work for each executor."""
+    import tensorflow as tf
+
+    compiled = {name: tf.function(function, jit_compile=jit, autograph=False) for name, jit in EXECUTORS.items()}
+    operations = count_operations(compiled["graph"].get_concrete_function(*arguments).graph)
+    return [Work(part, name, lambda step=step: tf.nest.map_structure(lambda value: value.numpy(), step(*arguments)), operations)
+            for name, step in compiled.items()]
+
+
+def _images(batch_size: int, hr_size: int, scale: int) -> tuple[tf.Tensor, tf.Tensor]:
+    import tensorflow as tf
+
+    tf.random.set_seed(0)
+    lr = tf.random.uniform([batch_size, hr_size // scale, hr_size // scale, 3])
+    return lr, tf.random.uniform([batch_size, hr_size, hr_size, 3])
+
+
+def _product() -> Work:
+    import tensorflow as tf
+
+    matrix = tf.random.uniform([PRODUCT_SIDE, PRODUCT_SIDE])
+    return Work("matrix product", "TensorFlow", lambda: (matrix @ matrix).numpy(), 2 * PRODUCT_SIDE**3)
+
+
+def _gan(size: GeneratorOptions, objective: Objective) -> Any:
+    import keras
+
+    from sr_keras import networks
+    from sr_keras.gan import SuperResolutionGAN
+
+    model = SuperResolutionGAN(
+        networks.generator(size.scale, size.blocks, size.filters), networks.discriminator(),
+        networks.autoencoder().get_layer("encoder"), ema_decay=0.999)
+    model.compile(keras.optimizers.Adam(1e-4), keras.optimizers.Adam(1e-4), objective)
+    return model
+
+
+def _stages(size: GeneratorOptions, lr: tf.Tensor, hr: tf.Tensor) -> list[Work]:
+    """Return a step of each stage, and of the generator alone: the pixels' term, no average, as PyTorch runs it."""
+    import keras
+
+    from sr_keras import networks
+    from sr_keras.gan import SuperResolutionGAN
+    from sr_keras.losses import QuasiNorm
+
+    autoencoder = networks.autoencoder()
+    autoencoder.compile(keras.optimizers.Adam(1e-4), QuasiNorm())
+    autoencoder.optimizer.build(autoencoder.trainable_variables)
+    alone = SuperResolutionGAN(networks.generator(size.scale, size.blocks, size.filters))
+    alone.compile(keras.optimizers.Adam(1e-4), objective=Objective(lambda_m=0, lambda_s=0, lambda_d=0))
+    models = {"autoencoder": (autoencoder, (hr, hr)), ALONE: (alone, (lr, hr)),
+              "warm-up": (_gan(size, Objective(lambda_d=0.0)), (lr, hr)), "adversarial": (_gan(size, Objective()), (lr, hr))}
+    return [work for name, (model, pair) in models.items()
+            for work in _works(name, lambda *data, model=model: model.train_step(data), *pair)]
+
+
+def _terms(size: GeneratorOptions, lr: tf.Tensor, hr: tf.Tensor) -> list[Work]:
+    """Return what a step is made of: the generator's forward pass, and each term with its gradient in sr."""
+    import keras
+    import tensorflow as tf
+
+    from sr_keras import losses, networks
+
+    generator, encoder = networks.generator(size.scale, size.blocks, size.filters), networks.autoencoder().get_layer("encoder")
+    judge = networks.discriminator()
+    logits = keras.Model(judge.input, judge.get_layer("logits").output)
+    terms = {
+        "fidelity": lambda hr, sr: losses.quasi_norm(sr - hr),
+        "manifold": lambda hr, sr: losses.quasi_norm(encoder(sr) - encoder(hr)),
+        "structural": losses.structural,
+        "adversarial": lambda hr, sr: losses.adversarial_generator(logits(sr, training=True)),
+    }
+
+    def with_gradient(term: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+        def run(hr: tf.Tensor, sr: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sr)
+                loss = tf.reduce_mean(term(hr, sr))
+            return tape.gradient(loss, sr)
+        return run
+
+    works = _works("generator, forward", lambda lr: generator(lr, training=True), lr)
+    for name, term in terms.items():
+        works += _works(f"term {name}", with_gradient(term), hr, tf.random.uniform(hr.shape))
+    return works
+
+
+def _torch_step(size: GeneratorOptions, lr: tf.Tensor, hr: tf.Tensor, operations: int) -> list[Work]:
+    """Return the step of the generator alone in PyTorch; nothing where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        print("PyTorch is not installed: not compared\n")
+        return []
+    from torch import nn
+
+    def block() -> nn.Sequential:
+        half = [[nn.Conv2d(size.filters, size.filters, 3, padding=1, bias=False), nn.BatchNorm2d(size.filters)] for _ in "12"]
+        return nn.Sequential(*half[0], nn.ReLU(), *half[1])
+
+    class Generator(nn.Module):
+        """networks.generator, layer by layer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            steps = size.scale.bit_length() - 1
+            self.first = nn.Sequential(nn.Conv2d(3, size.filters, 9, padding=4), nn.ReLU())
+            self.blocks = nn.ModuleList(block() for _ in range(size.blocks))
+            self.trunk = block()[:2]
+            self.up = nn.Sequential(*(layer for _ in range(steps) for layer in (
+                nn.Conv2d(size.filters, 4 * size.filters, 3, padding=1), nn.PixelShuffle(2), nn.ReLU())))
+            self.last = nn.Conv2d(size.filters, 3, 9, padding=4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = start = self.first(images)
+            for one in self.blocks:
+                x = x + one(x)
+            interpolated = nn.functional.interpolate(images, scale_factor=size.scale, mode="bilinear")
+            return interpolated + self.last(self.up(start + self.trunk(x)))
+
+    model, (low, high) = Generator(), (torch.from_numpy(images.numpy().transpose(0, 3, 1, 2).copy()) for images in (lr, hr))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = ((model(low) - high).square() + 1e-4).pow(0.25).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return [Work(ALONE, "PyTorch", step, operations)]
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main, FLAGS, __doc__))

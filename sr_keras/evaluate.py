@@ -3,9 +3,9 @@
     python -m sr_keras.evaluate --model=runs/demo --data=runs/demo/data/test --output=runs/demo/scores
     python -m sr_keras.evaluate --model=saved_models/demo --data=my_slides --output=scores --mpp=0.5 --max_patches=100
 
---data takes shards, or slides, images and folders of tiles, which are first cut into patches in OUTPUT/data (the flags that
-say how apply to these alone). Choose slides that no training patch came from. LR is made as in training: --blur_sigma must
-be that of the model; its scale is read from it.
+--data takes shards, or slides, images and folders of tiles, which are first cut into patches in OUTPUT/data (the flags
+that say how apply to these alone). Choose slides that no training patch came from. LR is made as in training:
+--blur_sigma must be that of the model; its scale is read from it.
 
 OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and sheet.png.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.files import write_text
 from pipelines.flags import define_patch_flags, patch_options
-from pipelines.options import DegradeOptions, require
+from pipelines.options import DegradeOptions, PatchOptions, require
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -43,25 +44,26 @@ define_patch_flags(FLAGS)
 
 def main() -> int:
     for name, example in (("model", "saved_models/demo"), ("data", "my_slides"), ("output", "scores")):
-        require(bool(FLAGS[name].value), name, "be given", f"add --{name}, --{name}={example} for one", FLAGS[name].value)
+        require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
     require(FLAGS.limit is None or FLAGS.limit > 0, "limit", "be positive", "leave it out for all patches", FLAGS.limit)
 
     from sr_keras.models import load_generator  # after what is quickly checked: TensorFlow takes seconds to load
 
     output, generator = Path(FLAGS.output), load_generator(FLAGS.model)
     degrade = DegradeOptions(scale=generator.scale, blur_sigma=FLAGS.blur_sigma)
-    table = evaluate(generator, find_shards(FLAGS.data, output / "data"), degrade, output, FLAGS.limit,
-                     f"Model {FLAGS.model}, data {','.join(FLAGS.data)}")
+    shards = find_shards(FLAGS.data, output / "data", patch_options(FLAGS), degrade.scale)
+    title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}"
+    table = evaluate(generator, shards, degrade, output, FLAGS.limit, title)
     print(f"\n{table}\n{output / 'scores.csv'}, {output / 'scores.md'}, {output / 'sheet.png'}")
     return 0
 
 
-def find_shards(data: list[str], folder: Path) -> ShardSet:
-    """Return the shards that `data` names, or those of its slides, written to `folder`.
+def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int) -> ShardSet:
+    """Return the shards that `data` names, or those of its slides, written to `folder` as `options` say.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: There are no patches, or shards are given beside slides.
+        ValueError: There are no patches, shards are given beside slides, or patches do not divide by the scale.
     """
     from pipelines.patches import find_sources
     from pipelines.shards import is_shards, open_shards, write_shards
@@ -70,17 +72,29 @@ def find_shards(data: list[str], folder: Path) -> ShardSet:
     if all(given):
         return open_shards(data)
     require(not any(given), "data", "be shards or slides, not both", "score one after the other", ",".join(data))
+    require(options.patch_size % scale == 0, "patch_size", f"be divisible by scale={scale}, the model's",
+            "choose a multiple of it", options.patch_size)
     sources = find_sources(data)
-    report = write_shards(sources, folder, patch_options(FLAGS))
-    if report.skipped:
-        print(f"{len(report.skipped)} patches or slides could not be read or hold no tissue, "
-              f"{report.skipped[0].slide_id} for one: {report.skipped[0].reason}")
-    return _only(open_shards(folder), {source.slide_id for source in sources})
+    skipped = write_shards(sources, folder, options).skipped
+    if skipped:
+        print(f"{len(skipped)} patches or slides are left out, for one {skipped[0].slide_id}: {skipped[0].reason}")
+    # Slides of an earlier evaluation into the same folder stay there, and out of this one.
+    ids, shards = {source.slide_id for source in sources}, open_shards(folder)
+    return replace(shards, shards=tuple(shard for shard in shards.shards if shard.slide_id in ids))
 
 
 def evaluate(upscale: Any, shards: ShardSet, degrade: DegradeOptions, output: Path, limit: int | None = None,
              title: str = "") -> str:
-    """Score `upscale` and bicubic on `shards`, write scores.csv, scores.md and sheet.png to `output`; return the table."""
+    """Score a model and bicubic, write scores.csv, scores.md and sheet.png, and return the table.
+
+    Args:
+        upscale: lr float32 [B, h, w, 3] -> sr.
+        shards: The patches.
+        degrade: How LR is made of them.
+        output: Folder to write to.
+        limit: Use so many patches.
+        title: What scores.md shall say of the model and the data.
+    """
     from pipelines.dataset import evaluation_dataset
     from sr_keras.scores import markdown_table, picture_sheet, score, slide_table, summarise, write_csv
 
@@ -88,19 +102,12 @@ def evaluate(upscale: Any, shards: ShardSet, degrade: DegradeOptions, output: Pa
     rows = score(upscale, _counted(dataset, min(limit or shards.count, shards.count)), degrade)
     summary = summarise(rows)
     table = markdown_table(summary)
-    made = f"{title}: x{degrade.scale}, blur of {degrade.blur_sigma} HR pixels, patches of {shards.patch_size} pixels.\n"
+    made = f"{title}: x{degrade.scale}, blur of {degrade.blur_sigma} HR pixels, patches of {shards.patch_size} pixels."
     per_slide = f"\n**By slide, bicubic → SR**\n\n{slide_table(rows)}" if summary.slides > 1 else ""
     write_csv(rows, output / "scores.csv")
-    write_text(output / "scores.md", f"{made}\n{table}{per_slide}")
+    write_text(output / "scores.md", f"{made}\n\n{table}{per_slide}")
     picture_sheet(rows, dataset.as_numpy_iterator(), upscale, output / "sheet.png", degrade)
     return table
-
-
-def _only(shards: ShardSet, slide_ids: set[str]) -> ShardSet:
-    """Leave out slides of an earlier evaluation into the same folder."""
-    from dataclasses import replace
-
-    return replace(shards, shards=tuple(shard for shard in shards.shards if shard.slide_id in slide_ids))
 
 
 def _counted(dataset: tf.data.Dataset, count: int) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,8 @@ Source: paper, section 2.2; alternation and non-saturating loss: Goodfellow et a
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -77,15 +78,16 @@ class SuperResolutionGAN(keras.Model):
 
     def compile(self, generator_optimizer: keras.optimizers.Optimizer,
                 discriminator_optimizer: keras.optimizers.Optimizer | None = None,
-                objective: Objective = Objective(), jit_compile: bool = True, **kwargs: Any) -> None:
+                objective: Objective = Objective(), jit_compile: bool | str = "auto", **kwargs: Any) -> None:
         """Say what is minimised and how. Both optimizers are built here, so that their state can be loaded.
 
         Args:
             generator_optimizer: of the generator.
             discriminator_optimizer: of the discriminator; needed by lambda_d > 0.
             objective: weights, q, epsilon and reduction.
-            jit_compile: whether steps are compiled by XLA. Never under a strategy of several devices: XLA can't
-                reach the variables of more than one (TensorFlow 2.21).
+            jit_compile: whether steps are compiled by XLA. "auto" is Keras' choice, on a GPU yes and on a CPU no, and
+                was measured to be the faster one (`python -m sr_keras.benchmark`). Never under a strategy of several
+                devices: XLA can't reach the variables of more than one (TensorFlow 2.21).
             **kwargs: of `keras.Model.compile`.
 
         Raises:
@@ -97,7 +99,7 @@ class SuperResolutionGAN(keras.Model):
         require(not objective.lambda_d or discriminator_optimizer is not None, "discriminator_optimizer",
                 "be given when lambda_d > 0", "give an optimizer, or lambda_d of 0", discriminator_optimizer)
         one_device = tf.distribute.get_strategy().num_replicas_in_sync == 1
-        super().compile(optimizer=generator_optimizer, jit_compile=jit_compile and one_device, **kwargs)
+        super().compile(optimizer=generator_optimizer, jit_compile=one_device and jit_compile, **kwargs)
         self.objective = objective
         self.optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer = self._prepared(discriminator_optimizer) if objective.lambda_d else None
@@ -105,7 +107,7 @@ class SuperResolutionGAN(keras.Model):
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Update D, then G, then the average of G, on one batch; return the means of the epoch so far."""
         lr, hr, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
+        with _watching(self.generator) as tape:
             sr = self.generator(lr, training=True)
             judged = self._train_discriminator(hr, tf.stop_gradient(sr)) if self.objective.lambda_d else {}
             terms = self._terms(hr, sr)
@@ -139,7 +141,7 @@ class SuperResolutionGAN(keras.Model):
 
     def _train_discriminator(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tf.Tensor]:
         judge = _logits(self.discriminator)
-        with tf.GradientTape() as tape:
+        with _watching(self.discriminator) as tape:
             logits_hr, logits_sr = judge(hr, training=True), judge(sr, training=True)
             loss = adversarial_discriminator(logits_hr, logits_sr)
             scaled = _scaled(self.discriminator_optimizer, loss)
@@ -202,6 +204,14 @@ def _copy(model: keras.Model) -> keras.Model:
 
 def _logits(discriminator: keras.Model) -> keras.Model:
     return keras.Model(discriminator.inputs, discriminator.get_layer("logits").output)
+
+
+@contextmanager
+def _watching(network: keras.Model) -> Iterator[tf.GradientTape]:
+    """Record what depends on this network's weights, and no other's: neither frozen nor opposing networks."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch([variable.value for variable in network.trainable_variables])
+        yield tape
 
 
 def _scaled(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:

@@ -58,7 +58,7 @@ def structural(hr: tf.Tensor, sr: tf.Tensor, reduction: str = "mean") -> tf.Tens
     """Return the negative SSIM over all 5x5 neighbourhoods and channels, in [-1, 1] by default.
 
     The mean equals -tf.image.ssim(hr, sr, max_val=1.0, filter_size=5). With its gradient it takes a twentieth of that
-    function's time under XLA and a fifth in the graph executor, about 5 and 9 ms for a 256x256 patch on 2 CPU cores:
+    function's time under XLA and a fifth in the graph executor, about 5 and 10 ms for a 256x256 patch on 2 CPU cores:
     see windows.py.
 
     Args:

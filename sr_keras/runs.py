@@ -21,6 +21,8 @@ import platform
 import re
 import shutil
 import subprocess
+import warnings
+import zipfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -140,12 +142,29 @@ def restore_checkpoint(run: Path, stage: str, model: keras.Model) -> State:
 
 def load_checkpoint(run: Path, stage: str, epoch: int, model: keras.Model) -> None:
     """Load the weights, optimizers and averages of one epoch into `model`."""
-    path = checkpoint(run, stage, epoch) / "model.keras"
+    load_weights(model, checkpoint(run, stage, epoch) / "model.keras")
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load all that a .keras file holds into a model that was built and compiled alike.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or of another architecture. Keras 3.15 by itself reads on past a wrong checksum, and
+        leaves a layer that the file does not have as it was, with a warning.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if not zipfile.is_zipfile(path) or zipfile.ZipFile(path).testzip():
+        raise ValueError(f"weights must be a whole .keras file; this one is damaged: copy or train it again. "
+                         f"Received: {path}")
     try:
-        model.load_weights(path)
-    except ValueError as error:
-        raise ValueError(f"a checkpoint must be of the network that is trained; resume with the flags of its run, "
-                         f"or name another run. Received: {path}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(path)
+    except (ValueError, UserWarning) as error:
+        raise ValueError(f"weights must be of the network that is trained; give the flags they were trained with, or "
+                         f"name another run. Received: {path}") from error
 
 
 def _epochs(run: Path, stage: str) -> list[int]:

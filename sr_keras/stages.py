@@ -26,7 +26,7 @@ from sr_keras.callbacks import Progress, Record, StopOnNonFinite
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
 from sr_keras.options import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.runs import load_checkpoint, restore_checkpoint
+from sr_keras.runs import State, load_checkpoint, load_weights, restore_checkpoint
 from sr_keras.scores import bicubic
 
 VALIDATION_BATCH = 4
@@ -93,7 +93,7 @@ def _stage(plan: Plan, stage: StageOptions, build: Callable[[], keras.Model],
     return done
 
 
-def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state) -> None:
+def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> None:
     adversarial = isinstance(model, SuperResolutionGAN)
     score, higher = (f"val_{plan.options.best_by}", BEST_BY[plan.options.best_by]) if adversarial else ("val_loss", False)
     pairs = training_dataset(
@@ -141,7 +141,7 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
     size = plan.generator
     generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
     if start:
-        _load(generator, start)
+        load_weights(generator, start)
     encoder = _encoder(plan) if objective.lambda_m else None
     model = SuperResolutionGAN(
         generator, encoder=encoder,
@@ -161,18 +161,8 @@ def _save_generator(model: keras.Model, path: Path) -> None:
 
 def _encoder(plan: Plan) -> keras.Model:
     autoencoder = networks.autoencoder()
-    _load(autoencoder, Path(plan.options.autoencoder or plan.run / "autoencoder.keras"))
+    load_weights(autoencoder, Path(plan.options.autoencoder or plan.run / "autoencoder.keras"))
     return autoencoder.get_layer("encoder")
-
-
-def _load(model: keras.Model, path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    try:
-        model.load_weights(path)
-    except ValueError as error:
-        raise ValueError(f"`{model.name}` must be of the network that is trained; give the flags it was trained with. "
-                         f"Received: {path}") from error
 
 
 def _adam(learning_rate: float, plan: Plan, stage: StageOptions) -> keras.optimizers.Optimizer:

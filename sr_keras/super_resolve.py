@@ -39,8 +39,8 @@ JPEG_LONGEST_SIDE = 65500
 # Side of a tile in SR pixels. The default network, 64 filters at SR size, takes about 2.5 GB for it; larger ones gain
 # little more, smaller ones spend most of their time on overlap.
 SR_TILE = 2048
-# Bytes that a picture takes at the worst moment, which is when PIL copies it to four bytes a pixel to write it.
-BYTES_PER_LR_PIXEL, BYTES_PER_SR_PIXEL = 6, 7
+# What a picture takes at the worst moment, when it is written: 3 itself, 4 in PIL's copy, 2 as a file in memory.
+BYTES_PER_LR_PIXEL, BYTES_PER_SR_PIXEL = 6, 9
 GIB = 2**30
 
 FLAGS = flags.FlagValues()
@@ -57,7 +57,8 @@ def main() -> int:
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}=PATH", FLAGS[name].value)
     pairs = plan(Path(FLAGS.input), Path(FLAGS.output), FLAGS.overwrite)
 
-    from sr_keras.models import load_generator  # after the paths are checked: TensorFlow takes seconds to load
+    console.load_tensorflow()
+    from sr_keras.models import load_generator
 
     generator = load_generator(FLAGS.model)
     failures = []

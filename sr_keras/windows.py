@@ -12,10 +12,12 @@ gradient, in ms (medians of 12, interleaved) for [8, 96, 96, 3] | [1, 256, 256, 
     shifted slices, [B, H, W, C]             27 | 30        53 | 51
       and rows flattened to [B, H, W*C]      11 | 16        38 | 36
       and the gradient below                5.7 | 5.2       10 | 9.0
+      and the four means of SSIM at once    5.9 | 5.2       10 | 13
 
 Rows are flattened because a shift along W is then a shift by C in one long row, which vectorises. The gradient is
 given because a symmetric window is its own transpose: back-propagation is the same few sums again, over a zero border,
-instead of a padded tensor for every slice.
+instead of a padded tensor for every slice. The four means are taken at once for larger windows: MS-SSIM, five scales of
+11x11, then compiles in 2.0 s and not 5.0, and takes a sixth of the time under XLA.
 """
 from __future__ import annotations
 
@@ -61,12 +63,10 @@ def ssim_factors(hr: tf.Tensor, sr: tf.Tensor, size: int, sigma: float = 1.5) ->
 
     Source: Wang et al. 2004, equation 13; computed as in `tf.image.ssim`, without the sample correction.
     """
-    def mean(images: tf.Tensor) -> tf.Tensor:
-        return local_mean(images, size, sigma)
-
-    mean_hr, mean_sr = mean(hr), mean(sr)
+    moments = tf.concat([hr, sr, hr * sr, tf.square(hr) + tf.square(sr)], axis=0)
+    mean_hr, mean_sr, mean_product, mean_squares = tf.split(local_mean(moments, size, sigma), 4)
     product, squares = mean_hr * mean_sr, tf.square(mean_hr) + tf.square(mean_sr)
-    covariance, variances = mean(hr * sr) - product, mean(tf.square(hr) + tf.square(sr)) - squares
+    covariance, variances = mean_product - product, mean_squares - squares
     return (2 * product + C1) / (squares + C1), (2 * covariance + C2) / (variances + C2)
 
 

@@ -4,9 +4,9 @@
     FOLDER/SLIDE.json             written last: what the shards hold, of which options and files, what was skipped
     FOLDER/.unfinished            there until every slide that was asked for is done
 
-A slide counts when its page is there and its shards have the size that the page says. Everything is written under another
-name, synced and renamed, so a run that was killed leaves nothing that looks whole. The same run again keeps the finished
-slides, starts the others anew, and ends with the same bytes. A folder may be added to: slides already there stay.
+A slide counts when its page is there and its shards have the size that the page says. Everything is written under
+another name, synced and renamed, so a run that was killed leaves nothing that looks whole. The same run again keeps the
+finished slides, starts the others anew, and ends with the same bytes. A folder may be added to: what is there stays.
 
 Names, pages: `layout`. One patch as a record: `record`. Whole sets: `reading`, `writing`.
 """

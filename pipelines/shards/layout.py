@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipelines.options import PatchOptions, require
 from pipelines.patches import Source
-from urllib.parse import quote
 
 UNFINISHED = ".unfinished"
 FORMAT = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (each name, bytes, and the tissue share
-# of every record), skipped.
+# A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (of each its name, its bytes and
+# the tissue share of every record), skipped.
 Page = dict[str, Any]
 
 
@@ -45,7 +45,7 @@ def read_page(path: Path) -> Page:
     except ValueError:
         page = None
     known = isinstance(page, dict) and page.get("format") == FORMAT
-    require(known, "shards", "hold pages of this version only", "move the file away, or run the extraction again", str(path))
+    require(known, "shards", "hold pages of this version only", "move the file away, or extract again", str(path))
     return page
 
 
@@ -59,7 +59,7 @@ def check_whole(folder: Path, page: Page) -> None:
         path = folder / shard["name"]
         size = size_of(path)
         state = "is missing" if size is None else f"has {size} of {shard['bytes']} bytes"
-        require(size == shard["bytes"], "shards", "be whole", f"one {state}; run the extraction again, it mends that", str(path))
+        require(size == shard["bytes"], "shards", "be whole", f"extract again to mend this one, it {state}", str(path))
 
 
 def finished_page(source: Source, folder: Path, options: PatchOptions) -> Page | None:
@@ -85,7 +85,7 @@ def finished_page(source: Source, folder: Path, options: PatchOptions) -> Page |
 
 
 def fingerprint(source: Source, options: PatchOptions) -> Page:
-    """Return what a slide's shards follow from. Files go by name and size: a folder that was moved is the same folder."""
+    """Return what a slide's shards follow from. Files go by name and size: a folder may be moved."""
     files = "\n".join(f"{path.name} {size_of(path)}" for path in source.paths)
     region = list(source.region) if source.region else None
     return {"options": asdict(options), "region": region, "files": hashlib.sha256(files.encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Opening shards: which there are, whether they are whole, what they hold. No TensorFlow here: it takes milliseconds."""
+"""Opening shards: which there are, whether they are whole, what they hold. Without TensorFlow: in milliseconds."""
 from __future__ import annotations
 
 import hashlib
@@ -26,9 +26,14 @@ class Shard:
     slide_id: str
     tissue: tuple[float, ...]
 
-    def count(self, min_tissue: float = 0.0) -> int:
-        """Return how many records have that share of tissue, compared in float32 as a dataset does."""
-        return int(np.sum(np.float32(self.tissue) >= np.float32(min_tissue)))
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return len(self.tissue)
+
+    def count_from(self, min_tissue: float) -> int:
+        """Return how many records have at least that share of tissue, compared in float32 as a dataset does."""
+        return int(np.sum(np.asarray(self.tissue, np.float32) >= np.float32(min_tissue)))
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,13 @@ class ShardSet:
     @property
     def count(self) -> int:
         """How many patches there are."""
-        return sum(shard.count() for shard in self.shards)
+        return sum(shard.count for shard in self.shards)
 
 
 def is_shards(folder: Folder) -> bool:
     """Tell whether a folder holds shards, finished or not."""
     folder = Path(folder)
-    return folder.is_dir() and ((folder / UNFINISHED).exists() or any(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].tfrecord")))
+    return folder.is_dir() and ((folder / UNFINISHED).exists() or any(folder.glob("*.tfrecord")))
 
 
 def open_shards(folders: Folder | Sequence[Folder]) -> ShardSet:
@@ -66,8 +71,8 @@ def open_shards(folders: Folder | Sequence[Folder]) -> ShardSet:
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: No shards, an extraction not finished, a shard missing or of another size than was written, a slide in
-            two folders, or several patch sizes. Names the file.
+        ValueError: No shards, an extraction not finished, a shard missing or of another size than was written, a slide
+            in two folders, or several patch sizes. Names the file.
     """
     pages: dict[str, tuple[Path, Page]] = {}
     for folder in [folders] if isinstance(folders, (str, os.PathLike)) else folders:
@@ -79,7 +84,7 @@ def open_shards(folders: Folder | Sequence[Folder]) -> ShardSet:
                    for slide_id, (folder, page) in sorted(pages.items()) for shard in page["shards"])
     require(bool(shards), "shards", "hold at least one patch", "write some with pipelines.extract", str(folders))
     sizes = {page["options"]["patch_size"] for _, page in pages.values()}
-    require(len(sizes) == 1, "shards", "have one patch size", f"these have {sorted(sizes)}: choose folders of one", str(folders))
+    require(len(sizes) == 1, "shards", "have one patch size", f"there are {sorted(sizes)}: choose", str(folders))
     skipped = tuple(Skipped(**item) for _, page in pages.values() for item in page["skipped"])
     return ShardSet(shards, sizes.pop(), skipped)
 
@@ -103,7 +108,8 @@ def _pages(folder: Path) -> list[Page]:
     """Return the pages of a folder whose shards are finished and whole."""
     if not folder.is_dir():
         raise FileNotFoundError(f"`shards` must be a folder; check the spelling. Received: {str(folder)!r}")
-    require(not (folder / UNFINISHED).exists(), "shards", "be finished", "run the extraction that was stopped again", str(folder))
+    finished = not (folder / UNFINISHED).exists()
+    require(finished, "shards", "be finished", "run the extraction that was stopped again", str(folder))
     pages = [read_page(path) for path in sorted(folder.glob("*.json"))]
     for page in pages:
         check_whole(folder, page)

@@ -1,13 +1,18 @@
 """One patch as a record: a `tf.train.Example`.
 
 slide_id, name: bytes. x, y: the corner in level 0. mpp: 0 where unknown. tissue: share in [0, 1]. size. pixels: the
-bytes of uint8 [size, size, 3]. Raw, because a PNG of them takes 25 times as long to decode as they take to copy, for 0.6 of
-the space.
+bytes of uint8 [size, size, 3]. Raw, because a PNG of them takes 25 times as long to decode as they take to copy, for
+0.6 of the space.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import tensorflow as tf
 
+from pipelines.options import require
 from pipelines.patches import Patch
 
 _TEXT, _SHARE = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.float32)
@@ -33,6 +38,30 @@ def decode(record: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tenso
 def decode_tissue(record: tf.Tensor) -> tf.Tensor:
     """Return the tissue share of a serialised record, float32."""
     return tf.io.parse_single_example(record, {"tissue": _SHARE})["tissue"]
+
+
+@contextmanager
+def damage_named(paths: Iterable[Path]) -> Iterator[None]:
+    """While records of these shards are read: name the damaged file, which TensorFlow does not.
+
+    Raises:
+        ValueError: A record is not what was written.
+    """
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        for path in paths:
+            require(_is_sound(path), "shards", "be as they were written", "delete it and extract again", str(path))
+        raise error
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        for _ in tf.data.TFRecordDataset(str(path)):
+            pass
+    except tf.errors.DataLossError:
+        return False
+    return True
 
 
 def _bytes(value: bytes) -> tf.train.Feature:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.console import load_tensorflow
 from pipelines.files import atomic_path, write_text
 from pipelines.options import PatchOptions, require
 from pipelines.patches import Patch, Skipped, Source, read_patches
 from pipelines.shards.layout import (
+    DISK_FULL,
     FORMAT,
     UNFINISHED,
     Page,
@@ -93,7 +95,8 @@ def write_slide(source: Source, report: Callable[[int], None], folder: Path, opt
     remove(folder, source.slide_id)
     skipped: list[Skipped] = []
     try:
-        shards = list(_write_all(_patches(source, options, strict, skipped), source, folder, options.patch_size, report))
+        patches = _patches(source, options, strict, skipped)
+        shards = list(_write_all(patches, source, folder, options.patch_size, report))
         return _write_page(source, folder, options, shards, skipped)
     except BaseException:
         remove(folder, source.slide_id)
@@ -122,7 +125,8 @@ def _write_all(patches: Iterator[Patch], source: Source, folder: Path, size: int
 
 
 def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> dict[str, Any]:
-    import tensorflow as tf  # not needed by who only waits for other processes, or finds everything done
+    load_tensorflow()  # here, since who only waits for other processes does without it
+    import tensorflow as tf
 
     from pipelines.shards.record import encode
 
@@ -135,9 +139,9 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
                     tissue.append(float(np.float32(patch.tissue)))
                     report(1)
         except tf.errors.OpError as error:
-            full = isinstance(error, tf.errors.ResourceExhaustedError)
-            reason = error.message.rpartition("; ")[2]
-            raise OSError(errno.ENOSPC if full else errno.EIO, reason, str(path)) from error
+            reason = error.message.rpartition("; ")[2]  # "PATH; REASON", the reason in the system's words
+            code = next((code for code in DISK_FULL if os.strerror(code) == reason), errno.EIO)
+            raise OSError(code, reason, str(path)) from error
         return {"name": path.name, "bytes": temporary.stat().st_size, "tissue": tissue}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-UNKNOWN = "unknown: not given when this card was written"
+UNKNOWN = "unknown (not given when this card was written)"
 PACKAGES = ("sr_keras", "tensorflow", "keras")
 FENCE = "```"
 

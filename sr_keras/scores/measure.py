@@ -66,6 +66,10 @@ def score_images(hr: Any, sr: Any, lr: Any, degrade: DegradeOptions | None = Non
         ValueError: Shapes do not belong together, or images are smaller than an 11x11 window.
     """
     degrade = degrade or DegradeOptions()
+    require(tuple(hr.shape) == tuple(sr.shape), "sr", f"have the shape of hr, {tuple(hr.shape)}",
+            "take a model of this scale", tuple(sr.shape))
+    require(tuple(hr.shape[1:3]) == tuple(degrade.scale * side for side in lr.shape[1:3]), "lr",
+            f"be hr's sides over scale={degrade.scale}", "give the scale it was made with", tuple(lr.shape))
     names = ["psnr", "ssim", "ms_ssim", "qilv", "rrmse"]
     if min(hr.shape[1:3]) < metrics.MS_SSIM_SIDE:
         names.remove("ms_ssim")

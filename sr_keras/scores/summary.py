@@ -144,7 +144,7 @@ def _interval_note(slides: int) -> str:
     if slides == 1:
         return ("Mean over patches, with a 95% interval from resampling them: with a single slide it says nothing about"
                 " other slides.")
-    few = f" With {slides} slides it is a rough one." if slides < FEW_SLIDES else ""
+    few = " With so few slides it is too narrow." if slides < FEW_SLIDES else ""
     return f"Mean over slides of each slide's mean, with a 95% interval from resampling slides.{few}"
 
 

@@ -157,7 +157,7 @@ def test_pickled_weights_are_refused_and_not_run(run, tmp_path, monkeypatch):
     assert not Path("sprung").exists()
 
 
-@pytest.mark.parametrize("function", [lambda x: x * 2, keras.ops.square])  # Keras' safe mode lets the second one in
+@pytest.mark.parametrize("function", [lambda x: x * 2, keras.ops.square])  # by value, by name
 def test_lambda_layer_is_refused(function, tmp_path):
     image = keras.Input((None, None, 3))
     keras.Model(image, keras.layers.Lambda(function)(image)).save(tmp_path / "lambda.keras")

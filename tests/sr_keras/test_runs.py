@@ -106,6 +106,17 @@ def test_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
         load_checkpoint(tmp_path, "warmup", 1, network(4))
 
 
+def test_damaged_checkpoint_is_refused_by_name(tmp_path):
+    save_checkpoint(tmp_path, "warmup", network(), State(1, 0.5, 1, 0.5), keep=1)
+    path = checkpoint(tmp_path, "warmup", 1) / "model.keras"
+    held = bytearray(path.read_bytes())
+    held[held.index(b"HDF") + 2000] ^= 0xFF
+    for damaged in (bytes(held), bytes(held[:500])):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged.*warmup-0001"):
+            restore_checkpoint(tmp_path, "warmup", network())
+
+
 def test_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):
     model = network()
     save_checkpoint(tmp_path, "warmup", model, State(1, 0.5, 1, 0.5), keep=1)

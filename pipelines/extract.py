@@ -1,0 +1,56 @@
+"""Read the patches of slides, or of folders of tiles, into shards that training reads fast.
+
+    python -m pipelines.extract --data=sample --output=shards/sample --patch_size=128
+    python -m pipelines.extract --data=slides/,more/case.svs --output=shards/mine --mpp=0.5 --max_patches=2000
+
+Slides are read side by side. What was stopped goes on where it stopped when the same command is run again. What can't
+be read is skipped and listed at the end, and is on the slide's page in the output folder; --strict makes it an error.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from pipelines.console import run
+from pipelines.flags import define_patch_flags, patch_options
+from pipelines.options import require
+
+LISTED = 10
+
+FLAGS = flags.FlagValues()
+define_patch_flags(FLAGS)
+flags.DEFINE_list("data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is the one that comes along.",
+                  flag_values=FLAGS)
+flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Of the choice of patches.", flag_values=FLAGS)
+flags.DEFINE_integer("workers", None, "Slides read at the same time; one a core if left out.", flag_values=FLAGS)
+flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that can't be read.", flag_values=FLAGS)
+
+
+def main() -> int:
+    """Extract, and say what came of it."""
+    options = patch_options(FLAGS, seed=FLAGS.seed)
+    require(bool(FLAGS.output), "output", "be given", "name the folder for the shards", FLAGS.output)
+    from pipelines.patches import find_sources
+    from pipelines.shards import write_shards
+
+    report = write_shards(find_sources(FLAGS.data), FLAGS.output, options, FLAGS.workers, FLAGS.strict)
+    kept = f" ({report.kept} of them there before)" if report.kept else ""
+    print(f"{report.patches} patches of {report.slides} slides{kept} in {FLAGS.output}")
+    print_skipped(report.skipped)
+    print(f"train on them: python -m sr_keras.train --train_data={FLAGS.output} --run=runs/mine")
+    return 0
+
+
+def print_skipped(skipped: Sequence) -> None:
+    """List what gave no patch: the first `LISTED`, and how many more."""
+    for item in skipped[:LISTED]:
+        print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
+    if len(skipped) > LISTED:
+        print(f"skipped: {len(skipped) - LISTED} more, see the .json of each slide")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, FLAGS, __doc__))

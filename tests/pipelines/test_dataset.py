@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipelines.dataset import evaluation_dataset, example_count, training_dataset
+from pipelines.degrade import degrade
+from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
+from pipelines.patches import find_sources
+from pipelines.pixels import quantise
+from pipelines.shards import open_shards, write_shards
+
+SIDE, COUNT = 32, 24
+
+
+def write(data, folder, size=SIDE):
+    write_shards(find_sources(data), folder, PatchOptions(patch_size=size, min_tissue=0.0), workers=1, progress=False)
+    return folder
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Three slides of eight patches; patch n is of the one colour (10n, 100, 255 - 10n), so that it can be told."""
+    root = tmp_path_factory.mktemp("plain")
+    for number in range(COUNT):
+        colour = (10 * number, 100, 255 - 10 * number)
+        save(root / f"data/slide{number // 8}/{number:02d}.png", np.full((SIDE, SIDE, 3), colour))
+    return write(root / "data", root / "shards")
+
+
+@pytest.fixture(scope="module")
+def ramp(tmp_path_factory):
+    """One patch whose pixel (y, x) has the colour (y, x, 0)."""
+    root = tmp_path_factory.mktemp("ramp")
+    y, x = np.mgrid[:SIDE, :SIDE]
+    save(root / "data/ramp/one.png", np.stack([y, x, 0 * x], -1))
+    return write(root / "data", root / "shards")
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory, tile_folder):
+    """Two slides of eight 128x128 patches of tissue."""
+    return write(tile_folder, tmp_path_factory.mktemp("tissue") / "shards", 128)
+
+
+def batches(count, *arguments, **keywords):
+    return [(lr.numpy(), hr.numpy()) for lr, hr in training_dataset(*arguments, **keywords).take(count)]
+
+
+def numbers(images):
+    """Which patches of `plain` these are."""
+    return np.rint(images[:, 0, 0, 0] * 25.5).astype(int).tolist()
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) for pair, twin in zip(one, other, strict=True) for a, b in zip(pair, twin, strict=True))
+
+
+def test_batches_have_known_shapes_and_eight_bit_values(tissue):
+    dataset = training_dataset(tissue, batch_size=3, crop_size=64, degrade=DegradeOptions(scale=2))
+    assert [spec.shape.as_list() for spec in dataset.element_spec] == [[3, 32, 32, 3], [3, 64, 64, 3]]
+    for images in next(iter(dataset)):
+        assert images.dtype == tf.float32
+        np.testing.assert_allclose(images * 255, np.rint(images * 255), atol=1e-4)
+        assert 0 <= np.min(images) < 0.5 < np.max(images) <= 1
+
+
+@pytest.mark.parametrize("options", [DegradeOptions(), DegradeOptions(scale=8, blur_sigma=0.0)])
+def test_lr_is_hr_degraded_and_rounded(tissue, options):
+    for lr, hr in batches(3, tissue, batch_size=4, crop_size=64, degrade=options):
+        expected = quantise(degrade(hr, options.scale, options.blur_sigma).numpy())
+        # Summed in another order, a value on the border of two steps may fall to the other side.
+        assert np.mean(lr != expected) < 1e-3
+        np.testing.assert_allclose(lr, expected, atol=1.01 / 255)
+
+
+def test_every_patch_comes_once_before_one_comes_twice(plain):
+    seen = [n for lr, _ in batches(12, plain, batch_size=4) for n in numbers(lr)]
+    assert sorted(seen[:COUNT]) == sorted(seen[COUNT:]) == list(range(COUNT))
+    assert seen[:COUNT] != seen[COUNT:]
+    assert seen[:COUNT] != list(range(COUNT))
+
+
+@pytest.mark.parametrize("keywords", [
+    {"cache": "memory"}, {"shuffle_buffer": 3, "crop_size": 16}, {"steps_per_epoch": 2}, {"steps_per_epoch": 9},
+    {"min_tissue": 0.01, "slides": ["slide-a"], "corrupt": CorruptOptions(fraction=0.5)}])
+def test_a_run_that_starts_at_epoch_k_is_bit_for_bit_the_uninterrupted_one(tissue, keywords):
+    steps = keywords.setdefault("steps_per_epoch", 3)
+    tf.random.set_seed(1)
+    straight = batches(3 * steps, tissue, batch_size=4, **keywords)
+    tf.random.set_seed(2)  # the program's own seed must not matter
+    resumed = batches(2 * steps, tissue, batch_size=4, first_epoch=1, **keywords)
+    assert same(resumed, straight[steps:])
+    assert not same(straight[:steps], straight[steps:2 * steps])
+    assert not same(batches(steps, tissue, batch_size=4, seed=1, **keywords), straight[:steps])
+
+
+def test_eight_orientations_come_and_keep_pixels_in_place(ramp):
+    original = np.stack([*np.mgrid[:SIDE, :SIDE], np.zeros((SIDE, SIDE))], -1) / 255
+    turned = [np.rot90(image, k) for image in (original, original[:, ::-1]) for k in range(4)]
+    seen = set()
+    for _, hr in batches(20, ramp, batch_size=4):
+        for image in hr:
+            seen |= {k for k, expected in enumerate(turned) if np.allclose(image, expected, atol=1e-6)}
+    assert seen == set(range(8))
+
+
+def test_without_augmentation_patches_stay_as_they_are(ramp):
+    hr = np.concatenate([hr for _, hr in batches(5, ramp, batch_size=2, augment=False)])
+    assert np.ptp(hr, axis=0).max() == 0
+
+
+def test_crops_lie_anywhere_in_the_patch(ramp):
+    corners = set()
+    for _, hr in batches(100, ramp, batch_size=4, crop_size=24, augment=False):
+        for image in np.rint(hr * 255).astype(int):
+            top, left = image[0, 0, :2]
+            np.testing.assert_array_equal(image[..., :2], np.moveaxis(np.mgrid[top:top + 24, left:left + 24], 0, -1))
+            corners.add((int(top), int(left)))
+    assert {top for top, _ in corners} == {left for _, left in corners} == set(range(9))
+
+
+def test_corruption_is_the_same_in_every_epoch_and_order(plain):
+    options = CorruptOptions(fraction=0.5)
+    targets = []
+    for keywords in ({}, {"first_epoch": 5}, {"cache": "memory"}, {"shuffle_buffer": 1}, {"slides": ["slide1"]}):
+        pairs = batches(6, plain, batch_size=4, corrupt=options, augment=False, **keywords)
+        # Side "hr": LR stays clean and tells which patch it is.
+        targets.append({n: image for lr, hr in pairs for n, image in zip(numbers(lr), hr, strict=True)})
+    for other in targets[1:]:
+        assert all(np.array_equal(image, targets[0][n]) for n, image in other.items())
+    clean = sum(np.ptp(image) <= 1 and np.allclose(image[0, 0, 1], 100 / 255) for image in targets[0].values())
+    assert 4 <= clean <= 20
+
+
+def test_outliers_are_tiles_of_the_folder(plain, tmp_path):
+    save(tmp_path / "other.png", np.full((SIDE, SIDE, 3), (7, 8, 9)))
+    options = CorruptOptions(fraction=1.0, kinds=("outlier",), outlier_dir=str(tmp_path))
+    (_, hr), = batches(1, plain, batch_size=4, corrupt=options)
+    np.testing.assert_allclose(hr * 255, np.broadcast_to([7, 8, 9], hr.shape), atol=1e-4)
+
+
+def test_memory_cache_needs_the_disk_no_more(tmp_path, tissue):
+    copy = tmp_path / "shards"
+    copy.mkdir()
+    for path in tissue.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    dataset = training_dataset(copy, batch_size=4, cache="memory")
+    for path in copy.iterdir():
+        path.unlink()
+    assert len(list(dataset.take(12))) == 12
+
+
+def test_cache_folder_changes_where_but_not_what(tmp_path, tissue):
+    assert same(batches(4, tissue, batch_size=4, cache=tmp_path / "fast"), batches(4, tissue, batch_size=4))
+    assert len(list((tmp_path / "fast").iterdir())) == 2
+
+
+def test_a_batch_may_be_larger_than_the_data(plain):
+    (lr, _), = batches(1, plain, batch_size=60)
+    assert {n: numbers(lr).count(n) for n in range(COUNT)}.values() <= {2, 3}
+
+
+def test_slides_and_tissue_choose_patches(plain, tissue):
+    seen = {n for lr, _ in batches(8, plain, batch_size=2, slides=["slide0", "slide2"]) for n in numbers(lr)}
+    assert seen == {*range(8), *range(16, 24)}
+    shares = sorted(itertools.chain.from_iterable(shard.tissue for shard in open_shards(tissue).shards))
+    middle = shares[len(shares) // 2]
+    wanted = sum(share >= middle for share in shares)
+    assert example_count(tissue, min_tissue=middle) == wanted
+    first, second = batches(2, tissue, batch_size=wanted, min_tissue=middle, augment=False)
+    assert len(np.unique(first[1], axis=0)) == wanted
+    assert np.array_equal(np.unique(first[1], axis=0), np.unique(second[1], axis=0))
+
+
+@pytest.mark.parametrize(("keywords", "message"), [
+    ({"crop_size": 30}, "`crop_size` must be divisible by scale=4"),
+    ({"crop_size": 64}, "`crop_size` must lie in 1 to 32"),
+    ({"slides": ["nobody"]}, "`slides` must"),
+    ({"min_tissue": 1.1}, "`min_tissue` must leave at least one patch"),
+    ({"batch_size": 0}, "`batch_size` must"),
+    ({"steps_per_epoch": 0}, "`steps_per_epoch` must"),
+    ({"first_epoch": -1}, "`first_epoch` must"),
+    ({"shuffle_buffer": 0}, "`shuffle_buffer` must"),
+])
+def test_wrong_arguments_are_refused(plain, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        training_dataset(plain, **{"batch_size": 2, **keywords})
+
+
+def test_patch_size_must_divide_by_scale(tmp_path):
+    save(tmp_path / "data/slide/tile.png", np.zeros((20, 20, 3)))
+    shards = write(tmp_path / "data", tmp_path / "shards", 20)
+    for dataset in (training_dataset, evaluation_dataset):
+        with pytest.raises(ValueError, match="`patch_size` must be divisible by scale=8"):
+            dataset(shards, batch_size=1, degrade=DegradeOptions(scale=8))
+
+
+def test_evaluation_gives_each_patch_once_in_a_fixed_order(plain):
+    found = list(evaluation_dataset(plain, batch_size=5))
+    assert [len(batch["lr"]) for batch in found] == [5, 5, 5, 5, 4]
+    assert [n for batch in found for n in numbers(batch["hr"].numpy())] == list(range(COUNT))
+    ids = [name.decode() for batch in found for name in batch["example_id"].numpy()]
+    assert ids == [f"slide{n // 8}/{n:02d}" for n in range(COUNT)]
+    assert [name.decode() for batch in found for name in batch["slide_id"].numpy()] == [name[:6] for name in ids]
+    assert found[0]["lr"].shape == (5, SIDE // 4, SIDE // 4, 3)
+
+
+@pytest.mark.parametrize(("limit", "shares"), [(7, [2, 2, 3]), (2, [1, 1]), (100, [8, 8, 8])])
+def test_evaluation_limit_is_shared_by_the_slides(plain, limit, shares):
+    slides = [name for batch in evaluation_dataset(plain, limit=limit) for name in batch["slide_id"].numpy()]
+    assert sorted(slides.count(slide) for slide in set(slides)) == shares
+
+
+def test_no_python_runs_inside(tissue, tmp_path):
+    save(tmp_path / "other.png", np.zeros((128, 128, 3)))
+    options = CorruptOptions(fraction=1.0, kinds=("noise", "blur", "contrast", "outlier"), outlier_dir=str(tmp_path))
+    for dataset in (training_dataset(tissue, batch_size=2, crop_size=64, corrupt=options, min_tissue=0.1),
+                    evaluation_dataset(tissue)):
+        graph = tf.raw_ops.DatasetToGraphV2(input_dataset=dataset._variant_tensor).numpy()
+        assert b"TFRecordDataset" in graph
+        assert b"PyFunc" not in graph
+
+
+def test_order_is_kept_whatever_is_faster(tissue):
+    for dataset in (training_dataset(tissue, batch_size=2), evaluation_dataset(tissue)):
+        assert dataset.options().deterministic is True

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.options import PatchOptions
+from pipelines.patches import find_sources
+from pipelines.shards import open_shards, write_shards
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--patch_size=64", "--stride=16", "--min_tissue=0"]
+OPTIONS = PatchOptions(patch_size=64, stride=16, min_tissue=0.0)
+
+
+def extract(*arguments):
+    return subprocess.run([sys.executable, "-m", "pipelines.extract", *map(str, arguments)], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def wait_for(holds, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/status")
+    try:
+        return "State:\tZ" not in status.read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_extraction_leaves_nothing_that_looks_whole_and_goes_on(tmp_path, sample_slide, workers):
+    (tmp_path / "data").mkdir()
+    for name in ("a.tif", "b.tif"):
+        shutil.copy(sample_slide, tmp_path / "data" / name)
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    command = [sys.executable, "-m", "pipelines.extract", f"--data={tmp_path / 'data'}", f"--output={killed}", *SMALL,
+               f"--workers={workers}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(killed.glob(".*.tmp.*-00000.tfrecord" if workers == 2 else ".*.tmp.b-*")))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= (2 if workers == 2 else 0)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in children), 10)
+    finished = len(list(killed.glob("*.json")))
+    assert finished < 2
+    with pytest.raises(ValueError, match="be finished; run the extraction"):
+        open_shards(killed)
+
+    sources = find_sources(tmp_path / "data")
+    assert write_shards(sources, killed, OPTIONS, workers=1, progress=False).kept == finished
+    write_shards(sources, straight, OPTIONS, workers=1, progress=False)
+    assert content(killed) == content(straight)
+    assert open_shards(killed).count == 2 * 29**2
+
+
+def test_extract_says_what_it_made_and_skipped(tmp_path, tile_folder):
+    data = shutil.copytree(tile_folder, tmp_path / "data")
+    (data / "slide-a" / "tile0.png").write_bytes(b"not a picture")
+    done = extract(f"--data={data}", f"--output={tmp_path / 'shards'}", "--patch_size=128", "--min_tissue=0")
+    assert done.returncode == 0
+    assert "15 patches of 2 slides" in done.stdout
+    assert "skipped: slide-a, tile0.png" in done.stdout
+    assert "cudart" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "`output` must be given"),
+    (["--output=x", "--data=nowhere"], "nowhere"),
+    (["--output=x", "--sampling=random"], "`max_patches` must"),
+    (["--output=x", "--no_such_flag=1"], "no_such_flag"),
+])
+def test_mistakes_are_answered_in_one_line(arguments, message):
+    done = extract(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import shutil
+import weakref
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipelines.options import PatchOptions
+from pipelines.patches import Patch, Skipped, Source, find_sources, read_patches
+from pipelines.shards import copy_shards, is_shards, open_shards, write_shards, writing
+from pipelines.shards.record import damage_named
+from pipelines.slide import SlideError
+
+OPTIONS = PatchOptions(patch_size=64, min_tissue=0.0)
+
+
+def write(sources, folder, options=OPTIONS, **keywords):
+    return write_shards(sources, folder, options, workers=1, progress=False, **keywords)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def shards(tmp_path, tile_folder):
+    write(find_sources(tile_folder), tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def fake_patches(monkeypatch):
+    """Let a test say which patches a source has."""
+    def say(make):
+        monkeypatch.setattr(writing, "read_patches", make)
+    return say
+
+
+@contextmanager
+def largest_file(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_records_hold_what_was_read(shards, tile_folder):
+    expected = [patch for source in find_sources(tile_folder) for patch in read_patches(source, OPTIONS)]
+    records = tf.data.TFRecordDataset([str(path) for path in open_shards(shards).paths])
+    found = [tf.train.Example.FromString(record.numpy()).features.feature for record in records]
+    assert len(found) == len(expected) == 64
+    for fields, patch in zip(found, expected, strict=True):
+        assert fields["slide_id"].bytes_list.value[0].decode() == patch.slide_id
+        assert fields["name"].bytes_list.value[0].decode() == patch.name
+        assert (fields["x"].int64_list.value[0], fields["y"].int64_list.value[0]) == (patch.x, patch.y)
+        assert fields["tissue"].float_list.value[0] == np.float32(patch.tissue)
+        assert fields["mpp"].float_list.value[0] == 0  # tiles do not say it
+        assert fields["pixels"].bytes_list.value[0] == patch.pixels.tobytes()
+
+
+def test_open_shards_tells_what_is_there(shards):
+    opened = open_shards(shards)
+    assert (opened.slide_ids, opened.count, opened.patch_size, opened.skipped) == (("slide-a", "slide-b"), 64, 64, ())
+    assert is_shards(shards)
+    assert not is_shards(shards / "no")
+
+
+def test_a_second_run_keeps_what_is_finished(shards, tile_folder):
+    before = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
+    report = write(find_sources(tile_folder), shards)
+    assert (report.slides, report.patches, report.kept) == (2, 64, 2)
+    assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == before
+
+
+def test_slides_can_be_added_to_a_folder(tmp_path, tile_folder):
+    for source in find_sources(tile_folder):
+        write([source], tmp_path)
+    assert open_shards(tmp_path).slide_ids == ("slide-a", "slide-b")
+
+
+def test_other_options_are_refused_naming_folder_and_option(shards, tile_folder):
+    with pytest.raises(ValueError, match=r"patch_size was 64 and is 128.*output='.*shards'"):
+        write(find_sources(tile_folder), shards, PatchOptions(patch_size=128, min_tissue=0.0))
+
+
+def test_another_slide_of_the_same_name_is_refused(shards, tile_folder):
+    first, second = find_sources(tile_folder)
+    with pytest.raises(ValueError, match="files differ"):
+        write([replace(second, slide_id=first.slide_id)], shards)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-7]), lambda path: path.unlink()])
+def test_a_truncated_or_missing_shard_is_named_and_mended_by_a_second_run(shards, tile_folder, damage):
+    whole = content(shards)
+    damage(shards / "slide-b-00000.tfrecord")
+    with pytest.raises(ValueError, match=r"`shards` must be whole.*slide-b-00000\.tfrecord"):
+        open_shards(shards)
+    assert write(find_sources(tile_folder), shards).kept == 1
+    assert content(shards) == whole
+
+
+def test_a_shard_damaged_inside_is_named_when_read(shards):
+    path = shards / "slide-b-00000.tfrecord"
+    path.write_bytes(path.read_bytes()[:5000] + b"?" + path.read_bytes()[5001:])
+    paths = open_shards(shards).paths
+    with pytest.raises(ValueError, match=r"slide-b-00000\.tfrecord"), damage_named(paths):
+        list(tf.data.TFRecordDataset([str(path) for path in paths]))
+
+
+def test_folders_that_are_not_shards_are_refused(tmp_path, shards, tile_folder):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_shards(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="hold at least one patch"):
+        open_shards(tmp_path / "empty")
+    (tmp_path / "empty" / "notes.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"pages of this version.*notes\.json"):
+        open_shards(tmp_path / "empty")
+    shutil.copytree(shards, tmp_path / "copy")
+    with pytest.raises(ValueError, match="each slide in one folder"):
+        open_shards([shards, tmp_path / "copy"])
+    write([replace(find_sources(tile_folder)[0], slide_id="other")], tmp_path / "large", PatchOptions(patch_size=128))
+    with pytest.raises(ValueError, match=r"one patch size; there are \[64, 128\]"):
+        open_shards([shards, tmp_path / "large"])
+
+
+def test_what_cannot_be_read_is_skipped_and_listed_or_fatal(tmp_path, tile_folder):
+    data = shutil.copytree(tile_folder / "slide-a", tmp_path / "data")
+    (data / "tile3.png").write_bytes((data / "tile3.png").read_bytes()[:200])
+    report = write(find_sources(data), tmp_path / "shards")
+    assert (report.patches, [item.where for item in report.skipped]) == (28, ["tile3.png"])
+    assert open_shards(tmp_path / "shards").skipped == report.skipped
+    for folder in (tmp_path / "strict", tmp_path / "shards"):  # written anew, and kept from before
+        with pytest.raises(SlideError, match=r"tile3\.png"):
+            write(find_sources(data), folder, strict=True)
+    assert list((tmp_path / "strict").glob("[!.]*")) == []
+
+
+def test_slides_of_glass_alone_are_an_error_that_says_why(tmp_path):
+    (tmp_path / "glass").mkdir()
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "glass" / "tile.png")
+    with pytest.raises(ValueError, match=r"at least one patch.*no tissue"):
+        write(find_sources(tmp_path / "glass"), tmp_path / "shards", PatchOptions(patch_size=64))
+    with pytest.raises(ValueError, match="finished"):
+        open_shards(tmp_path / "shards")
+
+
+def test_a_file_that_cannot_grow_is_one_line_and_leaves_no_half_files(tmp_path, tile_folder):
+    small, large = find_sources(tile_folder)
+    write([small], tmp_path)
+    kept = content(tmp_path)
+    with largest_file(100_000), pytest.raises(OSError, match="make room") as caught:
+        write([small, large], tmp_path)
+    assert caught.value.filename == str(tmp_path / "slide-b-00000.tfrecord")
+    assert content(tmp_path) == {**kept, ".unfinished": b""}
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_files(tmp_path, tile_folder, monkeypatch):
+    original = tf.io.TFRecordWriter
+    monkeypatch.setattr(tf.io, "TFRecordWriter", lambda path: original("/dev/full"))
+    with pytest.raises(OSError, match="No space left on device; make room") as caught:
+        write(find_sources(tile_folder), tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    assert content(tmp_path) == {".unfinished": b""}
+
+
+def test_an_interrupt_leaves_nothing_of_the_slide_it_met(tmp_path, tile_folder, fake_patches):
+    def interrupted(source, options):
+        for number, patch in enumerate(read_patches(source, options)):
+            if source.slide_id == "slide-b" and number == 3:
+                raise KeyboardInterrupt
+            yield patch
+
+    fake_patches(interrupted)
+    first, second = find_sources(tile_folder)
+    write([first], tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        write([first, second], tmp_path)
+    assert sorted(content(tmp_path)) == [".unfinished", "slide-a-00000.tfrecord", "slide-a.json"]
+
+
+def test_patches_are_not_collected(tmp_path, fake_patches):
+    alive, most = set(), []
+
+    def many(source, options):
+        for number in range(50):
+            pixels = np.full((64, 64, 3), number, np.uint8)
+            alive.add(number)
+            weakref.finalize(pixels, alive.discard, number)
+            most.append(len(alive))
+            yield Patch(source.slide_id, number, 0, None, 1.0, pixels, str(number))
+            del pixels
+
+    fake_patches(many)
+    assert write([Source("slide", ())], tmp_path).patches == 50
+    assert max(most) <= 4
+
+
+def test_large_slides_are_cut_into_several_shards(tmp_path, tile_folder, monkeypatch):
+    monkeypatch.setattr(writing, "SHARD_BYTES", 10 * 3 * 64**2)
+    write(find_sources(tile_folder), tmp_path)
+    assert [shard.count for shard in open_shards(tmp_path).shards] == [10, 10, 10, 2] * 2
+
+
+def test_names_of_slides_never_leave_the_folder(tmp_path, tile_folder):
+    source = replace(find_sources(tile_folder)[0], slide_id="../a/b *[0]")
+    write([source], tmp_path / "shards")
+    assert open_shards(tmp_path / "shards").slide_ids == ("../a/b *[0]",)
+    assert {path.parent for path in tmp_path.rglob("*.*")} <= {tmp_path, tmp_path / "shards"}
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path, tile_folder):
+    source = find_sources(tile_folder)[0]
+    with pytest.raises(ValueError, match="distinct slide ids"):
+        write([source, source], tmp_path)
+
+
+def test_a_slide_that_kills_its_reader_is_reported_once(tmp_path, tile_folder, monkeypatch):
+    first, second = find_sources(tile_folder)
+
+    def run_jobs(work, jobs, processes, report):
+        for job in jobs:
+            yield job, writing.Died(-11) if job == second else work(job, report)
+
+    monkeypatch.setattr(writing, "run_jobs", run_jobs)
+    report = write([first, second], tmp_path)
+    assert [(item.slide_id, item.where) for item in report.skipped] == [("slide-b", "slide")]
+    assert "died 2 times (exit code -11)" in report.skipped[0].reason
+    assert write([first, second], tmp_path).kept == 2
+    assert open_shards(tmp_path).skipped == report.skipped
+
+
+def test_copies_are_made_once_and_never_taken_for_newer_shards(tmp_path, shards, tile_folder):
+    opened = open_shards(shards)
+    copied = copy_shards(opened, tmp_path / "fast")
+    assert [path.read_bytes() for path in copied.paths] == [path.read_bytes() for path in opened.paths]
+    made = {path: path.stat().st_mtime_ns for path in copied.paths}
+    assert copy_shards(opened, tmp_path / "fast") == copied
+    assert {path: path.stat().st_mtime_ns for path in copied.paths} == made
+    for path in opened.paths:
+        path.unlink()
+    write(find_sources(tile_folder), shards)
+    assert not set(copy_shards(open_shards(shards), tmp_path / "fast").paths) & set(copied.paths)
+
+
+def test_pages_are_json_that_says_what_was_skipped(tmp_path, tile_folder, fake_patches):
+    def some(source, options):
+        yield Skipped(source.slide_id, "8_9", "torn", True)
+        yield from read_patches(source, options)
+
+    fake_patches(some)
+    write(find_sources(tile_folder), tmp_path)
+    page = json.loads((tmp_path / "slide-a.json").read_text())
+    assert page["count"] == 32
+    assert page["skipped"] == [{"slide_id": "slide-a", "where": "8_9", "reason": "torn", "broken": True}]

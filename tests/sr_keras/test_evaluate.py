@@ -1,0 +1,114 @@
+"""Evaluation goes from a model and slides to a table, a CSV and a picture, and says a mistake in one line."""
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import console
+from sr_keras import evaluate
+from sr_keras.networks import generator
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """An untrained generator: plain interpolation."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("model") / "generator.keras"
+    generator(scale=4, blocks=1, filters=4).save(path)
+    return path
+
+
+def run(*arguments: str) -> int | None:
+    evaluate.FLAGS.unparse_flags()
+    for name in evaluate.FLAGS:
+        evaluate.FLAGS[name].unparse()
+    console.parse(["evaluate", *arguments], evaluate.FLAGS)
+    return evaluate.main()
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "scores.csv", newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_evaluate_writes_table_csv_and_sheet_of_folders_of_tiles(model, tile_folder, tmp_path, capsys):
+    assert run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path}", "--patch_size=128",
+               "--min_tissue=0") == 0
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2 * 16
+    assert {row["slide_id"] for row in rows} == {"slide-a", "slide-b"}
+    assert {row["method"] for row in rows} == {"bicubic", "sr"}
+    table = (tmp_path / "scores.md").read_text(encoding="utf-8")
+    assert "16 patches of 2 slides." in table
+    assert "MS-SSIM is left out" in table
+    assert "| slide-b | 8 |" in table
+    assert table.split("\n\n")[1] in capsys.readouterr().out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert min(sheet.size) > 500
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_scores_in_the_csv_are_those_of_the_tiles(model, tile_folder, tmp_path):
+    """From the files alone, by another way: Pillow's bicubic and NumPy."""
+    tiles = tile_folder / "slide-a"
+    run(f"--model={model}", f"--data={tiles}", f"--output={tmp_path}", "--patch_size=128", "--min_tissue=0")
+    found = {row["example_id"]: float(row["rrmse"]) for row in rows_of(tmp_path) if row["method"] == "bicubic"}
+    assert set(found) == {f"slide-a/tile{i}" for i in range(8)}
+    hr = np.asarray(Image.open(tiles / "tile3.png"), float) / 255
+    taps = np.exp(-(np.arange(16) - 7.5) ** 2 / (2 * 1.6**2))
+    padded = np.pad(hr, ((6, 6), (6, 6), (0, 0)), mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (16, 16), (0, 1))[::4, ::4]
+    lr = np.einsum("ijcyx,y,x->ijc", windows, taps, taps) / taps.sum() ** 2
+    sr = Image.fromarray(np.rint(lr * 255).astype(np.uint8)).resize((128, 128), Image.Resampling.BICUBIC)
+    expected = np.linalg.norm(np.asarray(sr) / 255 - hr) / np.linalg.norm(hr)
+    assert found["slide-a/tile3"] == pytest.approx(expected, rel=0.01)
+
+
+def test_evaluate_takes_a_slide_and_then_its_shards_with_a_limit(model, sample_slide, tmp_path):
+    run(f"--model={model}", f"--data={sample_slide}", f"--output={tmp_path}", "--patch_size=256", "--min_tissue=0")
+    everything = rows_of(tmp_path)
+    assert len(everything) == 2 * 4
+    assert all(0 < float(row["ms_ssim"]) <= 1 for row in everything)
+    assert "a single slide" in (tmp_path / "scores.md").read_text(encoding="utf-8")
+    run(f"--model={model}", f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'again'}", "--limit=2")
+    assert rows_of(tmp_path / "again") == everything[:4]
+
+
+def test_slides_of_an_earlier_evaluation_are_left_out(model, tile_folder, tmp_path):
+    for slide in ("slide-a", "slide-b"):
+        run(f"--model={model}", f"--data={tile_folder / slide}", f"--output={tmp_path}", "--patch_size=64", "--limit=3")
+        assert {row["slide_id"] for row in rows_of(tmp_path)} == {slide}
+
+
+@pytest.mark.parametrize(("changed", "says"), [
+    ({"--model": ""}, "`model` must be given"),
+    ({"--model": "/no/such/model"}, "/no/such/model"),
+    ({"--data": "/no/such/slides"}, "/no/such/slides"),
+    ({"--limit": "0"}, "`limit` must be positive"),
+    ({"--blur_sigma": "-1"}, "`blur_sigma` must be 0 or more"),
+    ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),
+    ({"--colour": "red"}, "colour"),
+])
+def test_a_mistake_is_an_error_that_names_it_and_leaves_nothing(changed, says, model, tile_folder, tmp_path):
+    given = {"--model": str(model), "--data": str(tile_folder), "--output": str(tmp_path / "scores"), **changed}
+    with pytest.raises(console.USER_ERRORS, match=says):
+        run(*(f"{name}={value}" for name, value in given.items()))
+    assert not (tmp_path / "scores").exists()
+
+
+def test_a_mistake_is_one_line_on_the_command_line(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "sr_keras.evaluate", f"--model={tmp_path}", "--data=sample",
+                           f"--output={tmp_path}/scores"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "`model` must be a .keras file, a run folder or a SavedModel folder" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
