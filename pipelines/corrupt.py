@@ -1,11 +1,12 @@
 """What an uncurated training set contains: noise, blur, wrong contrast, and tiles of another stain.
 
-Which examples are bad, and how, follows from (seed, example id) alone: not from the epoch, the order of reading, the batch
-or the machine. An example that is corrupted at one fraction is corrupted, in the same way, at every larger one.
+Which examples are bad, and how, follows from (seed, example id) alone: not from the epoch, the order of reading or the
+batch. An example that is corrupted at one fraction is corrupted, in the same way, at every larger one.
 
-Images are single, float32 [H, W, 3] in [0, 1], with 1 the white of empty glass; values are taken as proportional to the
-light that reached the camera. `seed` of an image function is an int tensor [2]; the same seed gives the same image, eagerly
-and inside `Dataset.map`. Strength 0 leaves an image as it is, 1 is what a lab would call plainly bad, 2 is hopeless.
+Images are single, float32 [H, W, 3] in [0, 1], with 1 the white of empty glass; values are taken as proportional to
+the light that reached the camera. `seed` of an image function is an int tensor [2]; the same seed gives the same image,
+eagerly and inside `Dataset.map`. Strength 0 leaves an image as it is, 1 is what a lab would call plainly bad, 2 is
+hopeless. `python -m pipelines.preview` draws them.
 """
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ CLEAN = -1  # the kind of an example that is left alone
 PHOTONS = 200.0  # shot noise at strength 1: photons per colour that white collects (a good scan: above 5000)
 READ_NOISE = 0.04  # standard deviation at strength 1, of full scale (a good scan: below 0.005)
 HR_RADIUS = 5.0  # defocus at strength 1 on an HR image: radius of the disc a point becomes, in its pixels
-LR_RADIUS = 2.5  # and on an LR image, in LR pixels
+LR_RADIUS = 1.5  # and on an LR image, in LR pixels
 EXPOSURE = 0.15  # brightness at strength 1, of full scale
 OUTLIER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_OUTLIERS = 256  # a tile of 256x256 takes 196 kB of memory
@@ -38,8 +39,8 @@ def corrupt_pair(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the pair with its bad side, or as it is if the example is one of the good ones.
 
-    With side "hr" the target alone is bad, with "lr" the scan alone; with "both" the specimen is: `hr` is corrupted and
-    `lr` made from it. What is corrupted comes back in 8-bit steps, as a file would hold it.
+    With side "hr" the target alone is bad, with "lr" the scan alone; with "both" the specimen is: `hr` is corrupted
+    and `lr` made from it. What is corrupted comes back in 8-bit steps, as a file would hold it.
 
     Args:
         lr: Float32 [h, w, 3] in [0, 1].
@@ -93,8 +94,8 @@ def corruption(example_id: tf.Tensor, seed: int, options: CorruptOptions) -> tup
         options: The share of bad examples and the kinds to choose from, each as likely.
 
     Returns:
-        int32 of the shape of `example_id`: the place of the kind in `options.kinds`, or CLEAN; and int32 [..., 2]: the
-        seed for the image functions.
+        int32 of the shape of `example_id`: the place of the kind in `options.kinds`, or CLEAN; and int32 [..., 2],
+        the seed for the image functions.
     """
     share, choice, *image_seed = (
         tf.strings.to_hash_bucket_strong(example_id, _BUCKETS, key=[seed, salt]) for salt in range(4))
@@ -120,8 +121,8 @@ def noise(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
 def blur(image: tf.Tensor, strength: float, seed: tf.Tensor, radius: float = HR_RADIUS) -> tf.Tensor:
     """Put the image out of focus: half the seeds a defocus disc, half a Gaussian as wide.
 
-    The disc has radius `radius * strength` pixels; the Gaussian half of that as sigma, which is the same standard deviation.
-    Edges are symmetric. Computed by FFT: 3 ms for 256x256x3 where a depthwise convolution takes 25.
+    The disc has radius `radius * strength` pixels; the Gaussian half of that as sigma, which is the same standard
+    deviation. Edges are symmetric. Computed by FFT: 3 ms for 256x256x3 where a depthwise convolution takes 25.
     """
     if strength == 0:
         return image
@@ -140,9 +141,9 @@ def blur(image: tf.Tensor, strength: float, seed: tf.Tensor, radius: float = HR_
 def contrast(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
     """Stain, or expose, the slide wrongly: half the seeds each, and each upwards or downwards.
 
-    Stain: the optical density, -log(image), is multiplied by 2^strength or 2^-strength; by Beer and Lambert's law that is as
-    much more or less stain in the tissue, and glass stays white. Exposure: the contrast about mid-grey is multiplied by
-    2^strength or 2^-strength and the brightness moved by EXPOSURE * strength, up or down.
+    Stain: the optical density, -log(image), is multiplied by 2^strength or 2^-strength; by Beer and Lambert's law that
+    is as much more or less stain in the tissue, and glass stays white. Exposure: the contrast about mid-grey is
+    multiplied by 2^strength or 2^-strength and the brightness moved by EXPOSURE * strength, up or down.
     """
     staining, more, lighter = tf.unstack(_draw(seed, 3) < 0.5)
     factor = tf.where(more, 2.0**strength, 2.0**-strength)
@@ -164,7 +165,8 @@ def load_outliers(folder: str | Path, size: int) -> tf.Tensor:
     """
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in OUTLIER_SUFFIXES)
     if not paths:
-        raise FileNotFoundError(f"`outlier_dir` must be a folder with images in it; give tiles. Received: {str(folder)!r}")
+        raise FileNotFoundError("`outlier_dir` must be a folder with images in it; give tiles of another stain. "
+                                f"Received: outlier_dir={str(folder)!r}")
     chosen = np.unique(np.linspace(0, len(paths) - 1, MAX_OUTLIERS).round().astype(int))
     return tf.stack([_centre(paths[i], size) for i in chosen])
 

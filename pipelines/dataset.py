@@ -16,8 +16,7 @@ mapped one by one and not in batches: one fits the cache of a core, a batch of 1
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import tensorflow as tf
@@ -27,12 +26,11 @@ from pipelines.degrade import degrade as degrade_images
 from pipelines.options import CorruptOptions, DegradeOptions, require
 from pipelines.pixels import quantise, to_float
 from pipelines.shards import ShardSet, copy_shards, open_shards
-from pipelines.shards.record import decode, decode_tissue
+from pipelines.shards.record import decode
+from pipelines.shards.streams import fold, from_disk, from_memory, in_turn
 
 Shards = ShardSet | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-READ_BYTES = 2**20  # of a shard at a time
-SIDE_BY_SIDE = 16  # shards that are read at the same time
 _ORDER, _AUGMENT = 1, 2  # what a seed is for: no two purposes share one
 _as_it_is = tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes 2 s
 
@@ -79,21 +77,21 @@ def training_dataset(
     chosen = _chosen(shards, slides)
     count = _count(chosen, min_tissue)
     crop = _crop(crop_size, chosen.patch_size, degrade)
-    order = _memory_order(chosen, min_tissue) if cache == "memory" else _disk_order(
+    order = from_memory(chosen, min_tissue) if cache == "memory" else from_disk(
         chosen if cache == "none" else copy_shards(chosen, cache), min_tissue, shuffle_buffer)
     outliers = _outliers(corrupt, crop)
     per_epoch = batch_size * (steps or max(1, count // batch_size))
 
     @_as_it_is
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_seed = _fold([seed, _ORDER], epoch)
-        passes = tf.data.Dataset.counter().flat_map(lambda number: order(_fold(epoch_seed, number)))
+        epoch_seed = fold([seed, _ORDER], epoch)
+        passes = tf.data.Dataset.counter().flat_map(lambda number: order(fold(epoch_seed, number)))
         return passes.take(per_epoch).enumerate().map(lambda position, record: (epoch, position, record))
 
     @_as_it_is
     def pair_of(epoch: tf.Tensor, position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         _, example_id, pixels = decode(record, chosen.patch_size)
-        pixels = _cropped_and_turned(pixels, crop, augment, _fold(_fold([seed, _AUGMENT], epoch), position))
+        pixels = _cropped_and_turned(pixels, crop, augment, fold(fold([seed, _AUGMENT], epoch), position))
         lr, hr = _pair(pixels, degrade)
         return corrupt_pair(lr, hr, example_id, seed, corrupt, degrade, outliers)
 
@@ -136,10 +134,7 @@ def evaluation_dataset(
         lr, hr = _pair(pixels, degrade)
         return {"example_id": example_id, "slide_id": slide_id, "lr": lr, "hr": hr}
 
-    names, numbers = _shares(chosen, limit)
-    taken = tf.data.Dataset.from_tensor_slices((names, tf.constant(numbers, tf.int64)))
-    records = taken.flat_map(lambda path, number: _read(path).take(number))
-    examples = records.map(example_of, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = in_turn(chosen, limit).map(example_of, num_parallel_calls=tf.data.AUTOTUNE)
     return _in_order(examples.batch(batch_size).prefetch(tf.data.AUTOTUNE))
 
 
@@ -181,52 +176,14 @@ def _outliers(corrupt: CorruptOptions, size: int) -> tf.Tensor | None:
     return load_outliers(corrupt.outlier_dir, size)
 
 
-def _memory_order(shards: ShardSet, min_tissue: float) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """Return a function from a seed to all the records, from memory. They are read now, all of them, once."""
-    needed, there = 3 * shards.patch_size**2 * shards.count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    remedy = f"use 'none' or a folder for {needed / 2**30:.0f} GB of patches"
-    require(needed < there, "cache", "not be more than this machine's memory", remedy, "memory")
-    records = _filtered(tf.data.Dataset.from_tensor_slices(_names(shards)).flat_map(_read), min_tissue).cache()
-    count = sum(1 for _ in records)
-    return lambda seed: _shuffled(records, count, seed)
-
-
-def _disk_order(shards: ShardSet, min_tissue: float, buffer: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """Return a function from a seed to all the records, from the disk, shuffled within what `buffer` of them allow."""
-    require(buffer > 0, "shuffle_buffer", "be positive", "1 keeps the order within the shards", buffer)
-    names = _names(shards)
-
-    def order(seed: tf.Tensor) -> tf.data.Dataset:
-        paths = _shuffled(tf.data.Dataset.from_tensor_slices(names), len(names), _fold(seed, 0))
-        records = paths.interleave(_read, min(len(names), SIDE_BY_SIDE), num_parallel_calls=tf.data.AUTOTUNE)
-        return _shuffled(_filtered(records, min_tissue), buffer, _fold(seed, 1))
-
-    return order
-
-
-def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
-    """Shuffle as `seed` says, whatever the program's global seed.
-
-    It is called while a function is traced. There `set_seed` sets the seed of that function alone, which comes before
-    the global one. (Not 0: TensorFlow would ask whether the other seed is 0 too, and that is a tensor.)
-    """
-    tf.random.set_seed(1)
-    number = tf.random.stateless_uniform([], seed, None, None, tf.int64)
-    return dataset.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
-
-
-def _filtered(records: tf.data.Dataset, min_tissue: float) -> tf.data.Dataset:
-    return records.filter(lambda record: decode_tissue(record) >= min_tissue) if min_tissue > 0 else records
-
-
 def _cropped_and_turned(pixels: tf.Tensor, crop: int, augment: bool, seed: tf.Tensor) -> tf.Tensor:
     """Return a random crop x crop part of uint8 [size, size, 3], as one of its eight orientations if `augment`."""
     size = pixels.shape[0]
     if crop < size:
-        top, left = tf.unstack(tf.random.stateless_uniform([2], _fold(seed, 0), 0, size - crop + 1, tf.int32))
+        top, left = tf.unstack(tf.random.stateless_uniform([2], fold(seed, 0), 0, size - crop + 1, tf.int32))
         pixels = pixels[top:top + crop, left:left + crop]
     if augment:
-        swap, upside_down, mirrored = tf.unstack(tf.random.stateless_uniform([3], _fold(seed, 1), 0, 2, tf.int32) > 0)
+        swap, upside_down, mirrored = tf.unstack(tf.random.stateless_uniform([3], fold(seed, 1), 0, 2, tf.int32) > 0)
         pixels = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
         pixels = tf.raw_ops.Reverse(tensor=pixels, dims=[upside_down, mirrored, False])
     return tf.ensure_shape(pixels, [crop, crop, 3])
@@ -236,35 +193,6 @@ def _pair(pixels: tf.Tensor, degrade: DegradeOptions) -> tuple[tf.Tensor, tf.Ten
     """Return (lr, hr) of one uint8 patch."""
     hr = to_float(pixels)
     return quantise(degrade_images(hr[tf.newaxis], degrade.scale, degrade.blur_sigma)[0]), hr
-
-
-def _shares(shards: ShardSet, limit: int | None) -> tuple[list[str], list[int]]:
-    """Return the paths, and how many records of each to take: each slide gives the same number as far as it can."""
-    left = Counter[str]()
-    for shard in shards.shards:
-        left[shard.slide_id] += shard.count
-    if limit is not None:
-        for number, slide_id in enumerate(sorted(left, key=left.__getitem__)):
-            left[slide_id] = min(left[slide_id], limit // (len(left) - number))
-            limit -= left[slide_id]
-    numbers = []
-    for shard in shards.shards:
-        numbers.append(min(shard.count, left[shard.slide_id]))
-        left[shard.slide_id] -= numbers[-1]
-    return _names(shards), numbers
-
-
-def _names(shards: ShardSet) -> list[str]:
-    return [str(path) for path in shards.paths]
-
-
-def _read(paths: tf.Tensor) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(paths, buffer_size=READ_BYTES)
-
-
-def _fold(seed: tf.Tensor | list[int], number: tf.Tensor | int) -> tf.Tensor:
-    """Return the seed [2] that belongs to a number under a seed [2]."""
-    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), tf.cast(number, tf.int64))
 
 
 def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -125,7 +125,7 @@ class OpenSlideReader:
 
 
 class TiffReader:
-    """A TIFF that OpenSlide does not open: OME-TIFF, striped, 16-bit. Levels are those of its first series."""
+    """A TIFF that OpenSlide does not open, or not with all its levels. They are those of its first series."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -184,7 +184,6 @@ class TiffReader:
         if segment is None:  # a sparse file leaves out what is empty: glass
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
         return segment[0]
-
 
     def _refuse_truncated(self) -> None:
         pages = [page for level in self._levels for page in level.pages]

@@ -27,7 +27,8 @@ class DegradeOptions:
 
     def __post_init__(self) -> None:
         require(self.scale in SCALES, "scale", f"be one of {SCALES}", "choose one of these", self.scale)
-        require(self.blur_sigma >= 0, "blur_sigma", "be 0 or more", "give it in HR pixels, 0 for no blur", self.blur_sigma)
+        require(self.blur_sigma >= 0, "blur_sigma", "be 0 or more", "give it in HR pixels, 0 for no blur",
+                self.blur_sigma)
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ class CorruptOptions:
     outlier_dir: str | None = None
 
     def __post_init__(self) -> None:
-        require(0 <= self.fraction <= 1, "corrupt_fraction", "lie in [0, 1]", "0.3 means 30% of the examples", self.fraction)
+        require(0 <= self.fraction <= 1, "corrupt_fraction", "lie in [0, 1]", "0.3 means 30% of the examples",
+                self.fraction)
         require(bool(self.kinds) and all(k in CORRUPTIONS for k in self.kinds),
                 "corrupt_kinds", f"name some of {CORRUPTIONS}", "separate them by commas", self.kinds)
         require(self.side in SIDES, "corrupt_side", f"be one of {SIDES}", "choose one of these", self.side)
         for kind in ("noise", "blur", "contrast"):
             strength = getattr(self, f"{kind}_strength")
-            require(strength >= 0, f"{kind}_strength", "be 0 or more", "1 is the strength of a plainly bad slide", strength)
+            require(strength >= 0, f"{kind}_strength", "be 0 or more", "1 is the strength of a plainly bad slide",
+                    strength)
         require("outlier" not in self.kinds or self.fraction == 0 or bool(self.outlier_dir),
                 "outlier_dir", "name a folder of tiles of another stain when corrupt_kinds has 'outlier'",
                 "give the folder or leave the kind out", self.outlier_dir)
@@ -78,13 +81,19 @@ class PatchOptions:
 
     def __post_init__(self) -> None:
         require(self.patch_size > 0, "patch_size", "be positive", "256 is the paper's", self.patch_size)
-        require(self.stride is None or self.stride > 0, "stride", "be positive", "leave it out for patch_size", self.stride)
-        require(self.mpp is None or self.mpp > 0, "mpp", "be positive", "give microns per pixel, 0.5 is about 20x", self.mpp)
+        require(self.stride is None or self.stride > 0, "stride", "be positive", "leave it out for patch_size",
+                self.stride)
+        require(self.mpp is None or self.mpp > 0, "mpp", "be positive", "give microns per pixel, 0.5 is about 20x",
+                self.mpp)
         require(self.level >= 0, "level", "be 0 or more", "0 is the highest resolution", self.level)
-        require(self.mpp is None or self.level == 0, "level", "be left out when mpp is given", "choose one of the two", self.level)
-        require(self.assume_mpp is None or self.assume_mpp > 0, "assume_mpp", "be positive", "give microns per pixel", self.assume_mpp)
+        require(self.mpp is None or self.level == 0, "level", "be left out when mpp is given",
+                "choose one of the two", self.level)
+        require(self.assume_mpp is None or self.assume_mpp > 0, "assume_mpp", "be positive", "give microns per pixel",
+                self.assume_mpp)
         require(self.sampling in SAMPLINGS, "sampling", f"be one of {SAMPLINGS}", "choose one of these", self.sampling)
-        require(self.max_patches is None or self.max_patches > 0, "max_patches", "be positive", "leave it out for all", self.max_patches)
+        require(self.max_patches is None or self.max_patches > 0, "max_patches", "be positive",
+                "leave it out for all", self.max_patches)
         require(self.sampling == "grid" or self.max_patches is not None,
                 "max_patches", "be given when sampling is 'random'", "say how many patches a slide may give", self.max_patches)
-        require(0 <= self.min_tissue <= 1, "min_tissue", "lie in [0, 1]", "0.5 wants half of a patch covered", self.min_tissue)
+        require(0 <= self.min_tissue <= 1, "min_tissue", "lie in [0, 1]", "0.5 wants half of a patch covered",
+                self.min_tissue)

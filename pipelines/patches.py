@@ -191,7 +191,7 @@ def _draws(span: _Span, rng: np.random.Generator, limit: int) -> np.ndarray:
     """Return random corners [N, 2], each once: enough that `limit` of them hit tissue where it is rare."""
     count = min(DRAWS_PER_PATCH * limit, MOST_DRAWS)
     corners = rng.integers((span.x, span.y), (span.last_x + 1, span.last_y + 1), (count, 2))
-    first = np.unique(corners, axis=0, return_index=True)[1]
+    first = np.unique(corners[:, 1] * (span.last_x + 1) + corners[:, 0], return_index=True)[1]
     return corners[np.sort(first)]
 
 

@@ -147,8 +147,9 @@ class Slide:
             return self._read_level(wanted.level, round(l0_x / downsample), round(l0_y / downsample), width, height)
         factor = wanted.downsample / downsample
         level_w, level_h = self.level_dimensions[wanted.level]
-        left, x, x_end = _span(l0_x / downsample, width, factor, level_w)
-        top, y, y_end = _span(l0_y / downsample, height, factor, level_h)
+        left, top = l0_x / downsample, l0_y / downsample
+        x, x_end = _span(left, width, factor, level_w)
+        y, y_end = _span(top, height, factor, level_h)
         pixels = self._read_level(wanted.level, x, y, x_end - x, y_end - y)
         box = (left - x, top - y, left - x + width * factor, top - y + height * factor)
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box=box))
@@ -208,8 +209,8 @@ class Slide:
             return as_rgb(self._reader.read(level, x, y, width, height), self.path.name)
 
 
-def _span(start: float, size: int, factor: float, level_size: int) -> tuple[float, int, int]:
-    """Return start, and the pixels to read: with the filter's support, but not outside the slide for its sake."""
+def _span(start: float, size: int, factor: float, level_size: int) -> tuple[int, int]:
+    """Return which pixels to read: with the filter's support, but not outside of the slide for its sake."""
     first, last = math.floor(start), math.ceil(start + size * factor)
     support = math.ceil(LANCZOS_SUPPORT * factor)
-    return start, min(first, max(0, first - support)), max(last, min(level_size, last + support))
+    return min(first, max(0, first - support)), max(last, min(level_size, last + support))

@@ -89,8 +89,8 @@ def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction:
         return _cut_each(sources, fractions)
     drawn = sorted(sources, key=lambda source: _draw(seed, source.slide_id))
     n_val, n_test = (max(1, round(fraction * len(drawn))) if fraction > 0 else 0 for fraction in fractions[1:])
-    n_val = min(n_val, len(drawn) - n_test - 1)
-    n_test = min(n_test, len(drawn) - n_val - 1)
+    n_val = min(n_val, len(drawn) - 1 - min(n_test, 1))
+    n_test = min(n_test, len(drawn) - 1 - n_val)
     parts = drawn[n_val + n_test:], drawn[:n_val], drawn[n_val:n_val + n_test]
     train, val, test = (sorted(part, key=lambda source: source.slide_id) for part in parts)
     return train, val, test
@@ -124,7 +124,8 @@ def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> l
 
 def _in_folder(root: Path) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
     """Yield ((its resolved path, are they tiles), files) for every slide under a folder."""
-    for folder, _, names in os.walk(root):
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if not name.startswith(".")]
         tiles = []
         for path in sorted(Path(folder) / name for name in names if not name.startswith(".")):
             if _is_tile(path):
@@ -143,7 +144,7 @@ def _is_tile(path: Path) -> bool:
         with open_slide(path) as image:
             return image.mpp is None and max(image.dimensions) <= TILE_SIDE
     except SlideError:
-        return False  # whoever reads it will say what is wrong with it
+        return True  # it is skipped as one of its folder, not as a slide that a part of the study would rest on
 
 
 def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], str]:

@@ -29,6 +29,7 @@ ALONE = "generator alone"
 EXECUTORS = {"XLA": True, "graph": False}
 
 FLAGS = flags.FlagValues()
+flags.DEFINE_multi_enum("executor", list(EXECUTORS), list(EXECUTORS), "What runs the steps; may be repeated.", flag_values=FLAGS)
 flags.DEFINE_integer("scale", 4, "HR size / LR size.", flag_values=FLAGS)
 flags.DEFINE_integer("blocks", 16, "Residual blocks of the generator.", flag_values=FLAGS)
 flags.DEFINE_integer("filters", 64, "Filters of the generator.", flag_values=FLAGS)
@@ -55,6 +56,7 @@ def main() -> int:
     stages = _stages(size, lr, hr)
     alone = next(work.operations for work in stages if work.part == ALONE)
     works = [_product(), *_torch_step(size, lr, hr, alone), *stages, *_terms(size, lr, hr)]
+    works = [work for work in works if work.executor not in EXECUTORS or work.executor in FLAGS.executor]
     for line in report(works, measure(works, FLAGS.rounds), FLAGS.batch_size):
         print(line)
     return 0

@@ -31,8 +31,8 @@ def main() -> int:
     _type("sr_keras.evaluate", f"--model={run}", f"--data={run}", f"--output={run / 'scores'}")
     if not model.exists():
         _type("sr_keras.export", f"--model={run}", f"--name={name}", f"--scores={run / 'scores'}")
-    picture = draw(model, test, run / "demo.png")
-    print(last_screen(run, model, picture, test.name, own=FLAGS.data is not None))
+    picture = draw(model, run, run / "demo.png")
+    print(last_screen(run, model, picture, own=FLAGS.data is not None))
     return 0
 
 
@@ -55,21 +55,24 @@ def _type(module: str, *arguments: str) -> None:
         raise SystemExit(status)
 
 
-def draw(model: Path, data: Path, path: Path) -> Path:
-    """Draw LR, bicubic, SR and HR of the first patch of `data` side by side, with an inset; return `path`."""
+def draw(model: Path, run: Path, path: Path) -> Path:
+    """Draw LR, bicubic, SR and HR of a patch of the run's test part side by side, with an inset; return `path`."""
+    console.load_tensorflow()
     from pipelines.dataset import evaluation_dataset
     from pipelines.options import DegradeOptions
     from sr_keras.models import load_generator
+    from sr_keras.parts import open_part
     from sr_keras.scores import bicubic, side_by_side
 
     generator = load_generator(model)
-    example = next(iter(evaluation_dataset(data, degrade=DegradeOptions(scale=generator.scale))))
-    lr, hr = example["lr"].numpy(), example["hr"].numpy()
+    examples = evaluation_dataset(open_part(run), degrade=DegradeOptions(scale=generator.scale))
+    example = next(examples.as_numpy_iterator())
+    lr, hr = example["lr"], example["hr"]
     side_by_side(lr[0], bicubic(lr, generator.scale)[0], generator(lr)[0], hr[0], path)
     return path
 
 
-def last_screen(run: Path, model: Path, picture: Path, part: str, own: bool) -> str:
+def last_screen(run: Path, model: Path, picture: Path, own: bool) -> str:
     """Return what was made, where, how good it is, and what to type next."""
     verdict = _verdict(run / "scores" / "scores.csv")
     more = ("train longer:        python -m sr_keras.train --train_data=FOLDER --run=runs/mine" if own else
@@ -78,7 +81,7 @@ def last_screen(run: Path, model: Path, picture: Path, part: str, own: bool) -> 
 {'-' * 100}
 Made:
   the picture          {picture}    LR | bicubic | SR | HR
-  the scores           {run / 'scores' / 'scores.md'}    on the {part} part, which no training patch touches
+  the scores           {run / 'scores' / 'scores.md'}    on a part that no training patch touches
   the model            {model}    TensorFlow SavedModel, with its model card
   the run              {run}    flags, checkpoints, metrics.csv, TensorBoard
 {verdict}

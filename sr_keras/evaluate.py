@@ -1,10 +1,11 @@
 """Score a generator beside bicubic: a table, a CSV of every patch, and a picture of the best, median and worst.
 
-    python -m sr_keras.evaluate --model=runs/demo --data=runs/demo/data/test --output=runs/demo/scores
+    python -m sr_keras.evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
     python -m sr_keras.evaluate --model=saved_models/demo --data=my_slides --output=scores --mpp=0.5 --max_patches=100
 
---data takes shards, or slides, images and folders of tiles, which are first cut into patches in OUTPUT/data (the flags
-that say how apply to these alone). Choose slides that no training patch came from. LR is made as in training:
+--data takes a run (its test part; its val part where it has no test), shards, or slides, images and folders of tiles, which
+are first cut into patches in OUTPUT/data (the flags that say how apply to these alone). Choose slides that no training patch
+came from. LR is made as in training:
 --blur_sigma must be that of the model; its scale is read from it.
 
 OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and sheet.png.
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 BATCH = 4
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "saved_models/NAME, a run folder, or a .keras generator.", flag_values=FLAGS)
-flags.DEFINE_list("data", [], "Shards, or slides, images, folders of slides or of tiles; 'sample'.", flag_values=FLAGS)
+flags.DEFINE_list("data", [], "A run, shards, or slides, images, folders of slides or of tiles; 'sample'.",
+                  flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
 flags.DEFINE_integer("limit", None, "Score so many patches, from each slide the same number as far as it has them.",
                      flag_values=FLAGS)
@@ -47,7 +49,8 @@ def main() -> int:
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
     require(FLAGS.limit is None or FLAGS.limit > 0, "limit", "be positive", "leave it out for all patches", FLAGS.limit)
 
-    from sr_keras.models import load_generator  # after what is quickly checked: TensorFlow takes seconds to load
+    console.load_tensorflow()
+    from sr_keras.models import load_generator
 
     output, generator = Path(FLAGS.output), load_generator(FLAGS.model)
     degrade = DegradeOptions(scale=generator.scale, blur_sigma=FLAGS.blur_sigma)
@@ -67,7 +70,10 @@ def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int
     """
     from pipelines.patches import find_sources
     from pipelines.shards import is_shards, open_shards, write_shards
+    from sr_keras.parts import PARTS_FILE, open_part
 
+    if len(data) == 1 and (Path(data[0]) / PARTS_FILE).is_file():
+        return open_part(Path(data[0]))
     given = [is_shards(path) for path in data]
     if all(given):
         return open_shards(data)

@@ -5,6 +5,7 @@ A method sets q and the weights of the terms; any of them given as a flag of its
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 from absl import flags
 
@@ -23,7 +24,8 @@ from sr_keras.options import (
 )
 
 _STAGES = {stage.name: stage for stage in TrainOptions(run="").stages}
-_DEFAULT = {field.name: field.default for cls in (TrainOptions, DataOptions, GeneratorOptions) for field in fields(cls)}
+_DEFAULT: dict[str, Any] = {
+    field.name: field.default for options in (TrainOptions, DataOptions, GeneratorOptions) for field in fields(options)}
 
 
 def define_train_flags(values: flags.FlagValues) -> None:
@@ -111,26 +113,27 @@ def _define_run_flags(values: flags.FlagValues) -> None:
 
 def train_options(values: flags.FlagValues) -> TrainOptions:
     """Return how to train."""
-    stages = tuple(StageOptions(name, values[f"{name}_epochs"].value, values[f"{name}_learning_rate"].value)
-                   for name in _STAGES)
-    same = {field.name: values[field.name].value for field in fields(TrainOptions) if field.name != "stages"}
+    given = values.flag_values_dict()
+    stages = tuple(StageOptions(name, given[f"{name}_epochs"], given[f"{name}_learning_rate"]) for name in _STAGES)
+    same = {field.name: given[field.name] for field in fields(TrainOptions) if field.name != "stages"}
     return TrainOptions(stages=stages, **same)
 
 
 def data_options(values: flags.FlagValues) -> DataOptions:
     """Return where the data is."""
-    regions = {name: _region(name, values[name].value) for name in ("train_region", "val_region", "test_region")}
-    paths = {name: tuple(values[name].value) for name in ("train_data", "val_data", "test_data")}
-    same = {name: values[name].value
-            for name in ("val_fraction", "test_fraction", "eval_patch_size", "workers", "strict")}
-    return DataOptions(**paths, **regions, **same)
+    given = values.flag_values_dict()
+    same = {field.name: given[field.name] for field in fields(DataOptions)}
+    for part in ("train", "val", "test"):
+        same[f"{part}_data"] = tuple(same[f"{part}_data"])
+        same[f"{part}_region"] = _region(f"{part}_region", same[f"{part}_region"])
+    return DataOptions(**same)
 
 
 def objective(values: flags.FlagValues) -> Objective:
     """Return the method's objective with the flags that were given in place of its own values."""
-    given = {name: values[name].value for name in ("q", "epsilon", "lambda_m", "lambda_s", "lambda_d", "lambda_v")}
-    given["reduction"] = values.loss_reduction
-    return replace(METHODS[values.method], **{name: value for name, value in given.items() if value is not None})
+    given = {**values.flag_values_dict(), "reduction": values.loss_reduction}
+    chosen = {field.name: given[field.name] for field in fields(Objective) if given[field.name] is not None}
+    return replace(METHODS[values.method], **chosen)
 
 
 def generator_options(values: flags.FlagValues) -> GeneratorOptions:

@@ -58,8 +58,7 @@ def structural(hr: tf.Tensor, sr: tf.Tensor, reduction: str = "mean") -> tf.Tens
     """Return the negative SSIM over all 5x5 neighbourhoods and channels, in [-1, 1] by default.
 
     The mean equals -tf.image.ssim(hr, sr, max_val=1.0, filter_size=5). With its gradient it takes a twentieth of that
-    function's time under XLA and a fifth in the graph executor, about 5 and 10 ms for a 256x256 patch on 2 CPU cores:
-    see windows.py.
+    function's time under XLA and about a third in the graph executor, on a CPU: measured in windows.py.
 
     Args:
         hr: Float [B, H, W, C] in [0, 1], sides of 5 pixels or more.

@@ -37,7 +37,8 @@ class Objective:
         for name in ("lambda_m", "lambda_s", "lambda_d", "lambda_v"):
             value = getattr(self, name)
             require(value >= 0, name, "be 0 or more", "0 leaves the term out", value)
-        require(self.reduction in REDUCTIONS, "loss_reduction", f"be one of {REDUCTIONS}", "choose one of these", self.reduction)
+        require(self.reduction in REDUCTIONS, "loss_reduction", f"be one of {REDUCTIONS}", "choose one of these",
+                self.reduction)
 
 
 METHODS: dict[str, Objective] = {
@@ -148,7 +149,9 @@ class TrainOptions:
         require(0 <= self.ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", self.ema_decay)
         require(self.mixed_precision in PRECISIONS, "mixed_precision", f"be one of {PRECISIONS[1:]}",
                 "leave it out for float32", self.mixed_precision)
-        require(self.strategy in STRATEGIES, "strategy", f"be one of {STRATEGIES}", "choose one of these", self.strategy)
+        require(self.strategy in STRATEGIES, "strategy", f"be one of {STRATEGIES}", "choose one of these",
+                self.strategy)
         require(self.keep_checkpoints > 0, "keep_checkpoints", "be positive", "3 is the default", self.keep_checkpoints)
-        require(self.discriminator_learning_rate > 0, "discriminator_learning_rate", "be positive", "1e-4 is the default",
+        require(self.discriminator_learning_rate > 0, "discriminator_learning_rate", "be positive",
+                "1e-4 is the default",
                 self.discriminator_learning_rate)

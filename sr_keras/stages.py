@@ -94,17 +94,18 @@ def _stage(plan: Plan, stage: StageOptions, build: Callable[[], keras.Model],
 
 
 def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> None:
-    adversarial = isinstance(model, SuperResolutionGAN)
-    score, higher = (f"val_{plan.options.best_by}", BEST_BY[plan.options.best_by]) if adversarial else ("val_loss", False)
+    generates = isinstance(model, SuperResolutionGAN)
+    best_by = plan.options.best_by
+    score, higher = (f"val_{best_by}", BEST_BY[best_by]) if generates else ("val_loss", False)
     pairs = training_dataset(
         plan.train, batch_size=plan.options.batch_size, crop_size=plan.options.crop_size, steps_per_epoch=plan.steps,
         first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, min_tissue=plan.options.min_tissue,
         cache=plan.options.cache, seed=plan.options.seed)
     validation = _validation(plan)
-    if not adversarial:
+    if not generates:
         pairs, validation = (data.map(lambda lr, hr: (hr, hr)) for data in (pairs, validation))
     progress = Progress(stage.name, stage.epochs, plan.steps, state.epoch, score)
-    picture = _panel(model, validation, plan.degrade.scale) if adversarial else None
+    picture = _panel(model, validation, plan.degrade.scale) if generates else None
     try:
         model.fit(pairs, steps_per_epoch=plan.steps, initial_epoch=state.epoch, epochs=stage.epochs, verbose=0,
                   validation_data=validation, callbacks=[
@@ -148,9 +149,10 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
         discriminator=networks.discriminator() if objective.lambda_d else None,
         features=networks.vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None,
         ema_decay=plan.options.ema_decay)
+    judge_rate = plan.options.discriminator_learning_rate
     model.compile(
         generator_optimizer=_adam(stage.learning_rate, plan, stage),
-        discriminator_optimizer=_adam(plan.options.discriminator_learning_rate, plan, stage) if objective.lambda_d else None,
+        discriminator_optimizer=_adam(judge_rate, plan, stage) if objective.lambda_d else None,
         objective=objective, jit_compile=plan.options.jit_compile)
     return model
 

@@ -3,10 +3,10 @@
 `fn` maps [B, h, w, C] to [B, scale*h, scale*w, C'], for any h and w, and is any callable: a Keras model, a SavedModel's
 signature, an ONNX session behind a lambda. Dtypes and ranges are its own affair; arrays are NumPy's.
 
-Each axis is cut into windows of `tile` LR pixels. A window keeps its core and throws away `halo` pixels on each side that has
-a neighbour; the cores cover the image, each pixel once. At the image's border a window is moved inwards, not padded:
-`fn` meets the true border there, as it would with the whole image, and always sees the same shape. So tiled equals whole
-wherever an output pixel depends on no LR pixel further than `halo` from the one it lies on, whatever `fn` pads with.
+Each axis is cut into windows of `tile` LR pixels. A window keeps its core and throws away at least `halo` pixels on each
+side that has a neighbour; the cores cover the image, each pixel once. At the image's border a window is moved inwards,
+not padded: `fn` meets the true border there, as it would with the whole image, and always sees the same shape. So tiled
+equals whole if no output pixel depends on an LR pixel further than `halo` from its own, whatever `fn` pads with.
 
     side 20, tile 8, halo 2     windows  |0 . . . . . . 7|  |4 . . . . . 11|  |8 . . . . 15|  |12 . . . . 19|
                                 cores    |0 . . . . 5|        |6 . . 9|        |10 . 13|          |14 . . 19|
@@ -76,8 +76,8 @@ def super_resolved_tiles(
 ) -> Iterator[tuple[Box, np.ndarray]]:
     """Yield the pieces of the output, row by row; see `super_resolve`, whose arguments these are.
 
-    Nothing is held but the current batch, and of `image` only `.shape` and `image[y0:y1, x0:x1]` are used: it may be larger
-    than memory.
+    Nothing is held but the current batch, and of `image` only `.shape` and `image[y0:y1, x0:x1]` are used: it may be
+    larger than memory.
 
     Yields:
         Box, and the piece [hr_height, hr_width, C'] that belongs there. Boxes are disjoint and cover the output.
@@ -123,5 +123,5 @@ def _core(output: np.ndarray, y: Span, x: Span, scale: int) -> tuple[Box, np.nda
 def _checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:
     count, height, width = windows.shape[:3]
     require(outputs.ndim == 4 and outputs.shape[:3] == (count, scale * height, scale * width),
-            "fn", f"return {scale} times the sides of what it is given, {windows.shape}", "check `scale`", outputs.shape)
+            "fn", f"return {scale} times the sides of its input, {windows.shape}", "check `scale`", outputs.shape)
     return outputs

@@ -15,6 +15,7 @@ from absl import flags
 
 from pipelines import console
 from pipelines.flags import corrupt_options, degrade_options, patch_options
+from pipelines.options import require
 from sr_keras.flags import data_options, define_train_flags, generator_options, objective, train_options
 
 FLAGS = flags.FlagValues()
@@ -24,7 +25,8 @@ define_train_flags(FLAGS)
 def main() -> int:
     # Every option is checked before TensorFlow is loaded: a mistake is answered at once.
     options, data, patches = train_options(FLAGS), data_options(FLAGS), patch_options(FLAGS, seed=FLAGS.seed)
-    degrade, corrupt, loss, size = degrade_options(FLAGS), corrupt_options(FLAGS), objective(FLAGS), generator_options(FLAGS)
+    degrade, corrupt = degrade_options(FLAGS), corrupt_options(FLAGS)
+    loss, size = objective(FLAGS), generator_options(FLAGS)
     _check_sizes(options.crop_size or patches.patch_size, data.eval_patch_size, degrade.scale, options.best_by)
 
     console.load_tensorflow()
@@ -50,8 +52,6 @@ def main() -> int:
 
 
 def _check_sizes(crop: int, evaluated: int, scale: int, best_by: str) -> None:
-    from pipelines.options import require
-
     for name, value in (("crop_size", crop), ("eval_patch_size", evaluated)):
         require(value % scale == 0, name, f"be divisible by scale={scale}", "choose a multiple", value)
     require(best_by != "ms_ssim" or evaluated >= 161, "eval_patch_size", "be 161 or more for best_by=ms_ssim",

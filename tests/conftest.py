@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from skimage.data import immunohistochemistry
 
@@ -32,6 +33,18 @@ def histology() -> np.ndarray:
 def sample_slide(tmp_path_factory) -> Path:
     """The same as a pyramidal slide, as `pipelines.sample` writes it."""
     return write_sample_slide(tmp_path_factory.mktemp("sample") / SAMPLE_NAME)
+
+
+@pytest.fixture(scope="session")
+def broken_slide(tmp_path_factory, sample_slide) -> Path:
+    """The sample slide with one tile of level 0 overwritten: the one at (128, 128)."""
+    with tifffile.TiffFile(sample_slide) as tiff:
+        start = tiff.pages[0].dataoffsets[5]
+    data = bytearray(sample_slide.read_bytes())
+    data[start:start + 100] = b"x" * 100
+    path = tmp_path_factory.mktemp("broken") / "broken.tif"
+    path.write_bytes(bytes(data))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -8,22 +8,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {
-    "pipelines": 0,
-    "pipelines.options": 0, "pipelines.pixels": 1, "pipelines.files": 0, "pipelines.console": 0,
-    "pipelines.slide": 2, "pipelines.degrade": 2,
-    "pipelines.corrupt": 3, "pipelines.tissue": 3, "pipelines.sample": 3,
-    "pipelines.patches": 4, "pipelines.shards": 5, "pipelines.dataset": 6, "pipelines.flags": 6,
-    "pipelines.extract": 7, "pipelines.preview": 7, "pipelines.benchmark": 7,
-    "sr_keras": 8, "sr_keras.options": 8,
-    "sr_keras.losses": 9, "sr_keras.metrics": 9, "sr_keras.tiling": 9, "sr_keras.runs": 9,
-    "sr_keras.networks": 10, "sr_keras.callbacks": 10, "sr_keras.parts": 10,
-    "sr_keras.gan": 11, "sr_keras.models": 11, "sr_keras.scores": 12,
-    "sr_keras.export": 12, "sr_keras.export.model_card": 12, "sr_keras.export.saved_model": 13,
-    "sr_keras.stages": 13, "sr_keras.flags": 13,
-    "sr_keras.train": 14, "sr_keras.evaluate": 14, "sr_keras.super_resolve": 14, "sr_keras.benchmark": 14,
-    "sr_keras.demo": 14, "sr_keras.export.__main__": 14,
-}
+# A package counts as one room: its modules stand in the order in which they import each other.
+FLOORS = {name: floor for floor, names in enumerate([
+    ["pipelines", "pipelines.options", "pipelines.pixels", "pipelines.files", "pipelines.console"],
+    ["pipelines.formats", "pipelines.degrade", "pipelines.workers"],
+    ["pipelines.slide"],
+    ["pipelines.tissue", "pipelines.sample"],
+    ["pipelines.sources"],
+    ["pipelines.patches"],
+    ["pipelines.corrupt", "pipelines.shards.layout", "pipelines.shards.record"],
+    ["pipelines.shards.reading", "pipelines.shards.writing"],
+    ["pipelines.shards.streams"],
+    ["pipelines.shards"],
+    ["pipelines.dataset", "pipelines.flags"],
+    ["pipelines.contenders"],
+    ["pipelines.extract", "pipelines.preview", "pipelines.benchmark"],
+    ["sr_keras", "sr_keras.options", "sr_keras.windows", "sr_keras.layers"],
+    ["sr_keras.losses", "sr_keras.metrics", "sr_keras.tiling", "sr_keras.runs"],
+    ["sr_keras.networks", "sr_keras.callbacks", "sr_keras.parts", "sr_keras.scores.measure"],
+    ["sr_keras.gan", "sr_keras.models", "sr_keras.scores.summary"],
+    ["sr_keras.scores.pictures", "sr_keras.export", "sr_keras.export.model_card", "sr_keras.export.saved_model"],
+    ["sr_keras.scores"],
+    ["sr_keras.stages", "sr_keras.flags"],
+    ["sr_keras.train", "sr_keras.evaluate", "sr_keras.super_resolve", "sr_keras.benchmark", "sr_keras.demo",
+     "sr_keras.export.__main__"],
+]) for name in names}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ("pipelines", "sr_keras") for path in sorted((ROOT / package).rglob("*.py"))

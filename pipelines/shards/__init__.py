@@ -8,7 +8,7 @@ A slide counts when its page is there and its shards have the size that the page
 another name, synced and renamed, so a run that was killed leaves nothing that looks whole. The same run again keeps the
 finished slides, starts the others anew, and ends with the same bytes. A folder may be added to: what is there stays.
 
-Names, pages: `layout`. One patch as a record: `record`. Whole sets: `reading`, `writing`.
+Names and pages: `layout`. One patch: `record`. Whole sets: `reading`, `writing`. Records as a stream: `streams`.
 """
 from pipelines.shards.reading import Shard, ShardSet, copy_shards, is_shards, open_shards
 from pipelines.shards.writing import Report, write_shards

@@ -35,15 +35,6 @@ def write_ome(path, image, **options):
     return path
 
 
-def damage(path, share=0.5, length=300):
-    """Overwrite bytes in the middle of a file."""
-    data = bytearray(path.read_bytes())
-    start = int(len(data) * share)
-    data[start:start + length] = np.random.default_rng(0).bytes(length)
-    path.write_bytes(bytes(data))
-    return path
-
-
 def truncate(path, share=0.5):
     data = path.read_bytes()
     path.write_bytes(data[:int(len(data) * share)])
@@ -205,18 +196,11 @@ def test_truncated_scanner_files_are_refused_by_name(tmp_path, shared_data, slid
         open_reader(truncate(path, 0.97))
 
 
-def test_openslide_reads_on_after_a_broken_tile(tmp_path, sample_slide, histology):
-    path = tmp_path / "broken.tif"
-    path.write_bytes(sample_slide.read_bytes())
-    reader = open_reader(damage(path, 0.3))
-    failures = 0
-    for y in range(0, 512, 128):
-        for x in range(0, 512, 128):
-            try:
-                np.testing.assert_array_equal(reader.read(0, x, y, 128, 128)[..., :3], histology[y:y + 128, x:x + 128])
-            except openslide.OpenSlideError:
-                failures += 1
-    assert 1 <= failures <= 2
+def test_openslide_reads_on_after_a_broken_tile(broken_slide, histology):
+    reader = open_reader(broken_slide)
+    with pytest.raises(openslide.OpenSlideError):
+        reader.read(0, 128, 128, 128, 128)
+    np.testing.assert_array_equal(reader.read(0, 256, 128, 128, 128)[..., :3], histology[128:256, 256:384])
 
 
 @pytest.mark.parametrize(("slide", "mpp", "levels"), [

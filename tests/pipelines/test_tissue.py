@@ -68,11 +68,9 @@ def test_pen_is_no_tissue_and_costs_none(ink):
     assert agreement(mask, tissue) > 0.95
 
 
-@pytest.mark.parametrize("ink", INKS.values(), ids=INKS)
+@pytest.mark.parametrize("ink", ["blue", "green", "red"])
 def test_ink_coloured_stain_is_tissue_where_it_is_most_of_it(ink):
-    image, tissue = section(colour=ink)
-    if ink == INKS["black"]:
-        pytest.skip("black is no stain")
+    image, tissue = section(colour=INKS[ink])
     assert agreement(tissue_mask(image), tissue) > 0.95
 
 
@@ -127,7 +125,7 @@ def test_one_pixel_is_no_crash():
 def test_immunohistochemistry_is_tissue_but_for_its_glass(histology):
     mask = tissue_mask(histology, 0.5)
     assert 0.9 < mask.mean() < 1
-    assert not mask[285:370, 2:18].any()  # the glass at the left border
+    assert not mask[305:375, 2:18].any()  # the glass at the left border
     assert mask[330:480, 180:240].all()  # pale stroma
     assert mask[rgb2hsv(histology)[..., 1] > 0.3].all()
 

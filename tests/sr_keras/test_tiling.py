@@ -82,9 +82,9 @@ def test_tiles_stream_from_something_that_only_slices():
             return np.zeros((y.stop - y.start, x.stop - x.start, 3), np.uint8)
 
     tiles = super_resolved_tiles(lambda x: x.repeat(2, 1).repeat(2, 2), Slide(), 2, halo=8, tile=64)
-    first, second = next(tiles), next(tiles)
-    assert first[0] == Box(0, 0, 112, 112) and first[1].shape == (112, 112, 3)
-    assert second[0] == Box(112, 0, 96, 112) and second[1].shape == (112, 96, 3)
+    (first, piece), (second, next_piece) = next(tiles), next(tiles)
+    assert (first, second) == (Box(0, 0, 112, 112), Box(112, 0, 96, 112))
+    assert (piece.shape, next_piece.shape) == ((112, 112, 3), (112, 96, 3))
 
 
 def test_dtype_and_channels_are_those_of_fn():
@@ -98,7 +98,8 @@ def test_fn_sees_one_shape_and_at_most_batch_tiles():
     shapes = []
     super_resolve(lambda x: shapes.append(x.shape) or x, image_of(50, 33), 1, halo=2, tile=16, batch=5)
     assert {shape[1:] for shape in shapes} == {(16, 16, 3)}
-    assert all(shape[0] == 5 for shape in shapes[:-1]) and shapes[-1][0] <= 5
+    assert all(shape[0] == 5 for shape in shapes[:-1])
+    assert 1 <= shapes[-1][0] <= 5
 
 
 def test_progress_counts_to_the_number_of_tiles():
