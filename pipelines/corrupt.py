@@ -27,7 +27,9 @@ PHOTONS = 200.0  # shot noise at strength 1: photons per colour that white colle
 READ_NOISE = 0.04  # standard deviation at strength 1, of full scale (a good scan: below 0.005)
 HR_RADIUS = 5.0  # defocus at strength 1 on an HR image: radius of the disc a point becomes, in its pixels
 LR_RADIUS = 1.5  # and on an LR image, in LR pixels
-EXPOSURE = 0.15  # brightness at strength 1, of full scale
+# Brightness at strength 1, of full scale. With 0.15 half of all 8-bit values would fall between two others when the
+# contrast is halved, and their rounding would depend on how a graph compiler orders the sum.
+EXPOSURE = 0.16
 OUTLIER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_OUTLIERS = 256  # a tile of 256x256 takes 196 kB of memory
 _BUCKETS = 2**31 - 1
@@ -149,7 +151,7 @@ def contrast(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
     factor = tf.where(more, 2.0**strength, 2.0**-strength)
     shift = EXPOSURE * strength * tf.where(lighter, 1.0, -1.0)
     stained = tf.pow(image, factor)
-    exposed = tf.clip_by_value(0.5 + factor * (image - 0.5) + shift, 0.0, 1.0)
+    exposed = tf.clip_by_value(factor * image + (0.5 * (1 - factor) + shift), 0.0, 1.0)
     return tf.where(staining, stained, exposed)
 
 

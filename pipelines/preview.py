@@ -23,7 +23,7 @@ from pipelines.degrade import degrade
 from pipelines.files import atomic_path
 from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
 from pipelines.options import CORRUPTIONS, SIDES, CorruptOptions, DegradeOptions, PatchOptions, require
-from pipelines.patches import Patch, find_sources, read_patches
+from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import quantise, to_float
 
 STRENGTHS = (0.5, 1.0, 2.0)
@@ -70,10 +70,10 @@ def choose_patch(data: str, options: PatchOptions) -> Patch:
     found = list(islice(read_patches(find_sources(data)[0], options), CANDIDATES))
     patches = [patch for patch in found if isinstance(patch, Patch)]
     if not patches:
-        reason = next((skipped.reason for skipped in found), "nothing was found")
+        reason = next((item.reason for item in found if isinstance(item, Skipped)), "nothing was found")
         raise ValueError("`data` must have a patch to show; choose another slide or patch_size. "
                          f"Received: {data!r} ({reason})")
-    return max(patches, key=lambda patch: patch.pixels.std())
+    return max(patches, key=lambda patch: patch.pixels.std(axis=(0, 1)).sum())
 
 
 def preview(hr: np.ndarray, options: DegradeOptions, outliers: tf.Tensor | None = None) -> Figure:
@@ -84,7 +84,7 @@ def preview(hr: np.ndarray, options: DegradeOptions, outliers: tf.Tensor | None 
     columns = 1 + len(VARIANTS) + (outliers is not None)
     heights = [len(STRENGTHS) * WIDTH / columns + TITLE, 2 * WIDTH / len(pairs) + TITLE]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     _draw_strengths(above, hr, outliers)
     _draw_sides(below, pairs, options.scale)
     return figure

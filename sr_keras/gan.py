@@ -34,7 +34,7 @@ from sr_keras.options import Objective
 TERMS = ("fidelity", "manifold", "structural", "adversarial", "feature")
 SCORES: dict[str, Callable[..., tf.Tensor]] = {
     "psnr": metrics.psnr, "rrmse": metrics.rrmse, "ssim": metrics.ssim, "qilv": metrics.qilv, "ms_ssim": metrics.ms_ssim}
-MS_SSIM_SIDE = 161  # five scales of an 11x11 window need this many pixels
+
 LOGS = ("loss", *TERMS, *(f"weighted_{term}" for term in TERMS), "discriminator_loss", "d_hr", "d_sr", *SCORES)
 
 
@@ -125,7 +125,7 @@ class SuperResolutionGAN(keras.Model):
         sr = quantise(self.best_generator(lr, training=False))
         sides = [side or 0 for side in hr.shape[1:3]]
         return self._track({name: score(hr, sr) for name, score in SCORES.items()
-                            if name != "ms_ssim" or min(sides) >= MS_SSIM_SIDE})
+                            if name != "ms_ssim" or min(sides) >= metrics.MS_SSIM_SIDE})
 
     def _terms(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
         """Return (weight, value [B]) of the terms whose weight is not zero, in the paper's order."""

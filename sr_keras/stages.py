@@ -108,7 +108,7 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     picture = _panel(model, validation, plan.degrade.scale) if generates else None
     try:
         model.fit(pairs, steps_per_epoch=plan.steps, initial_epoch=state.epoch, epochs=stage.epochs, verbose=0,
-                  validation_data=validation, callbacks=[
+                  shuffle=False, validation_data=validation, callbacks=[
                       StopOnNonFinite(stage.name, plan.run), progress,
                       Record(plan.run, stage.name, state, score, higher, plan.options.keep_checkpoints, picture)])
     finally:
@@ -118,7 +118,9 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
 def _validation(plan: Plan) -> tf.data.Dataset:
     examples = evaluation_dataset(plan.val, batch_size=VALIDATION_BATCH, degrade=plan.degrade,
                                   limit=plan.options.val_patches)
-    return examples.map(lambda example: (example["lr"], example["hr"])).cache()
+    batches = math.ceil(min(plan.options.val_patches, plan.val.count) / VALIDATION_BATCH)
+    pairs = examples.map(lambda example: (example["lr"], example["hr"])).cache()
+    return pairs.apply(tf.data.experimental.assert_cardinality(batches))  # Keras warns of what it has to count
 
 
 def _build_autoencoder(plan: Plan) -> keras.Model:

@@ -3,7 +3,7 @@
 `fn` maps [B, h, w, C] to [B, scale*h, scale*w, C'], for any h and w, and is any callable: a Keras model, a SavedModel's
 signature, an ONNX session behind a lambda. Dtypes and ranges are its own affair; arrays are NumPy's.
 
-Each axis is cut into windows of `tile` LR pixels. A window keeps its core and throws away at least `halo` pixels on each
+Each axis is cut into windows of `tile` LR pixels. A window keeps its core and throws away `halo` pixels or more on each
 side that has a neighbour; the cores cover the image, each pixel once. At the image's border a window is moved inwards,
 not padded: `fn` meets the true border there, as it would with the whole image, and always sees the same shape. So tiled
 equals whole if no output pixel depends on an LR pixel further than `halo` from its own, whatever `fn` pads with.

@@ -16,9 +16,14 @@ def test_atomic_path_puts_a_file_in_place(tmp_path):
 
 def test_atomic_path_keeps_the_old_file_when_writing_fails(tmp_path):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(OSError, match="disk"), atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("ha")
-        raise OSError("disk full")
+
+    def write_half():
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("ha")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk"):
+        write_half()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -27,9 +32,14 @@ def test_atomic_path_puts_a_folder_in_place_and_removes_a_broken_one(tmp_path):
     with atomic_path(tmp_path / "whole") as temporary:
         (temporary / "inner").mkdir(parents=True)
         (temporary / "inner" / "a").write_text("a")
-    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "half") as temporary:
-        temporary.mkdir()
-        raise KeyboardInterrupt
+
+    def make_half():
+        with atomic_path(tmp_path / "half") as temporary:
+            temporary.mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_half()
     assert os.listdir(tmp_path) == ["whole"]
     assert (tmp_path / "whole" / "inner" / "a").read_text() == "a"
 

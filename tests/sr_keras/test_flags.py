@@ -36,7 +36,8 @@ def test_presets_are_the_methods_of_the_paper():
     assert METHODS["srgan"].lambda_v > 0
 
 
-@pytest.mark.parametrize("flag", ["--q=0", "--q=2.1", "--lambda_m=-1", "--lambda_s=-0.1", "--lambda_d=-1", "--epsilon=0"])
+@pytest.mark.parametrize("flag", ["--q=0", "--q=2.1", "--lambda_m=-1", "--lambda_s=-0.1", "--lambda_d=-1",
+                                  "--epsilon=0"])
 def test_objective_refuses_what_the_paper_does_not_allow(flag):
     with pytest.raises(ValueError, match=flag[2:].partition("=")[0]):
         objective(parsed(flag))

@@ -17,7 +17,7 @@ def test_bilinear_puts_lr_pixels_at_half_pixel_centres():
 
 
 @pytest.mark.parametrize("size", [(11, 14), (3, 5)])  # the second smaller than the kernel
-@pytest.mark.parametrize("kernel", [9, 4, 1])
+@pytest.mark.parametrize("kernel", [9, 5, 1])
 def test_few_channel_convolution_equals_keras_convolution(size, kernel):
     image = np.random.default_rng(2).normal(size=(2, *size, 5)).astype("float32")
     fast = layers.FewChannelConv2D(3, kernel)
@@ -28,20 +28,29 @@ def test_few_channel_convolution_equals_keras_convolution(size, kernel):
     np.testing.assert_allclose(fast(image), plain(image), atol=2e-6)
 
 
-def test_few_channel_convolution_has_the_gradients_of_keras_convolution():
-    image = tf.constant(np.random.default_rng(2).normal(size=(1, 12, 12, 8)), tf.float32)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_few_channel_convolution_has_the_gradients_of_keras_convolution(training, jit_compile):
+    image = tf.constant(np.random.default_rng(2).normal(size=(2, 12, 7, 8)), tf.float32)
     fast, plain = layers.FewChannelConv2D(3, 9), keras.layers.Conv2D(3, 9, padding="same")
     fast.build(image.shape)
     plain.build(image.shape)
     plain.set_weights(fast.get_weights())
-    gradients = []
-    for layer in (fast, plain):
+
+    @tf.function(jit_compile=jit_compile)
+    def gradients(layer, **arguments):
         with tf.GradientTape() as tape:
             tape.watch(image)
-            loss = tf.reduce_sum(tf.sin(layer(image)))
-        gradients.append(tape.gradient(loss, [image, *layer.trainable_variables]))
-    for ours, golden in zip(*gradients, strict=True):
+            loss = tf.reduce_sum(tf.sin(layer(image, **arguments)))
+        return tape.gradient(loss, [image, *layer.trainable_variables])
+
+    for ours, golden in zip(gradients(fast, training=training), gradients(plain), strict=True):
         np.testing.assert_allclose(ours, golden, atol=1e-4)
+
+
+def test_few_channel_convolution_refuses_an_even_kernel():
+    with pytest.raises(ValueError, match="`kernel_size` must be odd; .* Received: kernel_size=4"):
+        layers.FewChannelConv2D(3, 4)
 
 
 def test_sub_pixel_step_starts_as_nearest_neighbour():

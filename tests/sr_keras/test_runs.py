@@ -30,7 +30,8 @@ def network(width: int = 3) -> keras.Model:
 def test_open_run_writes_flags_and_versions(tmp_path):
     open_run(tmp_path / "run", "--q=0.5\n", resume=False)
     assert (tmp_path / "run" / "flags.txt").read_text() == "--q=0.5\n"
-    assert json.loads((tmp_path / "run" / "versions.json").read_text())["keras"] == keras.__version__ == versions()["keras"]
+    written = json.loads((tmp_path / "run" / "versions.json").read_text())
+    assert written["keras"] == keras.__version__ == versions()["keras"]
 
 
 def test_open_run_refuses_a_run_that_is_there_unless_it_resumes(tmp_path):
@@ -79,8 +80,8 @@ def test_checkpoint_restores_weights_and_optimizer_exactly(tmp_path):
     save_checkpoint(tmp_path, "warmup", model, State(1, 0.5, 1, 0.5), keep=1)
     other = network()
     assert restore_checkpoint(tmp_path, "warmup", other) == State(1, 0.5, 1, 0.5)
-    pairs = zip([*model.variables, *model.optimizer.variables], [*other.variables, *other.optimizer.variables], strict=True)
-    assert all(np.array_equal(one, two) for one, two in pairs)
+    saved, loaded = ([*m.variables, *m.optimizer.variables] for m in (model, other))
+    assert all(np.array_equal(one, two) for one, two in zip(saved, loaded, strict=True))
     assert int(other.optimizer.iterations) > 0
 
 

@@ -1,0 +1,47 @@
+"""Around the steps: a loss that is not finite stops by name, and an epoch leaves row, scalars, picture and checkpoint."""
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sr_keras.callbacks import NonFiniteLoss, Progress, Record, StopOnNonFinite
+from sr_keras.runs import State, read_metrics, restore_checkpoint
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_stop_names_the_term_and_not_the_sum(value, tmp_path):
+    guard = StopOnNonFinite("warmup", tmp_path)
+    guard.on_epoch_begin(6)
+    logs = {"loss": value, "fidelity": 0.2, "manifold": value, "weighted_manifold": value}
+    with pytest.raises(NonFiniteLoss, match=r"the term 'manifold' .* epoch 7, step 3 of the warmup stage"):
+        guard.on_train_batch_end(2, logs)
+    guard.on_train_batch_end(3, {"loss": 1.0, "fidelity": 0.2})
+
+
+def test_epoch_leaves_row_scalars_picture_and_checkpoint(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer="adam", loss="mse")
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    record = Record(tmp_path, "warmup", State(), "val_loss", higher_is_better=False, keep=2, picture=lambda: picture)
+    data = np.ones((4, 2)), np.ones((4, 1))
+    model.fit(*data, validation_data=data, epochs=3, verbose=0, callbacks=[record])
+    assert [(row["stage"], row["epoch"]) for row in read_metrics(tmp_path)] == [("warmup", str(k)) for k in (1, 2, 3)]
+    drawn = tf.io.decode_png((tmp_path / "pictures" / "warmup-0003.png").read_bytes())
+    assert np.array_equal(drawn, picture)
+    assert list((tmp_path / "tensorboard" / "warmup").iterdir())
+    state = restore_checkpoint(tmp_path, "warmup", model)
+    assert (state.epoch, state.best_epoch) == (3, 3)
+
+
+def test_progress_shows_where_a_resumed_stage_stands(capsys):
+    bar = Progress("warmup", epochs=4, steps=5, first_epoch=2, score="val_ssim")
+    for batch in range(5):
+        bar.on_train_batch_end(batch, {"loss": 0.25})
+    bar.on_epoch_end(2, {"val_ssim": 0.75})
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "15/20" in shown
+    assert "loss=0.2500" in shown
+    assert "ssim=0.7500" in shown

@@ -1,0 +1,117 @@
+"""Slides are parted by slide; what is given as shards is used where it is; what can't be read is listed."""
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.options import PatchOptions
+from pipelines.patches import find_sources
+from pipelines.shards import write_shards
+from pipelines.slide import SlideError
+from sr_keras.options import DataOptions
+from sr_keras.parts import open_part, prepare
+
+PATCHES = PatchOptions(patch_size=32, min_tissue=0)
+
+
+def options(*train, **values) -> DataOptions:
+    return DataOptions(tuple(str(path) for path in train), eval_patch_size=32, workers=1, **values)
+
+
+@pytest.fixture
+def slides(tmp_path, histology):
+    """Five folders of four tiles each."""
+    for slide in range(5):
+        folder = tmp_path / "slides" / f"case{slide}"
+        folder.mkdir(parents=True)
+        for tile in range(4):
+            Image.fromarray(histology[64 * slide:64 * slide + 32, 64 * tile:64 * tile + 32]).save(folder / f"{tile}.png")
+    return tmp_path / "slides"
+
+
+def test_slides_are_parted_so_that_no_slide_is_in_two_parts(slides, tmp_path):
+    parts = prepare(options(slides, val_fraction=0.2, test_fraction=0.2), PATCHES, tmp_path / "run", seed=0)
+    ids = [slide for part in ("train", "val", "test") for slide in parts[part].slide_ids]
+    assert sorted(ids) == [f"case{i}" for i in range(5)]
+    assert (len(parts["train"].slide_ids), parts["train"].count) == (3, 12)
+
+
+def test_parting_follows_from_the_seed(slides, tmp_path):
+    drawn = [prepare(options(slides), PATCHES, tmp_path / f"run{i}", seed)["val"].slide_ids
+             for i, seed in enumerate([1, 1, 2, 3, 4, 5])]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 1
+
+
+def test_shards_are_used_where_they_are_and_parted_by_slide(slides, tmp_path):
+    write_shards(find_sources(slides), tmp_path / "shards", PATCHES, workers=1, progress=False)
+    parts = prepare(options(tmp_path / "shards"), PATCHES, tmp_path / "run", seed=0)
+    assert not (tmp_path / "run" / "data").exists()
+    assert sorted(slide for part in parts.values() for slide in part.slide_ids) == [f"case{i}" for i in range(5)]
+    again = open_part(tmp_path / "run", "test")
+    assert (again.slide_ids, again.count) == (parts["test"].slide_ids, parts["test"].count)
+
+
+def test_open_part_is_test_where_there_is_one_and_val_otherwise(slides, tmp_path):
+    prepare(options(slides / "case0", slides / "case1", val_data=(str(slides / "case2"),)), PATCHES, tmp_path / "a", 0)
+    assert open_part(tmp_path / "a").slide_ids == ("case2",)
+    prepare(options(slides), PATCHES, tmp_path / "b", 0)
+    assert open_part(tmp_path / "b").slide_ids == open_part(tmp_path / "b", "test").slide_ids
+    with pytest.raises(ValueError, match="must have a test part"):
+        open_part(tmp_path / "a", "test")
+
+
+@pytest.mark.parametrize("as_shards", [False, True])
+def test_slide_in_train_and_val_is_refused_by_name(as_shards, slides, tmp_path):
+    train, val = slides, slides / "case3"
+    if as_shards:
+        for name, spec in (("train", train), ("val", val)):
+            write_shards(find_sources(spec), tmp_path / name, PATCHES, workers=1, progress=False)
+        train, val = tmp_path / "train", tmp_path / "val"
+    with pytest.raises(ValueError, match=r"must share no slide.*case3"):
+        prepare(options(train, val_data=(str(val),)), PATCHES, tmp_path / "run", seed=0)
+
+
+def test_regions_of_one_slide_share_no_pixel(sample_slide, tmp_path):
+    apart = options(sample_slide, train_region=(0, 0, 512, 256), val_region=(0, 256, 128, 128))
+    parts = prepare(apart, PATCHES, tmp_path / "run", seed=0)
+    assert (parts["train"].count, parts["val"].count) == (16 * 8, 16)
+    touching = options(sample_slide, train_region=(0, 0, 512, 256), val_region=(0, 255, 128, 128))
+    with pytest.raises(ValueError, match="must share no slide"):
+        prepare(touching, PATCHES, tmp_path / "other", seed=0)
+
+
+def test_region_of_several_slides_is_refused(slides, tmp_path):
+    with pytest.raises(ValueError, match="`train_region` must cut a single slide"):
+        prepare(options(slides, train_region=(0, 0, 32, 32), val_region=(0, 0, 8, 8)), PATCHES, tmp_path, seed=0)
+
+
+def test_tile_that_cannot_be_read_is_skipped_listed_and_fatal_when_strict(slides, tmp_path, capsys):
+    whole = (slides / "case0" / "0.png").read_bytes()
+    (slides / "case0" / "0.png").write_bytes(whole[: len(whole) // 2])
+    given = {"val_data": (str(slides / "case1"),)}
+    prepare(options(slides / "case0", **given), PATCHES, tmp_path / "run", seed=0)
+    listed = json.loads((tmp_path / "run" / "skipped.json").read_text())
+    assert [(item["part"], item["slide_id"], item["where"]) for item in listed] == [("train", "case0", "0.png")]
+    assert "skipped 1 patches" in capsys.readouterr().out
+    with pytest.raises(SlideError, match=r"0\.png"):
+        prepare(options(slides / "case0", strict=True, **given), PATCHES, tmp_path / "strict", seed=0)
+
+
+def test_shards_beside_slides_are_refused(slides, tmp_path):
+    write_shards(find_sources(slides / "case0"), tmp_path / "shards", PATCHES, workers=1, progress=False)
+    with pytest.raises(ValueError, match="shards alone or slides alone"):
+        prepare(options(tmp_path / "shards", slides / "case1"), PATCHES, tmp_path / "run", seed=0)
+
+
+def test_no_tissue_anywhere_is_an_error(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((32, 32, 3), 245, np.uint8)).save(tmp_path / name / "glass.png")
+    with pytest.raises(ValueError, match="no tissue"):
+        prepare(options(tmp_path / "a", tmp_path / "b", tmp_path / "c"), PatchOptions(patch_size=32), tmp_path / "run", 0)
+    shutil.rmtree(tmp_path / "run")
