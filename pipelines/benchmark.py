@@ -4,8 +4,8 @@
     python -m pipelines.benchmark --data=case.svs --seconds=120
 
 The plain loop is one process: openslide's read_region, PIL, skimage's gaussian, slicing. It does not augment; ours
-does. Everything is timed in turns within one run, and ratios are of the medians. On a machine that has other work to do,
-compare the CPU times: what all cores together spent on a patch.
+does. Everything is timed in turns within one run, and ratios are of the medians. On a machine that has other work to
+do, compare the CPU times: what all cores together spent on a patch.
 """
 from __future__ import annotations
 

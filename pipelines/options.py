@@ -94,6 +94,7 @@ class PatchOptions:
         require(self.max_patches is None or self.max_patches > 0, "max_patches", "be positive",
                 "leave it out for all", self.max_patches)
         require(self.sampling == "grid" or self.max_patches is not None,
-                "max_patches", "be given when sampling is 'random'", "say how many patches a slide may give", self.max_patches)
+                "max_patches", "be given when sampling is 'random'", "say how many patches a slide may give",
+                self.max_patches)
         require(0 <= self.min_tissue <= 1, "min_tissue", "lie in [0, 1]", "0.5 wants half of a patch covered",
                 self.min_tissue)

@@ -29,7 +29,8 @@ ALONE = "generator alone"
 EXECUTORS = {"XLA": True, "graph": False}
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_multi_enum("executor", list(EXECUTORS), list(EXECUTORS), "What runs the steps; may be repeated.", flag_values=FLAGS)
+flags.DEFINE_multi_enum("executor", list(EXECUTORS), list(EXECUTORS), "What runs the steps; may be repeated.",
+                        flag_values=FLAGS)
 flags.DEFINE_integer("scale", 4, "HR size / LR size.", flag_values=FLAGS)
 flags.DEFINE_integer("blocks", 16, "Residual blocks of the generator.", flag_values=FLAGS)
 flags.DEFINE_integer("filters", 64, "Filters of the generator.", flag_values=FLAGS)
@@ -51,8 +52,8 @@ def main() -> int:
     size = GeneratorOptions(FLAGS.scale, FLAGS.blocks, FLAGS.filters)
     console.load_tensorflow()
     lr, hr = _images(FLAGS.batch_size, FLAGS.hr_size, size.scale)
-    print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, {size.blocks} blocks of "
-          f"{size.filters} filters; median of {FLAGS.rounds} rounds\n")
+    print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, "
+          f"{size.blocks} blocks of {size.filters} filters; median of {FLAGS.rounds} rounds\n")
     stages = _stages(size, lr, hr)
     alone = next(work.operations for work in stages if work.part == ALONE)
     works = [_product(), *_torch_step(size, lr, hr, alone), *stages, *_terms(size, lr, hr)]
@@ -79,10 +80,10 @@ def report(works: list[Work], seconds: list[float], batch_size: int) -> Iterable
     yield "| part | executor | s/patch | GFLOP/patch | GFLOP/s | of the matrix product |"
     yield "| --- | --- | --- | --- | --- | --- |"
     yield f"| {works[0].part} | {works[0].executor} | | | {best / 1e9:.0f} | 100% |"
-    for work, time_ in list(zip(works, seconds, strict=True))[1:]:
-        rate = work.operations / time_
-        yield (f"| {work.part} | {work.executor} | {time_ / batch_size:.4f} | {work.operations / batch_size / 1e9:.2f} | "
-               f"{rate / 1e9:.0f} | {rate / best:.0%} |")
+    for work, taken in zip(works[1:], seconds[1:], strict=True):
+        rate = work.operations / taken
+        yield (f"| {work.part} | {work.executor} | {taken / batch_size:.4f} | "
+               f"{work.operations / batch_size / 1e9:.2f} | {rate / 1e9:.0f} | {rate / best:.0%} |")
 
 
 def count_operations(graph: tf.Graph) -> int:
@@ -118,10 +119,12 @@ def _works(part: str, function: Callable[..., Any], *arguments: tf.Tensor) -> li
     """Return a function of tensors as work for each executor."""
     import tensorflow as tf
 
-    compiled = {name: tf.function(function, jit_compile=jit, autograph=False) for name, jit in EXECUTORS.items()}
-    operations = count_operations(compiled["graph"].get_concrete_function(*arguments).graph)
-    return [Work(part, name, lambda step=step: tf.nest.map_structure(lambda value: value.numpy(), step(*arguments)), operations)
-            for name, step in compiled.items()]
+    def waiting(step: Callable[..., Any]) -> Callable[[], object]:
+        return lambda: [value.numpy() for value in tf.nest.flatten(step(*arguments))]
+
+    steps = {name: tf.function(function, jit_compile=jit, autograph=False) for name, jit in EXECUTORS.items()}
+    operations = count_operations(steps["graph"].get_concrete_function(*arguments).graph)
+    return [Work(part, name, waiting(step), operations) for name, step in steps.items()]
 
 
 def _images(batch_size: int, hr_size: int, scale: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -166,7 +169,8 @@ def _stages(size: GeneratorOptions, lr: tf.Tensor, hr: tf.Tensor) -> list[Work]:
     alone = SuperResolutionGAN(networks.generator(size.scale, size.blocks, size.filters))
     alone.compile(keras.optimizers.Adam(1e-4), objective=Objective(lambda_m=0, lambda_s=0, lambda_d=0))
     models = {"autoencoder": (autoencoder, (hr, hr)), ALONE: (alone, (lr, hr)),
-              "warm-up": (_gan(size, Objective(lambda_d=0.0)), (lr, hr)), "adversarial": (_gan(size, Objective()), (lr, hr))}
+              "warm-up": (_gan(size, Objective(lambda_d=0.0)), (lr, hr)),
+              "adversarial": (_gan(size, Objective()), (lr, hr))}
     return [work for name, (model, pair) in models.items()
             for work in _works(name, lambda *data, model=model: model.train_step(data), *pair)]
 
@@ -178,7 +182,8 @@ def _terms(size: GeneratorOptions, lr: tf.Tensor, hr: tf.Tensor) -> list[Work]:
 
     from sr_keras import losses, networks
 
-    generator, encoder = networks.generator(size.scale, size.blocks, size.filters), networks.autoencoder().get_layer("encoder")
+    generator = networks.generator(size.scale, size.blocks, size.filters)
+    encoder = networks.autoencoder().get_layer("encoder")
     judge = networks.discriminator()
     logits = keras.Model(judge.input, judge.get_layer("logits").output)
     terms = {
@@ -212,8 +217,9 @@ def _torch_step(size: GeneratorOptions, lr: tf.Tensor, hr: tf.Tensor, operations
     from torch import nn
 
     def block() -> nn.Sequential:
-        half = [[nn.Conv2d(size.filters, size.filters, 3, padding=1, bias=False), nn.BatchNorm2d(size.filters)] for _ in "12"]
-        return nn.Sequential(*half[0], nn.ReLU(), *half[1])
+        first, second = ((nn.Conv2d(size.filters, size.filters, 3, padding=1, bias=False),
+                          nn.BatchNorm2d(size.filters)) for _ in range(2))
+        return nn.Sequential(*first, nn.ReLU(), *second)
 
     class Generator(nn.Module):
         """networks.generator, layer by layer."""
@@ -235,7 +241,8 @@ def _torch_step(size: GeneratorOptions, lr: tf.Tensor, hr: tf.Tensor, operations
             interpolated = nn.functional.interpolate(images, scale_factor=size.scale, mode="bilinear")
             return interpolated + self.last(self.up(start + self.trunk(x)))
 
-    model, (low, high) = Generator(), (torch.from_numpy(images.numpy().transpose(0, 3, 1, 2).copy()) for images in (lr, hr))
+    low, high = (torch.from_numpy(images.numpy().transpose(0, 3, 1, 2).copy()) for images in (lr, hr))
+    model = Generator()
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
 
     def step() -> float:

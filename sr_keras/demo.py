@@ -9,6 +9,7 @@ interrupted goes on where it stopped.
 from __future__ import annotations
 
 import csv
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "Folder of slides or of tiles; the sample slide if left out.", flag_values=FLAGS)
 flags.DEFINE_string("name", None, "Name of the run and of the model; demo or the folder's name.", flag_values=FLAGS)
 
+SAMPLE_FACTS = ("--data=One picture of human colon, DAB immunohistochemistry with haematoxylin, 512x512 pixels: "
+                "skimage.data.immunohistochemistry", "--data_licence=no known copyright restrictions (scikit-image)")
 FLAGFILES = Path(__file__).parent / "flagfiles"
 
 
@@ -30,7 +33,8 @@ def main() -> int:
     _type("sr_keras.train", *_training(FLAGS.data), f"--run={run}", "--resume")
     _type("sr_keras.evaluate", f"--model={run}", f"--data={run}", f"--output={run / 'scores'}")
     if not model.exists():
-        _type("sr_keras.export", f"--model={run}", f"--name={name}", f"--scores={run / 'scores'}")
+        _type("sr_keras.export", f"--model={run}", f"--name={name}", f"--scores={run / 'scores'}",
+              *(SAMPLE_FACTS if FLAGS.data is None else ()))
     picture = draw(model, run, run / "demo.png")
     print(last_screen(run, model, picture, own=FLAGS.data is not None))
     return 0
@@ -49,7 +53,7 @@ def _shown(path: Path) -> str:
 
 def _type(module: str, *arguments: str) -> None:
     """Show a command and run it; a failure ends the demo with that command's own words."""
-    print(f"\n$ python -m {module} {' '.join(arguments)}", flush=True)
+    print(f"\n$ python -m {module} {shlex.join(arguments)}", flush=True)
     status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     if status:
         raise SystemExit(status)

@@ -3,9 +3,9 @@
     python -m sr_keras.evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
     python -m sr_keras.evaluate --model=saved_models/demo --data=my_slides --output=scores --mpp=0.5 --max_patches=100
 
---data takes a run (its test part; its val part where it has no test), shards, or slides, images and folders of tiles, which
-are first cut into patches in OUTPUT/data (the flags that say how apply to these alone). Choose slides that no training patch
-came from. LR is made as in training:
+--data takes a run (its test part; its val part where it has no test), shards, or slides, images and folders of tiles,
+which are first cut into patches in OUTPUT/data (the flags that say how apply to these alone). Choose slides that no
+training patch came from. LR is made as in training:
 --blur_sigma must be that of the model; its scale is read from it.
 
 OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and sheet.png.

@@ -1,4 +1,4 @@
-"""SuperResolutionGAN: the objective of the paper as a Keras model that `fit` trains. Floor 3.
+"""SuperResolutionGAN: the objective of the paper as a Keras model that `fit` trains.
 
     min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V
 
@@ -33,7 +33,8 @@ from sr_keras.options import Objective
 
 TERMS = ("fidelity", "manifold", "structural", "adversarial", "feature")
 SCORES: dict[str, Callable[..., tf.Tensor]] = {
-    "psnr": metrics.psnr, "rrmse": metrics.rrmse, "ssim": metrics.ssim, "qilv": metrics.qilv, "ms_ssim": metrics.ms_ssim}
+    "psnr": metrics.psnr, "rrmse": metrics.rrmse, "ssim": metrics.ssim, "qilv": metrics.qilv,
+    "ms_ssim": metrics.ms_ssim}
 
 LOGS = ("loss", *TERMS, *(f"weighted_{term}" for term in TERMS), "discriminator_loss", "d_hr", "d_sr", *SCORES)
 
@@ -58,9 +59,11 @@ class SuperResolutionGAN(keras.Model):
                  ema_decay: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})
         require(0 <= ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", ema_decay)
-        self.generator, self.discriminator, self.encoder, self.features = generator, discriminator, encoder, features
-        self.ema_decay = ema_decay
-        self.ema_generator = _copy(generator) if ema_decay else None
+        self.generator, self.ema_decay = generator, ema_decay
+        self.discriminator: Any = discriminator
+        self.encoder: Any = encoder
+        self.features: Any = features
+        self.ema_generator: Any = _copy(generator) if ema_decay else None
         for frozen in (self.encoder, self.features, self.ema_generator):
             if frozen is not None:
                 frozen.trainable = False
@@ -78,13 +81,13 @@ class SuperResolutionGAN(keras.Model):
 
     def compile(self, generator_optimizer: keras.optimizers.Optimizer,
                 discriminator_optimizer: keras.optimizers.Optimizer | None = None,
-                objective: Objective = Objective(), jit_compile: bool | str = "auto", **kwargs: Any) -> None:
+                objective: Objective | None = None, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
         """Say what is minimised and how. Both optimizers are built here, so that their state can be loaded.
 
         Args:
             generator_optimizer: of the generator.
             discriminator_optimizer: of the discriminator; needed by lambda_d > 0.
-            objective: weights, q, epsilon and reduction.
+            objective: weights, q, epsilon and reduction; SRGAN_SQE's by default.
             jit_compile: whether steps are compiled by XLA. "auto" is Keras' choice, on a GPU yes and on a CPU no, and
                 was measured to be the faster one (`python -m sr_keras.benchmark`). Never under a strategy of several
                 devices: XLA can't reach the variables of more than one (TensorFlow 2.21).
@@ -93,6 +96,7 @@ class SuperResolutionGAN(keras.Model):
         Raises:
             ValueError: A weight is positive and the network or optimizer it needs is missing.
         """
+        objective = objective or Objective()
         for weight, needed in (("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features")):
             require(not getattr(objective, weight) or getattr(self, needed) is not None, weight,
                     f"be 0 without {needed}", f"give SuperResolutionGAN its {needed}", getattr(objective, weight))
@@ -130,9 +134,13 @@ class SuperResolutionGAN(keras.Model):
     def _terms(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
         """Return (weight, value [B]) of the terms whose weight is not zero, in the paper's order."""
         o = self.objective
+
+        def robust(residual: tf.Tensor) -> tf.Tensor:
+            return quasi_norm(residual, o.q, o.epsilon, o.reduction)
+
         terms: dict[str, tuple[float, Callable[[], tf.Tensor]]] = {
-            "fidelity": (1.0, lambda: quasi_norm(sr - hr, o.q, o.epsilon, o.reduction)),
-            "manifold": (o.lambda_m, lambda: quasi_norm(self.encoder(sr) - self.encoder(hr), o.q, o.epsilon, o.reduction)),
+            "fidelity": (1.0, lambda: robust(sr - hr)),
+            "manifold": (o.lambda_m, lambda: robust(self.encoder(sr) - self.encoder(hr))),
             "structural": (o.lambda_s, lambda: structural(hr, sr, o.reduction)),
             "adversarial": (o.lambda_d, lambda: adversarial_generator(self._judge_again(sr))),
             "feature": (o.lambda_v, lambda: feature(self.features(hr), self.features(sr))),
@@ -175,8 +183,9 @@ class SuperResolutionGAN(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Return the networks as configurations."""
         parts = {name: getattr(self, name) for name in ("generator", "discriminator", "encoder", "features")}
-        return {"name": self.name, "dtype": keras.saving.serialize_keras_object(self.dtype_policy), "ema_decay": self.ema_decay,
-                **{name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()}}
+        return {"name": self.name, "ema_decay": self.ema_decay,
+                **{name: part and keras.saving.serialize_keras_object(part)
+                   for name, part in {**parts, "dtype": self.dtype_policy}.items()}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SuperResolutionGAN:
@@ -219,5 +228,6 @@ def _scaled(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor
     return optimizer.scale_loss(tf.reduce_mean(loss) / tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def _descend(optimizer: keras.optimizers.Optimizer, tape: tf.GradientTape, loss: tf.Tensor, variables: list[Any]) -> None:
+def _descend(optimizer: keras.optimizers.Optimizer, tape: tf.GradientTape, loss: tf.Tensor,
+             variables: list[Any]) -> None:
     optimizer.apply(tape.gradient(loss, variables), variables)

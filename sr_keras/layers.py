@@ -1,4 +1,4 @@
-"""The layers and the initialiser that Keras lacks, registered so that .keras files load without a custom scope. Floor 0.
+"""The layers and the initialiser that Keras lacks, registered so that .keras files load by themselves.
 
 All take and give channels-last images [B, H, W, C] of open height and width, and export to every format.
 """
@@ -80,7 +80,8 @@ class FewChannelConv2D(layers.Layer):
         and mirrored gradients (this layer)       38                      36              88
     """
 
-    def __init__(self, filters: int, kernel_size: int, kernel_initializer: str = "glorot_uniform", **kwargs: Any) -> None:
+    def __init__(self, filters: int, kernel_size: int, kernel_initializer: str = "glorot_uniform",
+                 **kwargs: Any) -> None:
         super().__init__(**kwargs)
         require(kernel_size % 2 == 1, "kernel_size", "be odd", "an even kernel has no centre", kernel_size)
         self.filters, self.kernel_size, self.kernel_initializer = filters, kernel_size, kernel_initializer

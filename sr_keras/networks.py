@@ -1,4 +1,4 @@
-"""The networks: generator, autoencoder, discriminator, and VGG19 for the SRGAN baseline. Floor 2.
+"""The networks: generator, autoencoder, discriminator, and VGG19 for the SRGAN baseline.
 
 Every network is a Keras functional model on float RGB images [B, H, W, 3] in [0, 1], with open height and width.
 Outputs are float32 under every precision policy and are not clipped: that happens where they become 8 bit.
@@ -93,7 +93,8 @@ def autoencoder(blocks: int = 2, filters: int = 32, code_channels: int = 16) -> 
     """
     require(blocks >= 0, "blocks", "be 0 or more", "2 is the default", blocks)
     require(filters > 0, "filters", "be positive", "32 is the default", filters)
-    require(0 < code_channels < 48, "code_channels", "lie in [1, 47]", "the code must be smaller than the image", code_channels)
+    require(0 < code_channels < 48, "code_channels", "lie in [1, 47]",
+            "the code must be smaller than the image", code_channels)
     hr = keras.Input((None, None, 3), name="hr")
     encoder, decoder = _encoder(blocks, filters, code_channels), _decoder(blocks, filters, code_channels)
     return keras.Model(hr, decoder(encoder(hr)), name="autoencoder")
@@ -110,7 +111,7 @@ def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
         halvings: convolutions; a logit sees about 2^(halvings + 1) pixels a side before the average.
 
     Returns:
-        Model of an image [B, H, W, 3] -> probability of being HR [B, 1]; `get_layer("logits")` comes before the sigmoid.
+        Model of an image [B, H, W, 3] -> probability of being HR [B, 1]; its layer "logits" is before the sigmoid.
 
     Raises:
         ValueError: An argument is out of range.
@@ -126,7 +127,8 @@ def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
         x = layers.LeakyReLU(0.2, name=f"conv{step + 1}_relu")(_batch_norm(x, f"conv{step + 1}_norm"))
     x = layers.GlobalAveragePooling2D(dtype="float32", name="average")(x)
     logits = layers.Dense(1, dtype="float32", name="logits")(x)
-    return keras.Model(image, layers.Activation("sigmoid", dtype="float32", name="probability")(logits), name="discriminator")
+    probability = layers.Activation("sigmoid", dtype="float32", name="probability")(logits)
+    return keras.Model(image, probability, name="discriminator")
 
 
 def vgg19_features(weights: str = "imagenet") -> keras.Model:
@@ -146,13 +148,16 @@ def vgg19_features(weights: str = "imagenet") -> keras.Model:
     """
     path = {"random": None, "imagenet": "imagenet"}.get(weights, weights)
     if path not in (None, "imagenet") and not Path(path).is_file():
-        raise FileNotFoundError(f"`vgg_weights` must name a file; give 'imagenet', 'random' or a path. Received: vgg_weights={weights!r}")
+        raise FileNotFoundError(f"`vgg_weights` must name a file; give 'imagenet', 'random' or a path. "
+                                f"Received: vgg_weights={weights!r}")
     vgg = _vgg19(path)
     image = keras.Input((None, None, 3), name="image")
     # VGG19 was trained on BGR in 0..255 less the mean colour of ImageNet.
-    bgr = layers.Rescaling(255.0, [-123.68, -116.779, -103.939], dtype="float32", name="imagenet_range")(image)[..., ::-1]
+    centred = layers.Rescaling(255.0, [-123.68, -116.779, -103.939], dtype="float32", name="imagenet_range")(image)
+    bgr = centred[..., ::-1]
     features = keras.Model(vgg.input, vgg.get_layer("block5_conv4").output, name="vgg19")(bgr)
-    return keras.Model(image, layers.Activation("linear", dtype="float32", name="features")(features), name="vgg19_features")
+    features = layers.Activation("linear", dtype="float32", name="features")(features)
+    return keras.Model(image, features, name="vgg19_features")
 
 
 def receptive_field(model: keras.Model) -> int:
@@ -246,7 +251,7 @@ def _vgg19(weights: str | None) -> keras.Model:
         if weights != "imagenet":
             raise
         raise FileNotFoundError(
-            "`vgg_weights` must be at hand; download vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras and give its "
-            "path. Received: vgg_weights='imagenet'") from error
+            "`vgg_weights` must be at hand; download vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras and "
+            "give its path. Received: vgg_weights='imagenet'") from error
     finally:
         socket.setdefaulttimeout(waits)

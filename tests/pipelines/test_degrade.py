@@ -27,7 +27,7 @@ def images_of(*shape, dtype=np.float32):
 
 
 def twice_as_fine(hr):
-    """Put HR on a grid twice as fine with zeros between, so that the point between two HR pixels is a grid point too."""
+    """Put HR on a grid twice as fine with zeros between: the point between two HR pixels is then a grid point."""
     fine = np.zeros((hr.shape[0], 2 * hr.shape[1], 2 * hr.shape[2], hr.shape[3]), hr.dtype)
     fine[:, ::2, ::2] = hr
     return fine
@@ -160,7 +160,8 @@ def test_dtype_is_kept(dtype):
 
 @pytest.mark.parametrize(("argument", "hr", "scale", "sigma"), [
     ("hr", images_of(1, 30, 32, 3), 4, 1.6), ("hr", images_of(1, 32, 30, 3), 4, 1.6),
-    ("hr", images_of(8, 8, 3), 4, 1.6), ("hr", images_of(1, 0, 8, 3), 4, 1.6), ("hr", np.zeros((1, 8, 8, 3), np.uint8), 4, 1.6),
+    ("hr", images_of(8, 8, 3), 4, 1.6), ("hr", images_of(1, 0, 8, 3), 4, 1.6),
+    ("hr", np.zeros((1, 8, 8, 3), np.uint8), 4, 1.6),
     ("scale", images_of(1, 8, 8, 3), 0, 1.6), ("blur_sigma", images_of(1, 8, 8, 3), 4, -1.0),
 ])
 def test_wrong_argument_is_named(argument, hr, scale, sigma):

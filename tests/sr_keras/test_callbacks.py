@@ -1,4 +1,4 @@
-"""Around the steps: a loss that is not finite stops by name, and an epoch leaves row, scalars, picture and checkpoint."""
+"""Around the steps: a loss that is not finite stops by name; an epoch leaves row, scalars, picture, checkpoint."""
 from __future__ import annotations
 
 import keras

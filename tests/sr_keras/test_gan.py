@@ -15,6 +15,7 @@ from sr_keras import networks
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.options import METHODS, Objective
 
+WHOLE = Objective()
 FIDELITY = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)
 ROOT = Path(__file__).parents[2]
 
@@ -32,8 +33,8 @@ def batch(size: int = 2, side: int = 8, seed: int = 0) -> tuple[tf.Tensor, tf.Te
     return tf.image.resize(hr, (side, side), antialias=True), hr
 
 
-def build(objective: Objective = Objective(), ema_decay: float = 0.9, seed: int = 1, **route) -> SuperResolutionGAN:
-    """Build the smallest whole model; steps run eagerly, which costs less than tracing them, unless `route` says else."""
+def build(objective: Objective = WHOLE, ema_decay: float = 0.9, seed: int = 1, **route) -> SuperResolutionGAN:
+    """Build the smallest whole model; its steps run eagerly, cheaper than tracing them, unless `route` says else."""
     keras.utils.set_random_seed(seed)
     model = SuperResolutionGAN(
         networks.generator(4, blocks=1, filters=4), networks.discriminator(4, halvings=2),
@@ -111,7 +112,8 @@ def test_warm_up_needs_no_discriminator():
     assert set(fit(model)) == {"loss", "fidelity", "weighted_fidelity"}
 
 
-@pytest.mark.parametrize(("weight", "needed"), [("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features")])
+@pytest.mark.parametrize(("weight", "needed"), [
+    ("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features")])
 def test_weight_without_its_network_is_refused(weight, needed):
     model = SuperResolutionGAN(networks.generator(4, 1, 4))
     with pytest.raises(ValueError, match=f"`{weight}` must be 0 without {needed}; .* Received: {weight}=0.5"):
@@ -175,7 +177,7 @@ def test_batch_statistics_of_the_discriminator_count_hr_and_sr_once_each():
 
 def test_generator_learns_against_the_discriminator_that_has_just_learned():
     model, twin = build(Objective(lambda_d=1.0)), build(Objective(lambda_d=1.0))
-    lr, hr = batch()
+    lr, _ = batch()
     logs = fit(model)
     sr = twin.generator(lr, training=True)
     logits = keras.Model(model.discriminator.input, model.discriminator.get_layer("logits").output)(sr, training=True)
@@ -213,7 +215,8 @@ def test_average_of_weights_and_statistics_follows_its_rule():
     for step in range(1, 4):
         fit(model, seed=step)
         keep = min(0.15, (1 + step) / (10 + step))
-        average = [keep * old + (1 - keep) * np.array(new) for old, new in zip(average, model.generator.variables, strict=True)]
+        average = [keep * old + (1 - keep) * np.array(new)
+                   for old, new in zip(average, model.generator.variables, strict=True)]
     for ours, golden in zip(model.ema_generator.variables, average, strict=True):
         np.testing.assert_allclose(ours, golden, rtol=1e-5, atol=1e-6)
 
@@ -269,7 +272,8 @@ def test_partial_last_batch_weighs_by_its_images():
 def test_xla_and_graph_have_the_same_losses():
     objective = Objective(lambda_v=0.1)
     compiled, graph = build(objective, jit_compile=True), build(objective, jit_compile=False)
-    assert compiled.jit_compile and not graph.jit_compile
+    assert compiled.jit_compile
+    assert not graph.jit_compile
     for _ in range(3):
         assert fit(compiled) == pytest.approx(fit(graph), rel=1e-3, abs=1e-5)
 
@@ -324,7 +328,8 @@ for ours, single in zip(several.variables, one.variables, strict=True):
 
 def run(code: str, *arguments: str) -> None:
     """Run in a process of its own: devices are fixed once TensorFlow starts."""
-    ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
+                         timeout=240)
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 

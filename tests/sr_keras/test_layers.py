@@ -49,7 +49,7 @@ def test_few_channel_convolution_has_the_gradients_of_keras_convolution(training
 
 
 def test_few_channel_convolution_refuses_an_even_kernel():
-    with pytest.raises(ValueError, match="`kernel_size` must be odd; .* Received: kernel_size=4"):
+    with pytest.raises(ValueError, match=r"`kernel_size` must be odd; .* Received: kernel_size=4"):
         layers.FewChannelConv2D(3, 4)
 
 

@@ -177,7 +177,7 @@ def test_vgg19_weights_come_from_a_file(tmp_path):
 
 
 def test_missing_vgg19_file_is_named():
-    with pytest.raises(FileNotFoundError, match="`vgg_weights` must .*no_such.h5"):
+    with pytest.raises(FileNotFoundError, match=r"`vgg_weights` must .*no_such\.h5"):
         networks.vgg19_features("no_such.h5")
 
 
@@ -188,5 +188,5 @@ def test_imagenet_weights_without_a_network_say_how_to_supply_them(monkeypatch, 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(keras.config, "keras_home", lambda: str(tmp_path), raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="notop.h5 of Keras and give its path"):
+    with pytest.raises(FileNotFoundError, match=r"notop\.h5 of Keras and give its path"):
         networks.vgg19_features("imagenet")

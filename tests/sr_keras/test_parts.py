@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -29,7 +28,8 @@ def slides(tmp_path, histology):
         folder = tmp_path / "slides" / f"case{slide}"
         folder.mkdir(parents=True)
         for tile in range(4):
-            Image.fromarray(histology[64 * slide:64 * slide + 32, 64 * tile:64 * tile + 32]).save(folder / f"{tile}.png")
+            pixels = histology[64 * slide:64 * slide + 32, 64 * tile:64 * tile + 32]
+            Image.fromarray(pixels).save(folder / f"{tile}.png")
     return tmp_path / "slides"
 
 
@@ -113,5 +113,4 @@ def test_no_tissue_anywhere_is_an_error(tmp_path):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((32, 32, 3), 245, np.uint8)).save(tmp_path / name / "glass.png")
     with pytest.raises(ValueError, match="no tissue"):
-        prepare(options(tmp_path / "a", tmp_path / "b", tmp_path / "c"), PatchOptions(patch_size=32), tmp_path / "run", 0)
-    shutil.rmtree(tmp_path / "run")
+        prepare(options(*(tmp_path / name for name in "abc")), PatchOptions(patch_size=32), tmp_path / "run", 0)
