@@ -6,6 +6,12 @@
 The plain loop is one process: openslide's read_region, PIL, skimage's gaussian, slicing. It does not augment; ours
 does. Everything is timed in turns within one run, and ratios are of the medians. On a machine that has other work to
 do, compare the CPU times: what all cores together spent on a patch.
+
+Found on 2 cores, 256x256 patches, scale 4, in CPU ms a patch: the plain loop 4.1 (the sample) to 4.7 (a JPEG slide);
+from shards 1.3 to 1.4: reading 0.1, decoding 0.1, float 0.3, blur and subsampling 0.6, augmentation 0.2. Corrupting one
+takes 8 to 9 more. Tried and left: mapping batches instead of examples (1.4 times slower), one thread within each
+operation (no difference), turning by gather (slower), blur as a blocked matrix product (0.15 less) or under XLA (0.17
+less, and a second to compile).
 """
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ def one_line(error: BaseException) -> str:
 def resolved(flag_values: flags.FlagValues) -> str:
     """Return every flag with its value, one a line, sorted: `--flagfile` on this text repeats the run."""
     own = ("help", "traceback", "flagfile", "undefok", "resume")
-    lines = [flag_values[name].serialize() for name in sorted(flag_values) if name not in own and len(name) > 1]
+    lines = [flag_values[name].serialize() for name in sorted(flag_values)
+             if name not in own and name == flag_values[name].name]
     return "".join(f"{line}\n" for line in lines if line)
 
 

@@ -178,12 +178,13 @@ def _outliers(corrupt: CorruptOptions, size: int) -> tf.Tensor | None:
 
 def _cropped_and_turned(pixels: tf.Tensor, crop: int, augment: bool, seed: tf.Tensor) -> tf.Tensor:
     """Return a random crop x crop part of uint8 [size, size, 3], as one of its eight orientations if `augment`."""
-    size = pixels.shape[0]
-    if crop < size:
-        top, left = tf.unstack(tf.random.stateless_uniform([2], fold(seed, 0), 0, size - crop + 1, tf.int32))
+    drawn = tf.random.stateless_uniform([5], seed)
+    corners = pixels.shape[0] - crop + 1
+    if corners > 1:
+        top, left = tf.unstack(tf.cast(drawn[:2] * corners, tf.int32))
         pixels = pixels[top:top + crop, left:left + crop]
     if augment:
-        swap, upside_down, mirrored = tf.unstack(tf.random.stateless_uniform([3], fold(seed, 1), 0, 2, tf.int32) > 0)
+        swap, upside_down, mirrored = tf.unstack(drawn[2:] < 0.5)
         pixels = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
         pixels = tf.raw_ops.Reverse(tensor=pixels, dims=[upside_down, mirrored, False])
     return tf.ensure_shape(pixels, [crop, crop, 3])

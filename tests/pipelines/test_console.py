@@ -15,6 +15,7 @@ from pipelines import console
 def entry(main, argv, monkeypatch):
     values = flags.FlagValues()
     flags.DEFINE_integer("size", 1, "A size.", flag_values=values)
+    flags.DEFINE_float("q", None, "A name of one letter.", flag_values=values)
     monkeypatch.setattr("sys.argv", ["entry", *argv])
     return console.run(lambda: main(values), values, "What it does.")
 
@@ -73,11 +74,12 @@ def test_help_shows_the_description_and_every_flag_with_its_default(monkeypatch,
 
 def test_resolved_flags_given_back_as_a_flagfile_resolve_to_themselves(tmp_path, monkeypatch):
     seen = []
-    assert entry(lambda values: seen.append(console.resolved(values)), ["--size=7"], monkeypatch) == 0
+    assert entry(lambda values: seen.append(console.resolved(values)), ["--size=7", "--q=0.5"],
+                 monkeypatch) == 0
     (tmp_path / "flags.txt").write_text(seen[0])
     assert entry(lambda values: seen.append(console.resolved(values)), [f"--flagfile={tmp_path / 'flags.txt'}"],
                  monkeypatch) == 0
-    assert seen[0] == seen[1] == "--size=7\n"
+    assert seen[0] == seen[1] == "--q=0.5\n--size=7\n"
 
 
 def test_load_tensorflow_says_nothing_and_leaves_stderr_open():
