@@ -2,7 +2,6 @@
 
 Data moves one way: slide -> tissue -> patches -> shards -> dataset. Each step is a module of that name.
 """
-import os
+from pipelines import quiet
 
-# A user reads our words, not TensorFlow's start-up chatter. Set before the first TensorFlow import.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+quiet.install()

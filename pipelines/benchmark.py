@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines.console import load_tensorflow, run
+from pipelines.console import run
 from pipelines.flags import define_degrade_flags, degrade_options
 from pipelines.options import require
 
@@ -44,7 +44,6 @@ def main() -> int:
     require(FLAGS.seconds > 0, "seconds", "be positive", "60 gives steady medians", FLAGS.seconds)
     require(FLAGS.patch_size % degrade.scale == 0, "patch_size", f"be divisible by scale={degrade.scale}",
             "choose a multiple of it", FLAGS.patch_size)
-    load_tensorflow()
     from pipelines import contenders
     from pipelines.patches import find_sources
 

@@ -14,9 +14,7 @@ Exit status: 0 done, 1 done in part (what `main` returns), 2 a mistake in what w
 """
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 
 from absl import flags
@@ -53,29 +51,6 @@ def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
     rest = flag_values(argv)[1:]
     if rest:
         raise ValueError(f"arguments must be flags; write --name=value. Received: {' '.join(rest)!r}")
-
-
-def load_tensorflow() -> None:
-    """Import TensorFlow without the lines it writes on the way, which no log level turns off (2.21).
-
-    Its Python warnings (of retracing, say) speak to who writes models, not to who runs them: errors alone are shown.
-    An entry point calls this when its options are checked, so that a mistake is answered before it. Where the
-    import fails, what was held back is shown.
-    """
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            import tensorflow
-            tensorflow.get_logger().setLevel("ERROR")
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def one_line(error: BaseException) -> str:

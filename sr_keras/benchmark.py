@@ -50,7 +50,6 @@ class Work(NamedTuple):
 
 def main() -> int:
     size = GeneratorOptions(FLAGS.scale, FLAGS.blocks, FLAGS.filters)
-    console.load_tensorflow()
     lr, hr = _images(FLAGS.batch_size, FLAGS.hr_size, size.scale)
     print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, "
           f"{size.blocks} blocks of {size.filters} filters; median of {FLAGS.rounds} rounds\n")

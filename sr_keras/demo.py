@@ -61,7 +61,6 @@ def _type(module: str, *arguments: str) -> None:
 
 def draw(model: Path, run: Path, path: Path) -> Path:
     """Draw LR, bicubic, SR and HR of a patch of the run's test part side by side, with an inset; return `path`."""
-    console.load_tensorflow()
     from pipelines.dataset import evaluation_dataset
     from pipelines.options import DegradeOptions
     from sr_keras.models import load_generator

@@ -49,7 +49,6 @@ def main() -> int:
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
     require(FLAGS.limit is None or FLAGS.limit > 0, "limit", "be positive", "leave it out for all patches", FLAGS.limit)
 
-    console.load_tensorflow()
     from sr_keras.models import load_generator
 
     output, generator = Path(FLAGS.output), load_generator(FLAGS.model)

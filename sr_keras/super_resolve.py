@@ -57,7 +57,6 @@ def main() -> int:
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}=PATH", FLAGS[name].value)
     pairs = plan(Path(FLAGS.input), Path(FLAGS.output), FLAGS.overwrite)
 
-    console.load_tensorflow()
     from sr_keras.models import load_generator
 
     generator = load_generator(FLAGS.model)

@@ -29,7 +29,6 @@ def main() -> int:
     loss, size = objective(FLAGS), generator_options(FLAGS)
     _check_sizes(options.crop_size or patches.patch_size, data.eval_patch_size, degrade.scale, options.best_by)
 
-    console.load_tensorflow()
     import keras
     import tensorflow as tf
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.console import load_tensorflow
 from pipelines.files import atomic_path, write_text
 from pipelines.options import PatchOptions, require
 from pipelines.patches import Patch, Skipped, Source, read_patches
@@ -125,7 +124,6 @@ def _write_all(patches: Iterator[Patch], source: Source, folder: Path, size: int
 
 
 def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> dict[str, Any]:
-    load_tensorflow()  # here, since who only waits for other processes does without it
     import tensorflow as tf
 
     from pipelines.shards.record import encode

@@ -34,7 +34,6 @@ def main() -> int:
     _check()
     scores = _read_scores(FLAGS.scores)
 
-    console.load_tensorflow()
     from sr_keras.export.model_card import model_card
     from sr_keras.export.saved_model import export_saved_model
     from sr_keras.models import find_generator, load_keras, scale_of
