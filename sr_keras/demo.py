@@ -9,6 +9,7 @@ interrupted goes on where it stopped.
 from __future__ import annotations
 
 import csv
+import math
 import shlex
 import subprocess
 import sys
@@ -103,14 +104,15 @@ def _verdict(path: Path) -> str:
              for method in ("bicubic", "sr")}
     better = {"psnr": 1, "ms_ssim": 1, "rrmse": -1, "qilv": 1}
     lost = [name for name, sign in better.items()
-            if (means["sr"][name] - means["bicubic"][name]) * sign <= 0]
+            if not (means["sr"][name] - means["bicubic"][name]) * sign > 0]  # so that a nan is no win
     said = "on PSNR, MS-SSIM, RRMSE and QILV" if not lost else f"but not on {', '.join(lost)}"
     return f"  beats bicubic {said}\n"
 
 
 def _mean(rows: list[dict[str, str]], method: str, name: str) -> float:
     values = [float(row[name]) for row in rows if row["method"] == method and row.get(name)]
-    return sum(values) / len(values) if values else float("nan")
+    finite = [value for value in values if math.isfinite(value)]  # a patch without error has an infinite PSNR
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 if __name__ == "__main__":

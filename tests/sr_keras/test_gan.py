@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipelines.degrade import degrade
 from sr_keras import networks
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.options import METHODS, Objective
@@ -228,6 +229,18 @@ def test_best_generator_is_the_average_where_there_is_one():
     fit(model)
     lr = batch()[0]
     np.testing.assert_array_equal(model(lr, training=True), model.ema_generator(lr, training=False))
+
+
+def test_warm_up_at_a_thousandth_soon_beats_interpolation(histology):
+    """A last convolution without its gain overshoots here, kills the features and stays at the interpolation."""
+    keras.utils.set_random_seed(0)
+    hr = np.stack([histology[y:y + 64, x:x + 64] for y in range(0, 512, 128) for x in range(0, 512, 128)]) / np.float32(255)
+    lr = degrade(hr)
+    model = SuperResolutionGAN(networks.generator(4, blocks=1, filters=16))
+    model.compile(keras.optimizers.Adam(1e-3), objective=Objective(lambda_m=0.0, lambda_d=0.0), jit_compile=False)
+    losses = [model.train_on_batch(lr, hr, return_dict=True)["loss"] for _ in range(40)]
+    assert losses[-1] < losses[0] - 0.02
+    assert max(losses) < losses[0] + 0.02  # and never was much worse
 
 
 def test_adversarial_training_learns():
