@@ -14,7 +14,7 @@ equals whole if no output pixel depends on an LR pixel further than `halo` from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain, product
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,14 +87,15 @@ def super_resolved_tiles(
     require(scale >= 1, "scale", "be 1 or more", "it is the output's side over the input's", scale)
     require(batch >= 1, "batch", "be 1 or more", "it is the number of tiles per call", batch)
     rows, columns = (spans(side, tile, halo) for side in image.shape[:2])
-    tiles = list(product(rows, columns))
-    for start in range(0, len(tiles), batch):
-        group = tiles[start:start + batch]
+    tiles = ((y, x) for y in rows for x in columns)  # a slide may have millions of them
+    done = 0
+    while group := list(islice(tiles, batch)):
         windows = np.stack([image[y.window_start:y.window_stop, x.window_start:x.window_stop] for y, x in group])
         outputs = _checked(np.asarray(fn(windows)), windows, scale)
         yield from (_core(output, y, x, scale) for output, (y, x) in zip(outputs, group, strict=True))
+        done += len(group)
         if progress:
-            progress(start + len(group), len(tiles))
+            progress(done, len(rows) * len(columns))
 
 
 def spans(side: int, tile: int, halo: int) -> list[Span]:
