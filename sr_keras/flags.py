@@ -99,7 +99,8 @@ def _define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("ema_decay", _DEFAULT["ema_decay"], "Decay of the generator's moving average; 0 for none.",
                        flag_values=values)
     flags.DEFINE_enum("mixed_precision", None, [p for p in PRECISIONS if p], "16-bit arithmetic.", flag_values=values)
-    flags.DEFINE_boolean("jit_compile", _DEFAULT["jit_compile"], "Compile the steps with XLA.", flag_values=values)
+    flags.DEFINE_boolean("jit_compile", _DEFAULT["jit_compile"],
+                         "Compile the steps with XLA; where it is faster, on a GPU, if left out.", flag_values=values)
     flags.DEFINE_enum("strategy", _DEFAULT["strategy"], STRATEGIES, "mirrored: all GPUs of this machine.",
                       flag_values=values)
     flags.DEFINE_boolean("deterministic", False, "Same seed, same weights, bit for bit.", flag_values=values)

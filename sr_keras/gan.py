@@ -88,9 +88,9 @@ class SuperResolutionGAN(keras.Model):
             generator_optimizer: of the generator.
             discriminator_optimizer: of the discriminator; needed by lambda_d > 0.
             objective: weights, q, epsilon and reduction; SRGAN_SQE's by default.
-            jit_compile: whether steps are compiled by XLA. "auto" is Keras' choice, on a GPU yes and on a CPU no, and
-                was measured to be the faster one (`python -m sr_keras.benchmark`). Never under a strategy of several
-                devices: XLA can't reach the variables of more than one (TensorFlow 2.21).
+            jit_compile: whether steps are compiled by XLA. "auto" is Keras' choice, on a GPU yes and on a CPU no; on a
+                CPU the graph executor was measured to be faster (`python -m sr_keras.benchmark`). Never under a
+                strategy of several devices: XLA can't reach the variables of more than one (TensorFlow 2.21).
             **kwargs: of `keras.Model.compile`.
 
         Raises:

@@ -126,7 +126,7 @@ class TrainOptions:
     best_by: str = "ssim"
     ema_decay: float = 0.999
     mixed_precision: str | None = None
-    jit_compile: bool = True
+    jit_compile: bool | None = None
     strategy: str = "none"
     deterministic: bool = False
     cache: str = "none"

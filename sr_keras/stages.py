@@ -132,7 +132,7 @@ def _build_autoencoder(plan: Plan) -> keras.Model:
     optimizer = _adam(stage.learning_rate, plan, stage)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer, loss=QuasiNorm(plan.objective.q, plan.objective.epsilon),
-                  jit_compile=plan.options.jit_compile)
+                  jit_compile=_jit_compile(plan.options))
     return model
 
 
@@ -155,7 +155,7 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
     model.compile(
         generator_optimizer=_adam(stage.learning_rate, plan, stage),
         discriminator_optimizer=_adam(judge_rate, plan, stage) if objective.lambda_d else None,
-        objective=objective, jit_compile=plan.options.jit_compile)
+        objective=objective, jit_compile=_jit_compile(plan.options))
     return model
 
 
@@ -172,6 +172,13 @@ def _encoder(plan: Plan) -> keras.Model:
 def _adam(learning_rate: float, plan: Plan, stage: StageOptions) -> keras.optimizers.Optimizer:
     steps = plan.steps * stage.epochs
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.01))
+
+
+def _jit_compile(options: TrainOptions) -> bool | str:
+    """Return Keras' own word for it: "auto" is XLA on a GPU and the graph on a CPU. Replicas can't be compiled."""
+    if options.strategy == "mirrored":
+        return False
+    return "auto" if options.jit_compile is None else options.jit_compile
 
 
 def _scope(strategy: str):

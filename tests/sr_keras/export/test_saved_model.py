@@ -16,7 +16,7 @@ import tensorflow as tf
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export import saved_model
 from sr_keras.export.saved_model import export_saved_model, next_version
-from sr_keras.networks import generator, receptive_field
+from sr_keras.networks import SKIP_GAIN, generator, receptive_field
 
 # Run where no code of ours can be imported, not even if it is installed.
 FRESH = """
@@ -66,7 +66,7 @@ def test_signature_is_uint8_in_and_out_of_any_size(version):
 @pytest.mark.parametrize(("bias", "pixel"), [(3.0, 255), (-3.0, 0)])
 def test_values_outside_the_range_are_clipped_and_do_not_wrap(bias, pixel, tmp_path):
     network = generator(scale=2, blocks=1, filters=2)
-    network.get_layer("last").bias.assign([bias] * 3)
+    network.get_layer("last").bias.assign([bias / SKIP_GAIN] * 3)
     signature = tf.saved_model.load(str(export_saved_model(network, tmp_path / "x"))).signatures["serving_default"]
     assert np.unique(signature(lr=tf.zeros([1, 4, 4, 3], tf.uint8) + 128)["sr"]).tolist() == [pixel]
 
