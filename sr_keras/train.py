@@ -53,6 +53,7 @@ def main() -> int:
 def _check_sizes(crop: int, evaluated: int, scale: int, best_by: str) -> None:
     for name, value in (("crop_size", crop), ("eval_patch_size", evaluated)):
         require(value % scale == 0, name, f"be divisible by scale={scale}", "choose a multiple", value)
+        require(value % 4 == 0, name, "be divisible by 4", "the autoencoder halves it twice", value)
     require(best_by != "ms_ssim" or evaluated >= 161, "eval_patch_size", "be 161 or more for best_by=ms_ssim",
             "choose another score or larger patches", evaluated)
 
