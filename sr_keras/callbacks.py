@@ -92,7 +92,7 @@ class Record(keras.callbacks.Callback):
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        values = {**(logs or {}), "seconds": time.monotonic() - self._began}
+        values = {"epoch": epoch + 1, **(logs or {}), "seconds": time.monotonic() - self._began}
         self._state = self._state.advance(values[self._score], self._higher)
         record_metrics(self._run, self._stage, epoch + 1, values)
         panel = self._picture() if self._picture else None

@@ -94,7 +94,7 @@ def _define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps_per_epoch", None, "Steps in an epoch; one pass over the patches if left out.",
                          flag_values=values)
     flags.DEFINE_integer("val_patches", _DEFAULT["val_patches"], "Validation patches an epoch.", flag_values=values)
-    flags.DEFINE_enum("best_by", _DEFAULT["best_by"], list(BEST_BY), "Validation score that chooses the best epoch.",
+    flags.DEFINE_enum("best_by", _DEFAULT["best_by"], list(BEST_BY), "Validation score that chooses the best epoch; or the last one.",
                       flag_values=values)
     flags.DEFINE_float("ema_decay", _DEFAULT["ema_decay"], "Decay of the generator's moving average; 0 for none.",
                        flag_values=values)

@@ -184,7 +184,7 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
 def record_metrics(run: Path, stage: str, epoch: int, values: dict[str, float]) -> None:
     """Put one epoch's row into metrics.csv, in place of rows of this stage that a killed run left behind."""
     rows = [row for row in read_metrics(run) if row["stage"] != stage or int(row["epoch"]) < epoch]
-    rows.append({"stage": stage, "epoch": str(epoch), **{name: f"{value:.6g}" for name, value in values.items()}})
+    rows.append({"stage": stage, **{name: f"{value:.6g}" for name, value in values.items()}, "epoch": str(epoch)})
     columns = list(dict.fromkeys(name for row in rows for name, value in row.items() if value))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")

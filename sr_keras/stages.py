@@ -58,7 +58,9 @@ def train_stages(plan: Plan) -> Path:
     final = Path(plan.options.generator) if plan.options.generator else None
     if plan.objective.lambda_m and not plan.options.autoencoder:
         _stage(plan, autoencoder, partial(_build_autoencoder, plan), _save_autoencoder)
-    for stage, objective in ((warmup, replace(plan.objective, lambda_d=0.0)), (adversarial, plan.objective)):
+    # Before it meets a discriminator the generator learns without the costly features too, as SRGAN's did.
+    calm = replace(plan.objective, lambda_d=0.0, lambda_v=0.0)
+    for stage, objective in ((warmup, calm), (adversarial, plan.objective)):
         if stage.epochs:
             final = _stage(plan, stage, partial(_build_gan, plan, stage, objective, final), _save_generator)
     if final is None:
@@ -97,6 +99,8 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     generates = isinstance(model, SuperResolutionGAN)
     best_by = plan.options.best_by
     score, higher = (f"val_{best_by}", BEST_BY[best_by]) if generates else ("val_loss", False)
+    if best_by == "last":
+        score, higher = "epoch", True
     pairs = training_dataset(
         plan.train, batch_size=plan.options.batch_size, crop_size=plan.options.crop_size, steps_per_epoch=plan.steps,
         first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, min_tissue=plan.options.min_tissue,

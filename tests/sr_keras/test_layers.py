@@ -19,13 +19,14 @@ def test_bilinear_puts_lr_pixels_at_half_pixel_centres():
 @pytest.mark.parametrize("size", [(11, 14), (3, 5)])  # the second smaller than the kernel
 @pytest.mark.parametrize("kernel", [9, 5, 1])
 def test_few_channel_convolution_equals_keras_convolution(size, kernel):
+    keras.utils.set_random_seed(2)
     image = np.random.default_rng(2).normal(size=(2, *size, 5)).astype("float32")
     fast = layers.FewChannelConv2D(3, kernel)
     plain = keras.layers.Conv2D(3, kernel, padding="same")
     fast.build(image.shape)
     plain.build(image.shape)
     plain.set_weights(fast.get_weights())
-    np.testing.assert_allclose(fast(image), plain(image), atol=2e-6)
+    np.testing.assert_allclose(fast(image), plain(image), atol=1e-5)  # sums of 405 products in float32
 
 
 @pytest.mark.parametrize("training", [False, True])
