@@ -12,14 +12,11 @@ shows patches of the slides. Nothing is chosen on the test slides: a stage of on
 """
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from tqdm import tqdm
 
 from pipelines import console
 from pipelines.files import write_text
@@ -27,9 +24,7 @@ from pipelines.flags import degrade_options, patch_options
 from pipelines.options import require
 from sr_keras.flags import data_options, define_train_flags, generator_options, train_options
 from sr_keras.options import Objective
-from sr_keras.study.grid import DECIDED, Cell, cell_flags, parse_grids
-
-BALANCE_FILE, RESULTS_FILE = "balance.json", "results.csv"
+from sr_keras.study.grid import DECIDED, Cell, parse_grids
 
 TRAIN = flags.FlagValues()
 define_train_flags(TRAIN)
@@ -49,15 +44,19 @@ flags.DEFINE_integer("at_once", None, "Cells trained at the same time; one a cor
 
 def main() -> int:
     cells = _checked()
-    from sr_keras.study.cells import COMMON_FLAGS
+    from sr_keras.study.campaign import train_cells
+    from sr_keras.study.cells import COMMON_FLAGS, Bench
+    from sr_keras.study.present import present
 
     work, output = Path(FLAGS.work), Path(FLAGS.output)
     common = "".join(f"{line}\n" for line in console.resolved(TRAIN).splitlines() if _is_common(line))
     for folder in (work, output):
         _write_once(folder / COMMON_FLAGS, common)
     _write_shards(work / "shards")
-    failed = _train(cells, work, output)
-    _show(work, output)
+    bench = Bench(work, output, FLAGS.test_patches, degrade_options(FLAGS), FLAGS.vgg_weights,
+                  dict(text.split(":") for text in FLAGS.magnifications))
+    failed = train_cells(cells, bench, FLAGS.epsilon or Objective().epsilon, _at_once())
+    present(cells, failed, bench)
     for one in failed:
         print(f"failed: {one.cell.name}: {one.reason}", file=sys.stderr)
     return 1 if failed else 0
@@ -116,78 +115,12 @@ def _write_shards(folder: Path) -> None:
         print(f"{part:<6} {report.patches:>6} patches from {report.slides} slide(s)")
 
 
-def _train(cells: Sequence[Cell], work: Path, output: Path) -> list:
-    """Train and score what is not in the results yet; return what failed."""
-    from sr_keras.study.cells import Bench, Job
-
-    bench = Bench(work, FLAGS.test_patches, FLAGS.blur_sigma, FLAGS.vgg_weights,
-                  dict(text.split(":") for text in FLAGS.magnifications))
-    plain = [Job(cell, tuple(cell_flags(cell))) for cell in cells if cell.balance == "paper"]
-    failed = _run(plain, bench, output, len(cells))
-    equal = [cell for cell in cells if cell.balance == "equal"]
-    if equal:
-        factors = _factors(equal, bench, output)
-        jobs = [Job(cell, tuple(cell_flags(cell, factors[f"{cell.q:g}"]))) for cell in equal]
-        failed += _run(jobs, bench, output, len(cells))
-    return failed
-
-
-def _run(jobs: list, bench, output: Path, total: int) -> list:
-    from sr_keras.study.cells import Failed, bicubic_rows, run_cells
-    from sr_keras.study.results import read_results, write_results
-
-    path = output / RESULTS_FILE
-    rows = read_results(path)
-    done = {row["cell"]: row["flags"] for row in rows}
-    for job in jobs:
-        other = job.cell.name in done and done[job.cell.name] != job.command
-        require(not other, "output", "hold cells made with the same flags", "name another folder, or delete the rows",
-                f"{job.cell.name} in {path}")
-    todo, failed = [job for job in jobs if job.cell.name not in done], []
-    with tqdm(total=total, initial=len(done.keys() - {"bicubic"}), unit="cell", miniters=0) as bar:
-        for job, outcome in run_cells(todo, bench, _at_once()):
-            if isinstance(outcome, Failed):
-                failed.append(outcome)
-            else:
-                if not any(row["cell"] == "bicubic" for row in rows):
-                    rows += bicubic_rows(job, bench)
-                rows += outcome
-                write_results(rows, path)
-            bar.update()
-    return failed
-
-
 def _at_once() -> int:
     if FLAGS.at_once:
         return FLAGS.at_once
     import tensorflow as tf
 
     return 1 if tf.config.list_physical_devices("GPU") else len(os.sched_getaffinity(0))
-
-
-def _factors(cells: Sequence[Cell], bench, output: Path) -> dict[str, dict[str, float]]:
-    """Return q -> factors of the lambdas, measured once on the cell of the paper's q and kept in the output."""
-    path, qs = output / BALANCE_FILE, sorted({cell.q for cell in cells})
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if all(f"{q:g}" in kept for q in qs):
-        return kept
-    from pipelines.shards import open_shards
-    from sr_keras.study.balance import measure_factors
-
-    like = cells[0]
-    run = bench.run(Cell("srgan_sqe", Objective().q, "paper", like.fraction, like.kind, like.side, like.seed))
-    require((run / "warmup.keras").exists(), "grid", "have the cell that the balance is measured on",
-            "add method=srgan_sqe with the paper's q, or delete its rows so that it runs again", run.parent.name)
-    factors = measure_factors(run / "warmup.keras", run / "autoencoder.keras", open_shards(bench.work / "shards/train"),
-                              degrade_options(FLAGS), qs, FLAGS.epsilon or Objective().epsilon)
-    found = {f"{q:g}": {term: round(factor, 6) for term, factor in some.items()} for q, some in factors.items()}
-    write_text(path, json.dumps(found, indent=2) + "\n")
-    return found
-
-
-def _show(work: Path, output: Path) -> None:
-    """Draw the figures, write the tables and the report."""
-    print(f"{output / RESULTS_FILE}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from pipelines.options import DegradeOptions
 from pipelines.workers import Died, run_jobs
 from sr_keras.runs import read_metrics
 from sr_keras.study.grid import Cell
@@ -54,15 +55,16 @@ class Failed:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where cells are made, and how they are scored.
+    """Where cells are made and their scores go, and how they are scored.
 
-    `patches` is how many test patches are scored; `blur_sigma` how their LR is made; `magnifications` names each test
+    `patches` is how many test patches are scored; `degrade` how their LR is made; `magnifications` names each test
     slide's; `vgg_weights` is for the methods that have VGG features.
     """
 
     work: Path
+    output: Path
     patches: int | None
-    blur_sigma: float
+    degrade: DegradeOptions
     vgg_weights: str
     magnifications: dict[str, str] = field(default_factory=dict)
 
@@ -87,7 +89,7 @@ def _work(job: Job, report: Callable[[int], None], bench: Bench, threads: int) -
     train = ["sr_keras.train", f"--flagfile={bench.work / COMMON_FLAGS}", *job.flags, f"--run={run}", "--resume",
              f"--train_data={shards / 'train'}", f"--val_data={shards / 'val'}"]
     evaluate = ["sr_keras.evaluate", f"--model={run}", f"--data={shards / 'test'}", f"--output={scores}",
-                f"--blur_sigma={bench.blur_sigma}", *([f"--limit={bench.patches}"] if bench.patches else [])]
+                f"--blur_sigma={bench.degrade.blur_sigma}", *([f"--limit={bench.patches}"] if bench.patches else [])]
     for command in (train, evaluate):
         reason = _said_failure(command, run.parent / "log.txt", threads)
         if reason:
