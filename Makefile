@@ -1,5 +1,5 @@
 # make demo              train, measure, export and picture on the sample slide (under 15 minutes on 2 cores)
-# make demo DATA=folder  the same on your own slides or tiles
+# make demo DATA=folder  the same on your own slides or tiles (make DATA="a folder" where its name has spaces)
 # make test              lint, types and all tests
 PYTHON ?= python3
 VENV   := .venv
@@ -7,8 +7,9 @@ RUN    := $(VENV)/bin/python
 
 .PHONY: demo test lint clean
 
+# The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
 demo: $(VENV)/base
-	$(RUN) -m sr_keras.demo $(if $(DATA),--data=$(DATA))
+	$(RUN) -m sr_keras.demo $(if $(DATA),--data="$$DATA")
 
 test: lint
 	$(RUN) -m pytest
@@ -19,10 +20,12 @@ lint: $(VENV)/dev
 
 # A stamp file each: written last, so that an install that broke off starts again.
 $(VENV)/base: requirements.txt setup.py | $(VENV)/bin/python
+	@echo "installing into $(VENV), a few minutes ..."
 	$(RUN) -m pip install --disable-pip-version-check -q -e .
 	touch $@
 
 $(VENV)/dev: requirements.txt setup.py | $(VENV)/bin/python
+	@echo "installing into $(VENV), a few minutes ..."
 	$(RUN) -m pip install --disable-pip-version-check -q -e ".[dev]"
 	touch $@ $(VENV)/base
 

@@ -19,8 +19,13 @@ from collections.abc import Callable
 
 from absl import flags
 
-# What a user can cause. SlideError is a RuntimeError; anything else is ours and keeps its traceback.
-USER_ERRORS = (ValueError, OSError, RuntimeError, flags.Error)
+
+class UserError(RuntimeError):
+    """What a user can cause or must decide on, though no argument is wrong; it is said in one line."""
+
+
+# What a user can cause; anything else is ours and keeps its traceback. (A bare RuntimeError is Keras' or TensorFlow's.)
+USER_ERRORS = (ValueError, OSError, UserError, flags.Error)
 
 
 def run(main: Callable[[], int | None], flag_values: flags.FlagValues, description: str | None) -> int:

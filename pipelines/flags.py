@@ -21,7 +21,8 @@ def define_patch_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("sampling", _PATCH.sampling, SAMPLINGS, "A grid, or random places.", flag_values=values)
     flags.DEFINE_integer("max_patches", _PATCH.max_patches, "Most patches a slide may give; all if left out.",
                          flag_values=values)
-    flags.DEFINE_float("min_tissue", _PATCH.min_tissue, "Least share of a patch that is tissue.", flag_values=values)
+    flags.DEFINE_float("min_tissue", _PATCH.min_tissue,
+                       "Least share of a patch that is tissue; of shards all are used.", flag_values=values)
 
 
 def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | None = None) -> PatchOptions:

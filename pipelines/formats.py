@@ -23,6 +23,8 @@ import openslide
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.console import UserError
+
 KEPT_BYTES = 256 * 2**20
 LARGEST_SEGMENT_BYTES = 2**30
 # Outside of this a resolution is that of a printer or a screen (72 dpi is 353 microns per pixel), not of a microscope.
@@ -37,7 +39,7 @@ Dimensions = tuple[int, int]
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-class SlideError(RuntimeError):
+class SlideError(UserError):
     """A slide or image cannot be read, or cannot be read as asked; the message names the file."""
 
 

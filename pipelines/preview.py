@@ -41,7 +41,7 @@ VARIANTS = {
 Pair = tuple[tf.Tensor, tf.Tensor]
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", None, "PNG to write.", flag_values=FLAGS, required=True)
+flags.DEFINE_string("output", None, "PNG to write.", flag_values=FLAGS)
 flags.DEFINE_string("data", "sample", "Slides or folders of tiles, the first slide is shown.", flag_values=FLAGS)
 flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the kind 'outlier' too.", flag_values=FLAGS)
 define_patch_flags(FLAGS)
@@ -51,6 +51,7 @@ define_degrade_flags(FLAGS)
 def main() -> int:
     """Draw the picture of one patch and say where it is."""
     options = patch_options(FLAGS)
+    require(bool(FLAGS.output), "output", "be given", "name the PNG to write", FLAGS.output)
     patch = choose_patch(FLAGS.data, options)
     outliers = FLAGS.outlier_dir and corrupt.load_outliers(FLAGS.outlier_dir, options.patch_size)
     figure = preview(to_float(patch.pixels), degrade_options(FLAGS), outliers)

@@ -62,7 +62,8 @@ def fetch_test_slide(folder: str | os.PathLike[str]) -> Path:
     """Fetch CMU-1-Small-Region.svs into `folder` unless it is there, checked by its sha256.
 
     Raises:
-        ConnectionError: It cannot be fetched, or is not what it was; says where to get it by hand.
+        ConnectionError: It cannot be fetched; says where to get it by hand.
+        ValueError: What came has another checksum.
     """
     import pooch
 
@@ -70,7 +71,10 @@ def fetch_test_slide(folder: str | os.PathLike[str]) -> Path:
     name = SLIDE_URL.rsplit("/", 1)[1]
     try:
         return Path(pooch.retrieve(SLIDE_URL, f"sha256:{SLIDE_SHA256}", fname=name, path=Path(folder)))
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # pooch's word for a wrong checksum; it keeps no such file
+        raise ValueError(f"{name} must have the sha256 {SLIDE_SHA256}; what {SLIDE_URL} gave has another, so nothing "
+                         "was kept: try again, or go without --slide") from error
+    except OSError as error:
         raise ConnectionError(f"{name} cannot be fetched ({type(error).__name__}); with a network, put {SLIDE_URL} "
                               f"into the folder {folder}") from error
 

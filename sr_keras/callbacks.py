@@ -16,12 +16,17 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from pipelines.console import UserError
 from pipelines.files import atomic_path
 from sr_keras.runs import State, record_metrics, save_checkpoint
 
 
-class NonFiniteLoss(RuntimeError):
-    """A term of the loss became NaN or infinite."""
+class NonFiniteLoss(UserError):
+    """A term of the loss, or a weight of a network, became NaN or infinite."""
+
+    def __init__(self, what: str, stage: str, run: Path) -> None:
+        super().__init__(f"{what} of the {stage} stage; the epochs before it are safe in {run / 'checkpoints'}; "
+                         "start another run with a lower learning rate, or a larger epsilon")
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -38,11 +43,10 @@ class StopOnNonFinite(keras.callbacks.Callback):
         # Sums come last: they are not finite because a term is not.
         names = sorted(logs or {}, key=lambda name: (name == "loss", name.startswith("weighted"), name))
         for name in names:
-            if not math.isfinite(logs[name]):  # type: ignore[index]
-                raise NonFiniteLoss(
-                    f"the term '{name}' is {logs[name]} in epoch {self._epoch + 1}, step {batch + 1} "  # type: ignore[index]
-                    f"of the {self._stage} stage; the epochs before it are safe in {self._run / 'checkpoints'}; "
-                    f"start another run with a lower learning rate, or a larger epsilon")
+            value = logs[name]  # type: ignore[index]
+            if not math.isfinite(value):
+                raise NonFiniteLoss(f"the term '{name}' is {value} in epoch {self._epoch + 1}, step {batch + 1}",
+                                    self._stage, self._run)
 
 
 class Progress(keras.callbacks.Callback):
@@ -92,6 +96,7 @@ class Record(keras.callbacks.Callback):
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._check_weights(epoch)
         values = {"epoch": epoch + 1, **(logs or {}), "seconds": time.monotonic() - self._began}
         self._state = self._state.advance(values[self._score], self._higher)
         record_metrics(self._run, self._stage, epoch + 1, values)
@@ -105,6 +110,14 @@ class Record(keras.callbacks.Callback):
                 tf.summary.image("LR, bicubic, SR, HR", panel[None])
         self._board.flush()
         save_checkpoint(self._run, self._stage, self.model, self._state, self._keep)
+
+    def _check_weights(self, epoch: int) -> None:
+        # The last update of an epoch comes after its last loss, and the scores of 8-bit images are finite whatever it
+        # did: nothing else would tell.
+        for weight in self.model.weights:
+            if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+                raise NonFiniteLoss(f"the weight '{weight.path}' is not finite after epoch {epoch + 1}", self._stage,
+                                    self._run)
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:

@@ -5,8 +5,8 @@
 
 --data takes a run (its test part; its val part where it has no test), shards, or slides, images and folders of tiles,
 which are first cut into patches in OUTPUT/data (the flags that say how apply to these alone). Choose slides that no
-training patch came from. LR is made as in training:
---blur_sigma must be that of the model; its scale is read from it.
+training patch came from. LR is made as in training: a run and an exported model say by which scale and blur; with a
+.keras file on its own give its --blur_sigma.
 
 OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and sheet.png.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipelines.shards import ShardSet
+    from sr_keras.models import LoadedGenerator
 
 BATCH = 4
 FLAGS = flags.FlagValues()
@@ -39,7 +40,7 @@ flags.DEFINE_list("data", [], "A run, shards, or slides, images, folders of slid
 flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
 flags.DEFINE_integer("limit", None, "Score so many patches, from each slide the same number as far as it has them.",
                      flag_values=FLAGS)
-flags.DEFINE_float("blur_sigma", DegradeOptions().blur_sigma, "Blur the model was trained to undo, in HR pixels.",
+flags.DEFINE_float("blur_sigma", None, "Blur the model was trained to undo, in HR pixels, where it does not say it.",
                    flag_values=FLAGS)
 define_patch_flags(FLAGS)
 
@@ -52,12 +53,29 @@ def main() -> int:
     from sr_keras.models import load_generator
 
     output, generator = Path(FLAGS.output), load_generator(FLAGS.model)
-    degrade = DegradeOptions(scale=generator.scale, blur_sigma=FLAGS.blur_sigma)
+    degrade = trained_degrade(generator, FLAGS.blur_sigma)
     shards = find_shards(FLAGS.data, output / "data", patch_options(FLAGS), degrade.scale)
     title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}"
     table = evaluate(generator, shards, degrade, output, FLAGS.limit, title)
     print(f"\n{table}\n{output / 'scores.csv'}, {output / 'scores.md'}, {output / 'sheet.png'}")
     return 0
+
+
+def trained_degrade(generator: LoadedGenerator, blur_sigma: float | None) -> DegradeOptions:
+    """Return how LR was made that a generator was trained on; `blur_sigma` says it where the generator does not.
+
+    Raises:
+        ValueError: The generator says another blur.
+    """
+    known = generator.blur_sigma
+    if blur_sigma is None:
+        if known is None:
+            print(f"{generator.path} does not say its blur: {generator.degrade.blur_sigma} HR pixels are taken; "
+                  "--blur_sigma names another")
+        return generator.degrade
+    require(known in (None, blur_sigma), "blur_sigma", f"be {known}, which {generator.path} was trained with",
+            "leave it out", blur_sigma)
+    return replace(generator.degrade, blur_sigma=blur_sigma)
 
 
 def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int) -> ShardSet:
@@ -101,10 +119,12 @@ def evaluate(upscale: Any, shards: ShardSet, degrade: DegradeOptions, output: Pa
         title: What scores.md shall say of the model and the data.
     """
     from pipelines.dataset import evaluation_dataset
+    from pipelines.shards.record import damage_named
     from sr_keras.scores import markdown_table, picture_sheet, score, slide_table, summarise, write_csv
 
     dataset = evaluation_dataset(shards, batch_size=BATCH, degrade=degrade, limit=limit)
-    rows = score(upscale, _counted(dataset, min(limit or shards.count, shards.count)), degrade)
+    with damage_named(shards.paths):
+        rows = score(upscale, _counted(dataset, min(limit or shards.count, shards.count)), degrade)
     summary = summarise(rows)
     table = markdown_table(summary)
     made = f"{title}: x{degrade.scale}, blur of {degrade.blur_sigma} HR pixels, patches of {shards.patch_size} pixels."

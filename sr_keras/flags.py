@@ -94,8 +94,8 @@ def _define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps_per_epoch", None, "Steps in an epoch; one pass over the patches if left out.",
                          flag_values=values)
     flags.DEFINE_integer("val_patches", _DEFAULT["val_patches"], "Validation patches an epoch.", flag_values=values)
-    flags.DEFINE_enum("best_by", _DEFAULT["best_by"], list(BEST_BY), "Validation score that chooses the best epoch; or the last one.",
-                      flag_values=values)
+    flags.DEFINE_enum("best_by", _DEFAULT["best_by"], list(BEST_BY),
+                      "Validation score that chooses the best epoch; or the last one.", flag_values=values)
     flags.DEFINE_float("ema_decay", _DEFAULT["ema_decay"], "Decay of the generator's moving average; 0 for none.",
                        flag_values=values)
     flags.DEFINE_enum("mixed_precision", None, [p for p in PRECISIONS if p], "16-bit arithmetic.", flag_values=values)
@@ -104,7 +104,8 @@ def _define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("strategy", _DEFAULT["strategy"], STRATEGIES, "mirrored: all GPUs of this machine.",
                       flag_values=values)
     flags.DEFINE_boolean("deterministic", False, "Same seed, same weights, bit for bit.", flag_values=values)
-    flags.DEFINE_string("cache", _DEFAULT["cache"], "Keep patches in memory ('memory'), in a file (its path), or not.",
+    flags.DEFINE_string("cache", _DEFAULT["cache"],
+                        "'memory' keeps patches in memory, a path copies shards to that folder, of a faster disk say.",
                         flag_values=values)
     flags.DEFINE_integer("seed", _DEFAULT["seed"], "Fixes the split, the order, the corruption and the weights.",
                          flag_values=values)

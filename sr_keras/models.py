@@ -12,6 +12,7 @@ SavedModel is a program, though: TensorFlow does not confine it, so load only th
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.options import require
+from pipelines.options import DegradeOptions, require
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.networks import receptive_field
+from sr_keras.runs import FLAGS_FILE
 
 GENERATOR_FILE = "generator.keras"
 SAVED_MODEL_FILE = "saved_model.pb"
@@ -41,7 +43,8 @@ class LoadedGenerator:
     """A generator ready for use.
 
     `scale` is SR side over LR side. `halo` is how many LR pixels around a tile its values depend on. `facts` is what
-    is known beyond that, of a SavedModel what was stored at its export.
+    is known beyond that: of a SavedModel what was stored at its export, of a .keras file in a run folder the run's
+    `flags`.
     """
 
     path: Path
@@ -49,6 +52,18 @@ class LoadedGenerator:
     halo: int
     facts: dict[str, Any]
     run: Callable[[tf.Tensor], tf.Tensor]
+
+    @property
+    def blur_sigma(self) -> float | None:
+        """Blur that it was trained to undo, in HR pixels; None where nothing says it."""
+        said = re.search(r"^--blur_sigma=(.+)$", self.facts.get("flags") or "", re.MULTILINE)
+        return float(said[1]) if said else None
+
+    @property
+    def degrade(self) -> DegradeOptions:
+        """How LR was made that it was trained on; where nothing says its blur, the default one is taken."""
+        blur = self.blur_sigma
+        return DegradeOptions(self.scale) if blur is None else DegradeOptions(self.scale, blur)
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """Super-resolve lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3].
@@ -96,7 +111,7 @@ def find_generator(path: str | Path) -> Path:
         return path
     if (path / GENERATOR_FILE).is_file():
         return path / GENERATOR_FILE
-    if (path / "flags.txt").is_file():
+    if (path / FLAGS_FILE).is_file():
         raise FileNotFoundError(f"{path}: this run has no {GENERATOR_FILE} yet; let it finish, "
                                 "with --resume if it was stopped")
     versions = [folder for folder in versions_of(path) if (folder / SAVED_MODEL_FILE).is_file()]
@@ -110,6 +125,12 @@ def versions_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+
+
+def run_flags(folder: Path) -> str | None:
+    """Return the flags of the run in `folder`, one a line; None where it is no run."""
+    path = folder / FLAGS_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def load_keras(path: Path) -> keras.Model:
@@ -168,7 +189,7 @@ def scale_of(model: keras.Model) -> int:
 def _from_keras(path: Path) -> LoadedGenerator:
     model = load_keras(path)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
-    return LoadedGenerator(path, scale_of(model), receptive_field(model), {}, run)
+    return LoadedGenerator(path, scale_of(model), receptive_field(model), {"flags": run_flags(path.parent)}, run)
 
 
 def _from_saved_model(folder: Path) -> LoadedGenerator:

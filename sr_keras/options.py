@@ -131,7 +131,6 @@ class TrainOptions:
     strategy: str = "none"
     deterministic: bool = False
     cache: str = "none"
-    min_tissue: float = 0.0
     seed: int = 0
     keep_checkpoints: int = 3
     autoencoder: str | None = None

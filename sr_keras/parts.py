@@ -22,16 +22,12 @@ PARTS_FILE = "parts.json"
 Slides = ShardSet | list[Source]
 
 
-def prepare(options: DataOptions, patches: PatchOptions, run: Path, seed: int) -> dict[str, ShardSet]:
-    """Return the shards of each part that has any; the train and val parts always have.
-
-    Shards that were given are used where they are. Anything else is read into `run`/data, once: a resumed run finds
-    it there. What could not be read is listed in `run`/skipped.json and counted on the screen.
+def find_parts(options: DataOptions, seed: int) -> dict[str, Slides]:
+    """Return the slides of each part, nothing read or written yet; an empty list where it has none.
 
     Raises:
       ValueError: no slide is left to validate on, or a slide is in two parts.
       FileNotFoundError: a path that does not exist.
-      pipelines.slide.SlideError: with `strict`, the first slide or patch that can't be read.
     """
     found = _find(options, seed)
     if not found["val"]:
@@ -39,6 +35,24 @@ def prepare(options: DataOptions, patches: PatchOptions, run: Path, seed: int) -
                          f"Received: train_data={','.join(options.train_data)!r}")
     for one, other in combinations(found, 2):
         check_disjoint(_sources(found[one]), _sources(found[other]))
+    return found
+
+
+def patch_size(part: str, slides: Slides, options: DataOptions, patches: PatchOptions) -> int:
+    """Return the side of a part's patches: that of the shards, or that at which slides will be read."""
+    return slides.patch_size if isinstance(slides, ShardSet) else _size(part, options, patches).patch_size
+
+
+def read_parts(found: dict[str, Slides], options: DataOptions, patches: PatchOptions, run: Path) -> dict[str, ShardSet]:
+    """Return the shards of each part that has any.
+
+    Shards that were given are used where they are. Anything else is read into `run`/data, once: a resumed run finds
+    it there. What could not be read is listed in `run`/skipped.json and counted on the screen.
+
+    Raises:
+      ValueError: a part gives no patch.
+      pipelines.slide.SlideError: with `strict`, the first slide or patch that can't be read.
+    """
     parts = {part: _read(slides, run / "data" / part, _size(part, options, patches), options)
              for part, slides in found.items() if slides}
     _report(parts, run)
@@ -71,7 +85,6 @@ def _only_ids(shards: ShardSet, slide_ids: set[str]) -> ShardSet:
 
 
 def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
-    """Return the slides of each part; an empty list where it has none."""
     given = {part: getattr(options, f"{part}_data") for part in PARTS}
     regions = {part: getattr(options, f"{part}_region") for part in PARTS}
     if any(regions.values()):
@@ -80,7 +93,9 @@ def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
     slides = {part: _open(paths) if paths else [] for part, paths in given.items()}
     if slides["val"]:
         return slides
-    split = split_sources(_sources(slides["train"]), options.val_fraction, options.test_fraction, seed)
+    # A test part that was given leaves every slide of train_data to the other two.
+    test_fraction = 0 if slides["test"] else options.test_fraction
+    split = split_sources(_sources(slides["train"]), options.val_fraction, test_fraction, seed)
     parts = dict(zip(PARTS, (_only(slides["train"], chosen) for chosen in split), strict=True))
     return {**parts, "test": slides["test"] or parts["test"]}
 
@@ -119,7 +134,8 @@ def _read(slides: Slides, folder: Path, patches: PatchOptions, options: DataOpti
     if isinstance(slides, ShardSet):
         return slides
     write_shards(slides, folder, patches, workers=options.workers, strict=options.strict)
-    return open_shards(folder)
+    # A start that came to nothing may have left slides of another part there.
+    return _only_ids(open_shards(folder), {source.slide_id for source in slides})
 
 
 def _report(parts: dict[str, ShardSet], run: Path) -> None:

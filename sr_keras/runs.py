@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 import re
 import shutil
@@ -24,41 +25,60 @@ import subprocess
 import warnings
 import zipfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import keras
 
 from pipelines.files import atomic_path, write_text
 
-FLAGS_FILE = "flags.txt"
+FLAGS_FILE, VERSIONS_FILE = "flags.txt", "versions.json"
+# A run has begun once one of these is there: its data is read, or an epoch stands.
+BEGUN = ("parts.json", "checkpoints")
+# What `pipelines.files.atomic_path` leaves behind where it was killed.
+LEFTOVER = re.compile(r"\.\d+\.tmp\..+")
 # What may change when a run goes on: it alters no weight.
 MAY_CHANGE = ("keep_checkpoints", "strict", "workers")
-PACKAGES = ("sr_keras", "tensorflow", "keras", "tensorflow-io", "numpy", "scikit-image", "openslide-python",
-            "openslide-bin", "tifffile", "imagecodecs", "pillow")
 
 
 def open_run(folder: Path, flags: str, resume: bool) -> None:
     """Make `folder` a run folder, or check that the run in it is the one that `flags` ask for.
+
+    A run that ended before it had its data is none yet: other flags may take its place.
 
     Raises:
       ValueError: the folder holds a run and `resume` is false; it holds something else; or the flags contradict
         those the run was started with.
     """
     written = folder / FLAGS_FILE
-    if written.exists():
+    begun = written.exists() and any((folder / name).exists() for name in BEGUN)
+    if begun:
         if not resume:
             raise ValueError(f"`run` must be a new folder; add --resume to go on with the run in it, or name another. "
                              f"Received: run={str(folder)!r}")
         _check_same(written.read_text(encoding="utf-8"), flags, written)
-        for half in (folder / "checkpoints").glob(".*.tmp.*"):
-            shutil.rmtree(half)
-        return
-    if folder.exists() and any(folder.iterdir()):
+    elif not written.exists() and not all(_is_ours(path) for path in folder.glob("*")):
         raise ValueError(f"`run` must be a new folder or a run's; this one holds something else; name another. "
                          f"Received: run={str(folder)!r}")
-    write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    write_text(written, flags)
+    _remove_leftovers(folder)
+    _remove_leftovers(folder / "checkpoints")
+    if not begun:
+        write_text(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
+        write_text(written, flags)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name == VERSIONS_FILE or bool(LEFTOVER.fullmatch(path.name))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".*.tmp.*"):
+        if not LEFTOVER.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _check_same(before: str, now: str, path: Path) -> None:
@@ -72,15 +92,24 @@ def _check_same(before: str, now: str, path: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, the packages, the platform and, in a checkout, the commit."""
+    """Return the versions of Python, the required packages, the platform and, in a checkout, the commit."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
+    for package in _packages():
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
     found["commit"] = _commit()
     return found
+
+
+def _packages() -> list[str]:
+    """Return `sr_keras` and what it requires, extras left out; the two that matter most where it is not installed."""
+    try:
+        required = requires("sr_keras") or []
+    except PackageNotFoundError:
+        required = ["tensorflow", "keras"]
+    return ["sr_keras", *(re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line)]
 
 
 def _commit() -> str:
@@ -102,9 +131,10 @@ class State:
     best_score: float | None = None
 
     def advance(self, score: float, higher_is_better: bool) -> State:
-        """Return the state one epoch later."""
+        """Return the state one epoch later. A score that is NaN is better than none yet, and never than a number."""
         best = self.best_score
-        if best is None or (score > best if higher_is_better else score < best):
+        if (best is None or (math.isnan(best) and not math.isnan(score))
+                or (score > best if higher_is_better else score < best)):
             return State(self.epoch + 1, score, self.epoch + 1, score)
         return State(self.epoch + 1, score, self.best_epoch, best)
 

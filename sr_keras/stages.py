@@ -7,7 +7,9 @@ resumed one go through the same files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +18,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipelines.console import UserError
 from pipelines.dataset import evaluation_dataset, training_dataset
 from pipelines.files import atomic_path
 from pipelines.options import CorruptOptions, DegradeOptions
 from pipelines.pixels import to_uint8
 from pipelines.shards import ShardSet
+from pipelines.shards.record import damage_named
 from sr_keras import networks
 from sr_keras.callbacks import Progress, Record, StopOnNonFinite
 from sr_keras.gan import SuperResolutionGAN
@@ -80,19 +84,36 @@ def _stage(plan: Plan, stage: StageOptions, build: Callable[[], keras.Model],
     if done.exists():
         print(f"{stage.name}: done before, kept")
         return done
-    keras.utils.set_random_seed(plan.options.seed + len(stage.name))
+    keras.utils.set_random_seed(_seed(plan.options.seed, stage))
     with _scope(plan.options.strategy):
         model = build()
     state = restore_checkpoint(plan.run, stage.name, model)
     if state.epoch:
         print(f"{stage.name}: goes on after epoch {state.epoch} of {stage.epochs}")
     if state.epoch < stage.epochs:
-        _fit(plan, stage, model, state)
+        with damage_named((*plan.train.paths, *plan.val.paths)), _memory_named(plan.options):
+            _fit(plan, stage, model, state)
         state = restore_checkpoint(plan.run, stage.name, model)
     load_checkpoint(plan.run, stage.name, state.best_epoch, model)
     with atomic_path(done) as temporary:
         save(model, temporary)
     return done
+
+
+def _seed(seed: int, stage: StageOptions) -> int:
+    """Return a seed of the stage's own, in the 32 bits that NumPy takes."""
+    return zlib.crc32(f"{seed} {stage.name}".encode())
+
+
+@contextmanager
+def _memory_named(options: TrainOptions) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        if "alloc" not in error.message:  # a full disk, say, is the same error
+            raise
+        raise UserError("`batch_size` must fit in memory; choose a smaller one, or a smaller crop_size. "
+                        f"Received: batch_size={options.batch_size}") from error
 
 
 def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> None:
@@ -103,8 +124,8 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
         score, higher = "epoch", True
     pairs = training_dataset(
         plan.train, batch_size=plan.options.batch_size, crop_size=plan.options.crop_size, steps_per_epoch=plan.steps,
-        first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, min_tissue=plan.options.min_tissue,
-        cache=plan.options.cache, seed=plan.options.seed)
+        first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, cache=plan.options.cache,
+        seed=plan.options.seed)
     validation = _validation(plan)
     if not generates:
         pairs, validation = (data.map(lambda lr, hr: (hr, hr)) for data in (pairs, validation))
@@ -133,10 +154,9 @@ def _build_autoencoder(plan: Plan) -> keras.Model:
         raise ValueError("the manifold term needs an autoencoder; give autoencoder_epochs, or --autoencoder=FILE, or "
                          "lambda_m=0. Received: autoencoder_epochs=0")
     model = networks.autoencoder()
-    optimizer = _adam(stage.learning_rate, plan, stage)
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer=optimizer, loss=QuasiNorm(plan.objective.q, plan.objective.epsilon),
-                  jit_compile=_jit_compile(plan.options))
+    model.compile(optimizer=_adam(stage.learning_rate, plan, stage),
+                  loss=QuasiNorm(plan.objective.q, plan.objective.epsilon), jit_compile=_jit_compile(plan.options))
+    model.optimizer.build(model.trainable_variables)  # so that its state can be loaded; float16 has wrapped it
     return model
 
 

@@ -15,24 +15,31 @@ from absl import flags
 
 from pipelines import console
 from pipelines.flags import corrupt_options, degrade_options, patch_options
-from pipelines.options import require
+from pipelines.options import CorruptOptions, require
 from sr_keras.flags import data_options, define_train_flags, generator_options, objective, train_options
+from sr_keras.options import GeneratorOptions, Objective, TrainOptions
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
 
 
 def main() -> int:
-    # Every option is checked before TensorFlow is loaded: a mistake is answered at once.
+    # Every option is checked before TensorFlow is loaded, and every input before there is a run folder: a mistake is
+    # answered at once, and the corrected command is a new run.
     options, data, patches = train_options(FLAGS), data_options(FLAGS), patch_options(FLAGS, seed=FLAGS.seed)
     degrade, corrupt = degrade_options(FLAGS), corrupt_options(FLAGS)
     loss, size = objective(FLAGS), generator_options(FLAGS)
-    _check_sizes(options.crop_size or patches.patch_size, data.eval_patch_size, degrade.scale, options.best_by)
+    _check_stages(options, loss)
+
+    from sr_keras.parts import find_parts, patch_size, read_parts
+
+    found = find_parts(data, options.seed)
+    whole, evaluated = (patch_size(part, found[part], data, patches) for part in ("train", "val"))
+    _check_sizes(options.crop_size, whole, evaluated, degrade.scale, options.best_by)
 
     import keras
     import tensorflow as tf
 
-    from sr_keras.parts import prepare
     from sr_keras.runs import open_run
     from sr_keras.stages import Plan, train_stages
 
@@ -40,9 +47,10 @@ def main() -> int:
         tf.config.experimental.enable_op_determinism()
     if options.mixed_precision:
         keras.mixed_precision.set_global_policy(f"mixed_{options.mixed_precision}")
+    _try_files(options, loss, size, corrupt, options.crop_size or whole)
     run = Path(options.run)
     open_run(run, console.resolved(FLAGS), FLAGS.resume)
-    parts = prepare(data, patches, run, options.seed)
+    parts = read_parts(found, data, patches, run)
     best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"]))
     print(f"\nthe generator: {best}\n"
           f"score it:      python -m sr_keras.evaluate --model={run} --data={run} --output={run}/scores\n"
@@ -50,12 +58,43 @@ def main() -> int:
     return 0
 
 
-def _check_sizes(crop: int, evaluated: int, scale: int, best_by: str) -> None:
-    for name, value in (("crop_size", crop), ("eval_patch_size", evaluated)):
+def _check_stages(options: TrainOptions, loss: Objective) -> None:
+    autoencoder, *others = options.stages
+    require(bool(autoencoder.epochs or options.autoencoder or not loss.lambda_m), "autoencoder_epochs",
+            "be positive for the manifold term", "raise it, or give --autoencoder=FILE or --lambda_m=0",
+            autoencoder.epochs)
+    require(bool(options.generator) or any(stage.epochs for stage in others), "warmup_epochs",
+            "be positive where adversarial_epochs is 0", "raise one of the two", 0)
+
+
+def _check_sizes(crop: int | None, whole: int, evaluated: int, scale: int, best_by: str) -> None:
+    require(crop is None or crop <= whole, "crop_size", f"be {whole} or less, the side of a patch",
+            "leave it out for the whole patch", crop)
+    trained = ("crop_size", crop, 5) if crop else ("patch_size", whole, 5)
+    for name, value, window in (trained, ("eval_patch_size", evaluated, 11)):
         require(value % scale == 0, name, f"be divisible by scale={scale}", "choose a multiple", value)
         require(value % 4 == 0, name, "be divisible by 4", "the autoencoder halves it twice", value)
+        require(value >= window, name, f"be {window} or more", "SSIM looks at windows of that side", value)
     require(best_by != "ms_ssim" or evaluated >= 161, "eval_patch_size", "be 161 or more for best_by=ms_ssim",
             "choose another score or larger patches", evaluated)
+
+
+def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, corrupt: CorruptOptions,
+               crop: int) -> None:
+    """Read once what the flags name, since a stage may come to need it only after hours."""
+    from pipelines.corrupt import load_outliers
+    from sr_keras import networks
+    from sr_keras.runs import load_weights
+
+    if options.generator:
+        network = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
+        load_weights(network, Path(options.generator))
+    if options.autoencoder and loss.lambda_m:
+        load_weights(networks.autoencoder(), Path(options.autoencoder))
+    if loss.lambda_v and options.stages[-1].epochs:
+        networks.vgg19_features(options.vgg_weights)
+    if corrupt.fraction and "outlier" in corrupt.kinds and corrupt.outlier_dir:
+        load_outliers(corrupt.outlier_dir, crop)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,23 @@
 
 Images are [B, H, W, C], float32. A window lies wholly inside the image ("valid"): a map is [B, H-size+1, W-size+1, C].
 
-The form is chosen for speed under XLA, the default in training. structural(hr, sr) of losses.py with its gradient, on
-2 CPU cores, TensorFlow 2.21, in ms for [8, 96, 96, 3] | [1, 256, 256, 3]. First trials of each form, medians of 12,
-interleaved:
+The form is the one that is slow under neither executor: the graph executor, the default on a CPU, and XLA, the default
+on a GPU. SSIM of 5x5 windows with its gradient, TensorFlow 2.21, one thread of an AMD EPYC, ms of user CPU time for
+[8, 96, 96, 3] | [1, 256, 256, 3], medians of interleaved rounds, since the machine was busy with other work:
 
-                                            XLA             graph executor
-    tf.image.ssim (depthwise convolution)   129 | 105       45 | 50
-    convolution with a diagonal kernel       20 | 16        26 | 27
-    product with a banded matrix            9.4 | 13.6      13 | 17
-    shifted slices, [B, H, W, C]             27 | 30        53 | 51
-      and rows flattened to [B, H, W*C]      11 | 16        38 | 36
-      and the gradient below                5.7 | 5.2       10 | 9.0
-
-Then the functions of this module, medians of 40, on a machine busy with other work (compare within this table only):
-
-    tf.image.ssim                           276 | 236       83 | 76
-    the four means of SSIM one by one        23 | 22        15 | 14
-    the four means at once, as here          13 | 12        25 | 22
+                                            graph executor   XLA
+    tf.image.ssim (depthwise convolution)   5.8 | 4.9        86 | 74
+    product with a banded matrix            9.4 | 16         8.8 | 16
+    shifted slices, [B, H, W, C]            67 | 61          8.1 | 5.4
+      and rows flattened to [B, H, W*C]     47 | 43          5.5 | 4.6
+      and the gradient below, as here       5.8 | 5.0        8.2 | 7.5
+        but the four means one by one       4.4 | 4.5        15 | 13
 
 Rows are flattened because a shift along W is then a shift by C in one long row, which vectorises. The gradient is
 given because a symmetric window is its own transpose: back-propagation is the same few sums again, over a zero border,
-instead of a padded tensor for every slice. Taking the four means at once costs the graph executor time and saves more
-under XLA: MS-SSIM of [4, 256, 256, 3] falls from 230 to 30 ms (medians of 15), its first call from 7.0 to 2.9 s.
+instead of a padded tensor for every slice. Taking the four means of SSIM at once costs the graph executor a millisecond
+of a step's hundreds, and saves half under XLA. Forward alone, MS-SSIM of [4, 256, 256, 3], it is 35 ms for 22 in the
+graph executor and 7 for 70 under XLA, whose first call takes 1.0 s for 2.1.
 """
 from __future__ import annotations
 

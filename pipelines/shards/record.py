@@ -42,7 +42,7 @@ def decode_tissue(record: tf.Tensor) -> tf.Tensor:
 
 @contextmanager
 def damage_named(paths: Iterable[Path]) -> Iterator[None]:
-    """While records of these shards are read: name the damaged file, which TensorFlow does not.
+    """While records of these shards, or of copies of them, are read: name the damaged file, which TensorFlow does not.
 
     Raises:
         ValueError: A record is not what was written.
@@ -52,7 +52,8 @@ def damage_named(paths: Iterable[Path]) -> Iterator[None]:
     except tf.errors.DataLossError as error:
         for path in paths:
             require(_is_sound(path), "shards", "be as they were written", "delete it and extract again", str(path))
-        raise error
+        raise ValueError("`cache` must hold the shards as they were written; these are sound: remove the copies in it. "
+                         f"Received: {error.message}") from error
 
 
 def _is_sound(path: Path) -> bool:

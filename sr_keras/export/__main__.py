@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -36,14 +37,14 @@ def main() -> int:
 
     from sr_keras.export.model_card import model_card
     from sr_keras.export.saved_model import export_saved_model
-    from sr_keras.models import find_generator, load_keras, scale_of
+    from sr_keras.models import find_generator, load_keras, run_flags, scale_of
     from sr_keras.networks import receptive_field
 
     path = find_generator(FLAGS.model)
     require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
             FLAGS.model)
     generator = load_keras(path)
-    run = _run_facts(path.parent)
+    run: dict[str, Any] = {"flags": run_flags(path.parent), "versions": _versions(path.parent)}
     card = model_card(
         FLAGS.name, scale=scale_of(generator), halo=receptive_field(generator), parameters=generator.count_params(),
         data=FLAGS.data or _named_data(run["flags"]), data_licence=FLAGS.data_licence, scores=scores,
@@ -72,11 +73,10 @@ def _read_scores(path: str | None) -> str | None:
     return found.read_text(encoding="utf-8")
 
 
-def _run_facts(folder: Path) -> dict:
-    """Return what a run folder says of itself; None for what it does not, as for a .keras file on its own."""
-    written, versions = folder / "flags.txt", folder / "versions.json"
-    return {"flags": written.read_text(encoding="utf-8") if written.is_file() else None,
-            "versions": json.loads(versions.read_text(encoding="utf-8")) if versions.is_file() else None}
+def _versions(folder: Path) -> dict[str, str] | None:
+    """Return the versions that a run folder says it was trained with; None where it is no run."""
+    path = folder / "versions.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _named_data(run_flags: str | None) -> str | None:

@@ -19,6 +19,7 @@ import numpy as np
 import skimage.data
 import tensorflow as tf
 
+from pipelines.console import UserError
 from pipelines.files import atomic_path
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.models import (
@@ -41,6 +42,10 @@ HEIGHT, WIDTH = 53, 67
 MAX_DIFFERENCE = 1  # of 255: a graph that sums in another order may round the other way
 
 
+class ParityError(UserError):
+    """What was written does not compute what it was written from."""
+
+
 def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str | None = None,
                        facts: dict[str, Any] | None = None) -> Path:
     """Write the next version of a model and check it.
@@ -57,7 +62,7 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
     Raises:
         ValueError: It is not a generator.
         OSError: It can't be written.
-        RuntimeError: What was written, read again, does not compute what `generator` computes. Nothing is left behind.
+        ParityError: What was written, read again, does not compute what `generator` computes. Nothing is left behind.
     """
     generator = in_float32(generator)
     facts = {**(facts or {}), "scale": scale_of(generator), "halo": receptive_field(generator)}
@@ -82,15 +87,15 @@ def check_parity(generator: keras.Model, folder: Path) -> None:
     """Compare a SavedModel with the Keras model it was written from, on real tissue.
 
     Raises:
-        RuntimeError: A pixel differs by more than 1/255.
+        ParityError: A pixel differs by more than 1/255.
     """
     image = skimage.data.immunohistochemistry()
     lr = np.stack([image[y:y + HEIGHT, x:x + WIDTH] for y, x in TISSUE])
     expected = to_uint8(np.asarray(generator(to_float(lr), training=False)))
     difference = np.abs(load_generator(folder)(lr).astype(int) - expected).max()
     if difference > MAX_DIFFERENCE:
-        raise RuntimeError(f"an exported model must agree with Keras within {MAX_DIFFERENCE}/255; nothing was kept, "
-                           f"please report this. Received: {difference}/255")
+        raise ParityError(f"an exported model must agree with Keras within {MAX_DIFFERENCE}/255; nothing was kept, "
+                          f"please report this. Received: {difference}/255")
 
 
 def _write(generator: keras.Model, folder: Path) -> None:

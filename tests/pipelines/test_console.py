@@ -7,6 +7,7 @@ import pytest
 from absl import flags
 
 from pipelines import console
+from pipelines.formats import SlideError
 
 
 def entry(main, argv, monkeypatch):
@@ -49,9 +50,16 @@ def test_run_says_which_file_met_a_full_disk(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: run/model.keras: No space left on device\n"
 
 
+def test_run_says_what_a_user_must_decide_on_in_one_line(monkeypatch, capsys):
+    for error in (console.UserError("lower the rate"), SlideError("a.svs: lower the rate")):
+        assert entry(raising(error), [], monkeypatch) == 2
+        assert capsys.readouterr().err == f"error: {error}\n"
+
+
 def test_run_keeps_the_traceback_of_our_own_mistakes_and_of_any_where_asked(monkeypatch):
-    with pytest.raises(KeyError):
-        entry(raising(KeyError("ours")), [], monkeypatch)
+    for ours in (KeyError("ours"), RuntimeError("of a library that we call")):
+        with pytest.raises(type(ours)):
+            entry(raising(ours), [], monkeypatch)
     with pytest.raises(ValueError, match="theirs"):
         entry(raising(ValueError("theirs")), ["--traceback"], monkeypatch)
 

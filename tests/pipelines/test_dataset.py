@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +14,9 @@ from PIL import Image
 from pipelines.dataset import evaluation_dataset, example_count, training_dataset
 from pipelines.degrade import degrade
 from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
-from pipelines.patches import find_sources
+from pipelines.patches import Patch, Source, find_sources
 from pipelines.pixels import quantise
-from pipelines.shards import open_shards, write_shards
+from pipelines.shards import open_shards, write_shards, writing
 
 SIDE, COUNT = 32, 24
 
@@ -149,6 +152,38 @@ def test_outliers_are_tiles_of_the_folder(plain, tmp_path):
     options = CorruptOptions(fraction=1.0, kinds=("outlier",), outlier_dir=str(tmp_path))
     (_, hr), = batches(1, plain, batch_size=4, corrupt=options)
     np.testing.assert_allclose(hr * 255, np.broadcast_to([7, 8, 9], hr.shape), atol=1e-4)
+
+
+MEMORY = """
+import resource, sys
+from pipelines.dataset import training_dataset
+from pipelines.shards import open_shards
+
+def peak(folder, cache):
+    shards = open_shards(folder)
+    dataset = training_dataset(shards, batch_size=8, crop_size=32, cache=cache, shuffle_buffer=16)
+    for _ in dataset.take(shards.count // 8):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+few, many = sys.argv[1:]
+print(peak(few, "none"), peak(many, "none"), peak(many, "memory"))
+"""
+
+
+def test_memory_does_not_grow_with_the_patches_unless_they_are_cached_in_it(tmp_path, monkeypatch):
+    """64 patches are 12 MiB and 512 are 96."""
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    folders = {8: tmp_path / "few", 64: tmp_path / "many"}
+    for count, folder in folders.items():
+        monkeypatch.setattr(writing, "read_patches", lambda source, options, count=count: (
+            Patch(source.slide_id, n, 0, None, 1.0, pixels, str(n)) for n in range(count)))
+        write_shards([Source(f"slide{n}", ()) for n in range(8)], folder, PatchOptions(), workers=1, progress=False)
+    said = subprocess.run([sys.executable, "-c", MEMORY, *folders.values()], capture_output=True, text=True, check=True,
+                          cwd=Path(__file__).parents[2])
+    few, many, cached = (int(peak) for peak in said.stdout.split())
+    assert many - few < 32
+    assert cached - few > 64
 
 
 def test_memory_cache_needs_the_disk_no_more(tmp_path, tissue):

@@ -86,6 +86,7 @@ def test_command_writes_the_picture(tmp_path, tile_folder):
 @pytest.mark.parametrize(("flag", "message"), [
     ("--patch_size=63", "`patch_size` must be divisible by scale=4"),
     ("--data=nowhere", "`data` must exist"),
+    ("--output=", "`output` must be given"),
 ])
 def test_user_mistake_is_one_line(flag, message, tmp_path, tile_folder):
     done = run_preview(f"--output={tmp_path / 'preview.png'}", f"--data={tile_folder}", flag)

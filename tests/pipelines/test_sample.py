@@ -70,5 +70,5 @@ def test_slide_that_is_not_what_it_was_is_refused(tmp_path, monkeypatch):
         raise ValueError("SHA256 hash of downloaded file does not match")
 
     monkeypatch.setattr(pooch, "retrieve", other)
-    with pytest.raises(ConnectionError, match="cannot be fetched"):
+    with pytest.raises(ValueError, match=r"CMU-1-Small-Region.svs must have the sha256 .* has another.*try again"):
         fetch_test_slide(tmp_path)

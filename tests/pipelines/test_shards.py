@@ -117,6 +117,15 @@ def test_a_shard_damaged_inside_is_named_when_read(shards):
         list(tf.data.TFRecordDataset([str(path) for path in paths]))
 
 
+def test_a_damaged_copy_is_told_from_its_sound_shards(shards, tmp_path):
+    opened = open_shards(shards)
+    copied = copy_shards(opened, tmp_path / "fast")
+    path = copied.paths[1]
+    path.write_bytes(path.read_bytes()[:5000] + b"?" + path.read_bytes()[5001:])
+    with pytest.raises(ValueError, match="`cache` must hold the shards"), damage_named(opened.paths):
+        list(tf.data.TFRecordDataset([str(path) for path in copied.paths]))
+
+
 def test_folders_that_are_not_shards_are_refused(tmp_path, shards, tile_folder):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_shards(tmp_path / "nowhere")

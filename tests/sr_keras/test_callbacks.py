@@ -20,6 +20,25 @@ def test_stop_names_the_term_and_not_the_sum(value, tmp_path):
     guard.on_train_batch_end(3, {"loss": 1.0, "fidelity": 0.2})
 
 
+def test_weight_that_is_not_finite_stops_by_name_and_leaves_no_checkpoint(tmp_path):
+    """The last update of an epoch has no loss after it that could tell."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="sum")], name="network")
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    record = Record(tmp_path, "warmup", State(), "score", higher_is_better=True, keep=2)
+    finite = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=0.5))  # 8-bit images are
+
+    def fit(epochs, first, *more):
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), initial_epoch=first, epochs=epochs, verbose=0,
+                  callbacks=[StopOnNonFinite("warmup", tmp_path), *more, finite, record])
+    fit(1, 0)
+    huge = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: setattr(model.optimizer, "learning_rate", float("inf")))
+    with pytest.raises(NonFiniteLoss, match=r"the weight 'network/sum/kernel' is not finite after epoch 2 of the warm"):
+        fit(2, 1, huge)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["warmup-0001"]
+    assert len(read_metrics(tmp_path)) == 1
+
+
 def test_epoch_leaves_row_scalars_picture_and_checkpoint(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(optimizer="adam", loss="mse")

@@ -1,6 +1,11 @@
 """The demo types commands that exist, and says honestly whether the model beats bicubic."""
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 from absl import flags
 
@@ -8,29 +13,80 @@ from pipelines import console
 from sr_keras import demo
 from sr_keras.flags import data_options, define_train_flags, train_options
 
+ROOT = Path(__file__).parents[2]
 HEADER = "example_id,slide_id,method,psnr,ms_ssim,rrmse,qilv"
 BICUBIC = "a,s,bicubic,26.0,0.90,0.070,0.20"
 
 
-@pytest.mark.parametrize("data", [None, "my_slides"])
-def test_training_command_parses_into_options(data, monkeypatch):
+@pytest.mark.parametrize("own", [False, True])
+def test_training_command_parses_into_options(own, tile_folder, monkeypatch):
     monkeypatch.chdir(demo.FLAGFILES.parents[1])
+    data = str(tile_folder) if own else None
     values = flags.FlagValues()
     define_train_flags(values)
     console.parse(["train", *demo._training(data), "--run=runs/x", "--resume"], values)
     assert data_options(values).train_data == (data or "sample",)
     assert all(stage.epochs for stage in train_options(values).stages)
-    assert (data_options(values).test_region is None) == (data is not None)
+    assert (data_options(values).test_region is None) == own
+
+
+@pytest.mark.parametrize(("slides", "each"), [(2, 500), (13, 384), (400, 12), (9000, 1)])
+def test_own_slides_however_many_give_no_more_patches_than_fit_in_memory(slides, each, monkeypatch):
+    monkeypatch.setattr("pipelines.sources.find_sources", lambda data: [None] * slides)
+    values = flags.FlagValues()
+    define_train_flags(values)
+    console.parse(["train", *demo._training("my_slides"), "--run=runs/x"], values)
+    assert values.max_patches == each
+    assert slides * each <= max(slides, demo.PATCHES)
+
+
+@pytest.mark.parametrize(("data", "name"), [
+    (None, "demo"), ("a/slides", "demo-slides"), ("my slides", "demo-my-slides"), ("it's, ours", "demo-it-s-ours")])
+def test_name_of_a_run_needs_no_quotes(data, name):
+    assert demo._name(data) == name
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+def test_make_passes_a_folder_with_spaces_on_as_one():
+    done = subprocess.run(["make", "-s", "-o", ".venv/base", "demo", "DATA=John's slides", r"RUN=printf '[%s]\n'"],
+                          cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[-m]", "[sr_keras.demo]", "[--data=John's slides]"]
+
+
+def shown_of(folder: Path, *rows: str) -> str:
+    (folder / "scores").mkdir()
+    (folder / "scores" / "scores.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    return demo.last_screen(folder, folder / "model", folder / "demo.png", own=False)
 
 
 @pytest.mark.parametrize(("sr", "says"), [
-    ("27.0,0.95,0.060,0.80", "beats bicubic on PSNR, MS-SSIM, RRMSE and QILV"),
-    ("27.0,0.95,0.080,0.10", "but not on rrmse, qilv"),
-    ("27.0,,0.060,0.80", "but not on ms_ssim"),
+    ("27.0,0.95,0.060,0.80", "  beats bicubic on PSNR, MS-SSIM, QILV and RRMSE\n"),
+    ("27.0,0.95,0.080,0.10", "  beats bicubic on PSNR and MS-SSIM, but not on QILV and RRMSE\n"),
+    ("27.0,nan,0.060,0.80", "but not on MS-SSIM\n"),
+    ("25.0,0.90,0.080,0.10", "  does not beat bicubic on any score: "),
 ])
 def test_last_screen_says_where_the_model_does_not_beat_bicubic(sr, says, tmp_path):
-    (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "scores.csv").write_text("\n".join([HEADER, BICUBIC, f"a,s,sr,{sr}"]) + "\n")
-    shown = demo.last_screen(tmp_path, tmp_path / "model", tmp_path / "demo.png", own=False)
+    shown = shown_of(tmp_path, BICUBIC, f"a,s,sr,{sr}")
     assert says in shown
     assert "make demo DATA=" in shown
+
+
+def test_last_screen_agrees_with_the_table_that_a_slide_counts_once_however_many_patches_it_has(tmp_path):
+    gains = [("a", 1.0)] + [(f"b{i}", -0.4) for i in range(5)]  # +1.0 and -0.4 by slide; by patch -0.17
+    rows = [f"{patch},{patch[0]},{method},{26 + gain * (method == 'sr')},0.9,0.07,0.2"
+            for patch, gain in gains for method in ("bicubic", "sr")]
+    assert "  beats bicubic on PSNR, but not on" in shown_of(tmp_path, *rows)
+
+
+def test_a_model_is_exported_again_once_the_run_has_a_newer_generator(tmp_path):
+    run, model = tmp_path / "run", tmp_path / "model"
+    run.mkdir()
+    (run / "generator.keras").write_text("")
+    os.utime(run / "generator.keras", (200, 200))
+    assert not demo.is_exported(run, model)
+    for version, made in (("9", 300), ("10", 100)):
+        (model / version).mkdir(parents=True)
+        os.utime(model / version, (made, made))
+    assert not demo.is_exported(run, model)
+    os.utime(model / "10", (201, 201))
+    assert demo.is_exported(run, model)

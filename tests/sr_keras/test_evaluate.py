@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 
 from pipelines import console
 from sr_keras import evaluate
+from sr_keras.export.saved_model import export_saved_model
+from sr_keras.models import load_keras
 from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +28,16 @@ def model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "generator.keras"
     generator(scale=4, blocks=1, filters=4).save(path)
     return path
+
+
+@pytest.fixture
+def trained(model, tmp_path) -> Path:
+    """The same in the folder of a run with a blur of its own."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(model, folder / "generator.keras")
+    (folder / "flags.txt").write_text("--blur_sigma=0.8\n--scale=4\n")
+    return folder
 
 
 def run(*arguments: str) -> int | None:
@@ -87,6 +100,46 @@ def test_slides_of_an_earlier_evaluation_are_left_out(model, tile_folder, tmp_pa
     for slide in ("slide-a", "slide-b"):
         run(f"--model={model}", f"--data={tile_folder / slide}", f"--output={tmp_path}", "--patch_size=64", "--limit=3")
         assert {row["slide_id"] for row in rows_of(tmp_path)} == {slide}
+
+
+def test_blur_is_the_one_the_model_was_trained_with(model, trained, tile_folder, tmp_path, capsys):
+    def evaluated(name, *arguments):
+        assert run(*arguments, f"--data={tile_folder}", f"--output={tmp_path / name}", "--patch_size=128", "--limit=2",
+                   "--min_tissue=0") == 0
+        return rows_of(tmp_path / name)
+
+    by_itself = evaluated("a", f"--model={trained}")
+    assert "blur of 0.8 HR pixels" in (tmp_path / "a" / "scores.md").read_text(encoding="utf-8")
+    assert "does not say its blur" not in capsys.readouterr().out
+    assert by_itself == evaluated("b", f"--model={trained}", "--blur_sigma=0.8")
+    assert by_itself == evaluated("c", f"--model={model}", "--blur_sigma=0.8")
+    assert by_itself != evaluated("d", f"--model={model}")
+    assert "generator.keras does not say its blur: 1.6 HR pixels are taken" in capsys.readouterr().out
+
+
+def test_blur_of_an_exported_model_is_that_of_its_run(trained, tile_folder, tmp_path):
+    export_saved_model(load_keras(trained / "generator.keras"), tmp_path / "mine",
+                       facts={"flags": (trained / "flags.txt").read_text()})
+    with pytest.raises(ValueError, match=r"`blur_sigma` must be 0\.8, which .*mine/1 was trained with; leave it out"):
+        run(f"--model={tmp_path / 'mine'}", f"--data={tile_folder}", f"--output={tmp_path / 'scores'}",
+            "--blur_sigma=1.6")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_path):
+    run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path}", "--patch_size=128", "--limit=1",
+        "--min_tissue=0")
+    path = tmp_path / "data" / "slide-b-00000.tfrecord"
+    held = bytearray(path.read_bytes())
+    held[5000] ^= 0xFF
+    path.write_bytes(held)
+    done = subprocess.run([sys.executable, "-m", "sr_keras.evaluate", f"--model={model}", f"--data={tmp_path / 'data'}",
+                           f"--output={tmp_path}/scores"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "`shards` must be as they were written" in line
+    assert str(path) in line
 
 
 @pytest.mark.parametrize(("changed", "says"), [

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from pipelines.options import DegradeOptions
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export.saved_model import export_saved_model
 from sr_keras.models import FACTS_FILE, find_generator, in_float32, load_generator, load_keras
@@ -57,6 +58,19 @@ def test_scale_and_halo_are_known_in_every_form(network, run, saved_model):
     for path in (run, saved_model):
         loaded = load_generator(path)
         assert (loaded.scale, loaded.halo) == (4, receptive_field(network))
+
+
+@pytest.mark.parametrize(("said", "blur"), [("--blocks=1\n--blur_sigma=0.8\n--q=1.0\n", 0.8), ("--q=1.0\n", None),
+                                            (None, None)])
+def test_blur_is_the_one_that_the_flags_say_in_every_form(said, blur, network, tmp_path):
+    network.save(tmp_path / "generator.keras")
+    if said:
+        (tmp_path / "flags.txt").write_text(said)
+    export_saved_model(network, tmp_path / "demo", facts={"flags": said})
+    for path in (tmp_path / "generator.keras", tmp_path / "demo"):
+        loaded = load_generator(path)
+        assert (loaded.blur_sigma, loaded.facts["flags"]) == (blur, said)
+        assert loaded.degrade == DegradeOptions(4, DegradeOptions().blur_sigma if blur is None else blur)
 
 
 def test_floats_give_the_floats_of_the_8_bit_picture(run, lr):

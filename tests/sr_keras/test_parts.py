@@ -12,13 +12,17 @@ from pipelines.patches import find_sources
 from pipelines.shards import write_shards
 from pipelines.slide import SlideError
 from sr_keras.options import DataOptions
-from sr_keras.parts import open_part, prepare
+from sr_keras.parts import find_parts, open_part, read_parts
 
 PATCHES = PatchOptions(patch_size=32, min_tissue=0)
 
 
 def options(*train, **values) -> DataOptions:
     return DataOptions(tuple(str(path) for path in train), eval_patch_size=32, workers=1, **values)
+
+
+def prepare(given, patches, run, seed):
+    return read_parts(find_parts(given, seed), given, patches, run)
 
 
 @pytest.fixture
@@ -45,6 +49,34 @@ def test_parting_follows_from_the_seed(slides, tmp_path):
              for i, seed in enumerate([1, 1, 2, 3, 4, 5])]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
+
+
+def test_finding_parts_writes_nothing(slides, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    assert {part: len(found) for part, found in find_parts(options(slides), seed=0).items()} == {
+        "train": 3, "val": 1, "test": 1}
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_test_data_that_is_given_leaves_all_slides_to_train_and_val(slides, tmp_path):
+    train = [slides / f"case{i}" for i in range(4)]
+    parts = prepare(options(*train, test_data=(str(slides / "case4"),)), PATCHES, tmp_path / "run", seed=0)
+    assert sorted(parts["train"].slide_ids + parts["val"].slide_ids) == [f"case{i}" for i in range(4)]
+    assert parts["test"].slide_ids == ("case4",)
+
+
+def test_slides_of_a_start_that_came_to_nothing_stay_out_of_a_part(slides, tmp_path):
+    write_shards(find_sources(slides), tmp_path / "run" / "data" / "train", PATCHES, workers=1, progress=False)
+    parts = prepare(options(slides), PATCHES, tmp_path / "run", seed=0)
+    assert len(parts["train"].slide_ids) == 3
+    assert not set(parts["train"].slide_ids) & {*parts["val"].slide_ids, *parts["test"].slide_ids}
+
+
+def test_one_folder_of_tiles_is_refused_with_both_remedies(slides):
+    with pytest.raises(ValueError, match=r"tiles of each slide into a folder of its own, or name val_data"):
+        find_parts(options(slides / "case0"), seed=0)
+    found = find_parts(options(slides / "case0", val_data=(str(slides / "case1"),)), seed=0)
+    assert [source.slide_id for source in found["train"]] == ["case0"]
 
 
 def test_shards_are_used_where_they_are_and_parted_by_slide(slides, tmp_path):

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import json
+import math
+from importlib.metadata import version
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,6 +22,13 @@ from sr_keras.runs import (
     versions,
 )
 
+REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
+
+
+def begin(run: Path) -> None:
+    """What the first thing that a run makes leaves behind."""
+    (run / "parts.json").write_text("{}")
+
 
 def network(width: int = 3) -> keras.Model:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(width)])
@@ -34,8 +44,16 @@ def test_open_run_writes_flags_and_versions(tmp_path):
     assert written["keras"] == keras.__version__ == versions()["keras"]
 
 
+def test_versions_name_all_that_is_required_and_no_extra():
+    lines = [line for line in REQUIREMENTS.read_text().splitlines() if line and line[0] != "#"]
+    names = {line.partition("==")[0] for line in lines}
+    assert versions().keys() == names | {"python", "platform", "commit", "sr_keras"}
+    assert all(versions()[name] == version(name) for name in names)
+
+
 def test_open_run_refuses_a_run_that_is_there_unless_it_resumes(tmp_path):
     open_run(tmp_path, "--q=0.5\n", resume=True)
+    begin(tmp_path)
     with pytest.raises(ValueError, match=r"`run` must be a new folder; add --resume"):
         open_run(tmp_path, "--q=0.5\n", resume=False)
     open_run(tmp_path, "--q=0.5\n", resume=True)
@@ -43,6 +61,7 @@ def test_open_run_refuses_a_run_that_is_there_unless_it_resumes(tmp_path):
 
 def test_open_run_refuses_contradicting_flags_and_names_them(tmp_path):
     open_run(tmp_path, "--q=0.5\n--blocks=8\n--workers=2\n", resume=False)
+    begin(tmp_path)
     with pytest.raises(ValueError, match=r"--q was 0.5 and is 2.0") as caught:
         open_run(tmp_path, "--q=2.0\n--blocks=8\n--workers=1\n", resume=True)
     assert "workers" not in str(caught.value)
@@ -50,11 +69,32 @@ def test_open_run_refuses_contradicting_flags_and_names_them(tmp_path):
     assert (tmp_path / "flags.txt").read_text().startswith("--q=0.5")
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_run_that_made_nothing_yet_gives_way_to_another(resume, tmp_path):
+    open_run(tmp_path, "--q=0.5\n", resume=False)
+    (tmp_path / "data").mkdir()
+    open_run(tmp_path, "--q=2.0\n", resume)
+    assert (tmp_path / "flags.txt").read_text() == "--q=2.0\n"
+
+
+@pytest.mark.parametrize("there", [["versions.json"], [".123.tmp.versions.json"],
+                                   ["versions.json", ".123.tmp.flags.txt"]])
+def test_run_killed_as_it_opened_is_opened_again(there, tmp_path):
+    for name in there:
+        (tmp_path / name).write_text("{")
+    open_run(tmp_path, "--q=0.5\n", resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flags.txt", "versions.json"]
+    assert json.loads((tmp_path / "versions.json").read_text())["keras"] == keras.__version__
+
+
 def test_open_run_refuses_a_folder_of_something_else(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="something else"):
         open_run(tmp_path, "", resume=True)
-    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    (tmp_path / "thesis.tex").rename(tmp_path / ".x.tmp.tex")
+    with pytest.raises(ValueError, match="something else"):
+        open_run(tmp_path, "", resume=True)
+    assert (tmp_path / ".x.tmp.tex").read_text() == "mine"
 
 
 @pytest.mark.parametrize(("higher", "scores", "best"), [(True, [1.0, 3.0, 2.0], 2), (False, [1.0, 3.0, 2.0], 1)])
@@ -63,6 +103,15 @@ def test_state_remembers_the_best_epoch(higher, scores, best):
     for score in scores:
         state = state.advance(score, higher)
     assert (state.epoch, state.best_epoch, state.best_score) == (3, best, scores[best - 1])
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_score_that_is_nan_is_never_better_than_a_number(higher):
+    state = State()
+    for score, best in [(math.nan, 1), (math.nan, 1), (0.5, 3), (math.nan, 3)]:
+        state = state.advance(score, higher)
+        assert state.best_epoch == best
+    assert state.best_score == 0.5
 
 
 def test_checkpoints_keep_the_last_and_the_best(tmp_path):

@@ -15,6 +15,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
+
+from pipelines.options import PatchOptions
+from pipelines.patches import find_sources
+from pipelines.shards import write_shards
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--patch_size=64", "--stride=64", "--eval_patch_size=64", "--min_tissue=0",
@@ -22,6 +27,7 @@ TINY = ["--patch_size=64", "--stride=64", "--eval_patch_size=64", "--min_tissue=
         "--blocks=1", "--filters=4", "--crop_size=32", "--batch_size=2", "--steps_per_epoch=2",
         "--autoencoder_epochs=2", "--warmup_epochs=2", "--adversarial_epochs=4", "--val_patches=2", "--nojit_compile",
         "--deterministic", "--corrupt_fraction=0.5", "--seed=3"]
+ONE_EPOCH = ["--lambda_m=0", "--autoencoder_epochs=0", "--warmup_epochs=1", "--adversarial_epochs=0"]
 
 
 def train(run: Path, slide: Path, *more: str, kill_at: Path | None = None) -> subprocess.CompletedProcess:
@@ -110,17 +116,45 @@ def test_loss_that_is_not_finite_stops_naming_the_term_and_keeps_the_last_checkp
     assert not (run / "warmup.keras").exists()
 
 
+def test_shards_are_trained_on_whatever_tissue_they_were_extracted_with(tmp_path):
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        Image.fromarray(np.full((64, 64, 3), 245, np.uint8)).save(tmp_path / part / "glass.png")
+        write_shards(find_sources(tmp_path / part), tmp_path / "shards" / part, PatchOptions(64, min_tissue=0), 1)
+    done = train(tmp_path / "run", tmp_path / "shards" / "train", f"--val_data={tmp_path / 'shards' / 'val'}",
+                 "--train_region=", "--val_region=", "--min_tissue=0.5", *ONE_EPOCH)
+    assert done.returncode == 0, done.stderr
+
+
+def test_corrected_command_is_a_new_run_where_the_first_ended_before_it_had_its_data(sample_slide, tmp_path):
+    wrong = train(tmp_path / "run", sample_slide, "--val_region=9000,0,64,64", *ONE_EPOCH)
+    assert wrong.returncode == 2
+    assert "lie inside the slide's 512 x 512 pixels" in wrong.stderr
+    right = train(tmp_path / "run", sample_slide, *ONE_EPOCH)
+    assert right.returncode == 0, right.stderr
+    again = train(tmp_path / "run", sample_slide, *ONE_EPOCH)
+    assert "add --resume" in again.stderr
+
+
 @pytest.mark.parametrize(("flag", "says"), [
     ("--train_data=/no/such/slide.svs", "/no/such/slide.svs"),
     ("--crop_size=30", "`crop_size` must be divisible by scale=4"),
+    ("--crop_size=128", "`crop_size` must be 64 or less, the side of a patch"),
+    ("--eval_patch_size=8", "`eval_patch_size` must be 11 or more"),
+    ("--autoencoder_epochs=0", "`autoencoder_epochs` must be positive for the manifold term"),
+    ("--warmup_epochs=0 --adversarial_epochs=0", "`warmup_epochs` must be positive"),
+    ("--generator=/no/such.keras", "/no/such.keras"),
+    ("--autoencoder=setup.py", "setup.py"),
+    ("--method=srgan --vgg_weights=/no/such.h5", "/no/such.h5"),
+    ("--corrupt_kinds=outlier --outlier_dir=/no/such", "/no/such"),
     ("--best_by=ms_ssim", "161"),
     ("--method=gan", "--method=gan"),
     ("--q=3", "`q` must lie in (0, 2]"),
     ("--colour=red", "colour"),
 ])
 def test_a_mistake_is_one_line_and_leaves_no_run(flag, says, sample_slide, tmp_path):
-    done = train(tmp_path / "run", sample_slide, flag)
+    done = train(tmp_path / "run", sample_slide, *flag.split())
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()

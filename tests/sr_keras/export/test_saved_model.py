@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export import saved_model
-from sr_keras.export.saved_model import export_saved_model, next_version
+from sr_keras.export.saved_model import ParityError, export_saved_model, next_version
 from sr_keras.networks import SKIP_GAIN, generator, receptive_field
 
 # Run where no code of ours can be imported, not even if it is installed.
@@ -95,14 +95,14 @@ def test_export_prints_nothing(network, tmp_path, capfd):
 
 def test_model_that_fails_the_comparison_is_not_kept(network, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model, "MAX_DIFFERENCE", -1)
-    with pytest.raises(RuntimeError, match="must agree with Keras"):
+    with pytest.raises(ParityError, match="must agree with Keras"):
         export_saved_model(network, tmp_path / "demo")
     assert list((tmp_path / "demo").iterdir()) == []
 
 
 def test_comparison_sees_other_weights(network, version, randomised):
     other = generator(scale=4, blocks=1, filters=6)
-    with pytest.raises(RuntimeError, match="must agree with Keras"):
+    with pytest.raises(ParityError, match="must agree with Keras"):
         saved_model.check_parity(other, version)
     saved_model.check_parity(network, version)
 

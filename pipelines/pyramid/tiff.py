@@ -1,0 +1,80 @@
+"""A finished slide as a file: tiles that are encoded already, laid out as BigTIFF or OME-TIFF.
+
+Always BigTIFF: whether 4 GiB would have done is known too late, and every reader of slides reads it. The resolution
+tags of level k say mpp * 2^k, which is how its pixels were made. There is no date, no label and no name of a software.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+
+from pipelines.pyramid.tiles import Level, PyramidOptions
+
+REDUCED = 1  # NewSubfileType: a smaller version of another image in the file
+MICRONS_PER_CM = 1e4
+OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+
+def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,
+               mpp: float | None, description: str) -> None:
+    """Write a pyramid.
+
+    Args:
+        path: What to write.
+        levels: Its levels, the largest first.
+        tiles: Gives a level's encoded tiles, row by row.
+        options: How they are encoded, and the format.
+        mpp: Microns per pixel of level 0, None where nobody knows: then the file says none.
+        description: What ImageDescription holds, in an OME-TIFF the Description of the image.
+    """
+    ome = options.format == "ome"
+    comment = ome_xml(levels[0], mpp, description) if ome else printable(description)
+    with tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=False) as tiff:
+        for i, level in enumerate(levels):
+            place: dict[str, Any] = {"subfiletype": REDUCED}
+            if i == 0:
+                place = {"subfiletype": 0, "description": comment.encode(), "subifds": len(levels) - 1 if ome else 0}
+            tiff.write(iter(tiles(i)), shape=(level.height, level.width, 3), dtype=np.uint8, photometric="rgb",
+                       tile=(level.tile, level.tile), metadata=None, software=False, **_encoding(options),
+                       **_resolution(mpp, i), **place)
+
+
+def ome_xml(level: Level, mpp: float | None, description: str) -> str:
+    """Return the OME-XML of one RGB image, in ASCII: what is not is written as a reference."""
+    size = {} if mpp is None else {"PhysicalSizeX": repr(mpp), "PhysicalSizeXUnit": "µm",
+                                   "PhysicalSizeY": repr(mpp), "PhysicalSizeYUnit": "µm"}
+    root = ElementTree.Element("OME", {
+        "xmlns": OME, "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
+        "xsi:schemaLocation": f"{OME} {OME}/ome.xsd"})
+    image = ElementTree.SubElement(root, "Image", {"ID": "Image:0"})
+    ElementTree.SubElement(image, "Description").text = printable(description)
+    pixels = ElementTree.SubElement(image, "Pixels", {
+        "ID": "Pixels:0", "DimensionOrder": "XYCZT", "Type": "uint8", "SizeX": str(level.width),
+        "SizeY": str(level.height), "SizeC": "3", "SizeZ": "1", "SizeT": "1", "BigEndian": "false",
+        "Interleaved": "true", **size})
+    ElementTree.SubElement(pixels, "Channel", {"ID": "Channel:0:0", "SamplesPerPixel": "3"})
+    ElementTree.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": "1"})
+    return '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="us-ascii").decode()
+
+
+def printable(text: str) -> str:
+    """Return a text without what neither TIFF nor XML can hold: a file's name may contain anything."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
+def _encoding(options: PyramidOptions) -> dict[str, Any]:
+    if options.quality is None:
+        return {"compression": "adobe_deflate", "predictor": True}
+    return {"compression": "jpeg", "subsampling": (1, 1)}
+
+
+def _resolution(mpp: float | None, number: int) -> dict[str, Any]:
+    if mpp is None:
+        return {}
+    pixels_per_cm = MICRONS_PER_CM / (mpp * 2**number)
+    return {"resolution": (pixels_per_cm, pixels_per_cm), "resolutionunit": "CENTIMETER"}

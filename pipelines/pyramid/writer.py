@@ -1,0 +1,191 @@
+"""From tiles of level 0, in any order and over several runs, to a finished slide."""
+from __future__ import annotations
+
+import glob
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from pipelines.files import atomic_path
+from pipelines.options import require
+from pipelines.pyramid.store import TileStore, discard, full_disk_named
+from pipelines.pyramid.tiff import write_tiff
+from pipelines.pyramid.tiles import PyramidOptions, encode, filled_up, levels_of, reduced
+
+UNFINISHED = ".unfinished"
+MOST_THREADS = 4
+
+_Key = tuple[int, int, int]
+
+
+class PyramidWriter:
+    """Writes one slide; use it as a context manager. Left without `finish`, it keeps its work file for a resume.
+
+    One thread at a time may call it; encoding goes on in threads of its own.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], width: int, height: int, mpp: float | None,
+                 options: PyramidOptions | None = None, *, description: str = "", identity: str = "",
+                 resume: bool = False, overwrite: bool = False) -> None:
+        """Begin a slide, or go on with one.
+
+        Args:
+            path: The slide to write. The work file lies beside it until that is done.
+            width: Pixels of level 0.
+            height: The same.
+            mpp: Microns per pixel of level 0, or None.
+            options: How it is written.
+            description: A text for the file. It belongs to what is made: no date, or no resume will fit.
+            identity: Whatever else the pixels follow from, such as a checksum of model and source.
+            resume: Go on with the work file where there is one.
+            overwrite: Replace a slide that is there, when this one is done. Without `resume`, a work file too.
+
+        Raises:
+            ValueError: The slide or a work file is there, or the work file is another slide's or another run's.
+            OSError: The disk is full; names the file.
+        """
+        self.path = Path(path)
+        self.options = options or PyramidOptions()
+        width, height = int(width), int(height)
+        self.mpp = None if mpp is None else float(mpp)
+        self.description = description
+        require(min(width, height) > 0, "size", "be positive", "give pixels", (width, height))
+        require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, None where nobody knows", mpp)
+        self.levels = levels_of(width, height, self.options.tile)
+        work = self.path.with_name(self.path.name + UNFINISHED)
+        _make_way(self.path, work, resume, overwrite)
+        facts = {"width": width, "height": height, "mpp": self.mpp, "options": asdict(self.options),
+                 "description": description, "identity": identity}
+        self._store = TileStore(work, facts)
+        for stale in self.path.parent.glob(f".*.tmp.{glob.escape(self.path.name)}"):
+            stale.unlink(missing_ok=True)  # a killed run's: no other is at it, the work file is held by us
+        threads = min(MOST_THREADS, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads)
+        self._most_pending = 2 * threads
+        self._pending: deque[tuple[_Key, Future[bytes]]] = deque()
+        self._finished = False
+
+    def __enter__(self) -> PyramidWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+            return
+        with suppress(OSError):  # a disk that is full was told of already
+            self.close()
+
+    def close(self) -> None:
+        """Store what was put, and let go of the work file."""
+        try:
+            if not self._finished:
+                self._drain()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._store.close()
+
+    def missing(self) -> Iterator[tuple[int, int]]:
+        """Yield row and column of the tiles of level 0 that were not put yet, row by row; `put` may go on meanwhile."""
+        base = self.levels[0]
+        for row in range(base.rows):
+            for column in range(base.columns):
+                key = (0, row, column)
+                if not (any(key == other for other, _ in self._pending) or self._store.has(*key)):
+                    yield row, column
+
+    def put(self, row: int, column: int, pixels: np.ndarray) -> None:
+        """Take a tile of level 0. One that is there already stays as it is, so that work done twice does no harm.
+
+        Args:
+            row: Counted in tiles.
+            column: The same.
+            pixels: uint8 [h, w, 3] of the size that `levels[0].box(row, column)` says.
+
+        Raises:
+            ValueError: There is no such tile, or it is of another size or kind.
+            OSError: The disk is full; names the file. What was put before the last few seconds is kept.
+        """
+        base = self.levels[0]
+        require(base.has(row, column), "tile", f"lie in a grid of {base.rows} rows and {base.columns} columns",
+                "take rows and columns from missing()", (row, column))
+        _, _, width, height = base.box(row, column)
+        require(pixels.dtype == np.uint8 and pixels.shape == (height, width, 3), "pixels",
+                f"be uint8 [{height}, {width}, 3]", "cut them by levels[0].box(row, column)",
+                f"{pixels.dtype} {list(pixels.shape)}")
+        # A copy is taken: the caller may use its array again while this one is being encoded.
+        full = filled_up(pixels, self.options.tile)
+        self._later((0, row, column), lambda: encode(full, self.options))
+
+    def finish(self) -> None:
+        """Make the lower levels, write the slide, and delete the work file.
+
+        Raises:
+            ValueError: A tile of level 0 is missing.
+            OSError: The disk is full; names the file. The work file is kept.
+        """
+        self._drain()
+        lacking = self.levels[0].count - self._store.count(0)
+        require(lacking == 0, "tiles", "all be put before the end", "put those of missing()", f"{lacking} missing")
+        for number in range(1, len(self.levels)):
+            self._build(number)
+        with full_disk_named(self.path), atomic_path(self.path) as temporary:
+            write_tiff(temporary, self.levels, self._stored, self.options, self.mpp, self.description)
+        self._finished = True
+        self._store.remove()
+
+    def _build(self, number: int) -> None:
+        """Make the tiles of a level that are not there yet, from the stored ones of the level above."""
+        level = self.levels[number]
+        for row in range(level.rows):
+            for column in range(level.columns):
+                if not self._store.has(number, row, column):
+                    self._later((number, row, column), self._reduction(number - 1, 2 * row, 2 * column))
+        self._drain()
+
+    def _reduction(self, above: int, row: int, column: int) -> Callable[[], bytes]:
+        """Return what makes a tile from those of the level above, from (row, column) on."""
+        level = self.levels[above]
+        tiles = [[self._store.get(above, i, j) for j in range(column, min(column + 2, level.columns))]
+                 for i in range(row, min(row + 2, level.rows))]
+        return lambda: reduced(tiles, level, row, column, self.options)
+
+    def _stored(self, number: int) -> Iterator[bytes]:
+        """Yield the tiles of a level, row by row."""
+        level = self.levels[number]
+        for row in range(level.rows):
+            for column in range(level.columns):
+                yield self._store.get(number, row, column)
+
+    def _later(self, key: _Key, work: Callable[[], bytes]) -> None:
+        """Have a tile made in a thread; waits where as many are under way as memory shall hold."""
+        self._pending.append((key, self._pool.submit(work)))
+        self._store_pending(self._most_pending)
+
+    def _store_pending(self, most: int) -> None:
+        """Store tiles in the order in which they came, until `most` are left under way."""
+        while len(self._pending) > most:
+            key, future = self._pending.popleft()
+            self._store.put(*key, future.result())
+
+    def _drain(self) -> None:
+        self._store_pending(0)
+        self._store.commit()
+
+
+def _make_way(path: Path, work: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to write over what is there; delete a work file that is not wanted."""
+    require(overwrite or not path.exists(), "output", "not be there already",
+            "choose another name, or give --overwrite", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if work.exists() and not resume:
+        require(overwrite, "output", "not be half done already",
+                "go on with it by --resume, or start anew by --overwrite", str(work))
+        discard(work)
