@@ -5,9 +5,9 @@ A grid is text, AXIS=VALUES joined by ";", and stands for every combination of i
     method=srgan,srgan_e,srgan_qe,srgan_sqe; fraction=0,0.3,0.5
     method=srgan_sqe; q=0.25,0.5,0.75,1,1.5,2; fraction=0.3; balance=paper,equal
 
-Axes are method, q, balance, fraction, kind, side, seed, and any flag of `sr_keras.train`. What a grid does not name has
-one value: the method's q, the paper's balance, no corruption, of mixed kinds, on the HR side. A cell that two grids
-name is one cell, and so is one that is corrupted in no way, whatever the kind and side.
+Axes are method, q, balance, fraction, kind, side, seed, and any flag of `sr_keras.train`, a lambda among them. What a
+grid does not name has one value: the method's q, the paper's balance, no corruption, of mixed kinds, on the HR side. A
+cell that two grids name is one cell, and so is one that is corrupted in no way, whatever the kind and side.
 """
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ BALANCES = ("paper", "equal")
 NONE = "none"
 LAMBDAS = ("m", "s", "d", "v")
 # What a cell decides; the study's own command line has no say in it.
-DECIDED = ("method", "q", *(f"lambda_{term}" for term in LAMBDAS), "corrupt_fraction", "corrupt_kinds", "corrupt_side",
+WEIGHTS = tuple(f"lambda_{term}" for term in LAMBDAS)
+DECIDED = ("method", "q", *WEIGHTS, "corrupt_fraction", "corrupt_kinds", "corrupt_side",
            "seed", "run", "train_region", "val_region", "test_region")
 
 
@@ -81,7 +82,8 @@ def parse_grids(grids: Sequence[str], seeds: Iterable[int], train_flags: Iterabl
         ValueError: A grid is no grid, or names what is unknown.
     """
     require(bool(grids), "grid", "be given", "write --grid='method=srgan_sqe; fraction=0,0.3', say", grids)
-    axes = [_axes(grid, [str(seed) for seed in seeds], set(train_flags) - set(DECIDED)) for grid in grids]
+    free = {*train_flags} - {*DECIDED} | {*WEIGHTS}
+    axes = [_axes(grid, [str(seed) for seed in seeds], free) for grid in grids]
     cells = [_cell(dict(zip(one, values, strict=True))) for one in axes for values in product(*one.values())]
     return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
 

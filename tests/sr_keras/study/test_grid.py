@@ -1,6 +1,8 @@
 """Grids: which cells they stand for, what a cell asks of training, and what is refused."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sr_keras.flags import define_train_flags, objective
@@ -76,6 +78,12 @@ def test_corruption_and_variant_become_flags():
     assert cell.variant == "epsilon=0.01"
 
 
+def test_weight_that_varies_overrides_the_methods():
+    (cell,) = cells("method=srgan_sqe; lambda_s=0.5")
+    assert objective_of(cell).lambda_s == 0.5
+    assert cell.variant == "lambda_s=0.5"
+
+
 @pytest.mark.parametrize(("grid", "message"), [
     ("method=srgan_sqe; fracton=0.3", "mend 'fracton'"),
     ("method=srgan_sqe; run=x", "mend 'run'"),
@@ -92,6 +100,19 @@ def test_corruption_and_variant_become_flags():
 def test_wrong_grid_is_refused_by_name(grid, message):
     with pytest.raises(ValueError, match=message):
         cells(grid)
+
+
+@pytest.mark.parametrize(("flagfile", "least"), [("study_small.flags", 66), ("study_paper.flags", 100)])
+def test_flagfile_is_a_study(monkeypatch, flagfile, least):
+    from sr_keras.study.__main__ import FLAGS, TRAIN
+
+    root = Path(__file__).parents[3]
+    monkeypatch.chdir(root)
+    FLAGS.unparse_flags()
+    FLAGS(["study", f"--flagfile=sr_keras/flagfiles/{flagfile}"])
+    found = parse_grids(FLAGS.grid, [int(seed) for seed in FLAGS.seeds], list(TRAIN))
+    assert len(found) >= least
+    assert FLAGS.best_by == "last"  # nothing is chosen on the slides that are scored
 
 
 def test_no_grid_is_refused():
