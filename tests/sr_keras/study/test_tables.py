@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -201,3 +202,9 @@ def test_tables_of_a_csv_are_those_of_its_rows(study, tmp_path):
     write_tables(read_results(tmp_path / "results.csv")[::-1], tmp_path / "reversed.md")
     assert (tmp_path / "csv.md").read_bytes() == (tmp_path / "reversed.md").read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_published_tables_follow_from_the_published_results(tmp_path):
+    published = Path(__file__).parents[3] / "docs" / "study" / "small"
+    write_tables(read_results(published / "results.csv"), tmp_path / "tables.md")
+    assert (tmp_path / "tables.md").read_text() == (published / "tables.md").read_text()
