@@ -73,6 +73,9 @@ def _define_stage_flags(values: flags.FlagValues) -> None:
                              flag_values=values)
         flags.DEFINE_float(f"{stage.name}_learning_rate", stage.learning_rate,
                            f"First learning rate of the {stage.name} stage.", flag_values=values)
+    flags.DEFINE_integer("rise_steps", _DEFAULT["rise_steps"],
+                         "Steps over which a stage's learning rate rises; a tenth of the stage at most.",
+                         flag_values=values)
     flags.DEFINE_float("discriminator_learning_rate", _DEFAULT["discriminator_learning_rate"],
                        "First learning rate of the discriminator.", flag_values=values)
     flags.DEFINE_string("autoencoder", None, "A trained autoencoder.keras to use instead of the stage.",

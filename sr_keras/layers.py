@@ -4,6 +4,7 @@ All take and give channels-last images [B, H, W, C] of open height and width, an
 """
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -107,8 +108,9 @@ def _convolve_by_rows(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     by_row = tf.reshape(tf.transpose(kernel, [1, 2, 0, 3]), [1, size, channels, size * filters])
     rows = tf.nn.conv2d(inputs, by_row, strides=1, padding="SAME")
     rows = tf.pad(rows, [[0, 0], [size // 2, size // 2], [0, 0], [0, 0]])
-    height = tf.shape(inputs)[1]
-    return tf.add_n([rows[:, i:i + height, :, i * filters:(i + 1) * filters] for i in range(size)])
+    # Ends counted from behind: a height that is read from the tensor would be a shape that LiteRT can't plan with.
+    return functools.reduce(tf.add, [rows[:, i:(i - size + 1) or None, :, i * filters:(i + 1) * filters]
+                                     for i in range(size)])
 
 
 @tf.custom_gradient

@@ -68,7 +68,7 @@ class GeneratorOptions:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """One stage of a run. `epochs` of 0 skips it; the learning rate falls to a hundredth along a cosine."""
+    """One stage of a run. `epochs` of 0 skips it; the learning rate rises, then falls to a hundredth."""
 
     name: str
     epochs: int
@@ -132,6 +132,7 @@ class TrainOptions:
     deterministic: bool = False
     cache: str = "none"
     seed: int = 0
+    rise_steps: int = 100
     keep_checkpoints: int = 3
     autoencoder: str | None = None
     generator: str | None = None
@@ -151,6 +152,7 @@ class TrainOptions:
                 "leave it out for float32", self.mixed_precision)
         require(self.strategy in STRATEGIES, "strategy", f"be one of {STRATEGIES}", "choose one of these",
                 self.strategy)
+        require(self.rise_steps >= 0, "rise_steps", "be 0 or more", "100 keeps the first steps short", self.rise_steps)
         require(self.keep_checkpoints > 0, "keep_checkpoints", "be positive", "3 is the default", self.keep_checkpoints)
         require(self.discriminator_learning_rate > 0, "discriminator_learning_rate", "be positive",
                 "1e-4 is the default",

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -267,3 +268,15 @@ def test_full_disk_is_not_taken_for_a_batch():
     with (pytest.raises(tf.errors.ResourceExhaustedError, match="No space left"),
           stages._memory_named(TrainOptions(""))):
         raise full
+
+
+@pytest.mark.parametrize(("rise_steps", "first", "highest_at"), [(100, 0.0, 100), (0, 1e-3, 0), (5000, 0.0, 200)])
+def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path, rise_steps, first, highest_at):
+    plan = SimpleNamespace(steps=200, options=SimpleNamespace(rise_steps=rise_steps))
+    stage = StageOptions("warmup", 10, 1e-3)
+    rate = stages._adam(stage.learning_rate, plan, stage)._learning_rate
+    rates = [float(rate(step)) for step in range(2001)]
+    assert rates[0] == pytest.approx(first)
+    assert int(np.argmax(rates)) == highest_at
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[2000] == pytest.approx(1e-5)
