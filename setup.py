@@ -6,6 +6,11 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 REQUIREMENTS = [line for line in (HERE / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
 
+EXTRAS = {
+    "litert": ["ai-edge-litert==2.3.0"],
+    "onnx": ["onnx==1.23.2", "onnxruntime==1.32.0", "tf2onnx==1.17.0"],
+}
+
 setup(
     name="sr_keras",
     version="0.1.0",
@@ -20,6 +25,9 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.21.0"],
-        "dev": ["mypy==2.4.1", "pytest==9.2.0", "ruff==0.17.6"],
+        **EXTRAS,
+        # Tests of every engine and of what other software reads come with it.
+        "dev": ["mypy==2.4.1", "pytest==9.2.0", "pyvips-binary==8.18.7", "pyvips==3.2.0", "ruff==0.17.6",
+                *EXTRAS["litert"], *EXTRAS["onnx"]],
     },
 )

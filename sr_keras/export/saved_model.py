@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import skimage.data
 import tensorflow as tf
 
-from pipelines.console import UserError
 from pipelines.files import atomic_path
-from pipelines.pixels import to_float, to_uint8
+from sr_keras.export.parity import check_parity
 from sr_keras.models import (
     FACTS_FILE,
     SIGNATURE,
@@ -35,15 +32,6 @@ from sr_keras.models import (
 from sr_keras.networks import receptive_field
 
 CARD_FILE = "README.md"
-# Two windows (y, x) of tissue in scikit-image's histology picture. Odd sides, since a SavedModel with a fixed size or
-# a fixed batch would pass with one of the usual.
-TISSUE = ((40, 60), (250, 130))
-HEIGHT, WIDTH = 53, 67
-MAX_DIFFERENCE = 1  # of 255: a graph that sums in another order may round the other way
-
-
-class ParityError(UserError):
-    """What was written does not compute what it was written from."""
 
 
 def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str | None = None,
@@ -73,7 +61,7 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         if card is not None:
             (temporary / CARD_FILE).write_text(card, encoding="utf-8")
-        check_parity(generator, temporary)
+        check_parity(eight_bit(generator), load_generator(temporary))
     return target
 
 
@@ -81,21 +69,6 @@ def next_version(folder: Path) -> Path:
     """Return the folder of the version after the highest; numbers are not used twice."""
     versions = versions_of(folder)
     return folder / str(int(versions[-1].name) + 1 if versions else 1)
-
-
-def check_parity(generator: keras.Model, folder: Path) -> None:
-    """Compare a SavedModel with the Keras model it was written from, on real tissue.
-
-    Raises:
-        ParityError: A pixel differs by more than 1/255.
-    """
-    image = skimage.data.immunohistochemistry()
-    lr = np.stack([image[y:y + HEIGHT, x:x + WIDTH] for y, x in TISSUE])
-    expected = to_uint8(np.asarray(generator(to_float(lr), training=False)))
-    difference = np.abs(load_generator(folder)(lr).astype(int) - expected).max()
-    if difference > MAX_DIFFERENCE:
-        raise ParityError(f"an exported model must agree with Keras within {MAX_DIFFERENCE}/255; nothing was kept, "
-                          f"please report this. Received: {difference}/255")
 
 
 def _write(generator: keras.Model, folder: Path) -> None:

@@ -1,0 +1,241 @@
+"""Open a generator on an engine: the same weights, run by TensorFlow, LiteRT or ONNX Runtime.
+
+    generator = open_engine("auto", "saved_models/demo", threads=2)
+    print(generator.why)                           # litert: 0.104 s a tile of 128x128, tensorflow 0.121, onnx 0.117
+    sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
+
+Results of the three agree within 1/255. Whatever `models.load_generator` loads can be opened on each. All run on the
+CPU but TensorFlow, which takes a GPU where it finds one. Conversions and measurements are kept in the user's cache
+folder ($XDG_CACHE_HOME or ~/.cache), under a hash of all they depend on. To empty it costs nothing but time,
+and so does one that can't be read or written.
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.files import atomic_path, write_text
+from pipelines.options import require
+from sr_keras.export.litert import open_litert, write_litert
+from sr_keras.export.onnx import open_onnx, write_onnx
+from sr_keras.export.parity import Pixels, import_optional
+from sr_keras.models import LoadedGenerator, find_generator, load_generator
+from sr_keras.runs import FLAGS_FILE
+
+ENGINES = ("tensorflow", "litert", "onnx")
+AUTO = "auto"
+REVISION = 1  # Of what is kept; one more makes every kept conversion and measurement old.
+TILE = 128
+BUDGET_S = 1.0
+DIGEST = hashlib.sha256().digest_size
+
+
+class Format(NamedTuple):
+    """How an engine that does not read Keras models gets its own: packages (first the runtime), extra, both ways."""
+
+    packages: tuple[str, ...]
+    extra: str
+    write: Callable[[LoadedGenerator, Path], Path]
+    open: Callable[[bytes, int], Pixels]
+
+
+FORMATS = {
+    "litert": Format(("ai_edge_litert",), "litert", write_litert, open_litert),
+    "onnx": Format(("onnxruntime", "tf2onnx", "onnx"), "onnx", write_onnx, open_onnx),
+}
+
+
+@dataclass(frozen=True)
+class Engine(LoadedGenerator):
+    """A generator that says what runs it: `name`, one of ENGINES, and `why` that one, in a line."""
+
+    name: str
+    why: str
+
+
+def open_engine(name: str, model_path: str | Path, threads: int | None = None) -> Engine:
+    """Open a generator on an engine.
+
+    Args:
+        name: one of ENGINES, or "auto": the fastest that is installed, measured once on this machine.
+        model_path: what `models.load_generator` takes.
+        threads: that compute; all cores of this process if left out. TensorFlow takes them for the whole process.
+
+    Raises:
+        FileNotFoundError: There is no such model.
+        ValueError: No such engine or number of threads; not a generator; TensorFlow computes already, with another
+            number of threads.
+        UserError: The engine is not installed, or its model does not compute what the generator computes.
+    """
+    require(name in (*ENGINES, AUTO), "engine", f"be one of {', '.join((*ENGINES, AUTO))}", "choose one of these", name)
+    require(threads is None or threads > 0, "threads", "be 1 or more", "leave it out for all cores", threads)
+    found = find_generator(model_path)
+    if name in ("tensorflow", AUTO) and threads is not None:
+        _limit_tensorflow(threads)
+    return _fastest(found, threads) if name == AUTO else _open(name, found, threads, "asked for")
+
+
+def installed() -> list[str]:
+    """Return the engines whose packages are installed."""
+    return [name for name in ENGINES if name not in FORMATS
+            or all(importlib.util.find_spec(package) for package in FORMATS[name].packages)]
+
+
+def cache_folder() -> Path:
+    """Return where conversions and measurements are kept; nothing is made."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "sr_keras" / "engines"
+
+
+def measure(runs: Mapping[str, Callable[[], object]], budget_s: float,
+            clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """Run all in turn, round after round, for `budget_s` and once at least, after one round to warm up.
+
+    Returns:
+        The median seconds of each; whatever else the machine does fell on all alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    end = clock() + budget_s
+    while not all(seconds.values()) or clock() < end:
+        for name, run in runs.items():
+            began = clock()
+            run()
+            seconds[name].append(clock() - began)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def _open(name: str, found: Path, threads: int | None, why: str) -> Engine:
+    if name not in FORMATS:
+        return Engine(**vars(load_generator(found)), name=name, why=why)
+    form = FORMATS[name]
+    import_optional(form.packages[0], form.extra)  # before the minutes that a conversion may take
+    model, about = _converted(name, found)
+    run = form.open(model, threads or _cores())
+    return Engine(path=found, **about, run=lambda lr: tf.constant(run(lr.numpy())), name=name, why=why)
+
+
+def _fastest(found: Path, threads: int | None) -> Engine:
+    """Open the engine that was the fastest, when measured now or before."""
+    names = installed()
+    if len(names) == 1:
+        return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
+    kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or _cores())}.json"
+    seconds = _read_seconds(kept, names)
+    if seconds is not None:
+        return _open(min(seconds, key=seconds.__getitem__), found, threads, _why(seconds))
+    opened = {name: _open(name, found, threads, "") for name in names}
+    lr = np.random.default_rng(0).integers(0, 256, (1, TILE, TILE, 3), dtype=np.uint8)
+    seconds = measure({name: partial(engine, lr) for name, engine in opened.items()}, BUDGET_S)
+    with contextlib.suppress(OSError):
+        write_text(kept, json.dumps(seconds))
+    chosen = opened[min(seconds, key=seconds.__getitem__)]
+    return Engine(**{**vars(chosen), "why": _why(seconds)})
+
+
+def _why(seconds: Mapping[str, float]) -> str:
+    first, *others = sorted(seconds, key=seconds.__getitem__)
+    slower = ", ".join(f"{name} {seconds[name]:.3f}" for name in others)
+    return f"{first}: {seconds[first]:.3f} s a tile of {TILE}x{TILE}, {slower}"
+
+
+def _read_seconds(path: Path, names: list[str]) -> dict[str, float] | None:
+    """Return what was measured of `names`; None where nothing was, or the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(found[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _converted(name: str, found: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return a model in an engine's format, and what a LoadedGenerator says of it; from the cache where it is there."""
+    kept = cache_folder() / _key(found, name)
+    entry = b""
+    with contextlib.suppress(OSError):
+        entry = kept.read_bytes()
+    if entry[:DIGEST] != hashlib.sha256(entry[DIGEST:]).digest():
+        entry = _convert(name, found)
+        with contextlib.suppress(OSError), atomic_path(kept) as temporary:
+            temporary.write_bytes(entry)
+    about, _, model = entry[DIGEST:].partition(b"\n")
+    return model, json.loads(about)
+
+
+def _convert(name: str, found: Path) -> bytes:
+    """Return an entry of the cache: SHA-256 of the rest, facts as a line of JSON, model; one file, never half new."""
+    loaded = load_generator(found)
+    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts}
+    with tempfile.TemporaryDirectory() as folder:
+        written = FORMATS[name].write(loaded, Path(folder) / f"model.{name}")
+        content = json.dumps(about).encode() + b"\n" + written.read_bytes()
+    return hashlib.sha256(content).digest() + content
+
+
+def _key(found: Path, *parts: object) -> str:
+    """Return a hash of the model, of what belongs to it, of the versions that convert and run it, and of `parts`."""
+    digest = hashlib.sha256(json.dumps([REVISION, *parts, _versions()]).encode())
+    for path in _files(found):
+        content = path.read_bytes()
+        digest.update(f"\n{path.relative_to(found.parent)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:32]
+
+
+def _files(found: Path) -> list[Path]:
+    if found.is_dir():
+        return sorted(path for path in found.rglob("*") if path.is_file())
+    flags = found.parent / FLAGS_FILE  # of the run, which the facts hold
+    return [found, flags] if flags.is_file() else [found]
+
+
+def _versions() -> dict[str, str]:
+    packages = ["sr_keras", "tensorflow", "keras", *(name for form in FORMATS.values() for name in form.packages)]
+    found = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if named:
+            return named[1]
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _limit_tensorflow(threads: int) -> None:
+    """Tell TensorFlow how many threads to compute with, which it takes only before its first computation."""
+    threading = tf.config.threading
+    for told, tell in ((threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads),
+                       (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads)):
+        if told() == threads:
+            continue
+        try:
+            tell(threads)
+        except RuntimeError as error:
+            raise ValueError("`threads` must be given before TensorFlow first computes in a process; open this engine "
+                             f"first, or leave threads out. Received: threads={threads}") from error

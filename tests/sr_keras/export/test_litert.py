@@ -1,0 +1,160 @@
+"""A .tflite computes what Keras computes on any shape, with LiteRT's own operations, and is whole or not there."""
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pipelines.console import UserError
+from pipelines.pixels import to_float, to_uint8
+from sr_keras.export import litert
+from sr_keras.export.litert import KEPT_SHAPES, LiteRTRunner, open_litert, write_litert
+from sr_keras.export.parity import ParityError
+from sr_keras.export.saved_model import export_saved_model
+from sr_keras.models import load_generator
+from sr_keras.networks import SKIP_GAIN, generator
+
+needs_litert = pytest.mark.skipif(not find_spec("ai_edge_litert"),
+                                  reason="LiteRT is not installed: pip install '.[litert]'")
+# What LiteRT calls operations that it borrows from TensorFlow, or that somebody has to bring along.
+FOREIGN = ("FLEX", "CUSTOM")
+
+
+@pytest.fixture(scope="module")
+def network(randomised) -> keras.Model:
+    return randomised(generator(scale=4, blocks=2, filters=8))
+
+
+@pytest.fixture(scope="module")
+def written(network, tmp_path_factory) -> bytes:
+    return write_litert(network, tmp_path_factory.mktemp("litert") / "model.tflite").read_bytes()
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def by_keras(network: keras.Model, lr: np.ndarray) -> np.ndarray:
+    return to_uint8(np.asarray(network(to_float(lr), training=False)))
+
+
+@needs_litert
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 8), (1, 9, 13), (3, 13, 9), (2, 31, 5)])
+def test_any_shape_gives_what_keras_gives(shape, network, written):
+    lr = pixels(*shape)
+    expected = by_keras(network, lr)
+    sr = open_litert(written, threads=1)(lr)
+    assert (sr.dtype, sr.shape) == (np.uint8, expected.shape)
+    assert np.abs(sr.astype(int) - expected).max() <= 1
+
+
+@needs_litert
+@pytest.mark.parametrize("scale", [2, 8])
+@pytest.mark.parametrize("global_skip", [True, False])
+def test_every_scale_is_written_with_and_without_the_global_skip(scale, global_skip, randomised, tmp_path):
+    network = randomised(generator(scale, blocks=1, filters=4, global_skip=global_skip))
+    if not global_skip:  # no picture to lie on: around grey, and louder
+        network.get_layer("last").bias.assign([0.5] * 3)
+        network.get_layer("last").kernel.assign(5 * network.get_layer("last").kernel)
+    sr = open_litert(write_litert(network, tmp_path / "x.tflite").read_bytes(), threads=1)(pixels(1, 7, 11))
+    expected = by_keras(network, pixels(1, 7, 11))
+    assert expected.std() > 20
+    assert np.abs(sr.astype(int) - expected).max() <= 1
+
+
+@needs_litert
+@pytest.mark.parametrize(("bias", "pixel"), [(3.0, 255), (-3.0, 0)])
+def test_values_outside_the_range_are_clipped_and_do_not_wrap(bias, pixel, tmp_path):
+    network = generator(scale=2, blocks=1, filters=2)
+    network.get_layer("last").bias.assign([bias / SKIP_GAIN] * 3)
+    run = open_litert(write_litert(network, tmp_path / "x.tflite").read_bytes(), threads=1)
+    assert np.unique(run(pixels(1, 4, 4))).tolist() == [pixel]
+
+
+@needs_litert
+def test_file_has_only_built_in_operations(written):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    # Without XNNPACK, which hides what it takes over.
+    reader = Interpreter(model_content=written,
+                         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    names = {op["op_name"] for op in reader._get_ops_details()}
+    assert {"CONV_2D", "DEPTH_TO_SPACE", "RESIZE_BILINEAR"} <= names
+    assert not [name for name in names if name.upper().startswith(FOREIGN)]
+
+
+@needs_litert
+def test_signature_is_uint8_in_and_out_of_any_size(written):
+    from ai_edge_litert.interpreter import Interpreter
+
+    reader = Interpreter(model_content=written)
+    assert reader.get_signature_list() == {"serving_default": {"inputs": ["lr"], "outputs": ["sr"]}}
+    for detail in (*reader.get_input_details(), *reader.get_output_details()):
+        assert detail["dtype"] == np.uint8
+        assert detail["shape_signature"].tolist()[:3] == [-1, -1, -1]
+
+
+@needs_litert
+def test_saved_model_is_written_as_the_keras_model_is(network, written, tmp_path):
+    loaded = load_generator(export_saved_model(network, tmp_path / "demo"))
+    path = write_litert(loaded, tmp_path / "x.tflite")
+    lr = pixels(2, 9, 13)
+    np.testing.assert_array_equal(open_litert(path.read_bytes(), 1)(lr), open_litert(written, 1)(lr))
+
+
+@needs_litert
+def test_last_shapes_are_kept_and_no_more(written):
+    run = LiteRTRunner(written, threads=1)
+    run(pixels(1, 4, 4))
+    first = run._kept[1, 4, 4, 3]
+    run(pixels(1, 5, 4))
+    run(pixels(1, 4, 4))
+    assert run._kept[1, 4, 4, 3] is first
+    for side in range(6, 10):
+        run(pixels(1, 4, 4))
+        run(pixels(1, side, 4))
+        assert len(run._kept) == KEPT_SHAPES
+        assert run._kept[1, 4, 4, 3] is first
+
+
+@needs_litert
+def test_result_outlives_the_next_call(written):
+    run = LiteRTRunner(written, threads=1)
+    first = run(pixels(1, 6, 6))
+    before = first.copy()
+    run(255 - pixels(1, 6, 6))
+    np.testing.assert_array_equal(first, before)
+
+
+@needs_litert
+def test_threads_share_one_runner(written):
+    run = LiteRTRunner(written, threads=1)
+    images = [pixels(1, 5 + i % 4, 6) for i in range(12)]
+    expected = [run(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for sr, alone in zip(pool.map(run, images), expected, strict=True):
+            np.testing.assert_array_equal(sr, alone)
+
+
+@needs_litert
+def test_model_that_computes_something_else_leaves_nothing_behind(network, tmp_path, monkeypatch):
+    (tmp_path / "x.tflite").write_bytes(b"before")
+    monkeypatch.setattr(litert, "open_litert", lambda model, threads: lambda lr: 255 - by_keras(network, lr))
+    with pytest.raises(ParityError, match=r"must agree with Keras within 1/255; .*Received: \d+/255"):
+        write_litert(network, tmp_path / "x.tflite")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.tflite": b"before"}
+
+
+def test_missing_package_is_one_line_with_the_extra(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    for call in (lambda: write_litert(network, tmp_path / "x.tflite"), lambda: open_litert(b"", 1)):
+        with pytest.raises(UserError, match=r"`ai_edge_litert` must be installed; run pip install '\.\[litert\]'\."
+                           ) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not list(Path(tmp_path).iterdir())

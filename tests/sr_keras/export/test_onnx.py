@@ -1,0 +1,121 @@
+"""An .onnx computes what Keras computes on any shape, is valid ONNX, and is whole or not there."""
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pipelines.console import UserError
+from pipelines.pixels import to_float, to_uint8
+from sr_keras.export import onnx as export_onnx
+from sr_keras.export.onnx import open_onnx, write_onnx
+from sr_keras.export.parity import ParityError
+from sr_keras.export.saved_model import export_saved_model
+from sr_keras.models import load_generator
+from sr_keras.networks import SKIP_GAIN, generator
+
+needs_onnx = pytest.mark.skipif(not all(map(find_spec, ("onnxruntime", "tf2onnx"))),
+                                reason="ONNX Runtime or tf2onnx is not installed: pip install '.[onnx]'")
+
+
+@pytest.fixture(scope="module")
+def network(randomised) -> keras.Model:
+    return randomised(generator(scale=4, blocks=2, filters=8))
+
+
+@pytest.fixture(scope="module")
+def written(network, tmp_path_factory) -> bytes:
+    return write_onnx(network, tmp_path_factory.mktemp("onnx") / "model.onnx").read_bytes()
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def by_keras(network: keras.Model, lr: np.ndarray) -> np.ndarray:
+    return to_uint8(np.asarray(network(to_float(lr), training=False)))
+
+
+@needs_onnx
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 8), (1, 9, 13), (3, 13, 9), (2, 31, 5)])
+def test_any_shape_gives_what_keras_gives(shape, network, written):
+    lr = pixels(*shape)
+    expected = by_keras(network, lr)
+    sr = open_onnx(written, threads=1)(lr)
+    assert (sr.dtype, sr.shape) == (np.uint8, expected.shape)
+    assert np.abs(sr.astype(int) - expected).max() <= 1
+
+
+@needs_onnx
+@pytest.mark.parametrize(("scale", "opset"), [(2, 11), (4, 13), (8, 18)])
+def test_every_scale_is_written_in_every_age_of_opset(scale, opset, randomised, tmp_path):
+    import onnx
+
+    network = randomised(generator(scale, blocks=1, filters=4))
+    model = write_onnx(network, tmp_path / "x.onnx", opset).read_bytes()
+    assert [entry.version for entry in onnx.load_from_string(model).opset_import if not entry.domain] == [opset]
+    expected = by_keras(network, pixels(1, 7, 11))
+    assert expected.std() > 20
+    assert np.abs(open_onnx(model, threads=1)(pixels(1, 7, 11)).astype(int) - expected).max() <= 1
+
+
+@needs_onnx
+@pytest.mark.parametrize(("bias", "pixel"), [(3.0, 255), (-3.0, 0)])
+def test_values_outside_the_range_are_clipped_and_do_not_wrap(bias, pixel, tmp_path):
+    network = generator(scale=2, blocks=1, filters=2)
+    network.get_layer("last").bias.assign([bias / SKIP_GAIN] * 3)
+    run = open_onnx(write_onnx(network, tmp_path / "x.onnx").read_bytes(), threads=1)
+    assert np.unique(run(pixels(1, 4, 4))).tolist() == [pixel]
+
+
+@needs_onnx
+def test_file_is_valid_and_all_is_open_but_the_channels(written):
+    import onnx
+
+    model = onnx.load_from_string(written)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx.ml"}
+    assert not [node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")]
+    sides = {value.name: [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+             for value in (*model.graph.input, *model.graph.output)}
+    assert sides == {"lr": ["batch", "height", "width", 3], "sr": ["batch", "sr_height", "sr_width", 3]}
+    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {
+        onnx.TensorProto.UINT8}
+
+
+@needs_onnx
+def test_saved_model_is_written_as_the_keras_model_is(network, written, tmp_path):
+    loaded = load_generator(export_saved_model(network, tmp_path / "demo"))
+    path = write_onnx(loaded, tmp_path / "x.onnx")
+    lr = pixels(2, 9, 13)
+    difference = open_onnx(path.read_bytes(), 1)(lr).astype(int) - open_onnx(written, 1)(lr)
+    assert np.abs(difference).max() <= 1
+
+
+@needs_onnx
+def test_model_that_computes_something_else_leaves_nothing_behind(network, tmp_path, monkeypatch):
+    (tmp_path / "x.onnx").write_bytes(b"before")
+    monkeypatch.setattr(export_onnx, "open_onnx", lambda model, threads: lambda lr: 255 - by_keras(network, lr))
+    with pytest.raises(ParityError, match="must agree with Keras within 1/255"):
+        write_onnx(network, tmp_path / "x.onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.onnx": b"before"}
+
+
+@pytest.mark.parametrize("opset", [10, 19])
+def test_opset_out_of_range_is_refused(opset, network, tmp_path):
+    with pytest.raises(ValueError, match=rf"`opset` must lie in \[11, 18\]; .*Received: opset={opset}"):
+        write_onnx(network, tmp_path / "x.onnx", opset)
+
+
+@needs_onnx
+@pytest.mark.parametrize("package", ["onnxruntime", "tf2onnx"])
+def test_missing_package_is_one_line_with_the_extra(package, network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"`{package}` must be installed; run pip install '\.\[onnx\]'\.") as caught:
+        write_onnx(network, tmp_path / "x.onnx")
+    assert "\n" not in str(caught.value)
+    assert not list(Path(tmp_path).iterdir())
