@@ -10,11 +10,13 @@ equals whole if no output pixel depends on an LR pixel further than `halo` from 
 
     side 20, tile 8, halo 2     windows  |0 . . . . . . 7|  |4 . . . . . 11|  |8 . . . . 15|  |12 . . . . 19|
                                 cores    |0 . . . . 5|        |6 . . 9|        |10 . 13|          |14 . . 19|
+
+With a `step`, cores begin at multiples of it: a core is then whole tiles of the file that the output goes to.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +40,21 @@ class Span(NamedTuple):
     window_stop: int
     core_start: int
     core_stop: int
+
+    @property
+    def window(self) -> slice:
+        """What `fn` sees."""
+        return slice(self.window_start, self.window_stop)
+
+    @property
+    def core(self) -> slice:
+        """What is kept of it."""
+        return slice(self.core_start, self.core_stop)
+
+    @property
+    def side(self) -> int:
+        """How many pixels `fn` sees."""
+        return self.window_stop - self.window_start
 
 
 def super_resolve(
@@ -90,38 +107,74 @@ def super_resolved_tiles(
     tiles = ((y, x) for y in rows for x in columns)  # a slide may have millions of them
     done = 0
     while group := list(islice(tiles, batch)):
-        windows = np.stack([image[y.window_start:y.window_stop, x.window_start:x.window_stop] for y, x in group])
-        outputs = _checked(np.asarray(fn(windows)), windows, scale)
-        yield from (_core(output, y, x, scale) for output, (y, x) in zip(outputs, group, strict=True))
+        windows = np.stack([image[y.window, x.window] for y, x in group])
+        outputs = checked(np.asarray(fn(windows)), windows, scale)
+        yield from (core_of(output, y, x, scale) for output, (y, x) in zip(outputs, group, strict=True))
         done += len(group)
         if progress:
             progress(done, len(rows) * len(columns))
 
 
-def spans(side: int, tile: int, halo: int) -> list[Span]:
-    """Cut an axis of `side` pixels into windows of `tile` whose cores cover it, each pixel once."""
+def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
+    """Cut an axis of `side` pixels into windows of `tile` whose cores cover it, each pixel once.
+
+    Cores begin at multiples of `step`; windows do where they can.
+    """
     require(halo >= 0, "halo", "be 0 or more", "it is the reach of the network in LR pixels", halo)
     require(tile >= 1, "tile", "be 1 or more", "256 is the default", tile)
     if side <= tile:
         return [Span(0, side, 0, side)]
     require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
+    require(tile >= 2 * halo + step, "tile", f"be {2 * halo + step} or more: twice the halo of {halo} and a tile of "
+            "the output", "enlarge it", tile)
     found, core_start = [], 0
     while core_start < side:
         start = min(max(core_start - halo, 0), side - tile)
         stop = start + tile
-        core_stop = side if stop == side else stop - halo
+        core_stop = side if stop == side else (stop - halo) // step * step
         found.append(Span(start, stop, core_start, core_stop))
         core_start = core_stop
     return found
 
 
-def _core(output: np.ndarray, y: Span, x: Span, scale: int) -> tuple[Box, np.ndarray]:
+def best_spans(shape: tuple[int, ...], halo: int, step: int, most_pixels: float) -> tuple[list[Span], list[Span]]:
+    """Return the rows and columns of windows that compute the fewest pixels in all, halos included.
+
+    Args:
+        shape: Height and width of the image in LR pixels; more is ignored.
+        halo: As in `super_resolve`.
+        step: Cores begin at multiples of it.
+        most_pixels: LR pixels that a window may have, at most. The smallest that there can be is taken where that is
+            larger.
+    """
+    smallest = [min(side, 2 * halo + step) for side in shape[:2]]
+    limit = max(most_pixels, smallest[0] * smallest[1])
+    tall, wide = (_choices(side, halo, step, limit / other)
+                  for side, other in zip(shape[:2], smallest[::-1], strict=True))
+    fitting = [pair for pair in product(tall, wide) if pair[0][0].side * pair[1][0].side <= limit]
+    return min(fitting, key=lambda pair: computed(*pair))
+
+
+def computed(rows: list[Span], columns: list[Span]) -> int:
+    """Return how many LR pixels `fn` sees in all, those of the halos as often as it does."""
+    return sum(row.side for row in rows) * sum(column.side for column in columns)
+
+
+def _choices(side: int, halo: int, step: int, longest: float) -> list[list[Span]]:
+    """Return what an axis can be cut into: windows whose core is so many times `step`, and one window of all of it."""
+    tiles = {min(side, 2 * halo + times * step) for times in range(1, -(-side // step) + 1)} | {side}
+    return [spans(side, tile, halo, step) for tile in sorted(tiles) if tile <= longest]
+
+
+def core_of(output: np.ndarray, y: Span, x: Span, scale: int) -> tuple[Box, np.ndarray]:
+    """Return where the core of a window's output [H, W, C] lies, and its pixels."""
     height, width = scale * (y.core_stop - y.core_start), scale * (x.core_stop - x.core_start)
     top, left = scale * (y.core_start - y.window_start), scale * (x.core_start - x.window_start)
     return Box(scale * x.core_start, scale * y.core_start, width, height), output[top:top + height, left:left + width]
 
 
-def _checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:
+def checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:
+    """Return what `fn` made of windows, or raise where it is not `scale` times as large."""
     count, height, width = windows.shape[:3]
     require(outputs.ndim == 4 and outputs.shape[:3] == (count, scale * height, scale * width),
             "fn", f"return {scale} times the sides of its input, {windows.shape}", "check `scale`", outputs.shape)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sr_keras.tiling import Box, spans, super_resolve, super_resolved_tiles
+from sr_keras.tiling import Box, best_spans, computed, spans, super_resolve, super_resolved_tiles
 
 SCALE = 3
 REACH = 4
@@ -60,6 +60,34 @@ def test_spans_cover_each_pixel_once_and_keep_the_halo(side, tile, halo):
 
 def test_spans_are_those_of_the_module_docstring():
     assert spans(20, 8, 2) == [(0, 8, 0, 6), (4, 12, 6, 10), (8, 16, 10, 14), (12, 20, 14, 20)]
+
+
+@pytest.mark.parametrize("side", [1, 8, 31, 32, 33, 100, 257])
+@pytest.mark.parametrize(("tile", "halo", "step"), [(16, 0, 8), (20, 2, 8), (21, 2, 16), (60, 14, 32)])
+def test_spans_with_a_step_begin_their_cores_at_multiples_of_it(side, tile, halo, step):
+    found = spans(side, tile, halo, step)
+    assert [p for s in found for p in range(s.core_start, s.core_stop)] == list(range(side))
+    assert all(s.core_start % step == 0 and s.side == min(tile, side) for s in found)
+    for s in found:
+        assert s.window_start == 0 or s.core_start - s.window_start >= halo
+        assert s.window_stop == side or s.window_stop - s.core_stop >= halo
+
+
+def test_spans_whose_tile_holds_no_step_are_refused():
+    with pytest.raises(ValueError, match="`tile` must be 20 or more: twice the halo of 2 and a tile of the output"):
+        spans(100, 19, 2, 16)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 1000), (100, 130), (333, 1000)])
+@pytest.mark.parametrize("most", [1, 700, 5000, 10**7])
+def test_best_spans_keep_to_the_limit_and_compute_no_more_than_squares_would(shape, most):
+    rows, columns = best_spans(shape, 3, 16, most)
+    smallest = min(shape[0], 22) * min(shape[1], 22)
+    assert rows[0].side * columns[0].side <= max(most, smallest)
+    square = max(22, (int(most**0.5) - 6) // 16 * 16 + 6)
+    assert computed(rows, columns) <= computed(*(spans(side, square, 3, 16) for side in shape))
+    if most > shape[0] * shape[1]:
+        assert len(rows) == len(columns) == 1
 
 
 def test_boxes_cover_each_output_pixel_once_and_hold_the_pieces():

@@ -1,0 +1,230 @@
+"""One file in, one file out: a slide or a picture, super-resolved, with its report beside it.
+
+    options = EnlargeOptions(mpp=1.0, quality=90)
+    report = enlarge_file(load_generator("saved_models/demo"), Path("case.svs"), Path("case_x4.tif"), options)
+
+A .tif is a pyramid that is written as it comes and can be gone on with; .png and .jpg are made in memory.
+"""
+from __future__ import annotations
+
+import html
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+from tqdm import tqdm
+
+from pipelines.options import require
+from pipelines.pyramid import PyramidOptions, PyramidWriter
+from pipelines.slide import SlideError, open_slide
+from pipelines.sources import Region
+from sr_keras import reports
+from sr_keras.lr_view import CELL, BadPlaces, LRView, TissueMap
+from sr_keras.plans import FIXED_GIB, MEMORY_GIB, Plan, filters_of, plan, pyramid_tile
+from sr_keras.sinks import ImageSink, PyramidSink, check_size, write_image
+from sr_keras.targets import is_picture
+from sr_keras.whole_slide import Finished, Sink, Work, halo_error, super_resolve_plane
+
+if TYPE_CHECKING:
+    from sr_keras.models import LoadedGenerator
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpixel [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+
+
+@dataclass(frozen=True)
+class EnlargeOptions:
+    """What is read, how it is computed and how it is written.
+
+    Read is `region` (x, y, width, height in level 0; None for all) at `mpp`, or at `level` where that is None;
+    `assume_mpp` is for slides that do not say theirs. `quality` is that of JPEG, None the format's own. `format` is
+    "tiff" or "ome", None what the output's name says. `halo` and `tile` are in LR pixels, None for what is best in
+    `memory` GiB.
+    """
+
+    mpp: float | None = None
+    level: int = 0
+    assume_mpp: float | None = None
+    region: Region | None = None
+    quality: int | None = None
+    lossless: bool = False
+    format: str | None = None
+    everywhere: bool = False
+    halo: int | None = None
+    tile: int | None = None
+    memory: float = MEMORY_GIB
+    overwrite: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.mpp is None or self.mpp > 0, "mpp", "be positive", "give microns per pixel, 0.5 is about 20x",
+                self.mpp)
+        require(self.level >= 0, "level", "be 0 or more", "0 is the highest resolution", self.level)
+        require(self.mpp is None or self.level == 0, "level", "be left out when mpp is given",
+                "choose one of the two", self.level)
+        require(self.assume_mpp is None or self.assume_mpp > 0, "assume_mpp", "be positive", "give microns per pixel",
+                self.assume_mpp)
+        require(self.region is None or len(self.region) == 4, "region", "be x,y,width,height",
+                "give four whole numbers, in level-0 pixels", self.region)
+        require(self.quality is None or not self.lossless, "quality", "be left out when lossless is given",
+                "choose one of the two", self.quality)
+        require(self.halo is None or self.halo >= 0, "halo", "be 0 or more", "leave it out for one that leaves no seam",
+                self.halo)
+        require(self.memory > FIXED_GIB, "memory", f"be more than {FIXED_GIB} GiB, which TensorFlow and readers take",
+                f"{MEMORY_GIB} is the default, more makes windows larger and overlap less", self.memory)
+        self.pyramid(Path("a.tif"), 2)  # checks quality and format
+
+    def pyramid(self, target: Path, scale: int) -> PyramidOptions:
+        """Return how a pyramid is written to `target`."""
+        named = "ome" if re.search(r"\.ome\.tiff?$", target.name.lower()) else "tiff"
+        quality = PyramidOptions.quality if self.quality is None else self.quality
+        return PyramidOptions(pyramid_tile(scale), None if self.lossless else quality, self.format or named)
+
+    def of_pixels(self) -> dict[str, Any]:
+        """Return what pixels follow from."""
+        return {name: value for name, value in asdict(self).items() if name not in ("memory", "overwrite", "resume")}
+
+
+def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options: EnlargeOptions | None = None, *,
+                 model: dict[str, Any] | None = None, each: Callable[[Finished], None] | None = None,
+                 ) -> dict[str, Any]:
+    """Super-resolve one file.
+
+    Args:
+        generator: made by `sr_keras.models.load_generator` or `sr_keras.engines.open_engine`.
+        source: A slide or picture.
+        target: What to write, by its suffix.
+        options: How.
+        model: From `reports.describe_model`, where it was asked already.
+        each: Called with every finished core.
+
+    Returns:
+        The report, which lies beside the output. With `kept` where the output was there, whole, before.
+
+    Raises:
+        SlideError: The slide can't be read, or not as asked.
+        ValueError: It is too large for memory or for the format, the region lies outside, or something else is there.
+        OSError: It can't be written.
+    """
+    options = options or EnlargeOptions()
+    begun = time.monotonic()
+    made = reports.description(model or reports.describe_model(generator), options.of_pixels(), source)
+    if options.resume and target.exists():
+        return _kept(target, made)
+    with open_slide(source, options.assume_mpp) as slide:
+        lr = LRView(slide, options.mpp, options.level, options.region)
+        full = generator.halo
+        windows = plan(lr.shape, generator.scale, full if options.halo is None else options.halo,
+                       filters_of(generator), options.tile, 1 if options.tile and is_picture(target) else None,
+                       options.memory)
+        if is_picture(target):
+            check_size(lr.shape, generator.scale, source, target)
+        # In a picture of one window there is nothing to save.
+        tissue = None if options.everywhere or len(windows) == 1 else TissueMap(lr).any_in
+        error = None
+        if windows.halo < full:
+            worst, mean = halo_error(generator, lr, generator.scale, windows.halo, full, tissue)
+            error = {"full_halo": full, "largest": worst, "mean": mean}
+
+        def run(sink: Sink) -> Work:
+            with _bar(source.name, windows) as bar:
+                work = super_resolve_plane(generator, lr, windows, sink, has_tissue=tissue, each=each,
+                                           progress=_teller(bar))
+            if lr.all_bad:
+                raise SlideError(f"{source}: nothing of what was asked for can be read; copy it again")
+            return work
+
+        if is_picture(target):
+            work = _write_picture(run, lr.shape, generator.scale, target, options)
+        else:
+            work = _write_pyramid(run, lr, windows, target, options, made)
+        report = _report(source, target, lr, windows, work, time.monotonic() - begun)
+    report |= {"glass": tissue is not None, "description": made}
+    report["work"]["halo_error"] = error
+    reports.write_report(reports.report_path(target), report)
+    return report
+
+
+def enlarge_image(generator: LoadedGenerator, lr: np.ndarray, tile: int | None = None) -> np.ndarray:
+    """Super-resolve a picture in memory: uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3]; `tile` in LR pixels."""
+    scale = generator.scale
+    windows = plan(lr.shape, scale, generator.halo, filters_of(generator), tile, 1 if tile else None)
+    sink = ImageSink(scale * lr.shape[1], scale * lr.shape[0])
+    super_resolve_plane(generator, lr, windows, sink)
+    return sink.pixels
+
+
+def _write_picture(run: Callable[[Sink], Work], lr_shape: tuple[int, ...], scale: int, target: Path,
+                   options: EnlargeOptions) -> Work:
+    sink = ImageSink(scale * lr_shape[1], scale * lr_shape[0])
+    work = run(sink)
+    write_image(sink.pixels, target, options.quality)
+    return work
+
+
+def _write_pyramid(run: Callable[[Sink], Work], lr: LRView, windows: Plan, target: Path, options: EnlargeOptions,
+                   made: dict[str, Any]) -> Work:
+    scale, (height, width) = windows.scale, lr.shape[:2]
+    with PyramidWriter(target, scale * width, scale * height, None if lr.mpp is None else lr.mpp / scale,
+                       options.pyramid(target, scale), description=_text(made), identity=windows.windows,
+                       resume=options.resume, overwrite=options.overwrite) as writer:
+        # Only now is it sure that the notes beside the work file are ours.
+        lr.bad = BadPlaces(target.with_name(f"{target.name}.unfinished.bad"), options.resume)
+        work = run(PyramidSink(writer))
+        writer.finish()
+    lr.bad.forget()
+    return work
+
+
+def _report(source: Path, target: Path, lr: LRView, windows: Plan, work: Work, seconds: float) -> dict[str, Any]:
+    height, width = lr.shape[:2]
+    scale, whole = windows.scale, height * width * windows.scale**2
+    return {
+        "status": "done", "source": str(source), "output": str(target), "bytes": target.stat().st_size,
+        "lr": {"width": width, "height": height, "mpp": lr.mpp, "level": lr.level, "l0_region": list(lr.l0_box)},
+        "sr": {"width": scale * width, "height": scale * height, "mpp": None if lr.mpp is None else lr.mpp / scale},
+        "work": {
+            "seconds": seconds, "mpixels_per_s": work.pixels / 1e6 / seconds, "windows": windows.windows,
+            "halo": windows.halo, "overhead": windows.overhead, "network_share": work.network_seconds / seconds,
+            "kept_share": work.kept_pixels / whole, "glass_share": work.glass_pixels / max(1, work.pixels),
+            "seconds_saved": work.seconds_saved,
+            "time_saved_share": work.seconds_saved / (seconds + work.seconds_saved)},
+        "bad": reports.bad_places(len(lr.bad.cells), CELL**2, height * width, lr.bad_l0_rectangles()),
+        "peak_rss_bytes": reports.peak_rss(),
+    }
+
+
+def _kept(target: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the report of an output that is there and is what would be made now."""
+    report = reports.read_report(reports.report_path(target))
+    same = report.get("description") == json.loads(_text(made))
+    if not same and not is_picture(target):  # a kill may have come before the report
+        with tifffile.TiffFile(target) as tiff:
+            same = _text(made) in html.unescape(tiff.pages[0].description)
+    require(same, "output", "have been made of this source by this model and these flags to be left as it is",
+            "name another, or add --overwrite without --resume", str(target))
+    return report | {"kept": True}
+
+
+def _text(made: dict[str, Any]) -> str:
+    return json.dumps(made, sort_keys=True)
+
+
+def _bar(name: str, windows: Plan) -> tqdm:
+    pixels = windows.rows[-1].core_stop * windows.columns[-1].core_stop * windows.scale**2
+    return tqdm(desc=name, total=pixels / 1e6, unit=" Mpixel", bar_format=BAR, leave=False)
+
+
+def _teller(bar: tqdm) -> Callable[[int, bool], None]:
+    def tell(pixels: int, kept: bool) -> None:
+        more = min(pixels / 1e6, bar.total - bar.n)
+        if kept:  # what was there counts for the share that is done, and not for the rate
+            bar.initial += more
+        bar.update(more)
+
+    return tell

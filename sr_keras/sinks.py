@@ -1,0 +1,97 @@
+"""Where SR pixels go: a picture in memory that becomes PNG or JPEG, or a pyramid that is written as it comes."""
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.files import atomic_path
+from pipelines.pyramid import PyramidWriter
+from sr_keras.tiling import Box
+
+JPEG_QUALITY = 95
+JPEG_LONGEST_SIDE = 65500
+# What a picture takes at the worst moment, when it is written: 3 itself, 4 in PIL's copy, 2 as a file in memory.
+BYTES_PER_LR_PIXEL, BYTES_PER_SR_PIXEL = 6, 9
+GIB = 2**30
+
+
+class ImageSink:
+    """A picture in memory; `pixels` is uint8 [height, width, 3]."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.pixels = np.empty((height, width, 3), np.uint8)
+
+    def lacks(self, box: Box) -> bool:
+        """Whether a box is not there yet; always, since every box comes once."""
+        return True
+
+    def put(self, box: Box, pixels: np.ndarray) -> None:
+        """Take a box."""
+        self.pixels[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] = pixels
+
+
+class PyramidSink:
+    """An open `PyramidWriter`, which gets each box as whole tiles."""
+
+    def __init__(self, writer: PyramidWriter) -> None:
+        self._writer = writer
+        self._tile = writer.options.tile
+        self._missing = set(writer.missing())
+
+    def lacks(self, box: Box) -> bool:
+        """Whether a tile of the box is not there yet."""
+        return any(place in self._missing for place in self._places(box))
+
+    def put(self, box: Box, pixels: np.ndarray) -> None:
+        """Take a box; its corner lies on the grid of tiles, and it ends there or at the border."""
+        for row, column in self._places(box):
+            if (row, column) in self._missing:
+                x, y, width, height = self._writer.levels[0].box(row, column)
+                top, left = y - box.hr_y, x - box.hr_x
+                self._writer.put(row, column, pixels[top:top + height, left:left + width])
+
+    def _places(self, box: Box) -> list[tuple[int, int]]:
+        rows = range(box.hr_y // self._tile, -(-(box.hr_y + box.hr_height) // self._tile))
+        columns = range(box.hr_x // self._tile, -(-(box.hr_x + box.hr_width) // self._tile))
+        return [(row, column) for row in rows for column in columns]
+
+
+def write_image(pixels: np.ndarray, path: Path, quality: int | None = None) -> None:
+    """Write uint8 [H, W, 3] as PNG, or as JPEG without chroma subsampling, by the suffix."""
+    # In memory first: PIL writing to a file itself leaves half a JPEG on a full disk and says nothing.
+    file = io.BytesIO()
+    if path.suffix.lower() == ".png":
+        Image.fromarray(pixels).save(file, "PNG")
+    else:
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(file.getbuffer())
+
+
+def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, target: Path) -> None:
+    """Refuse a picture that can't end well before hours are spent on it.
+
+    Raises:
+        ValueError: It is too large for its format or for memory.
+    """
+    height, width = lr_shape[:2]
+    if target.suffix.lower() in (".jpg", ".jpeg") and scale * max(width, height) > JPEG_LONGEST_SIDE:
+        raise ValueError(f"{source}: {scale * width}x{scale * height} pixels are more than JPEG holds; write .tif")
+    needed = width * height * (BYTES_PER_LR_PIXEL + BYTES_PER_SR_PIXEL * scale**2)
+    free = available_memory()
+    if needed > free:
+        raise ValueError(f"{source}: {width}x{height} pixels take {needed / GIB:.1f} GiB of memory to become a "
+                         f"{target.suffix} and {free / GIB:.1f} are free; write .tif, which takes no more than a tile, "
+                         "or cut out a --region")
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory can be had: what Linux says is available, elsewhere all that there is."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

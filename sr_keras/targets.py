@@ -1,0 +1,115 @@
+"""Which file goes where: pictures become pictures, slides become slides, and nothing is written over unasked."""
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from pipelines.options import require
+from pipelines.slide import SlideError, open_slide, slide_id_of
+from pipelines.sources import SLIDE_SUFFIXES, TIFF_SUFFIXES, TILE_SUFFIXES
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+WRITTEN = (*PICTURE_SUFFIXES, ".tif", ".tiff")
+INDEX_SUFFIXES = (".vms", ".vmu")  # lists of the JPEGs that are the slide and lie beside it
+READ = TILE_SUFFIXES | SLIDE_SUFFIXES
+
+
+def plan(spec: str, output: Path, scale: int, *, ome: bool = False, overwrite: bool = False,
+         resume: bool = False) -> list[tuple[Path, Path]]:
+    """Return which file becomes which, before anything is computed.
+
+    Args:
+        spec: A picture, a slide, a folder (searched to its depth), or a comma list of them.
+        output: A picture or a .tif for one file; a folder for one or many: pictures become NAME.png there, slides
+            NAME_x4.tif.
+        scale: SR side over LR side.
+        ome: Whether slides become OME-TIFF.
+        overwrite: Whether what is there may be replaced.
+        resume: Whether what is there may be left as it is.
+
+    Raises:
+        FileNotFoundError: There is no such input.
+        ValueError: A folder has nothing to read; the output has a suffix that can't be written, would replace an input
+            or, unasked, anything else; or two files would have one output.
+    """
+    inputs = find_inputs(spec)
+    suffix = f"_x{scale}.ome.tif" if ome else f"_x{scale}.tif"
+    if len(inputs) == 1 and inputs[0].is_file():
+        pairs = [(inputs[0], _plan_file(inputs[0], output, suffix))]
+    else:
+        pairs = _plan_many(inputs, output, suffix)
+    sources, uses = {path.resolve() for path, _ in pairs}, Counter(path for _, path in pairs)
+    for target, count in uses.items():
+        require(target.resolve() not in sources, "output", "be another file than the input", "name another",
+                str(target))
+        require(count == 1, "input", f"give {target} one picture", "rename the others", spec)
+        require(overwrite or resume or not target.exists(), "output", "be new",
+                "name another, or add --overwrite (or --resume, to leave it)", str(target))
+    return pairs
+
+
+def find_inputs(spec: str) -> list[Path]:
+    """Return the files and folders that `spec` names.
+
+    Raises:
+        FileNotFoundError: One of them does not exist.
+    """
+    names = [spec] if Path(spec).exists() else [name.strip() for name in spec.split(",") if name.strip()]
+    for name in names:
+        if not Path(name).exists():
+            raise FileNotFoundError(f"no such picture or folder: {name}")
+    return [Path(name) for name in names]
+
+
+def is_slide(path: Path) -> bool:
+    """Whether a file is a slide: by its suffix; a TIFF if it has levels or says its mpp."""
+    suffix = path.suffix.lower()
+    if suffix not in TIFF_SUFFIXES:
+        return suffix in SLIDE_SUFFIXES
+    try:
+        with open_slide(path) as slide:
+            return len(slide.level_dimensions) > 1 or slide.mpp is not None
+    except SlideError:
+        return False  # it fails when its turn comes, and says why
+
+
+def is_picture(target: Path) -> bool:
+    """Whether an output is made in memory: PNG and JPEG."""
+    return target.suffix.lower() in PICTURE_SUFFIXES
+
+
+def _name(path: Path, suffix: str) -> str:
+    return slide_id_of(path) + (suffix if is_slide(path) else ".png")
+
+
+def _plan_file(source: Path, output: Path, suffix: str) -> Path:
+    if output.suffix.lower() in WRITTEN and not output.is_dir():
+        return output
+    require(output.is_dir() or not output.suffix, "output", f"end in one of {', '.join(WRITTEN)}, or be a folder",
+            "choose one of these", str(output))
+    return output / _name(source, suffix)
+
+
+def _plan_many(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
+    require(not output.is_file() and output.suffix.lower() not in WRITTEN, "output", "be a folder, as the input is",
+            "name one", str(output))
+    pairs = []
+    for path in inputs:
+        found = _in_folder(path, output) if path.is_dir() else [path]
+        require(bool(found), "input", f"have pictures or slides in it ({', '.join(sorted(READ))})",
+                "name another folder", str(path))
+        root = path if path.is_dir() else path.parent
+        pairs += [(file, output / file.relative_to(root).with_name(_name(file, suffix))) for file in found]
+    # Where slides lie beside their results, those are no input the next time.
+    made = {target.resolve() for _, target in pairs if target.name.endswith(suffix)}
+    return [(source, target) for source, target in pairs if source.resolve() not in made]
+
+
+def _in_folder(folder: Path, output: Path) -> list[Path]:
+    """Return what can be read under a folder, but for a folder of results inside of it and for parts of slides."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READ and path.is_file()
+                   and not path.name.startswith(".") and (output == folder or not path.is_relative_to(output)))
+    parts = {path.parent / name for path in found if path.suffix.lower() in INDEX_SUFFIXES
+             for name in re.findall(r"=\s*(.+?)\s*$", path.read_text(errors="replace"), re.MULTILINE)}
+    return [path for path in found if path not in parts]

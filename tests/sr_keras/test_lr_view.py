@@ -1,0 +1,83 @@
+"""What is read of a slide: the right pixels, only the broken ones white, and tissue where there is some."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.slide import open_slide
+from sr_keras.lr_view import BadPlaces, LRView, TissueMap
+
+
+@pytest.mark.parametrize("asked", [{}, {"level": 1}, {"mpp": 1.25}, {"mpp": 2.0, "region": (100, 60, 200, 130)},
+                                   {"level": 2, "region": (6, 9, 400, 333)}])
+def test_windows_are_pieces_of_the_whole_plane(asked, sample_slide):
+    with open_slide(sample_slide) as slide:
+        lr = LRView(slide, **asked)
+        height, width = lr.shape[:2]
+        whole = lr[0:height, 0:width].astype(int)
+        for y in range(0, height, 37):
+            for x in range(0, width, 51):
+                rows, columns = slice(y, min(y + 37, height)), slice(x, min(x + 51, width))
+                assert np.abs(lr[rows, columns] - whole[rows, columns]).max() <= 1  # PIL resamples in 8 bit
+
+
+def test_plane_of_level_0_is_the_picture(sample_slide, histology):
+    with open_slide(sample_slide) as slide:
+        lr = LRView(slide, region=(30, 40, 100, 50))
+        assert (lr.shape, lr.mpp) == ((50, 100, 3), 0.5)
+        np.testing.assert_array_equal(lr[5:50, 10:100], histology[45:90, 40:130])
+
+
+def test_coarse_plane_of_a_fine_level_is_read_in_pieces_that_fit_in_memory(sample_slide, monkeypatch):
+    with open_slide(sample_slide) as slide:
+        whole = LRView(slide, mpp=10.0)
+        expected = whole[0:whole.shape[0], 0:whole.shape[1]].astype(int)
+        monkeypatch.setattr("sr_keras.lr_view.SOURCE_SIDE", 64)
+        assert np.abs(whole[0:whole.shape[0], 0:whole.shape[1]] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("region", [None, (100, 90, 200, 180), (128, 128, 128, 128), (200, 200, 10, 10)])
+def test_only_what_is_broken_becomes_white_wherever_the_plane_begins(region, broken_slide, histology):
+    with open_slide(broken_slide) as slide:
+        lr = LRView(slide, region=region)
+        x, y, width, height = region or (0, 0, 512, 512)
+        expected = histology.copy()
+        expected[128:256, 128:256] = 255
+        np.testing.assert_array_equal(lr[0:height, 0:width], expected[y:y + height, x:x + width])
+        left, top = max(x, 128), max(y, 128)
+        box = left, top, min(x + width, 256) - left, min(y + height, 256) - top
+        assert lr.bad_l0_rectangles() == [box]
+
+
+def test_bad_places_outlive_a_kill_and_half_a_line(tmp_path):
+    bad = BadPlaces(tmp_path / "bad")
+    for cell in ((3, 4), (4, 4), (3, 4), (9, 9)):
+        bad.add(cell)
+    with (tmp_path / "bad").open("a") as file:
+        file.write("12 1")
+    again = BadPlaces(tmp_path / "bad", resume=True)
+    assert again.rectangles() == [(48, 64, 32, 16), (144, 144, 16, 16)]
+    assert BadPlaces(tmp_path / "bad").cells == set()
+    again.forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_tissue_is_found_where_it_is_in_any_plane(tmp_path, histology):
+    from PIL import Image
+
+    picture = np.full((400, 1200, 3), 245, np.uint8)
+    picture[100:300, 100:300] = histology[:200, :200]
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", assume_mpp=0.5) as slide:
+        for asked, factor, origin in (({}, 1, 0), ({"mpp": 1.0}, 2, 0), ({"region": (40, 0, 1160, 400)}, 1, 40)):
+            lr = LRView(slide, **asked)
+            tissue = TissueMap(lr)
+
+            def at(x, y, side=100, tissue=tissue, factor=factor, origin=origin):
+                x, y, side = (x - origin) // factor, y // factor, side // factor
+                return tissue.any_in(slice(y, y + side), slice(x, x + side))
+
+            assert at(150, 150)
+            assert at(280, 280)
+            assert not at(600, 150)
+            assert not at(1000, 300)
