@@ -33,6 +33,8 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "saved_models/NAME, a run folder, or a .keras generator.", flag_values=FLAGS)
 flags.DEFINE_string("input", None, "A slide or picture, a folder of them, or a comma list.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .tif, .png or .jpg to write, or a folder.", flag_values=FLAGS)
+flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto"],
+                  "What runs the network; auto is the fastest that is installed, measured once.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace what is there.", flag_values=FLAGS)
 flags.DEFINE_boolean("resume", False, "Go on with what was stopped; what is finished stays.", flag_values=FLAGS)
 flags.DEFINE_float("mpp", None, "Microns per pixel to read at; 1.0 is about 10x.", flag_values=FLAGS)
@@ -58,9 +60,11 @@ def main() -> int:
     options = enlarge_options(FLAGS)
     find_inputs(FLAGS.input)  # a slip of the keys is told before seconds of loading
 
-    from sr_keras.models import load_generator
+    from sr_keras.engines import open_engine
 
-    generator = load_generator(FLAGS.model)
+    generator = open_engine(FLAGS.engine, FLAGS.model)
+    if FLAGS.engine == "auto":
+        print(generator.why)
     pairs = plan(FLAGS.input, Path(FLAGS.output), generator.scale, ome=options.format == "ome",
                  overwrite=options.overwrite, resume=options.resume)
     model = describe_model(generator)

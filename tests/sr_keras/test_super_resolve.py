@@ -152,6 +152,15 @@ def test_status_says_that_nothing_was_done(run, tmp_path):
     assert str(tmp_path / "bad.png") in report["error"]
 
 
+@pytest.mark.parametrize(("engine", "package"), [("litert", "ai_edge_litert"), ("onnx", "onnxruntime")])
+def test_engine_makes_the_same_picture_within_one_step(engine, package, picture, run, tmp_path, monkeypatch):
+    pytest.importorskip(package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert run(f"--input={picture}", f"--output={tmp_path / 'keras.png'}") == 0
+    assert run(f"--input={picture}", f"--output={tmp_path / 'other.png'}", f"--engine={engine}") == 0
+    assert difference(pixels(tmp_path / "keras.png"), pixels(tmp_path / "other.png")) <= 1
+
+
 def test_output_that_exists_is_kept_unless_told(picture, run, tmp_path):
     (tmp_path / "large.png").write_text("precious")
     with pytest.raises(ValueError, match="`output` must be new; name another, or add --overwrite"):
