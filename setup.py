@@ -9,6 +9,7 @@ REQUIREMENTS = [line for line in (HERE / "requirements.txt").read_text().splitli
 EXTRAS = {
     "litert": ["ai-edge-litert==2.3.0"],
     "onnx": ["onnx==1.23.2", "onnxruntime==1.32.0", "tf2onnx==1.17.0"],
+    "serving": ["grpcio==1.85.3", "tensorflow-serving-api==2.21.0"],
 }
 
 setup(
@@ -28,6 +29,6 @@ setup(
         **EXTRAS,
         # Tests of every engine and of what other software reads come with it.
         "dev": ["mypy==2.4.1", "pytest==9.2.0", "pyvips-binary==8.18.7", "pyvips==3.2.0", "ruff==0.17.6",
-                *EXTRAS["litert"], *EXTRAS["onnx"]],
+                *EXTRAS["litert"], *EXTRAS["onnx"], *EXTRAS["serving"]],
     },
 )

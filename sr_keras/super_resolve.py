@@ -3,6 +3,7 @@
     python -m sr_keras.super_resolve --model=saved_models/demo --input=slide.svs --output=slide_x4.tif
     python -m sr_keras.super_resolve --model=saved_models/demo --input=slides --output=slides_x4 --mpp=1.0
     python -m sr_keras.super_resolve --model=saved_models/demo --input=picture.png --output=large.png
+    python -m sr_keras.super_resolve --model=saved_models/demo --input=slide.svs --output=out.tif --trust_map=trust.tif
 
 Input: a file that pipelines.slide opens, a folder, or a comma list. Output: a .tif is a tiled pyramid that OpenSlide
 and QuPath open, of any size in 2 GiB of memory; .png and .jpg are made in memory; in a folder slides become NAME_x4.tif
@@ -10,11 +11,16 @@ and pictures NAME.png. A report lies beside each output. Windows overlap by all 
 seams; where there is only glass, bicubic does. A file that fails does not stop the others, and a place that can't be
 read becomes white and is reported. What was stopped, even by kill -9, goes on with --resume to the same bytes.
 
+--trust_map tells where the output, blurred and subsampled again, departs from its input: a map, its worst regions as
+GeoJSON, which QuPath imports, and a picture of both. The finished file is measured, so --resume adds it to one that is
+there.
+
 Exit status: 0 all done, 1 in part (a file failed, or a place could not be read), 2 nothing.
 """
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,14 +31,17 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.options import require
 from pipelines.slide import SlideError
-from sr_keras.enlarge import EnlargeOptions, enlarge_file
-from sr_keras.reports import describe_model, report_path, summary, write_report
-from sr_keras.targets import find_inputs, plan
+from sr_keras.whole_slide import EnlargeOptions, enlarge_file
+from sr_keras.whole_slide.reports import describe_model, report_path, summary, trust_line, write_report
+from sr_keras.whole_slide.targets import find_inputs, plan, plan_trust
+from sr_keras.whole_slide.trust import check_trust
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "saved_models/NAME, a run folder, or a .keras generator.", flag_values=FLAGS)
 flags.DEFINE_string("input", None, "A slide or picture, a folder of them, or a comma list.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .tif, .png or .jpg to write, or a folder.", flag_values=FLAGS)
+flags.DEFINE_string("trust_map", None, "A .tif for the map of how far the output departs from its input, or a folder, "
+                    "where it is NAME_trust.tif.", flag_values=FLAGS)
 flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto"],
                   "What runs the network; auto is the fastest that is installed, measured once.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace what is there.", flag_values=FLAGS)
@@ -67,18 +76,20 @@ def main() -> int:
         print(generator.why)
     pairs = plan(FLAGS.input, Path(FLAGS.output), generator.scale, ome=options.format == "ome",
                  overwrite=options.overwrite, resume=options.resume)
+    maps = _maps(FLAGS.trust_map, pairs, generator.scale, options)
     model = describe_model(generator)
     done, failures = [], []
-    for source, target in tqdm(pairs, desc="files", unit="file", disable=len(pairs) == 1):
+    for (source, target), trust_map in zip(tqdm(pairs, desc="files", unit="file", disable=len(pairs) == 1), maps,
+                                           strict=True):
         try:
-            done.append(enlarge_file(generator, source, target, options, model=model))
+            done.append(enlarge_file(generator, source, target, options, trust_map=trust_map, model=model))
         except (OSError, SlideError, ValueError) as error:
             failures.append(_failed(source, target, error))
             continue
         except KeyboardInterrupt:
             print(f"\n{target} is not done: the same command with --resume goes on with it", file=sys.stderr)
             raise
-        tqdm.write(f"{target}: kept, it was there" if done[-1].get("kept") else summary(done[-1]))
+        tqdm.write(_kept(target, done[-1]) if done[-1].get("kept") else summary(done[-1]))
     print(f"{len(done)} of {len(pairs)} written to {FLAGS.output}")
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
@@ -91,6 +102,19 @@ def enlarge_options(values: flags.FlagValues) -> EnlargeOptions:
         mpp=values.mpp, level=values.level, assume_mpp=values.assume_mpp, region=_region(values.region),
         quality=values.quality, lossless=values.lossless, format=values.format, everywhere=values.everywhere,
         halo=values.halo, tile=values.tile, memory=values.memory, overwrite=values.overwrite, resume=values.resume)
+
+
+def _maps(trust_map: str | None, pairs: list[tuple[Path, Path]], scale: int,
+          options: EnlargeOptions) -> Sequence[Path | None]:
+    if not trust_map:
+        return [None] * len(pairs)
+    check_trust(scale)
+    return plan_trust(pairs, Path(FLAGS.output), Path(trust_map), overwrite=options.overwrite, resume=options.resume)
+
+
+def _kept(target: Path, report: dict[str, Any]) -> str:
+    line = f"{target}: kept, it was there"
+    return f"{line}; it {trust_line(report['trust'])}" if FLAGS.trust_map else line
 
 
 def _region(numbers: list[str] | None) -> Any:

@@ -14,12 +14,12 @@ from PIL import Image
 
 from pipelines import console
 from pipelines.slide import open_slide
-from sr_keras import sinks
 from sr_keras import super_resolve as command
-from sr_keras.enlarge import enlarge_file, enlarge_image
 from sr_keras.models import LoadedGenerator, load_generator
 from sr_keras.networks import generator
-from sr_keras.targets import is_slide, plan
+from sr_keras.whole_slide import sinks
+from sr_keras.whole_slide.enlarge import enlarge_file, enlarge_image
+from sr_keras.whole_slide.targets import is_slide, plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@
     lr (`.shape`, `[y0:y1, x0:x1]`) -> windows -> network, or bicubic where there is only glass -> sink
 
 Windows are read ahead in a thread, the network runs in this one, and the sink encodes in its own. Of the plane no more
-is held than a few windows: memory follows from the size of a window, not of the slide. Windows are chosen by `plans`.
+is held than a few windows: memory follows from the size of a window, not of the slide. Windows are chosen by `windows`.
 """
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.plans import Plan, pyramid_tile
 from sr_keras.tiling import Box, Span, checked, core_of, spans
+from sr_keras.whole_slide.windows import Plan, pyramid_tile
 
 READ_AHEAD = 2
 BICUBIC_REACH = 2
@@ -88,7 +88,7 @@ def super_resolve_plane(
     Args:
         generator: What makes SR of LR; any engine.
         lr: The plane.
-        windows: From `plans.plan`.
+        windows: From `windows.plan`.
         sink: Gets every core that it lacks.
         has_tissue: Whether rows and columns of the plane hold any; where they do not, bicubic is good enough. None
             for the network everywhere.

@@ -8,6 +8,8 @@ from pathlib import Path
 from pipelines.options import require
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.sources import SLIDE_SUFFIXES, TIFF_SUFFIXES, TILE_SUFFIXES
+from sr_keras.whole_slide.departure import is_map
+from sr_keras.whole_slide.trust import trust_paths
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 WRITTEN = (*PICTURE_SUFFIXES, ".tif", ".tiff")
@@ -47,6 +49,46 @@ def plan(spec: str, output: Path, scale: int, *, ome: bool = False, overwrite: b
         require(overwrite or resume or not target.exists(), "output", "be new",
                 "name another, or add --overwrite (or --resume, to leave it)", str(target))
     return pairs
+
+
+def plan_trust(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path, *, overwrite: bool = False,
+               resume: bool = False) -> list[Path]:
+    """Return where the map of trust of each output goes, before anything is computed.
+
+    Args:
+        pairs: From `plan`.
+        output: What was given to it.
+        trust_map: A .tif for one file; a folder for one or many: maps become NAME_trust.tif there, in folders as
+            outputs are.
+        overwrite: Whether what is there may be replaced.
+        resume: Whether maps that are there may be left or completed.
+
+    Raises:
+        ValueError: A map would replace an input, an output or, unasked, anything else; two files would have one map;
+            or it is neither a .tif nor a folder.
+    """
+    if trust_map.suffix.lower() in TIFF_SUFFIXES and not trust_map.is_dir():
+        require(len(pairs) == 1, "trust_map", f"be a folder, as {len(pairs)} files are read", "name one",
+                str(trust_map))
+        maps = [trust_map]
+    else:
+        require(trust_map.is_dir() or not (trust_map.suffix or trust_map.exists()), "trust_map",
+                "end in .tif, or be a folder", "choose one of these", str(trust_map))
+        roots = [output if output in target.parents else target.parent for _, target in pairs]
+        maps = [trust_map / target.relative_to(root).with_name(f"{slide_id_of(source)}_trust.tif")
+                for (source, target), root in zip(pairs, roots, strict=True)]
+    taken, uses = {path.resolve() for pair in pairs for path in pair}, Counter(maps)
+    for path in maps:
+        require(uses[path] == 1, "trust_map", f"get one map of the name {path.name} there", "rename the inputs",
+                str(trust_map))
+        for part in trust_paths(path):
+            require(part.resolve() not in taken, "trust_map", "be another file than inputs and outputs",
+                    "name another", str(part))
+            require(overwrite or resume or not part.exists(), "trust_map", "be new",
+                    "name another, or add --overwrite (or --resume, to complete it)", str(part))
+        require(overwrite or not path.exists() or is_map(path), "trust_map", "be a map to be left or completed",
+                "name another, or add --overwrite", str(path))
+    return maps
 
 
 def find_inputs(spec: str) -> list[Path]:
@@ -107,9 +149,11 @@ def _plan_many(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path
 
 
 def _in_folder(folder: Path, output: Path) -> list[Path]:
-    """Return what can be read under a folder, but for a folder of results inside of it and for parts of slides."""
+    """Return what can be read under a folder, but for results inside of it, maps of trust and parts of slides."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READ and path.is_file()
                    and not path.name.startswith(".") and (output == folder or not path.is_relative_to(output)))
     parts = {path.parent / name for path in found if path.suffix.lower() in INDEX_SUFFIXES
              for name in re.findall(r"=\s*(.+?)\s*$", path.read_text(errors="replace"), re.MULTILINE)}
+    parts |= {part for path in found if path.suffix.lower() in TIFF_SUFFIXES and is_map(path)
+              for part in trust_paths(path)}
     return [path for path in found if path not in parts]

@@ -3,16 +3,15 @@
     options = EnlargeOptions(mpp=1.0, quality=90)
     report = enlarge_file(load_generator("saved_models/demo"), Path("case.svs"), Path("case_x4.tif"), options)
 
-A .tif is a pyramid that is written as it comes and can be gone on with; .png and .jpg are made in memory.
+A .tif is a pyramid that is written as it comes and can be gone on with; .png and .jpg are made in memory. How far the
+output departs from its input is measured afterwards, on the finished file, where a `trust_map` is asked for.
 """
 from __future__ import annotations
 
 import html
 import json
-import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,17 @@ import tifffile
 from tqdm import tqdm
 
 from pipelines.options import require
-from pipelines.pyramid import PyramidOptions, PyramidWriter
-from pipelines.slide import SlideError, open_slide
-from pipelines.sources import Region
-from sr_keras import reports
-from sr_keras.lr_view import CELL, BadPlaces, LRView, TissueMap
-from sr_keras.plans import FIXED_GIB, MEMORY_GIB, Plan, filters_of, plan, pyramid_tile
-from sr_keras.sinks import ImageSink, PyramidSink, check_size, write_image
-from sr_keras.targets import is_picture
-from sr_keras.whole_slide import Finished, Sink, Work, halo_error, super_resolve_plane
+from pipelines.pyramid import PyramidWriter
+from pipelines.slide import Slide, SlideError, open_slide
+from sr_keras.whole_slide import reports
+from sr_keras.whole_slide.departure import measure_file
+from sr_keras.whole_slide.loop import Finished, Sink, Work, halo_error, super_resolve_plane
+from sr_keras.whole_slide.options import EnlargeOptions
+from sr_keras.whole_slide.sinks import ImageSink, PyramidSink, check_size, write_image
+from sr_keras.whole_slide.targets import is_picture
+from sr_keras.whole_slide.trust import check_trust, trust_paths, write_trust
+from sr_keras.whole_slide.view import CELL, BadPlaces, LRView, TissueMap
+from sr_keras.whole_slide.windows import Plan, filters_of, plan
 
 if TYPE_CHECKING:
     from sr_keras.models import LoadedGenerator
@@ -37,62 +38,10 @@ if TYPE_CHECKING:
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpixel [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
-@dataclass(frozen=True)
-class EnlargeOptions:
-    """What is read, how it is computed and how it is written.
-
-    Read is `region` (x, y, width, height in level 0; None for all) at `mpp`, or at `level` where that is None;
-    `assume_mpp` is for slides that do not say theirs. `quality` is that of JPEG, None the format's own. `format` is
-    "tiff" or "ome", None what the output's name says. `halo` and `tile` are in LR pixels, None for what is best in
-    `memory` GiB.
-    """
-
-    mpp: float | None = None
-    level: int = 0
-    assume_mpp: float | None = None
-    region: Region | None = None
-    quality: int | None = None
-    lossless: bool = False
-    format: str | None = None
-    everywhere: bool = False
-    halo: int | None = None
-    tile: int | None = None
-    memory: float = MEMORY_GIB
-    overwrite: bool = False
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        require(self.mpp is None or self.mpp > 0, "mpp", "be positive", "give microns per pixel, 0.5 is about 20x",
-                self.mpp)
-        require(self.level >= 0, "level", "be 0 or more", "0 is the highest resolution", self.level)
-        require(self.mpp is None or self.level == 0, "level", "be left out when mpp is given",
-                "choose one of the two", self.level)
-        require(self.assume_mpp is None or self.assume_mpp > 0, "assume_mpp", "be positive", "give microns per pixel",
-                self.assume_mpp)
-        require(self.region is None or len(self.region) == 4, "region", "be x,y,width,height",
-                "give four whole numbers, in level-0 pixels", self.region)
-        require(self.quality is None or not self.lossless, "quality", "be left out when lossless is given",
-                "choose one of the two", self.quality)
-        require(self.halo is None or self.halo >= 0, "halo", "be 0 or more", "leave it out for one that leaves no seam",
-                self.halo)
-        require(self.memory > FIXED_GIB, "memory", f"be more than {FIXED_GIB} GiB, which TensorFlow and readers take",
-                f"{MEMORY_GIB} is the default, more makes windows larger and overlap less", self.memory)
-        self.pyramid(Path("a.tif"), 2)  # checks quality and format
-
-    def pyramid(self, target: Path, scale: int) -> PyramidOptions:
-        """Return how a pyramid is written to `target`."""
-        named = "ome" if re.search(r"\.ome\.tiff?$", target.name.lower()) else "tiff"
-        quality = PyramidOptions.quality if self.quality is None else self.quality
-        return PyramidOptions(pyramid_tile(scale), None if self.lossless else quality, self.format or named)
-
-    def of_pixels(self) -> dict[str, Any]:
-        """Return what pixels follow from."""
-        return {name: value for name, value in asdict(self).items() if name not in ("memory", "overwrite", "resume")}
-
 
 def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options: EnlargeOptions | None = None, *,
-                 model: dict[str, Any] | None = None, each: Callable[[Finished], None] | None = None,
-                 ) -> dict[str, Any]:
+                 trust_map: Path | None = None, model: dict[str, Any] | None = None,
+                 each: Callable[[Finished], None] | None = None) -> dict[str, Any]:
     """Super-resolve one file.
 
     Args:
@@ -100,6 +49,8 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
         source: A slide or picture.
         target: What to write, by its suffix.
         options: How.
+        trust_map: A .tif for the map of how far the output departs from its input; see `trust`. Pixels do not follow
+            from it: with `resume` one may be added to an output that is there.
         model: From `reports.describe_model`, where it was asked already.
         each: Called with every finished core.
 
@@ -108,14 +59,21 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
 
     Raises:
         SlideError: The slide can't be read, or not as asked.
-        ValueError: It is too large for memory or for the format, the region lies outside, or something else is there.
+        ValueError: It is too large for memory or for the format, the region lies outside, something else is there, or
+            nothing can be measured at the model's scale.
         OSError: It can't be written.
     """
     options = options or EnlargeOptions()
     begun = time.monotonic()
+    if trust_map:
+        check_trust(generator.scale)
     made = reports.description(model or reports.describe_model(generator), options.of_pixels(), source)
     if options.resume and target.exists():
-        return _kept(target, made)
+        report = _kept(target, made)
+        if trust_map and not _is_measured(report, trust_map):
+            with open_slide(source, options.assume_mpp) as slide:
+                report = _measured(report, generator, slide, target, options, trust_map)
+        return report | {"kept": True}
     with open_slide(source, options.assume_mpp) as slide:
         lr = LRView(slide, options.mpp, options.level, options.region)
         full = generator.halo
@@ -123,7 +81,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
                        filters_of(generator), options.tile, 1 if options.tile and is_picture(target) else None,
                        options.memory)
         if is_picture(target):
-            check_size(lr.shape, generator.scale, source, target)
+            check_size(lr.shape, generator.scale, source, target, read_again=bool(trust_map))
         # In a picture of one window there is nothing to save.
         tissue = None if options.everywhere or len(windows) == 1 else TissueMap(lr).any_in
         error = None
@@ -132,7 +90,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
             error = {"full_halo": full, "largest": worst, "mean": mean}
 
         def run(sink: Sink) -> Work:
-            with _bar(source.name, windows) as bar:
+            with _bar(source.name, lr, generator.scale) as bar:
                 work = super_resolve_plane(generator, lr, windows, sink, has_tissue=tissue, each=each,
                                            progress=_teller(bar))
             if lr.all_bad:
@@ -144,10 +102,10 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
         else:
             work = _write_pyramid(run, lr, windows, target, options, made)
         report = _report(source, target, lr, windows, work, time.monotonic() - begun)
-    report |= {"glass": tissue is not None, "description": made}
-    report["work"]["halo_error"] = error
-    reports.write_report(reports.report_path(target), report)
-    return report
+        report |= {"glass": tissue is not None, "description": made}
+        report["work"]["halo_error"] = error
+        reports.write_report(reports.report_path(target), report)
+        return _measured(report, generator, slide, target, options, trust_map) if trust_map else report
 
 
 def enlarge_image(generator: LoadedGenerator, lr: np.ndarray, tile: int | None = None) -> np.ndarray:
@@ -200,23 +158,48 @@ def _report(source: Path, target: Path, lr: LRView, windows: Plan, work: Work, s
 
 
 def _kept(target: Path, made: dict[str, Any]) -> dict[str, Any]:
-    """Return the report of an output that is there and is what would be made now."""
+    """Return the report of an output that is there and is what would be made now; an empty one where it has none."""
     report = reports.read_report(reports.report_path(target))
     same = report.get("description") == json.loads(_text(made))
     if not same and not is_picture(target):  # a kill may have come before the report
+        report = {}
         with tifffile.TiffFile(target) as tiff:
             same = _text(made) in html.unescape(tiff.pages[0].description)
     require(same, "output", "have been made of this source by this model and these flags to be left as it is",
             "name another, or add --overwrite without --resume", str(target))
-    return report | {"kept": True}
+    return report
+
+
+def _is_measured(report: dict[str, Any], trust_map: Path) -> bool:
+    """Whether the map is there and this output's; what lies there may be that of one that was overwritten."""
+    return report.get("trust", {}).get("map") == str(trust_map) and all(map(Path.exists, trust_paths(trust_map)))
+
+
+def _measured(report: dict[str, Any], generator: LoadedGenerator, slide: Slide, target: Path, options: EnlargeOptions,
+              trust_map: Path) -> dict[str, Any]:
+    """Return the report of a finished output with what was measured, and leave map and report on disk."""
+    begun = time.monotonic()
+    for old in trust_paths(trust_map):  # of another output: if measuring fails, it must not be taken for this one's
+        old.unlink(missing_ok=True)
+    # A view of its own: the notes of the one that was super-resolved lay in a file that is gone.
+    lr = LRView(slide, options.mpp, options.level, options.region)
+    with _bar(f"{slide.path.name}, trust", lr, generator.scale) as bar:
+        tell = _teller(bar)
+        trust = measure_file(lr, target, generator.degrade, lambda pixels: tell(pixels, False))
+    said = write_trust(trust_map, trust, slide.path.name) | {"seconds": time.monotonic() - begun}
+    if not report:  # of an output that was kept without one
+        return {"trust": said}
+    report = report | {"trust": said, "peak_rss_bytes": reports.peak_rss()}
+    reports.write_report(reports.report_path(target), report)
+    return report
 
 
 def _text(made: dict[str, Any]) -> str:
     return json.dumps(made, sort_keys=True)
 
 
-def _bar(name: str, windows: Plan) -> tqdm:
-    pixels = windows.rows[-1].core_stop * windows.columns[-1].core_stop * windows.scale**2
+def _bar(name: str, lr: LRView, scale: int) -> tqdm:
+    pixels = lr.shape[0] * lr.shape[1] * scale**2
     return tqdm(desc=name, total=pixels / 1e6, unit=" Mpixel", bar_format=BAR, leave=False)
 
 

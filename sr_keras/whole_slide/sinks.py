@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from pathlib import Path
@@ -73,13 +74,25 @@ def write_image(pixels: np.ndarray, path: Path, quality: int | None = None) -> N
         temporary.write_bytes(file.getbuffer())
 
 
-def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, target: Path) -> None:
+def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, target: Path, *,
+               read_again: bool = False) -> None:
     """Refuse a picture that can't end well before hours are spent on it.
 
+    Args:
+        lr_shape: Sides of what is super-resolved.
+        scale: SR side over LR side.
+        source: What is read.
+        target: What is written.
+        read_again: Whether the picture is opened afterwards, to be measured.
+
     Raises:
-        ValueError: It is too large for its format or for memory.
+        ValueError: It is too large for its format, for memory or for its reader.
     """
     height, width = lr_shape[:2]
+    most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # PIL takes more for an attack
+    if read_again and width * height * scale**2 > most:
+        raise ValueError(f"{source}: {scale * width}x{scale * height} pixels are more than PIL reads again from a "
+                         f"{target.suffix}, and --trust_map measures the finished file; write .tif")
     if target.suffix.lower() in (".jpg", ".jpeg") and scale * max(width, height) > JPEG_LONGEST_SIDE:
         raise ValueError(f"{source}: {scale * width}x{scale * height} pixels are more than JPEG holds; write .tif")
     needed = width * height * (BYTES_PER_LR_PIXEL + BYTES_PER_SR_PIXEL * scale**2)

@@ -5,11 +5,8 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import openslide
@@ -20,26 +17,12 @@ from PIL import Image
 from pipelines.pixels import to_float, to_uint8
 from pipelines.pyramid import PyramidOptions, PyramidWriter, store
 from pipelines.slide import open_slide
-from sr_keras import reports
-from sr_keras.enlarge import EnlargeOptions, enlarge_file
-from sr_keras.models import LoadedGenerator, load_generator
-from sr_keras.networks import generator
-from sr_keras.plans import plan, pyramid_tile
-from sr_keras.sinks import ImageSink
-from sr_keras.tiling import Box
-from sr_keras.whole_slide import halo_error, super_resolve_plane
+from sr_keras.models import load_generator
+from sr_keras.whole_slide import reports
+from sr_keras.whole_slide.enlarge import EnlargeOptions, enlarge_file
 
-ROOT = Path(__file__).parents[2]
 LOSSLESS = EnlargeOptions(lossless=True)
 REGION = EnlargeOptions(lossless=True, region=(64, 32, 301, 200))
-
-
-@pytest.fixture(scope="module")
-def loaded(randomised, tmp_path_factory) -> LoadedGenerator:
-    path = tmp_path_factory.mktemp("model") / "small" / "generator.keras"
-    path.parent.mkdir()
-    randomised(generator(scale=4, blocks=1, filters=4)).save(path)
-    return load_generator(path)
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +59,6 @@ def level_0(path: Path) -> np.ndarray:
 def difference(one: np.ndarray, two: np.ndarray) -> int:
     assert one.shape == two.shape
     return int(np.abs(one.astype(int) - two).max())
-
-
-def run_apart(call: str) -> subprocess.CompletedProcess:
-    """Evaluate a call of a function of this file in a process of its own."""
-    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n" \
-           f"import test_whole_slide as t\nt.{call}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 # What comes out
@@ -184,30 +160,6 @@ def test_halo_that_is_too_small_makes_a_seam_that_is_measured_and_seen(loaded, s
     assert f"errs by {error['largest']} of 255 at most" in reports.summary(report)
 
 
-def test_halo_of_the_receptive_field_measures_no_error(loaded, histology):
-    assert halo_error(loaded, histology, 4, loaded.halo, loaded.halo)[0] <= 1
-    assert halo_error(loaded, histology, 4, 1, loaded.halo)[0] > 5
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_cores_are_whole_tiles_of_the_pyramid_and_windows_have_one_shape(scale):
-    windows = plan((3001, 5003), scale, halo=20)
-    tile = pyramid_tile(scale)
-    assert tile % 16 == 0
-    assert tile % scale == 0
-    for axis in (windows.rows, windows.columns):
-        assert all(scale * span.core_start % tile == 0 for span in axis)
-        assert len({span.side for span in axis}) == 1
-    assert windows.overhead == pytest.approx(sum(y.side * x.side for y, x in windows) / (3001 * 5003) - 1)
-
-
-def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
-    overheads = [plan((20000, 30000), 4, 40, 64, memory=memory).overhead for memory in (2, 4, 8, 16)]
-    assert overheads == sorted(overheads, reverse=True)
-    assert overheads[-1] < 0.25
-    assert plan((20000, 30000), 4, 24, 32).overhead < plan((20000, 30000), 4, 24, 64).overhead
-
-
 # Glass
 
 def test_glass_is_bicubic_and_tissue_is_the_networks(loaded, glass_slide, tmp_path):
@@ -260,10 +212,10 @@ def killed(model: str, source: str, target: str, puts: int) -> None:
     enlarge_file(load_generator(model), Path(source), Path(target), LOSSLESS)
 
 
-def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(loaded, broken_slide, tmp_path):
+def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(run_apart, loaded, broken_slide, tmp_path):
     whole, path = tmp_path / "whole" / "a.tif", tmp_path / "a.tif"
     enlarge_file(loaded, broken_slide, whole, LOSSLESS)
-    outcome = run_apart(f"killed({str(loaded.path)!r}, {str(broken_slide)!r}, {str(path)!r}, 10)")
+    outcome = run_apart(Path(__file__), f"killed({str(loaded.path)!r}, {str(broken_slide)!r}, {str(path)!r}, 10)")
     assert outcome.returncode == -signal.SIGKILL, outcome.stderr
     assert not path.exists()
     assert path.with_name("a.tif.unfinished").exists()
@@ -317,40 +269,7 @@ def test_finished_output_is_kept_by_a_resume_if_it_is_what_would_be_made(report,
         enlarge_file(loaded, sample_slide, path, replace(REGION, everywhere=True, resume=True))
 
 
-# Hooks, refusals, memory
-
-def test_next_windows_are_read_while_the_network_runs():
-    third_is_read, reads = Event(), []
-
-    class Slow:
-        shape = (64, 64 * 20, 3)
-
-        def __getitem__(self, window):
-            reads.append(window)
-            if len(reads) == 3:
-                third_is_read.set()
-            return np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start, 3), np.uint8)
-
-    def network(lr):
-        assert third_is_read.wait(30)
-        return lr.repeat(4, 1).repeat(4, 2)
-
-    super_resolve_plane(network, Slow(), plan(Slow.shape, 4, 4, tile=136), ImageSink(4 * 64 * 20, 256))
-    assert len(reads) == 10
-
-
-def test_every_finished_core_is_handed_out_with_its_place(loaded, histology):
-    lr, cores = histology[:200, :330], []
-    windows, sink = plan(lr.shape, 4, loaded.halo, tile=150), ImageSink(4 * 330, 4 * 200)
-    told = []
-    super_resolve_plane(loaded, lr, windows, sink, each=cores.append, progress=lambda *a: told.append(a))
-    assert len(cores) == len(windows) > 1
-    assert sum(pixels for pixels, kept in told) == 16 * 200 * 330
-    for one in cores:
-        x, y, width, height = one.box
-        np.testing.assert_array_equal(one.sr, sink.pixels[y:y + height, x:x + width])
-        np.testing.assert_array_equal(one.lr, lr[y // 4:(y + height) // 4, x // 4:(x + width) // 4])
-
+# Refusals
 
 def test_model_of_another_scale_than_it_says_is_refused(loaded, sample_slide, tmp_path):
     with pytest.raises(ValueError, match="`fn` must return 2 times the sides of its input"):
@@ -387,63 +306,3 @@ def test_mpp_of_a_slide_without_one_names_the_flag(loaded, histology, tmp_path):
     path = write_slide(tmp_path / "none.tif", histology[:128], mpp=None)
     with pytest.raises(RuntimeError, match="--assume_mpp"):
         enlarge_file(loaded, path, tmp_path / "a.tif", EnlargeOptions(mpp=1.0))
-
-
-class Endless:
-    """A plane of tissue and glass without a file behind it."""
-
-    def __init__(self, side: int, tissue: np.ndarray) -> None:
-        self.shape = (side, side, 3)
-        self._tissue = np.tile(tissue, (3, 3, 1))
-
-    def __getitem__(self, window):
-        rows, columns = window
-        y, x = rows.start % 512, columns.start % 512
-        return self._tissue[y:y + rows.stop - rows.start, x:x + columns.stop - columns.start]
-
-
-def write_large(path: str, side: int) -> None:
-    """Write a slide of (4 * side)^2 pixels of a plane without end; print by how many MiB memory grew."""
-    from skimage.data import immunohistochemistry
-
-    from sr_keras.sinks import PyramidSink
-
-    def high_water() -> float:
-        return reports.peak_rss() / 2**20
-
-    def write(name: Path, side: int) -> None:
-        with PyramidWriter(name, 4 * side, 4 * side, 0.25) as writer:
-            super_resolve_plane(lambda lr: lr.repeat(4, 1).repeat(4, 2), Endless(side, immunohistochemistry()),
-                                plan((side, side), 4, 8), PyramidSink(writer))
-            writer.finish()
-
-    write(Path(path).with_name("first.tif"), 600)
-    before = high_water()
-    write(Path(path), side)
-    print(high_water() - before)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
-def test_memory_is_bounded_by_windows_and_not_by_the_slide(tmp_path):
-    outcome = run_apart(f"write_large({str(tmp_path / 'a.tif')!r}, 2048)")
-    assert outcome.returncode == 0, outcome.stderr
-    assert float(outcome.stdout) < 100  # the pixels alone are 192 MiB
-    with openslide.OpenSlide(tmp_path / "a.tif") as slide:
-        assert slide.dimensions == (8192, 8192)
-
-
-def test_box_is_put_as_whole_tiles_and_only_those_that_lack(tmp_path):
-    from sr_keras.sinks import PyramidSink
-
-    pixels = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
-    options = PyramidOptions(tile=128, quality=None)
-    with PyramidWriter(tmp_path / "a.tif", 300, 200, 0.5, options) as writer:
-        writer.put(0, 1, pixels[:128, 128:256])
-        sink = PyramidSink(writer)
-        assert not sink.lacks(Box(128, 0, 128, 128))
-        assert sink.lacks(Box(0, 0, 256, 128))
-        sink.put(Box(0, 0, 256, 128), pixels[:128, :256])
-        sink.put(Box(0, 128, 300, 72), pixels[128:])
-        sink.put(Box(256, 0, 44, 128), pixels[:128, 256:])
-        writer.finish()
-    np.testing.assert_array_equal(level_0(tmp_path / "a.tif"), pixels)

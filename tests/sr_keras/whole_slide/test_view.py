@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipelines.slide import open_slide
-from sr_keras.lr_view import BadPlaces, LRView, TissueMap
+from sr_keras.whole_slide.view import BadPlaces, LRView, TissueMap
 
 
 @pytest.mark.parametrize("asked", [{}, {"level": 1}, {"mpp": 1.25}, {"mpp": 2.0, "region": (100, 60, 200, 130)},
@@ -32,7 +32,7 @@ def test_coarse_plane_of_a_fine_level_is_read_in_pieces_that_fit_in_memory(sampl
     with open_slide(sample_slide) as slide:
         whole = LRView(slide, mpp=10.0)
         expected = whole[0:whole.shape[0], 0:whole.shape[1]].astype(int)
-        monkeypatch.setattr("sr_keras.lr_view.SOURCE_SIDE", 64)
+        monkeypatch.setattr("sr_keras.whole_slide.view.SOURCE_SIDE", 64)
         assert np.abs(whole[0:whole.shape[0], 0:whole.shape[1]] - expected).max() <= 1
 
 

@@ -102,11 +102,21 @@ def summary(report: dict[str, Any]) -> str:
         "memory": f"{report['peak_rss_bytes'] / GIB:.2f} GiB at most",
         "unreadable": _bad(report["bad"]),
     }
+    if report.get("trust"):
+        lines["trust"] = trust_line(report["trust"])
     if work["halo_error"]:
         lines["seams"] = _halo_error(work["halo_error"])
     if work["kept_share"]:
         lines["resumed"] = f"{work['kept_share']:.0%} of it was there; rates are those of this run"
     return "\n".join([report["output"], *(f"  {name:<11}{text}" for name, text in lines.items())])
+
+
+def trust_line(trust: dict[str, Any]) -> str:
+    """Return in a line how far an output departs from its input, from what `trust.write_trust` returned."""
+    worst = f"; {len(trust['worst'])} regions beyond {trust['threshold']:.1f}, worst at left, top, right, bottom " \
+            f"{', '.join(map(str, trust['worst'][0]['hr_box']))}" if trust["worst"] else \
+            f"; no region beyond {trust['threshold']:.1f}"
+    return f"departs by {trust['median']:.2f} of 255 at the median{worst}; measured in {_time(trust['seconds'])}"
 
 
 def bad_places(cells: int, cell_pixels: int, plane_pixels: int,

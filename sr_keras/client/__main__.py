@@ -1,0 +1,130 @@
+"""Super-resolve a picture on a server.
+
+    python -m sr_keras.client --server=grpc://localhost:8500 --model_name=demo --input=picture.png --output=large.png
+    python -m sr_keras.client --server=https://sr.example.org --model_name=demo --auth_header_file=token.txt \\
+        --input=picture.png --output=large.png
+    python -m sr_keras.client --server=http://localhost:8501 --model_name=demo --check
+
+Input: a picture, or a slide's finest level. Output: .png or .jpg. Large pictures go in tiles that overlap by --halo, so
+that there are no seams. An authorisation header ("Bearer TOKEN") is read from a file or from SR_KERAS_AUTH_HEADER.
+
+Exit status: 0 done, 2 not.
+"""
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from PIL import Image
+from tqdm import tqdm
+
+from pipelines import console
+from pipelines.options import require
+from pipelines.slide import Slide, open_slide
+from sr_keras.client.connection import SuperResolutionClient
+from sr_keras.client.options import AUTH_VARIABLE, ENCODINGS, ClientOptions, read_auth_header
+from sr_keras.whole_slide.sinks import JPEG_LONGEST_SIDE, write_image
+from sr_keras.whole_slide.targets import is_picture
+
+DEFAULT = ClientOptions()
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("server", None, "grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("model_name", None, "What the server calls the model.", flag_values=FLAGS)
+flags.DEFINE_integer("model_version", None, "Its version; the newest if left out.", flag_values=FLAGS)
+flags.DEFINE_boolean("check", False, "Only say whether the model is ready.", flag_values=FLAGS)
+flags.DEFINE_string("input", None, "A picture or slide.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "A .png or .jpg to write.", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "Replace what is there.", flag_values=FLAGS)
+flags.DEFINE_integer("quality", None, "Of a .jpg, 1 to 100; 95 if left out.", flag_values=FLAGS)
+flags.DEFINE_enum("encoding", None, ENCODINGS, "How pixels travel: as they are, or as PNG. The faster one if left out: "
+                  "tensor by gRPC, bytes by REST, where numbers become text.", flag_values=FLAGS)
+flags.DEFINE_integer("scale", None, "SR side over LR side; the server is asked if left out.", flag_values=FLAGS)
+flags.DEFINE_integer("halo", DEFAULT.halo, "Overlap of tiles in LR pixels; the model card says what it needs.",
+                     flag_values=FLAGS)
+flags.DEFINE_integer("tile", DEFAULT.tile, "Side of a tile in LR pixels.", flag_values=FLAGS)
+flags.DEFINE_integer("in_flight", DEFAULT.in_flight, "Requests at a time.", flag_values=FLAGS)
+flags.DEFINE_float("timeout_s", DEFAULT.timeout_s, "Seconds that an attempt may take.", flag_values=FLAGS)
+flags.DEFINE_integer("retries", DEFAULT.retries, "How often to try again while the server is UNAVAILABLE.",
+                     flag_values=FLAGS)
+flags.DEFINE_string("ca_cert", None, "PEM file of whom to trust; whom this system trusts if left out.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("auth_header_file", None, f"File with the Authorization header; ${AUTH_VARIABLE} if left out.",
+                    flag_values=FLAGS)
+flags.DEFINE_integer("max_sr_pixels", DEFAULT.max_sr_pixels, "How many pixels a picture may become.",
+                     flag_values=FLAGS)
+
+
+def main() -> int:
+    for name in ("server", "model_name", *(() if FLAGS.check else ("input", "output"))):
+        require(bool(FLAGS[name].value), name, "be given", f"add --{name}=...", FLAGS[name].value)
+    if not FLAGS.check:
+        _check_paths(Path(FLAGS.input), Path(FLAGS.output))
+    with _client() as client:
+        if FLAGS.check:
+            states = ", ".join(f"version {version} {state}" for version, state in sorted(client.health().items()))
+            print(f"{client.server}: {client.model_name} {states}")
+            return 0
+        started = time.monotonic()
+        lr = _read(Path(FLAGS.input), client)
+        sr = _super_resolve(client, lr)
+    write_image(sr, Path(FLAGS.output), FLAGS.quality)
+    print(f"{FLAGS.output}: {lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]} pixels by {client.model_name} "
+          f"at {client.server} in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _client() -> SuperResolutionClient:
+    names = ("encoding", "scale", "halo", "tile", "in_flight", "timeout_s", "retries", "ca_cert", "max_sr_pixels")
+    return SuperResolutionClient(
+        FLAGS.server, FLAGS.model_name, model_version=FLAGS.model_version,
+        auth_header=read_auth_header(FLAGS.auth_header_file), **{name: FLAGS[name].value for name in names})
+
+
+def _check_paths(source: Path, target: Path) -> None:
+    """Refuse what can't be read or written before a server is asked."""
+    with _open(source):
+        pass
+    require(is_picture(target), "output", "end in .png or .jpg", "name another", str(target))
+    require(FLAGS.quality is None or 1 <= FLAGS.quality <= 100, "quality", "lie in [1, 100]", "95 is the default",
+            FLAGS.quality)
+    require(not (target.exists() and target.samefile(source)), "output", "be another file than the input",
+            "name another", str(target))
+    require(FLAGS.overwrite or not target.exists(), "output", "be new", "name another, or add --overwrite",
+            str(target))
+
+
+def _open(source: Path) -> Slide:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` has a limit of its own
+        return open_slide(source)
+
+
+def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:
+    """Return the pixels of a picture that is small enough; its header says so before they are decoded."""
+    with _open(source) as slide:
+        width, height = slide.dimensions
+        client.check_size(height, width)
+        longest = client.scale * max(width, height)
+        require(Path(FLAGS.output).suffix.lower() == ".png" or longest <= JPEG_LONGEST_SIDE, "output",
+                f"be .png: JPEG has {JPEG_LONGEST_SIDE} pixels a side at most", "name another",
+                f"{FLAGS.output} of {longest}")
+        return slide.read_region(0, 0, 0, width, height)
+
+
+def _super_resolve(client: SuperResolutionClient, lr: np.ndarray) -> np.ndarray:
+    with tqdm(desc="tiles", unit="tile") as bar:
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return client.super_resolve(lr, progress=show)
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main, FLAGS, __doc__))

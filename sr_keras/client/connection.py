@@ -1,0 +1,219 @@
+"""Super-resolve pictures of any size on a server: tiles with a halo, several in flight, each in its place.
+
+An image becomes windows, as `sr_keras.tiling` cuts them. So many requests as `in_flight` wait for their answers at a
+time, over all threads that share a client, and no more tiles than that are held: an image may be a memory map, and
+`tiles` gives what comes to whoever has room for it.
+
+Where no version is asked for, all tiles of an image go to the one that is the newest when it begins: a server changes
+versions under way, and half a picture by each of two models would look like a finding.
+"""
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipelines.console import UserError
+from pipelines.options import require
+from sr_keras.client.answers import Due
+from sr_keras.client.errors import UNAVAILABLE, Failure, server_error
+from sr_keras.client.options import BYTES, TENSOR, Address, ClientOptions, check_auth_header, parse_address
+from sr_keras.client.rest_transport import RestTransport
+from sr_keras.client.retries import retried
+from sr_keras.client.wire import Transport
+from sr_keras.tiling import Box, Span, core_of, spans
+
+AVAILABLE = "AVAILABLE"
+PROBE_SIDE = 8
+Answer = TypeVar("Answer")
+
+
+class SuperResolutionClient:
+    """A generator on a server.
+
+        with SuperResolutionClient("grpc://localhost:8500", "demo") as client:
+            sr = client.super_resolve(lr)                     # uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3]
+
+    Threads may share it.
+    """
+
+    def __init__(self, server: str, model_name: str, *, model_version: int | None = None,
+                 sleep: Callable[[float], object] | None = None, **options: Any) -> None:
+        """Make a client; nothing is sent yet.
+
+        Args:
+            server: grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS.
+            model_name: What the server calls the model.
+            model_version: Its version; the newest that is there if left out.
+            sleep: Waits between attempts; what does not outlast the client if left out.
+            **options: Those of `ClientOptions`.
+
+        Raises:
+            ValueError: An argument is wrong.
+            OSError: `ca_cert` can't be read.
+            UserError: gRPC is asked for and not installed.
+        """
+        address = parse_address(server)
+        require(bool(model_name) and not set(model_name) & set("/:"), "model_name", "be a name without / and :",
+                "give what the server calls the model", model_name)
+        require(model_version is None or 0 <= model_version < 2**63, "model_version", "be 0 or more",
+                "leave it out for the newest", model_version)
+        self.options = ClientOptions(**options)
+        require(address.tls or self.options.ca_cert is None, "server",
+                "be grpcs:// or https:// where `ca_cert` is given", "without the s nobody shows a certificate",
+                address.text)
+        if self.options.auth_header is not None:
+            check_auth_header(self.options.auth_header, address)
+        self.server, self.model_name, self.model_version = address.text, model_name, model_version
+        self._transport = _transport(address, model_name, self.options)
+        self._scale, self._lock, self._closed = self.options.scale, threading.Lock(), threading.Event()
+        self._sleep = sleep or self._closed.wait
+        self._pool = ThreadPoolExecutor(self.options.in_flight, "sr_keras.client")
+
+    def __enter__(self) -> SuperResolutionClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what waits for an answer, and the connection."""
+        self._closed.set()
+        self._transport.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def scale(self) -> int:
+        """SR side over LR side. The server is asked once, where it was not given."""
+        with self._lock:
+            if self._scale is None:
+                grey = np.full((1, PROBE_SIDE, PROBE_SIDE, 3), 128, np.uint8)
+                self._scale = self._predict(grey, None, self.model_version).shape[1] // PROBE_SIDE
+            return self._scale
+
+    def health(self) -> dict[int, str]:
+        """Return the state of each version of the model, or of the one asked for; one at least is AVAILABLE.
+
+        Raises:
+            ServerError: The server, the model or the version is not there, or not ready.
+        """
+        return self._call(self._states)
+
+    def super_resolve(self, image: np.ndarray, *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Super-resolve a picture.
+
+        Args:
+            image: uint8 [H, W, 3], each side 1 or more.
+            progress: Called with (tiles done, tiles in all) as they come.
+
+        Returns:
+            uint8 [scale*H, scale*W, 3].
+
+        Raises:
+            ValueError: It is no such picture, or too large for `max_sr_pixels`.
+            ServerError: The server can't do it.
+        """
+        _check_image(image)
+        height, width = image.shape[:2]
+        self.check_size(height, width)
+        sr = np.empty((self.scale * height, self.scale * width, 3), np.uint8)
+        for box, piece in self.tiles(image, progress=progress):
+            sr[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] = piece
+        return sr
+
+    def tiles(self, image: np.ndarray, *, progress: Callable[[int, int], None] | None = None
+              ) -> Iterator[tuple[Box, np.ndarray]]:
+        """Yield the pieces of the output as they come, in any order; the arguments are those of `super_resolve`.
+
+        Of `image` only `.shape`, `.dtype` and `image[y0:y1, x0:x1]` are used, and its size is not limited.
+
+        Yields:
+            Box, and the piece [hr_height, hr_width, 3] that belongs there. Boxes are disjoint and cover the output.
+        """
+        _check_image(image)
+        rows, columns = (spans(side, self.options.tile, self.options.halo) for side in image.shape[:2])
+        scale, total = self.scale, len(rows) * len(columns)
+        version = self.model_version
+        if version is None and total > 1:
+            version = self._newest()
+        waiting = ((y, x) for y in rows for x in columns)
+        asked: dict[Future[np.ndarray], tuple[Span, Span]] = {}
+        done = 0
+        try:
+            while done < total:
+                for y, x in islice(waiting, self.options.in_flight - len(asked)):
+                    lr = np.ascontiguousarray(image[y.window, x.window])[np.newaxis]
+                    asked[self._submit(lr, scale, version)] = (y, x)
+                for answered in wait(asked, return_when=FIRST_COMPLETED).done:
+                    y, x = asked.pop(answered)
+                    yield core_of(answered.result()[0], y, x, scale)
+                    done += 1
+                    if progress:
+                        progress(done, total)
+        finally:
+            for future in asked:
+                future.cancel()
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse a picture that would become larger than `max_sr_pixels`.
+
+        Raises:
+            ValueError: It would.
+            ServerError: The server does not say its scale.
+        """
+        limit, scale = self.options.max_sr_pixels, self.scale
+        require(scale**2 * height * width <= limit, "image", f"become {limit} pixels or fewer (`max_sr_pixels`)",
+                "raise that, take the pieces by `tiles`, or make a .tif by python -m sr_keras.super_resolve",
+                f"{width}x{height} pixels, times {scale} a side")
+
+    def _submit(self, lr: np.ndarray, scale: int, version: int | None) -> Future[np.ndarray]:
+        require(not self._closed.is_set(), "client", "be open", "use it inside of its `with`", self.server)
+        return self._pool.submit(self._predict, lr, scale, version)
+
+    def _predict(self, lr: np.ndarray, scale: int | None, version: int | None) -> np.ndarray:
+        due = Due(lr.shape[1], lr.shape[2], scale)
+        return self._call(lambda: self._transport.predict(lr, due, version))
+
+    def _newest(self) -> int:
+        return max(version for version, state in self.health().items() if state == AVAILABLE)
+
+    def _states(self) -> dict[int, str]:
+        states = self._transport.states(self.model_version)
+        if AVAILABLE not in states.values():
+            raise Failure(UNAVAILABLE, ", ".join(f"version {version} is {state}" for version, state in states.items())
+                          or "no version of the model")
+        return states
+
+    def _call(self, ask: Callable[[], Answer]) -> Answer:
+        try:
+            return retried(ask, self.options.retries, self._sleep)
+        except Failure as failure:
+            version = "" if self.model_version is None else f" version {self.model_version}"
+            model = f"model {self.model_name!r}{version}"
+            # Without its cause: a traceback would show what a server says in full, the header too if it repeats that.
+            raise server_error(self.server, model, failure, self.options.auth_header) from None
+
+
+def _transport(address: Address, model_name: str, options: ClientOptions) -> Transport:
+    if address.rest:
+        return RestTransport(address, model_name, options.encoding or BYTES, options)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it logs of a failure, a user reads in the error
+    try:
+        from sr_keras.client.grpc_transport import GrpcTransport
+    except ImportError as error:
+        raise UserError("`tensorflow-serving-api` must be installed for gRPC; run pip install '.[serving]', or name "
+                        f"the server's http:// address. Received: {error}") from error
+    return GrpcTransport(address, model_name, options.encoding or TENSOR, options)
+
+
+def _check_image(image: np.ndarray) -> None:
+    require(len(image.shape) == 3 and image.shape[2] == 3 and min(image.shape) > 0, "image",
+            "have shape [H, W, 3], no side 0", "convert it to RGB", tuple(image.shape))
+    require(image.dtype == np.uint8, "image", "be uint8", "pipelines.pixels.to_uint8 makes it so", str(image.dtype))

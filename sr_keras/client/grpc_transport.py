@@ -1,0 +1,145 @@
+"""Ask TensorFlow Serving by gRPC, through its official protos and stubs. Needs the extra `serving`.
+
+The server is reached directly: a proxy that the environment names is for the web, and would see the header.
+"""
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import grpc
+import numpy as np
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from sr_keras.client.answers import Due, from_content, from_numbers, from_png, to_png
+from sr_keras.client.errors import BAD_ANSWER, CANCELLED, NOT_TRUSTED, UNAVAILABLE, Failure
+from sr_keras.client.options import BYTES, Address, ClientOptions, trust
+from sr_keras.client.wire import OUTPUTS, SIGNATURES, most_bytes
+
+# How gRPC says that TLS did not come about: to it that is UNAVAILABLE like the rest.
+UNTRUSTED = ("Handshake failed", "handshake failed", "Verification Check failed")
+States, DataType = get_model_status_pb2.ModelVersionStatus.State, types_pb2.DataType
+
+
+class GrpcTransport:
+    """A channel to one model of a server; threads may share it."""
+
+    def __init__(self, address: Address, model_name: str, encoding: str, options: ClientOptions) -> None:
+        self._model_name = model_name
+        self._encoding = encoding
+        self._timeout_s = options.timeout_s
+        self._metadata = [("authorization", options.auth_header)] if options.auth_header else []
+        self._channel = _channel(address, options)
+        self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel).Predict
+        self._status = model_service_pb2_grpc.ModelServiceStub(self._channel).GetModelStatus
+
+    def predict(self, lr: np.ndarray, due: Due, version: int | None) -> np.ndarray:
+        """Super-resolve uint8 [1, h, w, 3] -> uint8 [1, scale*h, scale*w, 3].
+
+        Raises:
+            Failure: The request failed, or the answer is not what is due.
+        """
+        request = predict_pb2.PredictRequest()
+        self._name(request.model_spec, version)
+        request.model_spec.signature_name = SIGNATURES[self._encoding]
+        if self._encoding == BYTES:
+            tensor = request.inputs["image_bytes"]
+            tensor.dtype, shape = types_pb2.DT_STRING, (1,)
+            tensor.string_val.append(to_png(lr[0]))
+        else:
+            tensor = request.inputs["lr"]
+            tensor.dtype, shape, tensor.tensor_content = types_pb2.DT_UINT8, lr.shape, lr.tobytes()
+        for side in shape:
+            tensor.tensor_shape.dim.add(size=side)
+        return self._pixels(self._ask(self._predict, request), due)
+
+    def states(self, version: int | None) -> dict[int, str]:
+        """Return the state of each version of the model that the server knows, or of one.
+
+        Raises:
+            Failure: The request failed.
+        """
+        request = get_model_status_pb2.GetModelStatusRequest()
+        self._name(request.model_spec, version)
+        response = self._ask(self._status, request)
+        return {found.version: _name_of(States, found.state) for found in response.model_version_status}
+
+    def close(self) -> None:
+        """Close the channel; what waits for an answer fails as CANCELLED."""
+        self._channel.close()
+
+    def _name(self, spec: Any, version: int | None) -> None:
+        spec.name = self._model_name
+        if version is not None:
+            spec.version.value = version
+
+    def _ask(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _failure(error) from error
+        except ValueError as error:
+            raise Failure(CANCELLED, "the channel is closed") from error
+
+    def _pixels(self, response: Any, due: Due) -> np.ndarray:
+        output = OUTPUTS[self._encoding]
+        if output not in response.outputs:
+            raise Failure(BAD_ANSWER, f"outputs {sorted(response.outputs)} where {output!r} is due")
+        tensor = response.outputs[output]
+        wanted = types_pb2.DT_STRING if self._encoding == BYTES else types_pb2.DT_UINT8
+        if tensor.dtype != wanted:
+            found, due_type = (_name_of(DataType, dtype) for dtype in (tensor.dtype, wanted))
+            raise Failure(BAD_ANSWER, f"{output} of {found} where {due_type} is due")
+        shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+        if self._encoding == BYTES:
+            if shape != (1,) or len(tensor.string_val) != 1:
+                raise Failure(BAD_ANSWER, f"{output} of shape {list(shape)} where [1] is due")
+            return from_png(tensor.string_val[0], due)
+        if tensor.tensor_content:
+            return from_content(shape, tensor.tensor_content, due)
+        return from_numbers(tensor.int_val, due, shape)
+
+
+def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    target = f"{host}:{address.port}"
+    settings = [
+        ("grpc.max_receive_message_length", most_bytes(Due(options.tile, options.tile, options.scale).most_values)),
+        ("grpc.enable_retries", 0),  # `retried` does
+        ("grpc.enable_http_proxy", 0),
+        # A channel that could not connect fails at once until then: an attempt of ours shall be one of its own.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+    ]
+    if not address.tls:
+        return grpc.insecure_channel(target, settings)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(_roots(options)), settings)
+
+
+def _roots(options: ClientOptions) -> bytes | None:
+    """Return whom to trust as PEM: left to itself gRPC trusts a list of its own, and not this system's."""
+    context = trust(options.ca_cert)
+    if options.ca_cert is not None:
+        with open(options.ca_cert, "rb") as file:
+            return file.read()
+    return "".join(map(ssl.DER_cert_to_PEM_cert, context.get_ca_certs(binary_form=True))).encode() or None
+
+
+def _failure(error: Any) -> Failure:
+    code, details = error.code().name, error.details() or ""
+    if code == UNAVAILABLE and any(said in details for said in UNTRUSTED):
+        return Failure(NOT_TRUSTED, details)
+    if "CLIENT: Received message larger" in details:
+        return Failure(BAD_ANSWER, details)
+    return Failure(code, details)
+
+
+def _name_of(enum: Any, number: int) -> str:
+    """Return what a number is called; a server that is newer than we are may send one that has no name yet."""
+    return enum.Name(number) if number in enum.values() else f"number {number}"

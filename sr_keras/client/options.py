@@ -1,0 +1,165 @@
+"""Where a server is, and how it is asked: checked in the first second, before anything is sent."""
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pipelines.options import require
+
+TENSOR, BYTES = "tensor", "bytes"
+ENCODINGS = (TENSOR, BYTES)
+AUTH_VARIABLE = "SR_KERAS_AUTH_HEADER"
+LONGEST_HEADER = 8192
+HIDDEN = "(hidden)"
+MAX_SCALE = 8
+MAX_TILE = 2048
+MAX_IN_FLIGHT = 64
+MAX_RETRIES = 20
+
+
+class Scheme(NamedTuple):
+    """How to speak to a server; `port` is TensorFlow Serving's, and that of HTTPS for TLS."""
+
+    rest: bool
+    tls: bool
+    port: int
+
+
+SCHEMES = {"grpc": Scheme(False, False, 8500), "grpcs": Scheme(False, True, 443),
+           "http": Scheme(True, False, 8501), "https": Scheme(True, True, 443)}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server is; `text` is what errors call it."""
+
+    text: str
+    host: str
+    port: int
+    rest: bool
+    tls: bool
+
+    @property
+    def local(self) -> bool:
+        """Whether what is sent there stays on this machine."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return False
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """How a server is asked.
+
+    `encoding` "tensor" sends pixels as they are, "bytes" as PNG; None is what is faster. A 1024x1024 answer is 3.1 MB
+    as a tensor and 1.0 MB as PNG, but to write PNG takes a server 0.1 s and more: gRPC takes the tensor. In JSON the
+    same numbers are 17 MB of text and take a second to read: REST takes PNG.
+
+    `scale` is SR side over LR side; None asks the server with an 8x8 picture. `halo` is how many LR pixels an SR pixel
+    depends on to each side. No server can say it; 40 is that of 16 blocks, the default of training, and enough for
+    fewer. The model card has it. `tile` is the side of what is sent at most; `in_flight` how many requests wait for
+    their answer at a time.
+
+    `timeout_s` is that of each attempt, the way there and back included. UNAVAILABLE is tried again `retries` times,
+    after 0.5, 1, 2, 4, 8 s and then every 10 s, each shortened by up to half at random.
+
+    `ca_cert` is a PEM file of who is trusted, None for whom this system trusts. `auth_header` is the value of the
+    Authorization header. `max_sr_pixels` is how large a picture may become.
+    """
+
+    encoding: str | None = None
+    scale: int | None = None
+    halo: int = 40
+    tile: int = 256
+    in_flight: int = 4
+    timeout_s: float = 60.0
+    retries: int = 5
+    ca_cert: str | Path | None = None
+    auth_header: str | None = None
+    max_sr_pixels: int = 2**28
+
+    def __post_init__(self) -> None:
+        require(self.encoding in (None, *ENCODINGS), "encoding", f"be one of {ENCODINGS}",
+                "leave it out for the faster one", self.encoding)
+        require(self.scale is None or 1 <= self.scale <= MAX_SCALE, "scale", f"lie in [1, {MAX_SCALE}]",
+                "leave it out to ask the server", self.scale)
+        require(self.halo >= 0, "halo", "be 0 or more", "the model card has it", self.halo)
+        require(2 * self.halo < self.tile <= MAX_TILE, "tile",
+                f"be more than twice the halo of {self.halo}, and {MAX_TILE} at most", "256 is the default", self.tile)
+        require(1 <= self.in_flight <= MAX_IN_FLIGHT, "in_flight", f"lie in [1, {MAX_IN_FLIGHT}]", "4 is the default",
+                self.in_flight)
+        require(0 < self.timeout_s < float("inf"), "timeout_s", "be positive", "60 is the default", self.timeout_s)
+        require(0 <= self.retries <= MAX_RETRIES, "retries", f"lie in [0, {MAX_RETRIES}]", "5 is the default",
+                self.retries)
+        require(self.max_sr_pixels > 0, "max_sr_pixels", "be positive", "leave it out for 2**28", self.max_sr_pixels)
+
+
+def parse_address(server: str) -> Address:
+    """Return where `server` is: grpc://HOST:PORT, http://HOST:PORT, or with an s for TLS.
+
+    Raises:
+        ValueError: It is no such address.
+    """
+    hidden = re.sub(r"//.*@", f"//{HIDDEN}@", server)  # a password is not repeated
+    try:
+        parts = urlsplit(server)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    plain = not (parts.username or parts.password or parts.query or parts.fragment or parts.path.strip("/"))
+    require(parts.scheme in SCHEMES and bool(host) and plain and port != 0, "server",
+            f"be SCHEME://HOST:PORT with one of {', '.join(SCHEMES)}",
+            "TensorFlow Serving listens at grpc://HOST:8500 and http://HOST:8501", hidden)
+    scheme = SCHEMES[parts.scheme]
+    return Address(server.rstrip("/"), str(host), port or scheme.port, scheme.rest, scheme.tls)
+
+
+def check_auth_header(header: str, address: Address) -> None:
+    """Refuse a header that can't be sent, or would be read by others on its way; no error repeats it.
+
+    Raises:
+        ValueError: It is not one line of printable ASCII, or goes over a network without TLS.
+    """
+    fits = header.isascii() and header.isprintable() and header.strip() == header != "" \
+        and len(header) <= LONGEST_HEADER
+    require(fits, "auth_header", "be one line of printable ASCII", "write 'Bearer TOKEN'", HIDDEN)
+    require(address.tls or address.local, "auth_header", "go over TLS", "name a grpcs:// or https:// server",
+            address.text)
+
+
+def read_auth_header(path: str | Path | None) -> str | None:
+    """Return the header in a file, else in the environment, else None. The command line shows in `ps`, so not there.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is no text.
+    """
+    if path is None:
+        return os.environ.get(AUTH_VARIABLE) or None
+    with Path(path).open("rb") as file:
+        content = file.read(LONGEST_HEADER + 2)
+    return content.decode("ascii", errors="replace").strip()
+
+
+def trust(ca_cert: str | Path | None) -> ssl.SSLContext:
+    """Return who is trusted: those in a PEM file, or those whom this system trusts.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It holds no certificate.
+    """
+    if ca_cert is None:
+        return ssl.create_default_context()
+    Path(ca_cert).read_bytes()  # names the file where there is none, which OpenSSL does not
+    try:
+        return ssl.create_default_context(cafile=str(ca_cert))
+    except ssl.SSLError as error:
+        raise ValueError("`ca_cert` must be a PEM file of certificates; export it as one. "
+                         f"Received: ca_cert={str(ca_cert)!r}") from error

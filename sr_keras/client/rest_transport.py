@@ -1,0 +1,186 @@
+"""Ask TensorFlow Serving by REST, with Python's own HTTP client. Needs no extra.
+
+Each request has a connection of its own, which costs a thousandth of what a tile takes: none can be stale, and a load
+balancer can share them out. The server is reached directly, and redirections are not followed: the header goes to whom
+it was meant for.
+
+The answer is asked for in rows ("instances"): in columns TensorFlow Serving writes each number on a line of its own
+behind 20 spaces.
+"""
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead, RemoteDisconnected
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from sr_keras.client.answers import Due, from_numbers, from_png, to_png
+from sr_keras.client.errors import BAD_ANSWER, CANCELLED, DEADLINE_EXCEEDED, DROPPED, NOT_TRUSTED, UNAVAILABLE, Failure
+from sr_keras.client.options import BYTES, Address, ClientOptions, trust
+from sr_keras.client.wire import SIGNATURES, SLACK, most_bytes
+
+# What TensorFlow Serving's HTTP server makes of gRPC's codes, read backwards.
+CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
+         429: "RESOURCE_EXHAUSTED", 499: CANCELLED, 501: "UNIMPLEMENTED", 503: UNAVAILABLE, 504: DEADLINE_EXCEEDED}
+BYTES_PER_NUMBER = 8  # three digits, a comma, a space, and its share of brackets
+
+
+class RestTransport:
+    """One model of a server; threads may share it."""
+
+    def __init__(self, address: Address, model_name: str, encoding: str, options: ClientOptions) -> None:
+        self._address = address
+        self._path = f"/v1/models/{quote(model_name, safe='')}"
+        self._encoding = encoding
+        self._timeout_s = options.timeout_s
+        self._headers = {"Content-Type": "application/json", "Connection": "close"}
+        if options.auth_header:
+            self._headers["Authorization"] = options.auth_header
+        self._trust = trust(options.ca_cert) if address.tls else None
+        self._open: set[socket.socket] = set()
+        self._closed = False
+
+    def predict(self, lr: np.ndarray, due: Due, version: int | None) -> np.ndarray:
+        """Super-resolve uint8 [1, h, w, 3] -> uint8 [1, scale*h, scale*w, 3].
+
+        Raises:
+            Failure: The request failed, or the answer is not what is due.
+        """
+        as_bytes = self._encoding == BYTES
+        instance: dict[str, Any] = {"image_bytes": _b64(to_png(lr[0]))} if as_bytes else {"lr": lr[0].tolist()}
+        body = json.dumps({"signature_name": SIGNATURES[self._encoding], "instances": [instance]},
+                          separators=(",", ":")).encode()
+        limit = most_bytes(due.most_values) if as_bytes else BYTES_PER_NUMBER * due.most_values + SLACK
+        answer = _parsed(self._ask("POST", f"{self._versioned(version)}:predict", body, limit))
+        predictions = answer.get("predictions")
+        if not isinstance(predictions, list) or len(predictions) != 1:
+            raise Failure(BAD_ANSWER, "JSON without the one prediction that is due")
+        return from_png(_from_b64(predictions[0]), due) if as_bytes else from_numbers(predictions, due)
+
+    def states(self, version: int | None) -> dict[int, str]:
+        """Return the state of each version of the model that the server knows, or of one.
+
+        Raises:
+            Failure: The request failed.
+        """
+        answer = _parsed(self._ask("GET", self._versioned(version), None, SLACK))
+        try:
+            return {int(found["version"]): str(found["state"]) for found in answer["model_version_status"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise Failure(BAD_ANSWER, "JSON without a model_version_status") from error
+
+    def close(self) -> None:
+        """Hang up; what waits for an answer fails."""
+        self._closed = True
+        for open_socket in list(self._open):
+            _hang_up(open_socket)
+
+    def _versioned(self, version: int | None) -> str:
+        return self._path if version is None else f"{self._path}/versions/{version}"
+
+    def _ask(self, method: str, path: str, body: bytes | None, limit: int) -> bytes:
+        """Return the body of a 200; all of it comes within the time, and is no longer than `limit`."""
+        deadline = time.monotonic() + self._timeout_s
+        connection = self._connect()
+        try:
+            with self._watched(connection.sock, deadline):
+                connection.request(method, path, body, self._headers)
+                response = connection.getresponse()
+                data = response.read(limit + 1)
+            cut_off = len(data) <= limit and bool(response.length)
+        except (OSError, HTTPException) as error:
+            raise self._broken(deadline, str(error) or type(error).__name__, _is_no_http(error)) from error
+        finally:
+            connection.close()
+        if cut_off or time.monotonic() >= deadline:
+            raise self._broken(deadline, f"{len(data)} bytes of {len(data) + (response.length or 0)}")
+        if len(data) > limit:
+            raise Failure(BAD_ANSWER, f"more than the {limit} bytes that can be due")
+        if response.status != 200:
+            raise Failure(CODES.get(response.status, f"HTTP {response.status}"), _reason(data))
+        return data
+
+    def _connect(self) -> HTTPConnection:
+        host, port = self._address.host, self._address.port
+        connection = HTTPConnection(host, port, timeout=self._timeout_s) if self._trust is None else \
+            HTTPSConnection(host, port, timeout=self._timeout_s, context=self._trust)
+        try:
+            connection.connect()
+        except TimeoutError as error:
+            raise Failure(DEADLINE_EXCEEDED, f"no connection in {self._timeout_s:g} s") from error
+        except ssl.SSLError as error:
+            raise Failure(NOT_TRUSTED, str(error)) from error
+        except OSError as error:  # nothing was sent, so nothing can happen twice
+            raise Failure(UNAVAILABLE, str(error)) from error
+        return connection
+
+    @contextmanager
+    def _watched(self, open_socket: socket.socket, deadline: float) -> Iterator[None]:
+        """Hang up at the deadline. A socket's own timeout starts again with every byte that drips in."""
+        watch = threading.Timer(max(0.0, deadline - time.monotonic()), _hang_up, [open_socket])
+        watch.daemon = True
+        self._open.add(open_socket)
+        watch.start()
+        try:
+            if self._closed:
+                raise Failure(CANCELLED, "the client is closed")
+            yield
+        finally:
+            watch.cancel()
+            self._open.discard(open_socket)
+
+    def _broken(self, deadline: float, reason: str, no_http: bool = False) -> Failure:
+        if self._closed:
+            return Failure(CANCELLED, reason)
+        if time.monotonic() >= deadline:
+            return Failure(DEADLINE_EXCEEDED, f"nothing whole in {self._timeout_s:g} s")
+        return Failure(BAD_ANSWER, f"no HTTP: {reason}") if no_http else Failure(DROPPED, reason)
+
+
+def _is_no_http(error: Exception) -> bool:
+    return isinstance(error, HTTPException) and not isinstance(error, RemoteDisconnected | IncompleteRead)
+
+
+def _hang_up(open_socket: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        open_socket.shutdown(socket.SHUT_RDWR)
+
+
+def _b64(data: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(data).decode("ascii")}
+
+
+def _from_b64(value: Any) -> bytes:
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(BAD_ANSWER, 'a prediction that is no {"b64": ...}') from error
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Failure(BAD_ANSWER, f"what is no JSON: {data[:80]!r}") from error
+    if not isinstance(parsed, dict):
+        raise Failure(BAD_ANSWER, "JSON that is no object")
+    return parsed
+
+
+def _reason(data: bytes) -> str:
+    """Return what the server says of its error.
+
+    TensorFlow Serving escapes it as C is, which is not always JSON, and a proxy in front of it sends HTML.
+    """
+    with suppress(ValueError, RecursionError, KeyError, TypeError):
+        return str(json.loads(data)["error"])
+    return data.decode("utf-8", errors="replace")

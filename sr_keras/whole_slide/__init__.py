@@ -1,0 +1,30 @@
+"""A slide in, a slide out: super-resolution of files of any size, in bounded memory, that nothing stops for good.
+
+    report = enlarge_file(load_generator("saved_models/demo"), Path("case.svs"), Path("case_x4.tif"),
+                          EnlargeOptions(mpp=1.0), trust_map=Path("case_trust.tif"))
+
+The way of a file, in the order of the modules:
+
+    options    what can be asked for
+    targets    which file goes where; nothing is written over unasked
+    view       the plane that is read, piece by piece: `[y0:y1, x0:x1]` in LR pixels; what can't be read is white
+    windows    which pieces it is cut into: as large as memory allows, with a halo so that there are no seams
+    loop       read ahead -> network, or bicubic on glass -> sink
+    sinks      what takes the tiles: a pyramid on disk, a picture in memory
+    enlarge    one file by all of these, gone on with where it was stopped
+    reports    what is said of it: in the file, beside it and on the screen
+
+How far the output, degraded again, departs from what was scanned is measured on the finished file:
+
+    departure  the map, square by square
+    regions    where it is far out, for QuPath
+    overview   a picture of both
+    trust      the three files
+
+`lr_` coordinates are pixels of the plane that is read, `hr_` those of the output, `l0_` those of the slide's level 0.
+The generator is anything that has `scale` and `halo` and makes uint8 SR of uint8 LR: `sr_keras.engines` opens them.
+"""
+from sr_keras.whole_slide.enlarge import enlarge_file, enlarge_image
+from sr_keras.whole_slide.options import EnlargeOptions
+
+__all__ = ["EnlargeOptions", "enlarge_file", "enlarge_image"]
