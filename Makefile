@@ -12,7 +12,7 @@ demo: $(VENV)/base
 	$(RUN) -m sr_keras.demo $(if $(DATA),--data="$$DATA")
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

@@ -28,7 +28,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]==2.21.0"],
         **EXTRAS,
         # Tests of every engine and of what other software reads come with it.
-        "dev": ["mypy==2.4.1", "pytest==9.2.0", "pyvips-binary==8.18.7", "pyvips==3.2.0", "ruff==0.17.6",
-                *EXTRAS["litert"], *EXTRAS["onnx"], *EXTRAS["serving"]],
+        "dev": ["mypy==2.4.1", "pytest==9.2.0", "pytest-xdist==3.8.0", "pyvips-binary==8.18.7", "pyvips==3.2.0",
+                "ruff==0.17.6", *EXTRAS["litert"], *EXTRAS["onnx"], *EXTRAS["serving"]],
     },
 )
