@@ -69,7 +69,7 @@ def corrupt_pair(
 
     def other_stain() -> tf.Tensor:
         tile = _cropped(tf.gather(outliers, _pick(image_seed, tf.shape(outliers)[0])), tf.shape(hr))
-        return downsample(tile) if options.side == "lr" else tile
+        return outlier(target, options.outlier_strength, downsample(tile) if options.side == "lr" else tile)
 
     corrupted = {
         "noise": lambda: noise(target, options.noise_strength, image_seed),
@@ -153,6 +153,11 @@ def contrast(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
     stained = tf.pow(image, factor)
     exposed = tf.clip_by_value(factor * image + (0.5 * (1 - factor) + shift), 0.0, 1.0)
     return tf.where(staining, stained, exposed)
+
+
+def outlier(image: tf.Tensor, strength: float, tile: tf.Tensor) -> tf.Tensor:
+    """Put a tile of another stain in an image's place; at a strength below 1 a double exposure of the two."""
+    return tile if strength == 1 else image + strength * (tile - image)
 
 
 def load_outliers(folder: str | Path, size: int) -> tf.Tensor:

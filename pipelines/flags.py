@@ -54,6 +54,8 @@ def define_corrupt_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("corrupt_side", _CORRUPT.side, SIDES, "Which side of a pair is bad.", flag_values=values)
     for kind in ("noise", "blur", "contrast"):
         flags.DEFINE_float(f"{kind}_strength", 1.0, f"Strength of {kind}; 1 is plainly bad.", flag_values=values)
+    flags.DEFINE_float("outlier_strength", _CORRUPT.outlier_strength, "Share of the other stain in an outlier.",
+                       flag_values=values)
     flags.DEFINE_string("outlier_dir", _CORRUPT.outlier_dir, "Tiles of another stain, for 'outlier'.",
                         flag_values=values)
 
@@ -63,4 +65,5 @@ def corrupt_options(values: flags.FlagValues) -> CorruptOptions:
     return CorruptOptions(
         fraction=values.corrupt_fraction, kinds=tuple(values.corrupt_kinds), side=values.corrupt_side,
         noise_strength=values.noise_strength, blur_strength=values.blur_strength,
-        contrast_strength=values.contrast_strength, outlier_dir=values.outlier_dir)
+        contrast_strength=values.contrast_strength, outlier_strength=values.outlier_strength,
+        outlier_dir=values.outlier_dir)

@@ -35,7 +35,8 @@ class DegradeOptions:
 class CorruptOptions:
     """What an uncurated training set contains: which share of the examples, what, on which side, how strong.
 
-    Strength 1 is what a lab would call plainly bad, 0 leaves an image as it is.
+    Strength 1 is what a lab would call plainly bad, 0 leaves an image as it is. An outlier's is its share in the
+    image: 1 is another tile altogether, less a double exposure.
     """
 
     fraction: float = 0.0
@@ -44,6 +45,7 @@ class CorruptOptions:
     noise_strength: float = 1.0
     blur_strength: float = 1.0
     contrast_strength: float = 1.0
+    outlier_strength: float = 1.0
     outlier_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class CorruptOptions:
             strength = getattr(self, f"{kind}_strength")
             require(strength >= 0, f"{kind}_strength", "be 0 or more", "1 is the strength of a plainly bad slide",
                     strength)
+        require(0 <= self.outlier_strength <= 1, "outlier_strength", "lie in [0, 1]", "1 is another tile altogether",
+                self.outlier_strength)
         require("outlier" not in self.kinds or self.fraction == 0 or bool(self.outlier_dir),
                 "outlier_dir", "name a folder of tiles of another stain when corrupt_kinds has 'outlier'",
                 "give the folder or leave the kind out", self.outlier_dir)

@@ -98,12 +98,13 @@ def corrupted(hr: np.ndarray, variant: str, strength: float) -> tf.Tensor:
 
 
 def _draw_strengths(figure: SubFigure, hr: np.ndarray, outliers: tf.Tensor | None) -> None:
-    titles = ["clean", *VARIANTS] + ["outlier\n(no strength)"] * (outliers is not None)
+    titles = ["clean", *VARIANTS] + ["outlier"] * (outliers is not None)
     axes = figure.subplots(len(STRENGTHS), len(titles), squeeze=False)
     for row, strength in enumerate(STRENGTHS):
         panels = [hr, *(corrupted(hr, variant, strength) for variant in VARIANTS)]
         if outliers is not None:
-            panels.append(to_float(outliers[row * len(outliers) // len(STRENGTHS)]))
+            tile = to_float(outliers[row * len(outliers) // len(STRENGTHS)])
+            panels.append(corrupt.outlier(hr, min(strength, 1.0), tile))
         for axis, panel in zip(axes[row], panels, strict=True):
             _show(axis, panel)
         axes[row, 0].set_ylabel(f"strength {strength:g}")

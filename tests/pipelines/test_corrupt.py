@@ -294,6 +294,13 @@ def test_outlier_on_the_lr_side_is_degraded(pair_of, outliers):
     assert np.count_nonzero([np.array_equal(new_lr, image) for image in degraded]) == 1
 
 
+def test_weaker_outlier_is_a_double_exposure(pair_of, hr):
+    whole, half, none = (pair_of(tf.constant("a/1"), options_of(kinds=("outlier",), outlier_strength=strength))[1]
+                         for strength in (1.0, 0.5, 0.0))
+    np.testing.assert_allclose(half, (hr + whole) / 2, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(none, hr)
+
+
 def test_all_outliers_are_used(pair_of):
     options = options_of(kinds=("outlier",))
     assert len({pair_of(tf.constant(i), options)[1].numpy().tobytes() for i in IDS[:60]}) == 5

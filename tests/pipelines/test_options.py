@@ -14,6 +14,7 @@ WRONG = [
     (CorruptOptions, {"side": "left"}, "corrupt_side"),
     (CorruptOptions, {"noise_strength": -0.1}, "noise_strength"),
     (CorruptOptions, {"fraction": 0.1, "kinds": ("outlier",)}, "outlier_dir"),
+    (CorruptOptions, {"outlier_strength": 1.5}, "outlier_strength"),
     (PatchOptions, {"patch_size": 0}, "patch_size"),
     (PatchOptions, {"stride": 0}, "stride"),
     (PatchOptions, {"mpp": 0.0}, "mpp"),
