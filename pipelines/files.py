@@ -1,11 +1,14 @@
-"""Writing that is whole or not there: a temporary name beside the target, fsync, rename."""
+"""Writing that is whole or not there: a temporary name beside the target, fsync, rename. And a full disk, by name."""
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -34,6 +37,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def full_disk_named(path: Path, remedy: str) -> Iterator[None]:
+    """Turn the error of a full disk into one that names what was being written, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise OSError(error.errno, f"{os.strerror(error.errno)}; {remedy}", str(path)) from error
 
 
 def _sync(path: Path) -> None:

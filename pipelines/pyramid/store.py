@@ -24,7 +24,6 @@ BATCH_BYTES = 16 * 2**20
 BATCH_SECONDS = 5.0
 KEPT_KIB = 32 * 1024  # SQLite's memory: a batch and what else is read
 PAGE_BYTES = 16384
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDY = "make room and go on with --resume, the tiles made so far are kept"
 
 _TABLES = ("CREATE TABLE IF NOT EXISTS made (facts TEXT)",
@@ -128,17 +127,6 @@ def discard(path: Path) -> None:
     with suppress(_NoWorkFile):
         _hold(path).close()
     _unlink(path)
-
-
-@contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that names what was being written, and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise OSError(error.errno, f"{os.strerror(error.errno)}; {REMEDY}", str(path)) from error
 
 
 class _NoWorkFile(ValueError):

@@ -13,9 +13,9 @@ from types import TracebackType
 
 import numpy as np
 
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, full_disk_named
 from pipelines.options import require
-from pipelines.pyramid.store import TileStore, discard, full_disk_named
+from pipelines.pyramid.store import REMEDY, TileStore, discard
 from pipelines.pyramid.tiff import write_tiff
 from pipelines.pyramid.tiles import PyramidOptions, encode, filled_up, levels_of, reduced
 
@@ -136,7 +136,7 @@ class PyramidWriter:
         require(lacking == 0, "tiles", "all be put before the end", "put those of missing()", f"{lacking} missing")
         for number in range(1, len(self.levels)):
             self._build(number)
-        with full_disk_named(self.path), atomic_path(self.path) as temporary:
+        with full_disk_named(self.path, REMEDY), atomic_path(self.path) as temporary:
             write_tiff(temporary, self.levels, self._stored, self.options, self.mpp, self.description)
         self._finished = True
         self._store.remove()

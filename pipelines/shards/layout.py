@@ -1,12 +1,9 @@
 """What lies where in a folder of shards, and the page that each slide has there."""
 from __future__ import annotations
 
-import errno
 import glob
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from pipelines.patches import Source
 
 UNFINISHED = ".unfinished"
 FORMAT = 1
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REMEDY = "make room and run the same command again, finished slides are kept"  # of a full disk
 
 # A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (of each its name, its bytes and
 # the tissue share of every record), skipped.
@@ -103,18 +100,6 @@ def remove(folder: Path, slide_id: str) -> None:
 def size_of(path: Path) -> int | None:
     """Return a file's bytes, None where there is none."""
     return path.stat().st_size if path.exists() else None
-
-
-@contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that names what was being written, and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        reason = f"{error.strerror}; make room and run the same command again, finished slides are kept"
-        raise OSError(error.errno, reason, str(path)) from error
 
 
 def _stem(slide_id: str) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, full_disk_named
 from pipelines.options import require
 from pipelines.patches import Skipped
-from pipelines.shards.layout import UNFINISHED, Page, check_whole, full_disk_named, read_page
+from pipelines.shards.layout import REMEDY, UNFINISHED, Page, check_whole, read_page
 
 Folder = str | os.PathLike[str]
 
@@ -98,7 +98,7 @@ def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:
         key = hashlib.sha256(f"{shard.path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
         copy = Path(folder) / f"{key}-{shard.path.name}"
         if not copy.exists():
-            with full_disk_named(copy), atomic_path(copy) as temporary:
+            with full_disk_named(copy, REMEDY), atomic_path(copy) as temporary:
                 shutil.copyfile(shard.path, temporary)
         copies.append(replace(shard, path=copy))
     return replace(shards, shards=tuple(copies))

@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.files import atomic_path, write_text
+from pipelines.files import DISK_FULL, atomic_path, full_disk_named, write_text
 from pipelines.options import PatchOptions, require
 from pipelines.patches import Patch, Skipped, Source, read_patches
 from pipelines.shards.layout import (
-    DISK_FULL,
     FORMAT,
+    REMEDY,
     UNFINISHED,
     Page,
     fingerprint,
     finished_page,
-    full_disk_named,
     page_path,
     remove,
     shard_path,
@@ -71,7 +70,7 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     pages = {source.slide_id: page for source in sources if (page := finished_page(source, folder, options))}
     kept = len(pages)
     todo = sorted((source for source in sources if source.slide_id not in pages), key=_bytes, reverse=True)
-    with full_disk_named(folder):
+    with full_disk_named(folder, REMEDY):
         write_text(folder / UNFINISHED, "")
     with tqdm(total=len(sources), initial=kept, unit="slide", miniters=0, disable=not progress) as bar:
         report = _patch_counter(bar, _patches_in(pages))
@@ -129,7 +128,7 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
     from pipelines.shards.record import encode
 
     tissue = []
-    with full_disk_named(path), atomic_path(path) as temporary:
+    with full_disk_named(path, REMEDY), atomic_path(path) as temporary:
         try:
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 for patch in patches:
@@ -148,7 +147,7 @@ def _write_page(source: Source, folder: Path, options: PatchOptions, shards: lis
     page = {"format": FORMAT, "slide_id": source.slide_id, "count": sum(len(shard["tissue"]) for shard in shards),
             **fingerprint(source, options), "shards": shards, "skipped": [asdict(item) for item in skipped]}
     path = page_path(folder, source.slide_id)
-    with full_disk_named(path):
+    with full_disk_named(path, REMEDY):
         write_text(path, dumps(page) + "\n")
     return page
 
