@@ -8,7 +8,8 @@ cells. What was stopped goes on when the same command is run again; cells whose 
 done, also where their runs are no longer there.
 
 OUTPUT gets results.csv, tables.md, figures and residuals: numbers and plots. WORK gets the runs, and report.html, which
-shows patches of the slides. Nothing is chosen on the test slides: a stage of one epoch keeps its last weights.
+shows patches of the slides. Without --test_data the validation slides are scored; --best_by=last, which keeps each
+stage's last epoch, is needed then: nothing is chosen on slides that are scored.
 """
 from __future__ import annotations
 
@@ -68,8 +69,12 @@ def _checked() -> list[Cell]:
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
     given = [name for name in DECIDED if TRAIN[name].present]
     require(not given, "flags", "leave to the grid what the grid decides", "write them as axes of --grid", given)
-    data, *_ = data_options(FLAGS), train_options(FLAGS), patch_options(FLAGS), degrade_options(FLAGS), \
-        generator_options(FLAGS)  # each checks itself
+    for check in (train_options, patch_options, degrade_options, generator_options):  # each checks itself
+        check(FLAGS)
+    data = data_options(FLAGS)
+    require(bool(data.test_data) or FLAGS.best_by == "last", "best_by",
+            "be last where the validation slides are scored", "add it, or name other slides by --test_data",
+            FLAGS.best_by)
     require(data.eval_patch_size >= 161, "eval_patch_size", "be 161 or more", "MS-SSIM needs it", data.eval_patch_size)
     wrong = [text for text in FLAGS.magnifications if text.count(":") != 1]
     require(not wrong, "magnifications", "be SLIDE:MAGNIFICATION", "write erosion:40x", wrong)

@@ -137,6 +137,7 @@ def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
     ([], "`grid` must be given"),
     (["--grid=method=srgan", "--seeds=a"], "`seeds` must be whole numbers"),
     (["--grid=method=srgan", "--magnifications=erosion"], "`magnifications` must be SLIDE:MAGNIFICATION"),
+    (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last where the validation slides are scored"),
     (["--grid=method=srgan", "--eval_patch_size=128"], "`eval_patch_size` must be 161 or more"),
 ])
 def test_mistake_is_one_line_and_makes_nothing(tiles, tmp_path, more, message):
