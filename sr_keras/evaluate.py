@@ -1,7 +1,9 @@
 """Score a generator beside bicubic: a table, a CSV of every patch, and a picture of the best, median and worst.
 
     python -m sr_keras.evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
-    python -m sr_keras.evaluate --model=saved_models/demo --data=my_slides --output=scores --mpp=0.5 --max_patches=100
+    python -m sr_keras.evaluate --data=my_slides --output=scores --mpp=0.5 --max_patches=100
+
+--model is the one that ships with the code where it is left out.
 
 --data takes a run (its test part; its val part where it has no test), shards, or slides, images and folders of tiles,
 which are first cut into patches in OUTPUT/data (the flags that say how apply to these alone). Choose slides that no
@@ -25,6 +27,7 @@ from pipelines import console
 from pipelines.files import write_text
 from pipelines.flags import define_patch_flags, patch_options
 from pipelines.options import DegradeOptions, PatchOptions, require
+from sr_keras.options import SHIPPED_MODEL
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
 
 BATCH = 4
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", None, "saved_models/NAME, a run folder, or a .keras generator.", flag_values=FLAGS)
+flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
+                    flag_values=FLAGS)
 flags.DEFINE_list("data", [], "A run, shards, or slides, images, folders of slides or of tiles; 'sample'.",
                   flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
@@ -46,7 +50,7 @@ define_patch_flags(FLAGS)
 
 
 def main() -> int:
-    for name, example in (("model", "saved_models/demo"), ("data", "my_slides"), ("output", "scores")):
+    for name, example in (("model", "saved_models/srgan_sqe_x4"), ("data", "my_slides"), ("output", "scores")):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
     require(FLAGS.limit is None or FLAGS.limit > 0, "limit", "be positive", "leave it out for all patches", FLAGS.limit)
 

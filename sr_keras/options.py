@@ -5,6 +5,7 @@ The four methods of the paper are values of one `Objective`, not code of their o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.options import SCALES, require
 
@@ -14,6 +15,8 @@ REDUCTIONS = ("mean", "sum")
 BEST_BY = {"last": True, "psnr": True, "rrmse": False, "ssim": True, "ms_ssim": True, "qilv": True}
 PRECISIONS = (None, "bfloat16", "float16")
 STRATEGIES = ("none", "mirrored")
+# The model that lies in this repository, wherever a command is run from.
+SHIPPED_MODEL = Path(__file__).parents[1] / "saved_models" / "srgan_sqe_x4"
 
 
 @dataclass(frozen=True)

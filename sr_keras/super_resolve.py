@@ -1,13 +1,13 @@
 """Super-resolve slides and pictures of any size.
 
-    python -m sr_keras.super_resolve --model=saved_models/demo --input=slide.svs --output=slide_x4.tif
-    python -m sr_keras.super_resolve --model=saved_models/demo --input=slides --output=slides_x4 --mpp=1.0
-    python -m sr_keras.super_resolve --model=saved_models/demo --input=picture.png --output=large.png
-    python -m sr_keras.super_resolve --model=saved_models/demo --input=slide.svs --output=out.tif --trust_map=trust.tif
+    python -m sr_keras.super_resolve --input=slide.svs --output=slide_x4.tif
+    python -m sr_keras.super_resolve --input=slides --output=slides_x4 --mpp=1.0
+    python -m sr_keras.super_resolve --model=runs/mine --input=picture.png --output=large.png
+    python -m sr_keras.super_resolve --input=slide.svs --output=out.tif --trust_map=trust.tif
 
-Input: a file that pipelines.slide opens, a folder, or a comma list. Output: a .tif is a tiled pyramid that OpenSlide
-and QuPath open, of any size in 2 GiB of memory; .png and .jpg are made in memory; in a folder slides become NAME_x4.tif
-and pictures NAME.png. A report lies beside each output. Windows overlap by all that a pixel depends on, so there are no
+Model: the one that ships with the code if left out. Input: a file that pipelines.slide opens, a folder, or a comma
+list. Output: a .tif is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; .png and .jpg
+are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png. A report lies beside each output. Windows overlap by all that a pixel depends on, so there are no
 seams; where there is only glass, bicubic does. A file that fails does not stop the others, and a place that can't be
 read becomes white and is reported. What was stopped, even by kill -9, goes on with --resume to the same bytes.
 
@@ -31,13 +31,15 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.options import require
 from pipelines.slide import SlideError
+from sr_keras.options import SHIPPED_MODEL
 from sr_keras.whole_slide import EnlargeOptions, enlarge_file
 from sr_keras.whole_slide.reports import describe_model, report_path, summary, trust_line, write_report
 from sr_keras.whole_slide.targets import find_inputs, plan, plan_trust
 from sr_keras.whole_slide.trust import check_trust
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", None, "saved_models/NAME, a run folder, or a .keras generator.", flag_values=FLAGS)
+flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
+                    flag_values=FLAGS)
 flags.DEFINE_string("input", None, "A slide or picture, a folder of them, or a comma list.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .tif, .png or .jpg to write, or a folder.", flag_values=FLAGS)
 flags.DEFINE_string("trust_map", None, "A .tif for the map of how far the output departs from its input, or a folder, "
