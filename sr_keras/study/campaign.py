@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sr_keras.study.grid import Cell, cell_flags
 from sr_keras.study.results import read_results, write_results
 
 RESULTS_FILE, BALANCE_FILE = "results.csv", "balance.json"
+CELL_BYTES = 64 * 2**20  # what the run of a small cell takes, where there is none to measure
 
 
 def train_cells(cells: Sequence[Cell], bench: Bench, epsilon: float, at_once: int) -> list[Failed]:
@@ -29,8 +31,11 @@ def train_cells(cells: Sequence[Cell], bench: Bench, epsilon: float, at_once: in
     Cells of equal balance come last: the others are what the balance is measured on.
 
     Raises:
-        ValueError: The table holds a cell that was made with other flags, or the balance can't be measured.
+        ValueError: The table holds a cell that was made with other flags, the balance can't be measured, or there is
+            too little room for what is to be trained.
     """
+    done = {row["cell"] for row in read_results(bench.output / RESULTS_FILE)}
+    require_room(bench, sum(cell.name not in done for cell in cells))
     plain = [Job(cell, tuple(cell_flags(cell))) for cell in cells if cell.balance == "paper"]
     failed = _train(plain, bench, at_once, len(cells))
     equal = [cell for cell in cells if cell.balance == "equal"]
@@ -39,6 +44,19 @@ def train_cells(cells: Sequence[Cell], bench: Bench, epsilon: float, at_once: in
         jobs = [Job(cell, tuple(cell_flags(cell, factors[f"{cell.q:g}"]))) for cell in equal]
         failed += _train(jobs, bench, at_once, len(cells))
     return failed
+
+
+def require_room(bench: Bench, count: int) -> None:
+    """Refuse to begin `count` cells that the disk has no room for, by the largest run that is there.
+
+    Raises:
+        ValueError: There is less room than that.
+    """
+    sizes = [sum(path.stat().st_size for path in cell.rglob("*") if path.is_file())
+             for cell in (bench.work / "cells").glob("*")]
+    each, free = max([CELL_BYTES, *sizes]), shutil.disk_usage(bench.work).free
+    require(count * each <= free, "work", f"have room for {count} more cells of {each / 2**20:.0f} MiB",
+            "name a folder on a larger disk, or ask for fewer cells", f"{bench.work} with {free / 2**20:.0f} MiB free")
 
 
 def _train(jobs: Sequence[Job], bench: Bench, at_once: int, total: int) -> list[Failed]:
