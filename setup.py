@@ -7,6 +7,7 @@ HERE = Path(__file__).parent
 REQUIREMENTS = [line for line in (HERE / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
 
 EXTRAS = {
+    "cluster": ["ray==2.60.0"],
     "litert": ["ai-edge-litert==2.3.0"],
     "onnx": ["onnx==1.23.2", "onnxruntime==1.32.0", "tf2onnx==1.17.0"],
     "serving": ["grpcio==1.85.3", "tensorflow-serving-api==2.21.0"],
@@ -26,9 +27,11 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.21.0"],
+        # For CUDA 12, as TensorFlow's own; the release whose list of operations exports are checked against.
+        "tensorrt": ["cuda-bindings==12.9.4", "tensorrt-cu12==10.15.1.29", *EXTRAS["onnx"]],
         **EXTRAS,
         # Tests of every engine and of what other software reads come with it.
         "dev": ["mypy==2.4.1", "pytest==9.2.0", "pytest-xdist==3.8.0", "pyvips-binary==8.18.7", "pyvips==3.2.0",
-                "ruff==0.17.6", *EXTRAS["litert"], *EXTRAS["onnx"], *EXTRAS["serving"]],
+                "ruff==0.17.6", *EXTRAS["cluster"], *EXTRAS["litert"], *EXTRAS["onnx"], *EXTRAS["serving"]],
     },
 )

@@ -14,8 +14,10 @@ Exit status: 0 done, 1 done in part (what `main` returns), 2 a mistake in what w
 """
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -63,6 +65,18 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def import_optional(package: str, extra: str) -> Any:
+    """Import a package that an extra installs.
+
+    Raises:
+        UserError: It is not installed; the error names the extra.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"`{package}` must be installed; run pip install '.[{extra}]'. Received: {error}") from error
 
 
 def resolved(flag_values: flags.FlagValues) -> str:

@@ -5,14 +5,19 @@
 
 Slides are read side by side. What was stopped goes on where it stopped when the same command is run again. What can't
 be read is skipped and listed at the end, and is on the slide's page in the output folder; --strict makes it an error.
+
+--ray=auto reads them on the machines of a Ray cluster, to the same bytes; all of them must see slides and output under
+the same paths. A machine that is lost costs nothing but time.
 """
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from absl import flags
 
+from pipelines.cluster import Cluster
 from pipelines.console import run
 from pipelines.flags import define_patch_flags, patch_options
 from pipelines.options import require
@@ -27,6 +32,8 @@ flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the choice of patches.", flag_values=FLAGS)
 flags.DEFINE_integer("workers", None, "Slides read at the same time; one a core if left out.", flag_values=FLAGS)
 flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that can't be read.", flag_values=FLAGS)
+flags.DEFINE_string("ray", None, "Read on a Ray cluster: auto for the one that runs on this machine, else one of its "
+                    "own; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -36,7 +43,9 @@ def main() -> int:
     from pipelines.patches import find_sources
     from pipelines.shards import write_shards
 
-    report = write_shards(find_sources(FLAGS.data), FLAGS.output, options, FLAGS.workers, FLAGS.strict)
+    sources = find_sources(FLAGS.data)
+    with Cluster(FLAGS.ray, most=FLAGS.workers) if FLAGS.ray else nullcontext() as cluster:
+        report = write_shards(sources, FLAGS.output, options, FLAGS.workers, FLAGS.strict, cluster=cluster)
     kept = f" ({report.kept} of them there before)" if report.kept else ""
     print(f"{report.patches} patches of {report.slides} slides{kept} in {FLAGS.output}")
     print_skipped(report.skipped)

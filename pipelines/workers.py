@@ -30,12 +30,17 @@ PATIENCE_SECONDS = 10.0  # for a worker to notice that it should stop and to cle
 
 @dataclass(frozen=True)
 class Died:
-    """The outcome of a job whose process died, each time it was tried. A negative exit code is a signal."""
+    """The outcome of a job whose process died, each time it was tried.
+
+    A negative exit code is a signal, None one that nobody knows.
+    """
 
     exit_code: int | None
+    attempts: int = ATTEMPTS
 
     def __str__(self) -> str:
-        return f"the process at work on it died {ATTEMPTS} times (exit code {self.exit_code})"
+        code = "" if self.exit_code is None else f" (exit code {self.exit_code})"
+        return f"the process at work on it died {self.attempts} times{code}"
 
 
 def run_jobs(work: Work, jobs: Iterable[Any], processes: int, report: Report) -> Iterator[tuple[Any, Any]]:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,56 @@ import tifffile
 from PIL import Image
 from skimage.data import immunohistochemistry
 
+from pipelines.cluster import ENVIRONMENT
 from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
 DATA = Path(os.environ.get("SR_KERAS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+class TwoMachines:
+    """A Ray cluster of two machines with a core each, on this one; the second can be lost."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self._second: Any = None
+        self.address = self._ray.address
+
+    def complete(self, **resources: int) -> None:
+        """Add the second machine if it is not there."""
+        if self._second is None:
+            self._second = self._ray.add_node(**{"num_cpus": 1, **resources})
+
+    def lose(self) -> None:
+        """Have the second machine die, with all that runs on it."""
+        self._ray.remove_node(self._second, allow_graceful=False)
+        self._second = None
+
+    def is_busy(self, cluster: Any) -> bool:
+        """Whether a worker of `cluster` is at work on the second machine."""
+        return any(lane.job and lane.node == self._second.node_id for lane in cluster._lanes)
+
+    def stop(self) -> None:
+        """End all of it."""
+        self._ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_machines() -> Iterator[TwoMachines]:
+    """The cluster that the tests of a file share."""
+    pytest.importorskip("ray", reason="pip install '.[cluster]'")
+    os.environ.update(ENVIRONMENT, RAY_worker_niceness="0")  # else whatever else runs here starves them
+    machines = TwoMachines()
+    yield machines
+    machines.stop()
+
+
+@pytest.fixture
+def two_machines(ray_machines) -> TwoMachines:
+    """The same, with both machines."""
+    ray_machines.complete()
+    return ray_machines
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.cluster import Cluster
 from pipelines.files import DISK_FULL, atomic_path, full_disk_named, write_text
 from pipelines.options import PatchOptions, require
 from pipelines.patches import Patch, Skipped, Source, read_patches
@@ -47,7 +48,8 @@ class Report:
 
 
 def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], options: PatchOptions,
-                 workers: int | None = None, strict: bool = False, progress: bool = True) -> Report:
+                 workers: int | None = None, strict: bool = False, progress: bool = True,
+                 cluster: Cluster | None = None) -> Report:
     """Write the patches of each slide to `folder`, what is there already excepted.
 
     Args:
@@ -57,6 +59,7 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
         workers: Processes; by default one a core, and for little data the calling process alone.
         strict: Make the first slide or patch that cannot be read an error. That there is no tissue is none.
         progress: Show a progress bar.
+        cluster: Whose workers read the slides, where it is not processes of this machine; `workers` is its own affair.
 
     Raises:
         ValueError: `folder` holds one of the slides, made with other options or from other files; or there is no patch.
@@ -75,7 +78,9 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     with tqdm(total=len(sources), initial=kept, unit="slide", miniters=0, disable=not progress) as bar:
         report = _patch_counter(bar, _patches_in(pages))
         work = partial(write_slide, folder=folder, options=options, strict=strict)
-        for source, outcome in run_jobs(work, todo, workers or _processes(todo), report):
+        outcomes = (cluster.run_jobs(work, todo, report) if cluster
+                    else run_jobs(work, todo, workers or _processes(todo), report))
+        for source, outcome in outcomes:
             page = _give_up(source, folder, options, str(outcome)) if isinstance(outcome, Died) else outcome
             pages[source.slide_id] = page
             bar.update()
