@@ -31,6 +31,8 @@ from sr_keras.runs import FLAGS_FILE
 GENERATOR_FILE = "generator.keras"
 SAVED_MODEL_FILE = "saved_model.pb"
 SIGNATURE = "serving_default"
+# A function beside the signatures of a SavedModel: no server offers it, and who computes for himself needs no limit.
+UNLIMITED = "unlimited"
 # Beside the graph, in the folder that TensorFlow leaves to others: what the graph does not say of itself.
 FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 CODE = ("Lambda", "__lambda__", "function")
@@ -201,8 +203,9 @@ def _from_saved_model(folder: Path) -> LoadedGenerator:
     except Exception as error:  # TensorFlow has no common error here: protobuf's, its own and Python's all come
         raise ValueError(f"{folder}: can't be loaded as a SavedModel; export it again. {_reason(error)}") from error
 
-    def run(lr: tf.Tensor) -> tf.Tensor:
-        return loaded.signatures[SIGNATURE](lr=lr)["sr"]  # by way of `loaded`, which owns the weights
+    def run(lr: tf.Tensor) -> tf.Tensor:  # by way of `loaded`, which owns the weights
+        unlimited = getattr(loaded, UNLIMITED, None)  # versions of old have none
+        return unlimited(lr) if unlimited else loaded.signatures[SIGNATURE](lr=lr)["sr"]
 
     return LoadedGenerator(folder, facts["scale"], facts["halo"], facts, run)
 

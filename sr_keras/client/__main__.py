@@ -45,8 +45,7 @@ flags.DEFINE_integer("quality", None, "Of a .jpg, 1 to 100; 95 if left out.", fl
 flags.DEFINE_enum("encoding", None, ENCODINGS, "How pixels travel: as they are, or as PNG. The faster one if left out: "
                   "tensor by gRPC, bytes by REST, where numbers become text.", flag_values=FLAGS)
 flags.DEFINE_integer("scale", None, "SR side over LR side; the server is asked if left out.", flag_values=FLAGS)
-flags.DEFINE_integer("halo", DEFAULT.halo, "Overlap of tiles in LR pixels; the model card says what it needs.",
-                     flag_values=FLAGS)
+flags.DEFINE_integer("halo", None, "Overlap of tiles in LR pixels; the server is asked if left out.", flag_values=FLAGS)
 flags.DEFINE_integer("tile", DEFAULT.tile, "Side of a tile in LR pixels.", flag_values=FLAGS)
 flags.DEFINE_integer("in_flight", DEFAULT.in_flight, "Requests at a time.", flag_values=FLAGS)
 flags.DEFINE_float("timeout_s", DEFAULT.timeout_s, "Seconds that an attempt may take.", flag_values=FLAGS)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sr_keras.client.errors import BAD_ANSWER, Failure
-from sr_keras.client.options import MAX_SCALE
+from sr_keras.client.options import MAX_HALO, MAX_SCALE
 
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PNG_HEADER = struct.Struct(">IIBB")  # width, height, bit depth, colour type, right behind PNG_START
@@ -47,6 +47,29 @@ class Due:
             due = f"[1, {scales[0] * self.height}, {scales[0] * self.width}, 3]"
             due += f", or 2 to {MAX_SCALE} times its sides," if self.scale is None else ""
             raise Failure(BAD_ANSWER, f"sr of shape {list(shape)} where {due} is due")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model says of itself; `max_pixels` None where it has no limit, or does not say it."""
+
+    scale: int
+    halo: int
+    max_pixels: int | None = None
+
+
+def from_about(sr_side: Any, halo: Any, max_pixels: Any) -> About:
+    """Return what a model says of itself, from its answer about a picture of side 1.
+
+    Raises:
+        Failure: It is out of reason.
+    """
+    numbers = (sr_side, halo, max_pixels)
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers) \
+            or not (1 <= sr_side <= MAX_SCALE and 0 <= halo <= MAX_HALO and max_pixels >= 1):
+        raise Failure(BAD_ANSWER, f"scale, halo and max_pixels of {numbers} where 1 to {MAX_SCALE}, 0 to {MAX_HALO} "
+                                  "and 1 or more are due")
+    return About(sr_side, halo, max_pixels)
 
 
 def from_content(shape: tuple[int, ...], content: bytes, due: Due) -> np.ndarray:

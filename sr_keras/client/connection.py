@@ -21,16 +21,26 @@ import numpy as np
 
 from pipelines.console import UserError
 from pipelines.options import require
-from sr_keras.client.answers import Due
+from sr_keras.client.answers import About, Due, from_about
 from sr_keras.client.errors import UNAVAILABLE, Failure, server_error
-from sr_keras.client.options import BYTES, TENSOR, Address, ClientOptions, check_auth_header, parse_address
+from sr_keras.client.options import (
+    BYTES,
+    DEFAULT_HALO,
+    TENSOR,
+    Address,
+    ClientOptions,
+    check_auth_header,
+    parse_address,
+)
 from sr_keras.client.rest_transport import RestTransport
 from sr_keras.client.retries import retried
-from sr_keras.client.wire import Transport
+from sr_keras.client.wire import HALO, MAX_PIXELS, SR_SIDE, Transport
 from sr_keras.tiling import Box, Span, core_of, spans
 
 AVAILABLE = "AVAILABLE"
 PROBE_SIDE = 8
+# How TensorFlow Serving says that a model has no such signature.
+NO_SIGNATURE = ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
 Answer = TypeVar("Answer")
 
 
@@ -72,7 +82,7 @@ class SuperResolutionClient:
             check_auth_header(self.options.auth_header, address)
         self.server, self.model_name, self.model_version = address.text, model_name, model_version
         self._transport = _transport(address, model_name, self.options)
-        self._scale, self._lock, self._closed = self.options.scale, threading.Lock(), threading.Event()
+        self._about, self._lock, self._closed = _given(self.options), threading.Lock(), threading.Event()
         self._sleep = sleep or self._closed.wait
         self._pool = ThreadPoolExecutor(self.options.in_flight, "sr_keras.client")
 
@@ -92,11 +102,12 @@ class SuperResolutionClient:
     @property
     def scale(self) -> int:
         """SR side over LR side. The server is asked once, where it was not given."""
-        with self._lock:
-            if self._scale is None:
-                grey = np.full((1, PROBE_SIDE, PROBE_SIDE, 3), 128, np.uint8)
-                self._scale = self._predict(grey, None, self.model_version).shape[1] // PROBE_SIDE
-            return self._scale
+        return self._asked_about().scale
+
+    @property
+    def halo(self) -> int:
+        """LR pixels that an SR pixel depends on to each side. The server is asked once, where it was not given."""
+        return self._asked_about().halo
 
     def health(self) -> dict[int, str]:
         """Return the state of each version of the model, or of the one asked for; one at least is AVAILABLE.
@@ -138,8 +149,10 @@ class SuperResolutionClient:
             Box, and the piece [hr_height, hr_width, 3] that belongs there. Boxes are disjoint and cover the output.
         """
         _check_image(image)
-        rows, columns = (spans(side, self.options.tile, self.options.halo) for side in image.shape[:2])
-        scale, total = self.scale, len(rows) * len(columns)
+        about = self._asked_about()
+        self._check_tile(about, image.shape)
+        rows, columns = (spans(side, self.options.tile, about.halo) for side in image.shape[:2])
+        scale, total = about.scale, len(rows) * len(columns)
         version = self.model_version
         if version is None and total > 1:
             version = self._newest()
@@ -181,6 +194,35 @@ class SuperResolutionClient:
         due = Due(lr.shape[1], lr.shape[2], scale)
         return self._call(lambda: self._transport.predict(lr, due, version))
 
+    def _asked_about(self) -> About:
+        with self._lock:
+            if self._about is None:
+                found = self._call(self._says)
+                scale = self.options.scale or (found.scale if found else self._probed_scale())
+                halo = found.halo if found else DEFAULT_HALO
+                self._about = About(scale, halo if self.options.halo is None else self.options.halo,
+                                    found.max_pixels if found else None)
+            return self._about
+
+    def _says(self) -> About | None:
+        """Return what the model says of itself; None where it was exported by others, and does not."""
+        try:
+            said = self._transport.about(self.model_version)
+        except Failure as failure:
+            if failure.code in NO_SIGNATURE:
+                return None
+            raise
+        return from_about(*(said.get(name) for name in (SR_SIDE, HALO, MAX_PIXELS)))
+
+    def _probed_scale(self) -> int:
+        grey = np.full((1, PROBE_SIDE, PROBE_SIDE, 3), 128, np.uint8)
+        return self._predict(grey, None, self.model_version).shape[1] // PROBE_SIDE
+
+    def _check_tile(self, about: About, shape: tuple[int, ...]) -> None:
+        height, width = (min(side, self.options.tile) for side in shape[:2])
+        require(about.max_pixels is None or height * width <= about.max_pixels, "tile",
+                f"have {about.max_pixels} pixels or fewer, as the model allows", "make it smaller", self.options.tile)
+
     def _newest(self) -> int:
         return max(version for version, state in self.health().items() if state == AVAILABLE)
 
@@ -199,6 +241,11 @@ class SuperResolutionClient:
             model = f"model {self.model_name!r}{version}"
             # Without its cause: a traceback would show what a server says in full, the header too if it repeats that.
             raise server_error(self.server, model, failure, self.options.auth_header) from None
+
+
+def _given(options: ClientOptions) -> About | None:
+    """Return what need not be asked; None where something is."""
+    return None if options.scale is None or options.halo is None else About(options.scale, options.halo)
 
 
 def _transport(address: Address, model_name: str, options: ClientOptions) -> Transport:

@@ -21,6 +21,7 @@ MEANINGS = {
     CANCELLED: ("was not waited for", "the client was closed"),
     "NOT_FOUND": ("does not have that model", "check `model_name` and `model_version`"),
     "INVALID_ARGUMENT": ("refuses the request", "check that the model is a generator, and has what `encoding` needs"),
+    "FAILED_PRECONDITION": ("can't do that as it is set up", "if it batches, use the `tile` that all its clients use"),
     "UNAUTHENTICATED": ("does not know this caller", "check the authorisation header"),
     "PERMISSION_DENIED": ("does not let this caller in", "check the authorisation header"),
     "RESOURCE_EXHAUSTED": ("has no room for the request", "make `tile` or `in_flight` smaller"),

@@ -5,6 +5,7 @@ The server is reached directly: a proxy that the environment names is for the we
 from __future__ import annotations
 
 import ssl
+import struct
 from typing import Any
 
 import grpc
@@ -20,10 +21,11 @@ from tensorflow_serving.apis import (
 from sr_keras.client.answers import Due, from_content, from_numbers, from_png, to_png
 from sr_keras.client.errors import BAD_ANSWER, CANCELLED, NOT_TRUSTED, UNAVAILABLE, Failure
 from sr_keras.client.options import BYTES, Address, ClientOptions, trust
-from sr_keras.client.wire import OUTPUTS, SIGNATURES, most_bytes
+from sr_keras.client.wire import ABOUT, OUTPUTS, SIDE, SIGNATURES, most_bytes
 
 # How gRPC says that TLS did not come about: to it that is UNAVAILABLE like the rest.
 UNTRUSTED = ("Handshake failed", "handshake failed", "Verification Check failed")
+INT32 = struct.Struct("<i")
 States, DataType = get_model_status_pb2.ModelVersionStatus.State, types_pb2.DataType
 
 
@@ -58,6 +60,22 @@ class GrpcTransport:
         for side in shape:
             tensor.tensor_shape.dim.add(size=side)
         return self._pixels(self._ask(self._predict, request), due)
+
+    def about(self, version: int | None) -> dict[str, Any]:
+        """Return what the model says of a picture of side 1, by name and not checked.
+
+        Raises:
+            Failure: The request failed.
+        """
+        request = predict_pb2.PredictRequest()
+        self._name(request.model_spec, version)
+        request.model_spec.signature_name = ABOUT
+        tensor = request.inputs[SIDE]
+        tensor.dtype = types_pb2.DT_INT32
+        tensor.int_val.append(1)
+        tensor.tensor_shape.dim.add(size=1)
+        outputs = self._ask(self._predict, request).outputs
+        return {name: _one_number(outputs[name]) for name in outputs}
 
     def states(self, version: int | None) -> dict[int, str]:
         """Return the state of each version of the model that the server knows, or of one.
@@ -138,6 +156,15 @@ def _failure(error: Any) -> Failure:
     if "CLIENT: Received message larger" in details:
         return Failure(BAD_ANSWER, details)
     return Failure(code, details)
+
+
+def _one_number(tensor: Any) -> int | None:
+    """Return the int32 in a tensor of one; None where it is another."""
+    if tensor.dtype != types_pb2.DT_INT32:
+        return None
+    if len(tensor.tensor_content) == INT32.size:
+        return INT32.unpack(tensor.tensor_content)[0]
+    return tensor.int_val[0] if len(tensor.int_val) == 1 else None
 
 
 def _name_of(enum: Any, number: int) -> str:

@@ -26,10 +26,11 @@ import numpy as np
 from sr_keras.client.answers import Due, from_numbers, from_png, to_png
 from sr_keras.client.errors import BAD_ANSWER, CANCELLED, DEADLINE_EXCEEDED, DROPPED, NOT_TRUSTED, UNAVAILABLE, Failure
 from sr_keras.client.options import BYTES, Address, ClientOptions, trust
-from sr_keras.client.wire import SIGNATURES, SLACK, most_bytes
+from sr_keras.client.wire import ABOUT, SIDE, SIGNATURES, SLACK, most_bytes
 
 # What TensorFlow Serving's HTTP server makes of gRPC's codes, read backwards.
 CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
+         412: "FAILED_PRECONDITION",
          429: "RESOURCE_EXHAUSTED", 499: CANCELLED, 501: "UNIMPLEMENTED", 503: UNAVAILABLE, 504: DEADLINE_EXCEEDED}
 BYTES_PER_NUMBER = 8  # three digits, a comma, a space, and its share of brackets
 
@@ -57,14 +58,18 @@ class RestTransport:
         """
         as_bytes = self._encoding == BYTES
         instance: dict[str, Any] = {"image_bytes": _b64(to_png(lr[0]))} if as_bytes else {"lr": lr[0].tolist()}
-        body = json.dumps({"signature_name": SIGNATURES[self._encoding], "instances": [instance]},
-                          separators=(",", ":")).encode()
         limit = most_bytes(due.most_values) if as_bytes else BYTES_PER_NUMBER * due.most_values + SLACK
-        answer = _parsed(self._ask("POST", f"{self._versioned(version)}:predict", body, limit))
-        predictions = answer.get("predictions")
-        if not isinstance(predictions, list) or len(predictions) != 1:
-            raise Failure(BAD_ANSWER, "JSON without the one prediction that is due")
-        return from_png(_from_b64(predictions[0]), due) if as_bytes else from_numbers(predictions, due)
+        prediction = self._predict(SIGNATURES[self._encoding], instance, version, limit)
+        return from_png(_from_b64(prediction), due) if as_bytes else from_numbers([prediction], due)
+
+    def about(self, version: int | None) -> dict[str, Any]:
+        """Return what the model says of a picture of side 1, by name and not checked.
+
+        Raises:
+            Failure: The request failed.
+        """
+        prediction = self._predict(ABOUT, {SIDE: 1}, version, SLACK)
+        return prediction if isinstance(prediction, dict) else {}
 
     def states(self, version: int | None) -> dict[int, str]:
         """Return the state of each version of the model that the server knows, or of one.
@@ -86,6 +91,14 @@ class RestTransport:
 
     def _versioned(self, version: int | None) -> str:
         return self._path if version is None else f"{self._path}/versions/{version}"
+
+    def _predict(self, signature: str, instance: dict[str, Any], version: int | None, limit: int) -> Any:
+        """Return the one prediction of one instance."""
+        body = json.dumps({"signature_name": signature, "instances": [instance]}, separators=(",", ":")).encode()
+        predictions = _parsed(self._ask("POST", f"{self._versioned(version)}:predict", body, limit)).get("predictions")
+        if not isinstance(predictions, list) or len(predictions) != 1:
+            raise Failure(BAD_ANSWER, "JSON without the one prediction that is due")
+        return predictions[0]
 
     def _ask(self, method: str, path: str, body: bytes | None, limit: int) -> bytes:
         """Return the body of a 200; all of it comes within the time, and is no longer than `limit`."""

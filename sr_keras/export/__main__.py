@@ -1,29 +1,47 @@
-"""Export a trained generator, with its model card, as the next version of saved_models/NAME.
+"""Export a trained generator, in every form that is deployed, as the next version of saved_models/NAME.
 
     python -m sr_keras.export --model=runs/demo --name=demo
+    python -m sr_keras.export --model=runs/demo --name=demo --formats=saved_model,litert,onnx,tensorrt
     python -m sr_keras.export --model=runs/mine --name=mine --scores=runs/mine/scores \\
         --data="40 H&E slides of breast, 0.25 mpp, scanner X" --data_licence="in house, not to be passed on"
+
+Each form is run by its own runtime on real tissue and compared with Keras; if one differs by more than its precision
+allows, nothing is kept. The table goes into parity.json and into the model card, README.md. Without TensorRT or a GPU
+the commands that build the engines elsewhere are printed.
 """
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from pipelines import console
 from pipelines.options import require
 
-FORMATS = ("saved_model",)
+if TYPE_CHECKING:
+    import keras
+
+    from sr_keras.export.forms import Forms
+
+FORMATS = ("saved_model", "litert", "onnx", "tensorrt")
+PRECISIONS = ("float32", "float16", "int8_dynamic", "int8")
 SCORES_FILE = "scores.md"
+CODE_LICENCE = "Apache-2.0"
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "A run folder or a .keras generator.", flag_values=FLAGS)
 flags.DEFINE_string("name", None, "What the model shall be called.", flag_values=FLAGS)
 flags.DEFINE_string("output", "saved_models", "Folder of models; NAME/VERSION is made in it.", flag_values=FLAGS)
-flags.DEFINE_list("formats", list(FORMATS), f"Some of: {', '.join(FORMATS)}.", flag_values=FLAGS)
+flags.DEFINE_list("formats", ["saved_model"], f"Some of: {', '.join(FORMATS)}. The SavedModel is always written.",
+                  flag_values=FLAGS)
+flags.DEFINE_list("precisions", list(PRECISIONS), "Of the LiteRT files and of what TensorRT builds; int8_dynamic is "
+                  "LiteRT's alone.", flag_values=FLAGS)
+flags.DEFINE_string("calibration_data", None, "What int8 is calibrated with: a run, shards, or slides and folders of "
+                    "tiles. By default the run's training slides, or a picture that comes with scikit-image.",
+                    flag_values=FLAGS)
 flags.DEFINE_string("data", None, "For the card: what it was trained on (tissue, stain, magnification, source).",
                     flag_values=FLAGS)
 flags.DEFINE_string("data_licence", None, "For the card: the terms that data stands under.", flag_values=FLAGS)
@@ -35,35 +53,67 @@ def main() -> int:
     _check()
     scores = _read_scores(FLAGS.scores)
 
-    from sr_keras.export.model_card import model_card
+    from sr_keras.export.forms import check_installed, engine_commands
+    from sr_keras.export.parity import parity_table
     from sr_keras.export.saved_model import export_saved_model
-    from sr_keras.models import find_generator, load_keras, run_flags, scale_of
-    from sr_keras.networks import receptive_field
+    from sr_keras.export.serving import write_serving_files
+    from sr_keras.models import find_generator, load_keras, run_flags
 
+    check_installed(FLAGS.formats)
     path = find_generator(FLAGS.model)
     require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
             FLAGS.model)
     generator = load_keras(path)
     run: dict[str, Any] = {"flags": run_flags(path.parent), "versions": _versions(path.parent)}
-    card = model_card(
-        FLAGS.name, scale=scale_of(generator), halo=receptive_field(generator), parameters=generator.count_params(),
-        data=FLAGS.data or _named_data(run["flags"]), data_licence=FLAGS.data_licence, scores=scores,
-        flags=run["flags"], trained_with=run["versions"])
-    version = export_saved_model(generator, Path(FLAGS.output) / FLAGS.name, card=card, facts=run)
-    print(f"exported, and checked against Keras on tissue: {version}\n"
+    written: list[Forms] = []
+    version = export_saved_model(
+        generator, Path(FLAGS.output) / FLAGS.name, facts=run,
+        extra=lambda folder: written.append(_write_forms(generator, path, folder, run, scores)))
+    write_serving_files(Path(FLAGS.output))
+    (forms,) = written
+    print(f"{parity_table(forms.rows)}\n\n"
+          f"exported, and checked against Keras on {forms.compared}: {version}\n"
           f"its model card:   {version / 'README.md'}\n"
           f"use it:           python -m sr_keras.super_resolve --model={version.parent} --input=picture.png "
           "--output=large.png")
+    if forms.lacking:
+        print("\n".join(["", f"no TensorRT engine here: {forms.lacking}", "where there is one, build them with",
+                         *engine_commands(version, FLAGS.precisions)]))
     return 0
+
+
+def _write_forms(generator: keras.Model, path: Path, folder: Path, run: dict[str, Any], scores: str | None) -> Forms:
+    """Write the forms beside the SavedModel in `folder`, and the card that says how they differ."""
+    from sr_keras.export.forms import write_forms
+    from sr_keras.export.model_card import model_card, parity_text
+    from sr_keras.export.parity import parity_table
+    from sr_keras.export.saved_model import CARD_FILE, next_version
+    from sr_keras.export.tissue import calibration_tissue, compared_tissue
+    from sr_keras.models import load_generator
+
+    loaded = load_generator(folder)  # knows its scale, its halo, and the degradation of its flags
+    facts = {"name": FLAGS.name, "version": next_version(Path(FLAGS.output) / FLAGS.name).name,
+             "scale": loaded.scale, "halo": loaded.halo, "code_licence": CODE_LICENCE,
+             "data_licence": FLAGS.data_licence or "unknown"}
+    forms = write_forms(generator, folder, FLAGS.formats, precisions=FLAGS.precisions, facts=facts,
+                        compared=compared_tissue(path.parent, loaded.degrade),
+                        calibration=calibration_tissue(FLAGS.calibration_data, path.parent, loaded.degrade))
+    card = model_card(
+        FLAGS.name, scale=loaded.scale, halo=loaded.halo, parameters=generator.count_params(),
+        data=FLAGS.data or _named_data(run["flags"]), data_licence=FLAGS.data_licence, scores=scores,
+        parity=parity_text(parity_table(forms.rows), forms.compared, forms.calibrated, forms.lacking),
+        flags=run["flags"], trained_with=run["versions"])
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    return forms
 
 
 def _check() -> None:
     require(bool(FLAGS.model), "model", "be given", "name a run folder or a .keras generator", FLAGS.model)
     require(bool(FLAGS.name) and Path(FLAGS.name).name == FLAGS.name and FLAGS.name[:1] != ".", "name",
             "be the plain name of a folder", "say how the model shall be called, and with --output where", FLAGS.name)
-    unknown = [name for name in FLAGS.formats if name not in FORMATS]
-    require(bool(FLAGS.formats) and not unknown, "formats", f"be some of {', '.join(FORMATS)}", "leave out the others",
-            ",".join(FLAGS.formats))
+    for name, known, given in (("formats", FORMATS, FLAGS.formats), ("precisions", PRECISIONS, FLAGS.precisions)):
+        require(bool(given) and set(given) <= set(known), name, f"be some of {', '.join(known)}",
+                "leave out the others", ",".join(given))
 
 
 def _read_scores(path: str | None) -> str | None:

@@ -16,8 +16,8 @@ FENCE = "```"
 
 
 def model_card(name: str, *, scale: int, halo: int, parameters: int, data: str | None = None,
-               data_licence: str | None = None, scores: str | None = None, flags: str | None = None,
-               trained_with: Mapping[str, str] | None = None) -> str:
+               data_licence: str | None = None, scores: str | None = None, parity: str | None = None,
+               flags: str | None = None, trained_with: Mapping[str, str] | None = None) -> str:
     """Return the card of a model.
 
     Args:
@@ -28,6 +28,7 @@ def model_card(name: str, *, scale: int, halo: int, parameters: int, data: str |
         data: what it was trained on: tissue, stain, magnification, number of slides, source.
         data_licence: under which terms that data stands.
         scores: a table of scores in Markdown, and what they were measured on.
+        parity: what `parity_text` returns; left out where it is not given.
         flags: the training run's flags, one a line.
         trained_with: versions of the software it was trained with, by name.
     """
@@ -37,12 +38,30 @@ def model_card(name: str, *, scale: int, halo: int, parameters: int, data: str |
         "What it must not be used for": _limits(scale),
         "Training data": f"{data or UNKNOWN}\n\nLicence of the data: {data_licence or UNKNOWN}",
         "Scores": scores or f"Scores are {UNKNOWN}.",
+        **({"Forms, and how they differ from Keras": parity} if parity else {}),
         "Licence": _licence(data_licence),
         "Training flags": f"{FENCE}\n{flags.strip()}\n{FENCE}" if flags else f"Flags are {UNKNOWN}.",
         "Versions": _versions(trained_with),
     }
     title = f"# {name}: super-resolution x{scale} for histology"
     return "\n\n".join([title, *(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items())]) + "\n"
+
+
+def parity_text(table: str, compared: str, calibrated: str, lacking: str | None) -> str:
+    """Return what the card says of the forms of a model.
+
+    Args:
+        table: of `sr_keras.export.parity.parity_table`.
+        compared: the tissue that they were compared on.
+        calibrated: the tissue that int8 was calibrated with.
+        lacking: why there are no TensorRT engines; None where there are, or none were asked for.
+    """
+    engines = f"\n\nNo TensorRT engine was built: {lacking}" if lacking else ""
+    return f"""Each was run by its own runtime on {compared}. Differences lie in [0, 1]. The largest is
+that beyond the rounding to 8 bit, the mean is that of the 8-bit pictures, and changes are of the scores against the
+true picture, less those of Keras. int8 was calibrated with {calibrated}.
+
+{table}{engines}"""
 
 
 def _what(scale: int, halo: int, parameters: int) -> str:

@@ -2,7 +2,8 @@
 
     input lr uint8 [B, h, w, 3] -> output sr uint8 [B, scale*h, scale*w, 3], B, h and w open
 
-Weights and arithmetic are float32; conversion to float, clipping and rounding are in the graph. Needs the extra `onnx`.
+Weights and arithmetic are float32; conversion to float, clipping and rounding are in the graph. What the model is
+(`facts`) stands in the file's metadata, one text a name. Needs the extra `onnx`.
 """
 from __future__ import annotations
 
@@ -46,9 +47,9 @@ def write_onnx(generator: keras.Model | LoadedGenerator, path: str | Path, opset
             opset)
     import_optional("onnxruntime", EXTRA)
     target = Path(path)
-    model = _convert(generator, opset)
+    model = convert_onnx(generator, opset)
     with atomic_path(target) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(model)
         check_parity(eight_bit_of(generator), open_onnx(temporary.read_bytes(), threads=1))
     return target
 
@@ -67,7 +68,18 @@ def open_onnx(model: bytes, threads: int) -> Pixels:
     return lambda lr: session.run(["sr"], {"lr": lr})[0]
 
 
-def _convert(generator: keras.Model | LoadedGenerator, opset: int) -> Any:
+def convert_onnx(generator: keras.Model | LoadedGenerator, opset: int = DEFAULT_OPSET,
+                 facts: dict[str, Any] | None = None) -> bytes:
+    """Return a generator as the bytes of an .onnx, unchecked.
+
+    Args:
+        generator: as for `write_onnx`.
+        opset: version of ONNX's operations.
+        facts: what to keep inside, as text.
+
+    Raises:
+        UserError: A package is not installed.
+    """
     tf2onnx = import_optional("tf2onnx", EXTRA)
     run = eight_bit_of(generator)
     function = tf.function(lambda lr: {"sr": run(lr)}, input_signature=input_signature(), autograph=False)
@@ -75,4 +87,6 @@ def _convert(generator: keras.Model | LoadedGenerator, opset: int) -> Any:
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=False):
             dimension.dim_param = name
-    return model
+    for name, fact in (facts or {}).items():
+        model.metadata_props.add(key=name, value=str(fact))
+    return model.SerializeToString()

@@ -1,6 +1,7 @@
 """`python -m sr_keras.export` turns a run into a model with a card that is true and whose commands work."""
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,12 @@ import keras
 import pytest
 
 from pipelines import console
+from pipelines.console import UserError
 from sr_keras.export import __main__ as command
+from sr_keras.export import parity
+from sr_keras.export.forms import PACKAGES
+from sr_keras.export.litert import read_facts
+from sr_keras.export.parity import ParityError
 from sr_keras.models import load_generator
 from sr_keras.networks import generator
 
@@ -72,8 +78,56 @@ def test_python_of_the_card_runs_as_written(run, export, tmp_path):
     assert done.stdout == "uint8 (1, 20, 28, 3)\n"
 
 
+def test_every_format_is_written_and_stands_in_the_card(run, export, tmp_path, capsys):
+    export(f"--model={run}", "--name=breast", f"--output={tmp_path}", "--formats=saved_model,litert,onnx,tensorrt",
+           "--precisions=float32,float16", "--data_licence=CC0")
+    version = tmp_path / "breast" / "1"
+    found = json.loads((version / "parity.json").read_text())
+    assert [form["file"] for form in found["forms"]] == [
+        "saved_model.pb", "litert/float32.tflite", "litert/float16.tflite", "onnx/model.onnx", "tensorrt/float16.onnx"]
+    card, printed = (version / "README.md").read_text(), capsys.readouterr().out
+    for form in found["forms"]:
+        assert f"\n| {form['form']} | {form['gate']} | " in card
+    assert card[card.index("| form |"):card.index("| ONNX |")] in printed
+    assert "No TensorRT engine was built: `tensorrt` must be installed" in card
+    assert printed.count("\ntrtexec --onnx=") == 2
+    facts = read_facts((version / "litert" / "float16.tflite").read_bytes())
+    assert facts == {"name": "breast", "version": "1", "scale": 4, "halo": facts["halo"], "code_licence": "Apache-2.0",
+                     "data_licence": "CC0"}
+
+
+def test_form_that_fails_its_gate_leaves_nothing(run, export, tmp_path, monkeypatch):
+    monkeypatch.setitem(parity.TOLERANCES, "float16", 0.0)
+    with pytest.raises(ParityError, match="`LiteRT float16` must agree with Keras"):
+        export(f"--model={run}", "--name=breast", f"--output={tmp_path}", "--formats=litert", "--precisions=float16")
+    assert list((tmp_path / "breast").iterdir()) == []
+
+
+def test_format_whose_package_is_missing_names_the_extra_and_nothing_is_written(run, export, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(UserError, match=r"`ai_edge_litert` must be installed; run pip install '\.\[litert\]'"):
+        export(f"--model={run}", "--name=x", f"--output={tmp_path}", "--formats=litert")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_path):
+    (tmp_path / "flags.txt").write_text("--blocks=1\n")
+    with pytest.raises(FileNotFoundError, match=r"this run has no generator\.keras yet; let it finish"):
+        export(f"--model={tmp_path}", "--name=x", f"--output={tmp_path / 'models'}")
+    assert not (tmp_path / "models").exists()
+
+
+def test_flags_know_what_can_be_written():
+    from sr_keras.export.litert import PRECISIONS
+
+    assert command.PRECISIONS == PRECISIONS
+    assert set(command.FORMATS) == {"saved_model", *PACKAGES}
+
+
 @pytest.mark.parametrize(("flag", "says"), [
-    ("--formats=saved_model,onnx", "`formats` must be some of saved_model; .*Received: formats='saved_model,onnx'"),
+    ("--formats=saved_model,caffe", "`formats` must be some of saved_model, litert, onnx, tensorrt; leave out the "
+                                    "others.*Received: formats='saved_model,caffe'"),
+    ("--precisions=int4", "`precisions` must be some of float32, float16, int8_dynamic, int8; .*precisions='int4'"),
     ("--formats=", "`formats` must be some of saved_model"),
     ("--name=", "`name` must be the plain name of a folder"),
     ("--name=../away", "`name` must be the plain name of a folder"),

@@ -58,6 +58,9 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.scale = 4
+        self.halo: int = 2
+        self.max_pixels = 2**20
+        self.says = True  # whether it has the signature `about`
         self.states = {1: "END", 2: "AVAILABLE", 3: "AVAILABLE", 4: "LOADING"}
         self.refusals: list[tuple[str, str]] = []  # one is taken by each request
         self.delay: Callable[[int], float] = lambda number: 0.0
@@ -94,6 +97,10 @@ class FakeModel:
         if signature == "encoded":
             lr = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in inputs["image_bytes"]])
             return {self.output or "sr_bytes": [self.encode(sr) for sr in self.change(repeated(lr, self.scale))]}
+        if signature == "about" and self.says:
+            (side,) = inputs["side"]
+            return {name: np.array([value], np.int32) for name, value in {
+                "sr_side": self.scale * side, "halo": self.halo, "max_pixels": self.max_pixels}.items()}
         raise Refused("INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def')
 
     def check(self, name: str, version: int | None) -> None:
@@ -132,6 +139,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
             if self.model.as_numbers:
                 response.outputs[name].tensor_content = b""
+                del response.outputs[name].int_val[:]
                 response.outputs[name].int_val.extend(value.ravel().tolist())
         return response
 
@@ -197,13 +205,15 @@ class Rest(BaseHTTPRequestHandler):
             for key, value in instance.items():
                 is_bytes = isinstance(value, dict)
                 inputs.setdefault(key, []).append(base64.b64decode(value["b64"]) if is_bytes else value)
-        if "lr" in inputs:
-            inputs["lr"] = np.array(inputs["lr"], np.uint8)
+        for key, dtype in (("lr", np.uint8), ("side", np.int32)):
+            if key in inputs:
+                inputs[key] = np.array(inputs[key], dtype)
         outputs = self.model.predict(inputs, request["signature_name"], version, self.headers.get("Authorization"))
-        (value,) = outputs.values()  # a row is an object only where there are several outputs
-        if isinstance(value, np.ndarray):
-            return {"predictions": value.tolist()}
-        return {"predictions": [{"b64": base64.b64encode(data).decode()} for data in value]}
+        columns = {name: value.tolist() if isinstance(value, np.ndarray) else
+                   [{"b64": base64.b64encode(data).decode()} for data in value] for name, value in outputs.items()}
+        if len(columns) == 1:  # a row is an object only where there are several outputs
+            return {"predictions": next(iter(columns.values()))}
+        return {"predictions": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
     def _named(self, pattern: str) -> tuple[str, int | None]:
         found = re.fullmatch(pattern, self.path)

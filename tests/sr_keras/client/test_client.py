@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipelines.console import UserError, one_line
 from sr_keras.client import ServerError, SuperResolutionClient
+from sr_keras.client.options import DEFAULT_HALO
 
 from .conftest import WAYS, png, repeated
 
@@ -40,7 +41,7 @@ def lr(histology) -> np.ndarray:
 @encodings
 def test_picture_comes_back_whole_whatever_the_order(way, encoding, serve, connect, model, lr):
     model.delay = lambda number: random.Random(number).choice([0, 0.01, 0.03])
-    client = connect(serve(way), encoding=encoding, in_flight=3)
+    client = connect(serve(way), scale=4, encoding=encoding, in_flight=3)
     seen = []
     sr = client.super_resolve(lr, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_array_equal(sr, repeated(lr))
@@ -51,7 +52,7 @@ def test_picture_comes_back_whole_whatever_the_order(way, encoding, serve, conne
 
 @both
 def test_encoding_is_the_faster_one_if_left_out(way, serve, connect, model, lr):
-    connect(serve(way)).super_resolve(lr)
+    connect(serve(way), scale=4).super_resolve(lr)
     assert {asked["signature"] for asked in model.asked} == {"serving_default" if way == "grpc" else "encoded"}
 
 
@@ -115,12 +116,54 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(image, connect, d
 
 
 @both
-def test_scale_is_that_of_the_server_and_asked_once(way, serve, connect, model, lr):
-    model.scale = 2
-    client = connect(serve(way))
-    assert client.scale == 2
+@pytest.mark.parametrize("as_numbers", [False, True])
+def test_scale_and_halo_are_those_of_the_server_and_asked_once(way, as_numbers, serve, connect, model, lr):
+    model.scale, model.halo, model.as_numbers = 2, 3, as_numbers
+    client = connect(serve(way), halo=None)
+    assert (client.scale, client.halo) == (2, 3)
     np.testing.assert_array_equal(client.super_resolve(lr), repeated(lr, 2))
-    assert len(model.asked) == 1 + 20
+    assert [asked["signature"] for asked in model.asked].count("about") == 1
+
+
+@both
+def test_what_was_given_is_not_asked(way, serve, connect, model, lr):
+    model.halo = 5
+    connect(serve(way), scale=4, halo=2).super_resolve(lr)
+    assert len(model.asked) == 20
+    model.asked.clear()
+    client = connect(serve(way), scale=None, halo=1)
+    assert (client.scale, client.halo) == (4, 1)
+    assert [asked["signature"] for asked in model.asked] == ["about"]
+
+
+@both
+def test_server_that_does_not_say_its_scale_shows_it(way, serve, connect, model, lr):
+    model.says, model.scale = False, 2
+    client = connect(serve(way), halo=None, tile=100)
+    assert (client.scale, client.halo) == (2, DEFAULT_HALO)
+    np.testing.assert_array_equal(client.super_resolve(lr), repeated(lr, 2))
+    assert len(model.asked) == 2 + 1
+    assert client.slept == []
+
+
+@both
+@pytest.mark.parametrize(("name", "value"), [("scale", 9), ("scale", 0), ("halo", -1), ("halo", 2**20),
+                                             ("max_pixels", 0)])
+def test_model_that_says_what_can_not_be_is_refused(way, name, value, serve, connect, model, lr):
+    setattr(model, name, value)
+    assert "are due" in str(refusal(connect(serve(way)), lr))
+
+
+@both
+def test_tile_that_the_model_would_refuse_is_not_sent(way, serve, connect, model, lr):
+    model.max_pixels = 12 * 12 - 1
+    client = connect(serve(way))
+    with pytest.raises(ValueError, match=r"`tile` must have 143 pixels or fewer.*Received: tile=12"):
+        client.super_resolve(lr)
+    client.super_resolve(lr[:11])  # tiles are no larger than the picture
+    model.halo = 6
+    with pytest.raises(ValueError, match="`tile` must be more than twice the halo of 6"):
+        connect(serve(way), halo=None).super_resolve(lr[:, :11])
 
 
 @both
@@ -267,7 +310,7 @@ def test_answer_of_another_shape_is_refused(way, encoding, change, serve, connec
 
 @both
 def test_scale_beyond_reason_is_refused(way, serve, connect, model, lr):
-    model.scale = 9
+    model.says, model.scale = False, 9
     assert "[72, 72" in str(refusal(connect(serve(way)), lr)).replace("[1, 72", "[72")
 
 

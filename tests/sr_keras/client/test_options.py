@@ -25,12 +25,18 @@ def test_what_is_no_address_is_refused(server):
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("encoding", "jpeg"), ("scale", 0), ("scale", 9), ("halo", -1), ("tile", 80), ("tile", 5000), ("in_flight", 0),
-    ("in_flight", 1000), ("timeout_s", 0.0), ("timeout_s", float("inf")), ("retries", -1), ("retries", 1000),
-    ("max_sr_pixels", 0)])
+    ("encoding", "jpeg"), ("scale", 0), ("scale", 9), ("halo", -1), ("halo", 2000), ("tile", 0), ("tile", 5000),
+    ("in_flight", 0), ("in_flight", 1000), ("timeout_s", 0.0), ("timeout_s", float("inf")), ("retries", -1),
+    ("retries", 1000), ("max_sr_pixels", 0)])
 def test_option_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must .*Received: {name}="):
         ClientOptions(**{name: value})
+
+
+def test_tile_has_room_for_the_halo_on_both_sides():
+    ClientOptions(halo=40, tile=81)
+    with pytest.raises(ValueError, match=r"`tile` must be more than twice the halo of 40.*Received: tile=80"):
+        ClientOptions(halo=40, tile=80)
 
 
 @pytest.mark.parametrize(("name", "version"), [("", None), ("a/b", None), ("a:b", None)])

@@ -1,6 +1,7 @@
 """A .tflite computes what Keras computes on any shape, with LiteRT's own operations, and is whole or not there."""
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -13,7 +14,16 @@ import pytest
 from pipelines.console import UserError
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export import litert
-from sr_keras.export.litert import KEPT_SHAPES, LiteRTRunner, open_litert, write_litert
+from sr_keras.export.litert import (
+    KEPT_SHAPES,
+    PRECISIONS,
+    LiteRTRunner,
+    convert_litert,
+    open_litert,
+    operations,
+    read_facts,
+    write_litert,
+)
 from sr_keras.export.parity import ParityError
 from sr_keras.export.saved_model import export_saved_model
 from sr_keras.models import load_generator
@@ -105,6 +115,99 @@ def test_saved_model_is_written_as_the_keras_model_is(network, written, tmp_path
     path = write_litert(loaded, tmp_path / "x.tflite")
     lr = pixels(2, 9, 13)
     np.testing.assert_array_equal(open_litert(path.read_bytes(), 1)(lr), open_litert(written, 1)(lr))
+
+
+FACTS = {"name": "breast", "scale": 2, "halo": 9, "data_licence": "© 2024 Ärzte"}
+
+
+@pytest.fixture(scope="module")
+def precisions(modest, samples) -> dict[str, bytes]:
+    return {precision: convert_litert(modest, precision, samples=samples.lr, facts=FACTS) for precision in PRECISIONS}
+
+
+@needs_litert
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_passes_its_gate(precision, precisions, reference):
+    gate = "int8" if precision == "int8_dynamic" else precision
+    reference.gate(precision, gate, open_litert(precisions[precision], threads=1))
+
+
+@needs_litert
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 13, 9), (2, 31, 5)])
+def test_every_precision_takes_any_shape(precision, shape, precisions, modest):
+    sr = open_litert(precisions[precision], threads=1)(pixels(*shape))
+    assert (sr.dtype, sr.shape) == (np.uint8, (shape[0], 2 * shape[1], 2 * shape[2], 3))
+    assert np.abs(sr.astype(int) - by_keras(modest, pixels(*shape))).mean() < 3
+
+
+@needs_litert
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_has_only_built_in_operations_and_says_what_it_is(precision, precisions):
+    found = operations(precisions[precision])
+    assert {"CONV_2D", "DEPTH_TO_SPACE", "RESIZE_BILINEAR"} <= found
+    assert not [name for name in found if name.upper().startswith(FOREIGN)]
+    assert read_facts(precisions[precision]) == FACTS
+
+
+@needs_litert
+def test_precisions_differ_in_size_as_they_should(precisions):
+    size = {precision: len(model) for precision, model in precisions.items()}
+    assert size["int8_dynamic"] < size["float16"] < size["float32"]
+    assert size["int8"] < size["float16"]
+
+
+@needs_litert
+def test_int8_convolves_integers_and_keeps_the_picture_in_float(precisions):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    reader = Interpreter(model_content=precisions["int8"],
+                         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    types = {detail["index"]: detail["dtype"] for detail in reader.get_tensor_details()}
+    made = {op["op_name"]: [] for op in reader._get_ops_details()}
+    for op in reader._get_ops_details():
+        made[op["op_name"]].append(types[op["outputs"][0]])
+    assert set(made["CONV_2D"]) == {np.int8}
+    assert set(made["RESIZE_BILINEAR"]) == set(made["MINIMUM"]) == {np.float32}
+
+
+@needs_litert
+@pytest.mark.parametrize("global_skip", [True, False])
+def test_int8_knows_the_ranges_of_what_is_overwritten_in_place(global_skip, randomised, samples, tissue):
+    # TensorFlow's own calibrator takes the network's output, times 255, for its output: 9 dB without the global skip.
+    network = randomised(generator(2, blocks=1, filters=8, global_skip=global_skip))
+    if global_skip:
+        network.get_layer("last").kernel.assign(network.get_layer("last").kernel / 8)
+    else:
+        network.get_layer("last").kernel.assign(network.get_layer("last").kernel / 4)
+        network.get_layer("last").bias.assign([0.5] * 3)
+    sr = open_litert(convert_litert(network, "int8", samples=samples.lr), threads=1)(tissue.lr)
+    error = np.square((sr - by_keras(network, tissue.lr).astype(float)) / 255).mean()
+    assert -10 * np.log10(error) > 38
+
+
+@needs_litert
+def test_converting_and_running_says_nothing(modest, samples, capfd):
+    LiteRTRunner(convert_litert(modest, "int8", samples=samples.lr), threads=1)(pixels(1, 4, 4))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_others_say_meanwhile_is_let_through(capfd):
+    with litert._without_chatter():
+        os.write(2, b"fully_quantize: 0, inference_type: 6\na warning of somebody else\n")
+    assert capfd.readouterr().err == "a warning of somebody else\n"
+
+
+def test_unknown_precision_and_int8_without_tissue_are_refused(modest):
+    with pytest.raises(ValueError, match=r"`precision` must be one of float32, float16.*Received: precision='int4'"):
+        convert_litert(modest, "int4")
+    with pytest.raises(ValueError, match="`samples` must be given for int8"):
+        convert_litert(modest, "int8")
+
+
+def test_file_without_facts_says_so(written):
+    with pytest.raises(ValueError, match=r"must hold sr_keras\.json"):
+        read_facts(written)
 
 
 @needs_litert

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sr_keras.export.model_card import model_card
+from sr_keras.export.model_card import model_card, parity_text
 
 SIZE = {"scale": 4, "halo": 12, "parameters": 123456}
 GIVEN = {"data": "40 H&E slides of breast, 0.25 mpp", "data_licence": "CC BY 4.0",
@@ -35,6 +35,15 @@ def test_full_card_holds_what_was_given_and_nothing_unknown():
     assert f"```\n{GIVEN['flags']}```" in found["Training flags"]
     assert "commit abc123" in found["Versions"]
     assert re.search(r"Exported: \d{4}-\d{2}-\d{2}, with Python 3", found["Versions"])
+
+
+def test_card_says_how_forms_differ_on_what_and_why_there_is_no_engine():
+    text = parity_text("| form |\n| --- |\n| ONNX |", "tissue A", "tissue B", "no GPU")
+    found = sections(model_card("demo", **SIZE, parity=text))["Forms, and how they differ from Keras"]
+    for said in ("on tissue A", "calibrated with tissue B", "\n\n| form |\n", "No TensorRT engine was built: no GPU"):
+        assert said in found, said
+    assert "TensorRT" not in parity_text("", "a", "b", None)
+    assert "Forms" not in str(sections(model_card("demo", **SIZE)))
 
 
 @pytest.mark.parametrize("given", [*([name] for name in GIVEN), list(GIVEN), []])

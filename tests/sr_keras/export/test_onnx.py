@@ -12,7 +12,7 @@ import pytest
 from pipelines.console import UserError
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export import onnx as export_onnx
-from sr_keras.export.onnx import open_onnx, write_onnx
+from sr_keras.export.onnx import convert_onnx, open_onnx, write_onnx
 from sr_keras.export.parity import ParityError
 from sr_keras.export.saved_model import export_saved_model
 from sr_keras.models import load_generator
@@ -85,6 +85,15 @@ def test_file_is_valid_and_all_is_open_but_the_channels(written):
     assert sides == {"lr": ["batch", "height", "width", 3], "sr": ["batch", "sr_height", "sr_width", 3]}
     assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {
         onnx.TensorProto.UINT8}
+
+
+@needs_onnx
+def test_runtime_reads_what_the_model_is(modest):
+    import onnxruntime
+
+    model = convert_onnx(modest, facts={"name": "breast", "scale": 2})
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == {"name": "breast", "scale": "2"}
 
 
 @needs_onnx
