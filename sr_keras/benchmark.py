@@ -1,24 +1,33 @@
-"""Measure a training step: stages, executors, terms, and the same generator in PyTorch, side by side.
+"""Measure a training step: stages, executors, terms, and the same generator in PyTorch, side by side. Or a slide.
 
     python -m sr_keras.benchmark
     python -m sr_keras.benchmark --blocks=8 --filters=32 --batch_size=8 --hr_size=96
+    python -m sr_keras.benchmark --slide=case.svs --model=saved_models/demo --engine=litert
+    python -m sr_keras.benchmark --slide_side=25000 --model=saved_models/demo --rounds=1
 
 Everything is run in turn, round after round, and medians are compared, so that whatever else the machine does falls
 on all alike. Floating-point operations are those of the convolutions and products in the graph of the step, two for a
 multiply-add; what a plain matrix product reaches in the same rounds is the bar. PyTorch runs where it is installed.
+
+With --slide it is the run of sr_keras.super_resolve from file to file that is measured, beside the bare engine on the
+same windows: `sr_keras.whole_slide.rates` says how. --slide_side makes a slide of so many pixels a side, glass with
+some tissue, to see that memory does not follow from the size.
 """
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from math import prod
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
 from pipelines import console
+from pipelines.options import require
 from sr_keras.options import GeneratorOptions, Objective
 
 if TYPE_CHECKING:
@@ -37,6 +46,13 @@ flags.DEFINE_integer("filters", 64, "Filters of the generator.", flag_values=FLA
 flags.DEFINE_integer("batch_size", 1, "Patches a step.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("hr_size", 256, "Side of an HR patch.", lower_bound=32, flag_values=FLAGS)
 flags.DEFINE_integer("rounds", 7, "Rounds to take the median of.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_string("slide", None, "A slide to super-resolve; measures that and no training step.", flag_values=FLAGS)
+flags.DEFINE_integer("slide_side", None, "Of a slide that is made for it, in pixels.", lower_bound=512,
+                     flag_values=FLAGS)
+flags.DEFINE_string("model", None, "What super-resolves it: as in super_resolve.", flag_values=FLAGS)
+flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto"], "What runs the model.",
+                  flag_values=FLAGS)
+flags.DEFINE_float("mpp", None, "Microns per pixel to read the slide at.", flag_values=FLAGS)
 
 
 class Work(NamedTuple):
@@ -49,6 +65,8 @@ class Work(NamedTuple):
 
 
 def main() -> int:
+    if FLAGS.slide or FLAGS.slide_side:
+        return _slide()
     size = GeneratorOptions(FLAGS.scale, FLAGS.blocks, FLAGS.filters)
     lr, hr = _images(FLAGS.batch_size, FLAGS.hr_size, size.scale)
     print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, "
@@ -58,6 +76,23 @@ def main() -> int:
     works = [_product(), *_torch_step(size, lr, hr, alone), *stages, *_terms(size, lr, hr)]
     works = [work for work in works if work.executor not in EXECUTORS or work.executor in FLAGS.executor]
     for line in report(works, measure(works, FLAGS.rounds), FLAGS.batch_size):
+        print(line)
+    return 0
+
+
+def _slide() -> int:
+    from sr_keras.engines import open_engine
+    from sr_keras.whole_slide import EnlargeOptions, rates
+
+    require(bool(FLAGS.model), "model", "be given with a slide", "add --model=saved_models/NAME", FLAGS.model)
+    require(not (FLAGS.slide and FLAGS.slide_side), "slide_side", "be left out with --slide", "choose one of the two",
+            FLAGS.slide_side)
+    with tempfile.TemporaryDirectory() as folder:
+        slide = Path(FLAGS.slide) if FLAGS.slide else rates.make_slide(Path(folder) / "made.tif", FLAGS.slide_side)
+        generator = open_engine(FLAGS.engine, FLAGS.model)
+        options = EnlargeOptions(mpp=FLAGS.mpp)
+        rounds = [rates.measure_round(generator, slide, options) for _ in range(FLAGS.rounds)]
+    for line in rates.report(rounds):
         print(line)
     return 0
 

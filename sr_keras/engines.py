@@ -5,9 +5,10 @@
     sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
 Results of the three agree within 1/255. Whatever `models.load_generator` loads can be opened on each. All run on the
-CPU but TensorFlow, which takes a GPU where it finds one. Conversions and measurements are kept in the user's cache
-folder ($XDG_CACHE_HOME or ~/.cache), under a hash of all they depend on. To empty it costs nothing but time,
-and so does one that can't be read or written.
+CPU but TensorFlow, which takes a GPU where it finds one. Each runs the two parts of `strips`, so that a large window
+takes little memory; `engine.parts` computes the core of one. Conversions and measurements are made in processes of
+their own, which take what they needed with them, and are kept in the user's cache folder ($XDG_CACHE_HOME or ~/.cache),
+under a hash of all they depend on. To empty it costs nothing but time, and so does one that can't be read or written.
 """
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import platform
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -33,15 +34,16 @@ import tensorflow as tf
 
 from pipelines.files import atomic_path, write_text
 from pipelines.options import require
-from sr_keras.export.litert import open_litert, write_litert
-from sr_keras.export.onnx import open_onnx, write_onnx
-from sr_keras.export.parity import Pixels, import_optional
+from sr_keras.export.litert import open_litert
+from sr_keras.export.onnx import DEFAULT_OPSET, open_onnx
+from sr_keras.export.parity import Pixels, check_parity, import_optional
 from sr_keras.models import LoadedGenerator, find_generator, load_generator
 from sr_keras.runs import FLAGS_FILE
+from sr_keras.strips import Function, Parts, cut
 
 ENGINES = ("tensorflow", "litert", "onnx")
 AUTO = "auto"
-REVISION = 1  # Of what is kept; one more makes every kept conversion and measurement old.
+REVISION = 2  # Of what is kept; one more makes every kept conversion and measurement old.
 TILE = 128
 BUDGET_S = 1.0
 DIGEST = hashlib.sha256().digest_size
@@ -52,22 +54,44 @@ class Format(NamedTuple):
 
     packages: tuple[str, ...]
     extra: str
-    write: Callable[[LoadedGenerator, Path], Path]
+    convert: Callable[[Function], bytes]
     open: Callable[[bytes, int], Pixels]
 
 
+def to_litert(function: Function) -> bytes:
+    """Return a part as a float32 .tflite of built-in operations."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    return converter.convert()
+
+
+def to_onnx(function: Function) -> bytes:
+    """Return a part as an .onnx, with the names that `export.onnx` opens."""
+    import tf2onnx
+
+    [spec] = function.input_signature
+    named = tf.function(lambda lr: {"sr": function(lr)}, autograph=False,
+                        input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name="lr")])
+    model, _ = tf2onnx.convert.from_function(named, input_signature=named.input_signature, opset=DEFAULT_OPSET)
+    return model.SerializeToString()
+
+
 FORMATS = {
-    "litert": Format(("ai_edge_litert",), "litert", write_litert, open_litert),
-    "onnx": Format(("onnxruntime", "tf2onnx", "onnx"), "onnx", write_onnx, open_onnx),
+    "litert": Format(("ai_edge_litert",), "litert", to_litert, open_litert),
+    "onnx": Format(("onnxruntime", "tf2onnx", "onnx"), "onnx", to_onnx, open_onnx),
 }
 
 
 @dataclass(frozen=True)
 class Engine(LoadedGenerator):
-    """A generator that says what runs it: `name`, one of ENGINES, and `why` that one, in a line."""
+    """A generator that says what runs it: `name`, one of ENGINES, and `why` that one, in a line.
+
+    `parts` are what it runs; they take arrays and can leave out what of a window nobody keeps.
+    """
 
     name: str
     why: str
+    parts: Parts
 
 
 def open_engine(name: str, model_path: str | Path, threads: int | None = None) -> Engine:
@@ -125,12 +149,25 @@ def measure(runs: Mapping[str, Callable[[], object]], budget_s: float,
 
 def _open(name: str, found: Path, threads: int | None, why: str) -> Engine:
     if name not in FORMATS:
-        return Engine(**vars(load_generator(found)), name=name, why=why)
-    form = FORMATS[name]
-    import_optional(form.packages[0], form.extra)  # before the minutes that a conversion may take
-    model, about = _converted(name, found)
-    run = form.open(model, threads or _cores())
-    return Engine(path=found, **about, run=lambda lr: tf.constant(run(lr.numpy())), name=name, why=why)
+        loaded = load_generator(found)
+        about: dict[str, Any] = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts}
+        trunk, tail = cut(loaded.run)
+        parts = Parts(_of_arrays(trunk), _of_arrays(tail), loaded.scale)
+    else:
+        form = FORMATS[name]
+        import_optional(form.packages[0], form.extra)  # before the minutes that a conversion may take
+        models, about = _converted(name, found)
+        parts = _opened(form, models, threads, about["scale"])
+    return Engine(path=found, **about, run=lambda lr: tf.constant(parts(lr.numpy())), name=name, why=why, parts=parts)
+
+
+def _of_arrays(function: Function) -> Pixels:
+    return lambda images: function(tf.constant(images)).numpy()
+
+
+def _opened(form: Format, models: list[bytes], threads: int | None, scale: int) -> Parts:
+    trunk, tail = (form.open(model, threads or _cores()) for model in models)
+    return Parts(trunk, tail, scale)
 
 
 def _fastest(found: Path, threads: int | None) -> Engine:
@@ -140,15 +177,27 @@ def _fastest(found: Path, threads: int | None) -> Engine:
         return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
     kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or _cores())}.json"
     seconds = _read_seconds(kept, names)
-    if seconds is not None:
-        return _open(min(seconds, key=seconds.__getitem__), found, threads, _why(seconds))
-    opened = {name: _open(name, found, threads, "") for name in names}
+    if seconds is None:
+        # One after the other: all at once would take more memory than a slide does.
+        seconds = {name: _apart(_seconds, name, found, threads) for name in names}
+        with contextlib.suppress(OSError):
+            write_text(kept, json.dumps(seconds))
+    return _open(min(seconds, key=seconds.__getitem__), found, threads, _why(seconds))
+
+
+def _seconds(name: str, found: Path, threads: int | None) -> float:
+    """Return what a tile takes; in a process of its own."""
+    if threads is not None:
+        _limit_tensorflow(threads)
+    engine = _open(name, found, threads, "")
     lr = np.random.default_rng(0).integers(0, 256, (1, TILE, TILE, 3), dtype=np.uint8)
-    seconds = measure({name: partial(engine, lr) for name, engine in opened.items()}, BUDGET_S)
-    with contextlib.suppress(OSError):
-        write_text(kept, json.dumps(seconds))
-    chosen = opened[min(seconds, key=seconds.__getitem__)]
-    return Engine(**{**vars(chosen), "why": _why(seconds)})
+    return measure({name: lambda: engine.parts(lr)}, BUDGET_S)[name]
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of this module in a process of its own: neither converters nor TensorFlow give memory back."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _why(seconds: Mapping[str, float]) -> str:
@@ -166,27 +215,33 @@ def _read_seconds(path: Path, names: list[str]) -> dict[str, float] | None:
         return None
 
 
-def _converted(name: str, found: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return a model in an engine's format, and what a LoadedGenerator says of it; from the cache where it is there."""
+def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
+    """Return a model's parts in an engine's format, and what a LoadedGenerator says of it; from the cache if there."""
     kept = cache_folder() / _key(found, name)
     entry = b""
     with contextlib.suppress(OSError):
         entry = kept.read_bytes()
     if entry[:DIGEST] != hashlib.sha256(entry[DIGEST:]).digest():
-        entry = _convert(name, found)
+        entry = _apart(_convert, name, found)
         with contextlib.suppress(OSError), atomic_path(kept) as temporary:
             temporary.write_bytes(entry)
-    about, _, model = entry[DIGEST:].partition(b"\n")
-    return model, json.loads(about)
+    line, _, rest = entry[DIGEST:].partition(b"\n")
+    about = json.loads(line)
+    trunk = about.pop("trunk_bytes")
+    return [rest[:trunk], rest[trunk:]], about
 
 
 def _convert(name: str, found: Path) -> bytes:
-    """Return an entry of the cache: SHA-256 of the rest, facts as a line of JSON, model; one file, never half new."""
-    loaded = load_generator(found)
-    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts}
-    with tempfile.TemporaryDirectory() as folder:
-        written = FORMATS[name].write(loaded, Path(folder) / f"model.{name}")
-        content = json.dumps(about).encode() + b"\n" + written.read_bytes()
+    """Return an entry of the cache, one file: SHA-256 of the rest, facts as a line of JSON, trunk, tail.
+
+    Raises:
+        ParityError: They do not compute what the generator computes.
+    """
+    loaded, form = load_generator(found), FORMATS[name]
+    trunk, tail = models = [form.convert(part) for part in cut(loaded.run)]
+    check_parity(loaded.run, _opened(form, models, 1, loaded.scale))
+    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts, "trunk_bytes": len(trunk)}
+    content = json.dumps(about).encode() + b"\n" + trunk + tail
     return hashlib.sha256(content).digest() + content
 
 

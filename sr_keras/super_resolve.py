@@ -7,35 +7,47 @@
 
 Model: the one that ships with the code if left out. Input: a file that pipelines.slide opens, a folder, or a comma
 list. Output: a .tif is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; .png and .jpg
-are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png. A report lies beside each output. Windows overlap by all that a pixel depends on, so there are no
-seams; where there is only glass, bicubic does. A file that fails does not stop the others, and a place that can't be
-read becomes white and is reported. What was stopped, even by kill -9, goes on with --resume to the same bytes.
+are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png. A report lies beside each output.
+Windows overlap by all that a pixel depends on, so there are no seams; where there is only glass, bicubic does. A file
+that fails does not stop the others, and a place that can't be read becomes white and is reported. What was stopped,
+even by kill -9, goes on with --resume to the same bytes.
 
 --trust_map tells where the output, blurred and subsampled again, departs from its input: a map, its worst regions as
 GeoJSON, which QuPath imports, and a picture of both. The finished file is measured, so --resume adds it to one that is
 there.
+
+    python -m sr_keras.super_resolve --input=slides --output=slides_x4 --ray=auto
+
+--ray does it on the machines of a Ray cluster, slides side by side and large ones in regions, to the same bytes. All of
+them must see model, input and output under the same paths. A machine that is lost costs time and no work that is done;
+when the command itself is stopped, --resume goes on.
 
 Exit status: 0 all done, 1 in part (a file failed, or a place could not be read), 2 nothing.
 """
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
+from pipelines.cluster import CPUS, Cluster
 from pipelines.options import require
 from pipelines.slide import SlideError
 from sr_keras.options import SHIPPED_MODEL
 from sr_keras.whole_slide import EnlargeOptions, enlarge_file
 from sr_keras.whole_slide.reports import describe_model, report_path, summary, trust_line, write_report
+from sr_keras.whole_slide.spread import Job, enlarge_all
 from sr_keras.whole_slide.targets import find_inputs, plan, plan_trust
 from sr_keras.whole_slide.trust import check_trust
+
+if TYPE_CHECKING:
+    from sr_keras.engines import Engine
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
@@ -63,6 +75,8 @@ flags.DEFINE_integer("tile", None, "Side of a window in input pixels, less for l
                      "left out.", flag_values=FLAGS)
 flags.DEFINE_float("memory", 2.0, "GiB that may be taken: more makes windows larger, so that less is computed twice.",
                    flag_values=FLAGS)
+flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one that runs on this machine, else one of its "
+                    "own; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -71,31 +85,49 @@ def main() -> int:
     options = enlarge_options(FLAGS)
     find_inputs(FLAGS.input)  # a slip of the keys is told before seconds of loading
 
+    with Cluster(FLAGS.ray, gpu=True, cpus=CPUS) if FLAGS.ray else nullcontext() as cluster:
+        return _enlarge(options, cluster)
+
+
+def _enlarge(options: EnlargeOptions, cluster: Cluster | None) -> int:
     from sr_keras.engines import open_engine
 
+    if cluster:
+        cluster.leave_gpus()
     generator = open_engine(FLAGS.engine, FLAGS.model)
     if FLAGS.engine == "auto":
         print(generator.why)
     pairs = plan(FLAGS.input, Path(FLAGS.output), generator.scale, ome=options.format == "ome",
                  overwrite=options.overwrite, resume=options.resume)
     maps = _maps(FLAGS.trust_map, pairs, generator.scale, options)
-    model = describe_model(generator)
+    jobs = [Job(*pair, trust_map) for pair, trust_map in zip(pairs, maps, strict=True)]
+    outcomes = enlarge_all(cluster, generator, jobs, options) if cluster else _one_by_one(generator, jobs, options)
     done, failures = [], []
-    for (source, target), trust_map in zip(tqdm(pairs, desc="files", unit="file", disable=len(pairs) == 1), maps,
-                                           strict=True):
-        try:
-            done.append(enlarge_file(generator, source, target, options, trust_map=trust_map, model=model))
-        except (OSError, SlideError, ValueError) as error:
-            failures.append(_failed(source, target, error))
-            continue
-        except KeyboardInterrupt:
-            print(f"\n{target} is not done: the same command with --resume goes on with it", file=sys.stderr)
-            raise
-        tqdm.write(_kept(target, done[-1]) if done[-1].get("kept") else summary(done[-1]))
-    print(f"{len(done)} of {len(pairs)} written to {FLAGS.output}")
+    try:
+        for job, outcome in tqdm(outcomes, desc="files", unit="file", total=len(jobs), disable=len(jobs) == 1):
+            if isinstance(outcome, Exception):
+                failures.append(_failed(job.source, job.target, outcome))
+            else:
+                done.append(outcome)
+                tqdm.write(_kept(job.target, outcome) if outcome.get("kept") else summary(outcome))
+    except KeyboardInterrupt:
+        print(f"\n{FLAGS.output} is not done: the same command with --resume goes on with it", file=sys.stderr)
+        raise
+    print(f"{len(done)} of {len(jobs)} written to {FLAGS.output}")
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 2 if not done else 1 if failures or any(_has_bad_places(report) for report in done) else 0
+
+
+def _one_by_one(generator: Engine, jobs: Sequence[Job],
+                options: EnlargeOptions) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
+    """Yield each job with its report, or with why it failed."""
+    model = describe_model(generator)
+    for job in jobs:
+        try:
+            yield job, enlarge_file(generator, job.source, job.target, options, trust_map=job.trust_map, model=model)
+        except (OSError, SlideError, ValueError) as error:
+            yield job, error
 
 
 def enlarge_options(values: flags.FlagValues) -> EnlargeOptions:

@@ -41,7 +41,8 @@ class TileStore:
             facts: What is being made, as values that JSON knows.
 
         Raises:
-            ValueError: Another run holds it, it was made for other facts, or it is something else.
+            Held: Another run holds it.
+            ValueError: It was made for other facts, or it is something else.
             OSError: It cannot be written; names it.
         """
         self.path = path
@@ -129,6 +130,10 @@ def discard(path: Path) -> None:
     _unlink(path)
 
 
+class Held(ValueError):
+    """Another run holds the work file."""
+
+
 class _NoWorkFile(ValueError):
     """The file is something else."""
 
@@ -156,8 +161,8 @@ def _told(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_BUSY:
-            raise ValueError("`output` must be written by one run at a time; wait for the other one, or choose "
-                             f"another. Received: output={str(path)!r}") from error
+            raise Held("`output` must be written by one run at a time; wait for the other one, or choose "
+                       f"another. Received: output={str(path)!r}") from error
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise _NoWorkFile("`output` must be gone on with in a work file of its own; delete this one, it is "
                               f"another's or damaged. Received: output={str(path)!r}") from error

@@ -12,7 +12,9 @@ The way of a file, in the order of the modules:
     loop       read ahead -> network, or bicubic on glass -> sink
     sinks      what takes the tiles: a pyramid on disk, a picture in memory
     enlarge    one file by all of these, gone on with where it was stopped
+    spread     many files on the machines of a cluster, and large ones in regions
     reports    what is said of it: in the file, beside it and on the screen
+    rates      how fast all of that is, beside the bare engine
 
 How far the output, degraded again, departs from what was scanned is measured on the finished file:
 

@@ -30,7 +30,7 @@ from sr_keras.whole_slide.sinks import ImageSink, PyramidSink, check_size, write
 from sr_keras.whole_slide.targets import is_picture
 from sr_keras.whole_slide.trust import check_trust, trust_paths, write_trust
 from sr_keras.whole_slide.view import CELL, BadPlaces, LRView, TissueMap
-from sr_keras.whole_slide.windows import Plan, filters_of, plan
+from sr_keras.whole_slide.windows import Plan, needs, plan
 
 if TYPE_CHECKING:
     from sr_keras.models import LoadedGenerator
@@ -41,7 +41,8 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpixel [{elapsed}<{
 
 def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options: EnlargeOptions | None = None, *,
                  trust_map: Path | None = None, model: dict[str, Any] | None = None,
-                 each: Callable[[Finished], None] | None = None) -> dict[str, Any]:
+                 each: Callable[[Finished], None] | None = None,
+                 loop: Callable[..., Work] | None = None) -> dict[str, Any]:
     """Super-resolve one file.
 
     Args:
@@ -53,6 +54,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
             from it: with `resume` one may be added to an output that is there.
         model: From `reports.describe_model`, where it was asked already.
         each: Called with every finished core.
+        loop: What has the windows computed, called as `super_resolve_plane` is; `spread` has one for a cluster.
 
     Returns:
         The report, which lies beside the output. With `kept` where the output was there, whole, before.
@@ -72,14 +74,15 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
         report = _kept(target, made)
         if trust_map and not _is_measured(report, trust_map):
             with open_slide(source, options.assume_mpp) as slide:
-                report = _measured(report, generator, slide, target, options, trust_map)
+                report = _measured(report or _without_run(source, target, made), generator, slide, target, options,
+                                   trust_map)
         return report | {"kept": True}
     with open_slide(source, options.assume_mpp) as slide:
         lr = LRView(slide, options.mpp, options.level, options.region)
         full = generator.halo
         windows = plan(lr.shape, generator.scale, full if options.halo is None else options.halo,
-                       filters_of(generator), options.tile, 1 if options.tile and is_picture(target) else None,
-                       options.memory)
+                       needs(generator, generator.scale), options.tile,
+                       1 if options.tile and is_picture(target) else None, options.memory)
         if is_picture(target):
             check_size(lr.shape, generator.scale, source, target, read_again=bool(trust_map))
         # In a picture of one window there is nothing to save.
@@ -91,8 +94,8 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
 
         def run(sink: Sink) -> Work:
             with _bar(source.name, lr, generator.scale) as bar:
-                work = super_resolve_plane(generator, lr, windows, sink, has_tissue=tissue, each=each,
-                                           progress=_teller(bar))
+                work = (loop or super_resolve_plane)(generator, lr, windows, sink, has_tissue=tissue, each=each,
+                                                     progress=_teller(bar))
             if lr.all_bad:
                 raise SlideError(f"{source}: nothing of what was asked for can be read; copy it again")
             return work
@@ -111,7 +114,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
 def enlarge_image(generator: LoadedGenerator, lr: np.ndarray, tile: int | None = None) -> np.ndarray:
     """Super-resolve a picture in memory: uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3]; `tile` in LR pixels."""
     scale = generator.scale
-    windows = plan(lr.shape, scale, generator.halo, filters_of(generator), tile, 1 if tile else None)
+    windows = plan(lr.shape, scale, generator.halo, needs(generator, scale), tile, 1 if tile else None)
     sink = ImageSink(scale * lr.shape[1], scale * lr.shape[0])
     super_resolve_plane(generator, lr, windows, sink)
     return sink.pixels
@@ -170,6 +173,12 @@ def _kept(target: Path, made: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
+def _without_run(source: Path, target: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the report of an output whose own was lost in a kill: without what the run took and could not read."""
+    return {"status": "done", "source": str(source), "output": str(target), "bytes": target.stat().st_size,
+            "description": made}
+
+
 def _is_measured(report: dict[str, Any], trust_map: Path) -> bool:
     """Whether the map is there and this output's; what lies there may be that of one that was overwritten."""
     return report.get("trust", {}).get("map") == str(trust_map) and all(map(Path.exists, trust_paths(trust_map)))
@@ -187,8 +196,6 @@ def _measured(report: dict[str, Any], generator: LoadedGenerator, slide: Slide, 
         tell = _teller(bar)
         trust = measure_file(lr, target, generator.degrade, lambda pixels: tell(pixels, False))
     said = write_trust(trust_map, trust, slide.path.name) | {"seconds": time.monotonic() - begun}
-    if not report:  # of an output that was kept without one
-        return {"trust": said}
     report = report | {"trust": said, "peak_rss_bytes": reports.peak_rss()}
     reports.write_report(reports.report_path(target), report)
     return report

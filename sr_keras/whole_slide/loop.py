@@ -2,8 +2,9 @@
 
     lr (`.shape`, `[y0:y1, x0:x1]`) -> windows -> network, or bicubic where there is only glass -> sink
 
-Windows are read ahead in a thread, the network runs in this one, and the sink encodes in its own. Of the plane no more
-is held than a few windows: memory follows from the size of a window, not of the slide. Windows are chosen by `windows`.
+Windows are read ahead in a thread, the network runs in this one, and a third hands cores to the sink, which encodes in
+its own and waits for the disk. Of the plane no more is held than a few windows: memory follows from the size of a
+window, not of the slide. Windows are chosen by `windows`.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +23,7 @@ from sr_keras.tiling import Box, Span, checked, core_of, spans
 from sr_keras.whole_slide.windows import Plan, pyramid_tile
 
 READ_AHEAD = 2
+WRITE_BEHIND = 1  # cores that wait for the sink while the next is computed
 BICUBIC_REACH = 2
 MEASURED_PLACES = 3
 
@@ -110,15 +113,14 @@ def super_resolve_plane(
                 work.kept_pixels += box.hr_width * box.hr_height
                 tell(box.hr_width * box.hr_height, True)
 
-    for y, x, glass, pixels in _read_ahead(lr, todo(), has_tissue):
-        start = time.monotonic()
-        sr = _enlarged(pixels, y, x, windows.scale) if glass else _by_network(generator, pixels, y, x, windows.scale)
-        _count(work, sr, glass, time.monotonic() - start)
-        box = _box(y, x, windows.scale)
-        sink.put(box, sr)
-        if each:
-            each(Finished(box, _lr_core(pixels, y, x), sr, glass))
-        tell(box.hr_width * box.hr_height, False)
+    with _Behind(sink) as behind:
+        for y, x, part, pixels in _read_ahead(lr, todo(), windows, has_tissue):
+            sr = _core(generator, pixels, y, x, part, windows.scale, work)
+            box = _box(y, x, windows.scale)
+            behind.put(box, sr)
+            if each:
+                each(Finished(box, _lr_core(pixels, y, x), sr, part is None))
+            tell(box.hr_width * box.hr_height, False)
     return work
 
 
@@ -137,50 +139,156 @@ def halo_error(generator: Generator, lr: Plane | np.ndarray, scale: int, halo: i
         y, x = places[i]
         wide = [Span(max(0, span.core_start - full), min(side, span.core_stop + full), span.core_start, span.core_stop)
                 for span, side in zip((y, x), lr.shape[:2], strict=True)]
-        sr, exact = (_by_network(generator, lr[rows.window, columns.window], rows, columns, scale)
+        sr, exact = (by_network(generator, lr[rows.window, columns.window], rows, columns, scale)
                      for rows, columns in ((y, x), wide))
         errors.append(np.abs(sr.astype(np.int16) - exact))
     return max(int(error.max()) for error in errors), float(np.mean([error.mean() for error in errors]))
 
 
-def _read_ahead(lr: Plane | np.ndarray, todo: Iterator[tuple[Span, Span]],
-                has_tissue: Wanted | None) -> Iterator[tuple[Span, Span, bool, np.ndarray]]:
-    """Yield windows with their pixels; the next ones are being read meanwhile."""
-    waiting: deque[_Reading] = deque()
-    reader = ThreadPoolExecutor(1)
-    try:
-        for y, x in todo:
-            glass = has_tissue is not None and not has_tissue(y.window, x.window)
-            waiting.append(_Reading(y, x, glass, reader.submit(lr.__getitem__, (y.window, x.window))))
-            if len(waiting) > READ_AHEAD:
-                yield _read(waiting.popleft())
-        while waiting:
-            yield _read(waiting.popleft())
-    finally:
-        reader.shutdown(cancel_futures=True)
+def by_network(generator: Generator, pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
+    """Return the core of a window, uint8 [scale*h, scale*w, 3].
 
-
-class _Reading(NamedTuple):
-    y: Span
-    x: Span
-    glass: bool
-    pixels: Future[np.ndarray]
-
-
-def _read(one: _Reading) -> tuple[Span, Span, bool, np.ndarray]:
-    return one.y, one.x, one.glass, one.pixels.result()
-
-
-def _by_network(generator: Generator, pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
+    Raises:
+        ValueError: It does not fit in memory, or the generator is of another scale.
+    """
     import tensorflow as tf
 
-    batch = pixels[np.newaxis]
+    parts = getattr(generator, "parts", None)
     try:
+        if parts is not None:  # an engine computes no more than the core
+            return parts.core(pixels, *(slice(span.core_start - span.window_start, span.core_stop - span.window_start)
+                                        for span in (y, x)))
+        batch = pixels[np.newaxis]
         output = checked(np.asarray(generator(batch)), batch, scale)
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise ValueError("`tile` must fit in memory; choose a smaller one. "
                          f"Received: tile={max(pixels.shape)}") from error
     return core_of(output[0], y, x, scale)[1]
+
+
+def near_tissue(y: Span, x: Span, windows: Plan, has_tissue: Wanted | None) -> tuple[Span, Span] | None:
+    """Return the window within a window that the network has to see, whose core holds all tiles near tissue, if any.
+
+    Windows are larger than the islands of tissue in some slides, and the glass around those is bicubic's.
+    """
+    if has_tissue is None:
+        return y, x
+    side = pyramid_tile(windows.scale) // windows.scale
+    near = [(rows, columns) for rows in _tiles(y, side) for columns in _tiles(x, side)
+            if has_tissue(_part(y, rows, windows.halo).window, _part(x, columns, windows.halo).window)]
+    if not near:
+        return None
+    rows, columns = (slice(min(one.start for one in axis), max(one.stop for one in axis))
+                     for axis in zip(*near, strict=True))
+    return _part(y, rows, windows.halo), _part(x, columns, windows.halo)
+
+
+def _tiles(span: Span, side: int) -> list[slice]:
+    return [slice(start, min(start + side, span.core_stop)) for start in range(span.core_start, span.core_stop, side)]
+
+
+def _part(span: Span, core: slice, halo: int) -> Span:
+    """Return the span of a part of a core; where that ends with the core, with all of the window there."""
+    return Span(span.window_start if core.start == span.core_start else max(span.window_start, core.start - halo),
+                span.window_stop if core.stop == span.core_stop else min(span.window_stop, core.stop + halo),
+                core.start, core.stop)
+
+
+def _core(generator: Generator, pixels: np.ndarray, y: Span, x: Span, part: tuple[Span, Span] | None, scale: int,
+          work: Work) -> np.ndarray:
+    """Return the core of a window, uint8 [h, w, 3], by the network in the core of `part` and else by bicubic."""
+    if part == (y, x):
+        return _timed(work, "network", lambda: by_network(generator, pixels, y, x, scale))
+    if part is None:
+        return _timed(work, "glass", lambda: _enlarged(pixels, y, x, scale))
+    sr = np.empty((scale * (y.core_stop - y.core_start), scale * (x.core_stop - x.core_start), 3), np.uint8)
+
+    def fill(rows: Span, columns: Span, kind: str, make: Callable[[], np.ndarray]) -> None:
+        box = _box(rows, columns, scale)
+        top, left = box.hr_y - scale * y.core_start, box.hr_x - scale * x.core_start
+        sr[top:top + box.hr_height, left:left + box.hr_width] = _timed(work, kind, make)
+
+    rows, columns = part
+    seen = pixels[rows.window_start - y.window_start:rows.window_stop - y.window_start,
+                  columns.window_start - x.window_start:columns.window_stop - x.window_start]
+    fill(rows, columns, "network", lambda: by_network(generator, seen, rows, columns, scale))
+    for above, beside in _around(y, x, rows, columns):
+        fill(above, beside, "glass", partial(_enlarged, pixels, above, beside, scale))
+    return sr
+
+
+def _around(y: Span, x: Span, rows: Span, columns: Span) -> Iterator[tuple[Span, Span]]:
+    """Yield what of a core lies above, below, left and right of the core of its part, as windows."""
+    left, right = (x.core_start, columns.core_start), (columns.core_stop, x.core_stop)
+    for down, across in (((y.core_start, rows.core_start), x[2:]), ((rows.core_stop, y.core_stop), x[2:]),
+                         (rows[2:], left), (rows[2:], right)):
+        if down[0] < down[1] and across[0] < across[1]:
+            yield y._replace(core_start=down[0], core_stop=down[1]), x._replace(core_start=across[0],
+                                                                                  core_stop=across[1])
+
+
+def _timed(work: Work, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return what is made, and count its pixels and seconds as those of "network" or "glass"."""
+    start = time.monotonic()
+    sr = make()
+    for name, value in (("pixels", sr.shape[0] * sr.shape[1]), ("seconds", time.monotonic() - start)):
+        setattr(work, f"{kind}_{name}", getattr(work, f"{kind}_{name}") + value)
+    return sr
+
+
+def _read_ahead(lr: Plane | np.ndarray, todo: Iterator[tuple[Span, Span]], windows: Plan,
+                has_tissue: Wanted | None) -> Iterator[_Read]:
+    """Yield windows with their pixels; the next ones are being read meanwhile."""
+    waiting: deque[tuple[Span, Span, tuple[Span, Span] | None, Future[np.ndarray]]] = deque()
+
+    def first() -> _Read:
+        y, x, part, pixels = waiting.popleft()
+        return _Read(y, x, part, pixels.result())
+
+    reader = ThreadPoolExecutor(1)
+    try:
+        for y, x in todo:
+            waiting.append((y, x, near_tissue(y, x, windows, has_tissue),
+                            reader.submit(lr.__getitem__, (y.window, x.window))))
+            if len(waiting) > READ_AHEAD:
+                yield first()
+        while waiting:
+            yield first()
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+class _Read(NamedTuple):
+    y: Span
+    x: Span
+    part: tuple[Span, Span] | None
+    pixels: np.ndarray
+
+
+class _Behind:
+    """Hands cores to a sink in a thread, in turn; left without an error, all of them are there."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._thread = sink, ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            self._wait(0 if kind is None else len(self._waiting))
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def put(self, box: Box, pixels: np.ndarray) -> None:
+        """Hand on a core; waits where too many do already. Raises what the sink raised of one before."""
+        self._waiting.append(self._thread.submit(self._sink.put, box, pixels))
+        self._wait(WRITE_BEHIND)
+
+    def _wait(self, most: int) -> None:
+        while len(self._waiting) > most:
+            self._waiting.popleft().result()
 
 
 def _enlarged(pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
@@ -192,17 +300,7 @@ def _enlarged(pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
                      for span in (y, x))
     seen = pixels[rows.window_start - y.window_start:rows.window_stop - y.window_start,
                   columns.window_start - x.window_start:columns.window_stop - x.window_start]
-    return core_of(to_uint8(bicubic(to_float(seen)[np.newaxis], scale).numpy())[0], rows, columns, scale)[1]
-
-
-def _count(work: Work, sr: np.ndarray, glass: bool, seconds: float) -> None:
-    pixels = sr.shape[0] * sr.shape[1]
-    if glass:
-        work.glass_pixels += pixels
-        work.glass_seconds += seconds
-    else:
-        work.network_pixels += pixels
-        work.network_seconds += seconds
+    return core_of(to_uint8(bicubic(to_float(seen)[np.newaxis], scale)).numpy()[0], rows, columns, scale)[1]
 
 
 def _box(y: Span, x: Span, scale: int) -> Box:

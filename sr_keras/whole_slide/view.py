@@ -31,7 +31,8 @@ SOURCE_SIDE = 4096
 # Blocks tried where a piece fails. Tiles of slides are 240 to 512 pixels wide, as a rule.
 BLOCKS = (256, 64, 16)
 CELL = BLOCKS[-1]
-MASK_SIDE = 2048
+# A mask has so many pixels on its longer side, and as few as one for 4x4 of the plane: tiles are 128 wide.
+MASK_SIDES, PLANE_PIXELS = (512, 2048), 4
 WHOLE = 1e-6  # so little may a pixel lack and be whole
 
 Cell = tuple[int, int]  # column and row in blocks of CELL pixels, counted from the corner of the level
@@ -146,7 +147,8 @@ class TissueMap:
             SlideError: No part of it can be read.
         """
         self._lr = lr
-        self._mask = slide_mask(lr.slide, MASK_SIDE)
+        finest = max(lr.slide.dimensions) / lr.downsample / PLANE_PIXELS
+        self._mask = slide_mask(lr.slide, int(min(max(finest, MASK_SIDES[0]), MASK_SIDES[1])))
         width, height = lr.slide.dimensions
         self._step_x, self._step_y = width / self._mask.shape[1], height / self._mask.shape[0]
 

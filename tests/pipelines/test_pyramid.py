@@ -238,6 +238,27 @@ def test_file_holds_the_description_and_neither_date_nor_label_nor_software(loss
     assert not openslide.OpenSlide(lossy).associated_images
 
 
+@pytest.mark.parametrize("kind", ["tiff", "ome"])
+def test_slide_beyond_4_gib_is_read_by_every_reader(tmp_path, kind, monkeypatch):
+    write_level, holes = tifffile.TiffWriter.write, iter(range(2**32, 2**36, 2**32))
+
+    def behind_a_hole(self, *rest, **more):  # of a sparse file: its tiles and its tags lie behind 4, 8, 12 GiB
+        self.filehandle.seek(next(holes))
+        return write_level(self, *rest, **more)
+
+    monkeypatch.setattr(tifffile.TiffWriter, "write", behind_a_hole)
+    path = write(tmp_path / "a.tif", options=PyramidOptions(tile=128, quality=None, format=kind))
+    assert path.stat().st_size > 3 * 2**32
+    assert path.stat().st_blocks * 512 < 2**26
+    with tifffile.TiffFile(path) as tiff:
+        levels = tiff.series[0].levels
+        assert [min(level.pages[0].dataoffsets) // 2**32 for level in levels] == [1, 2, 3]
+    readers = [by_tifffile, *([by_openslide, by_vips] if kind == "tiff" else [])]
+    for read in readers:
+        for level, other in zip(read(path), halves(picture()), strict=True):
+            np.testing.assert_array_equal(level, other)
+
+
 def test_border_tiles_are_filled_up_with_their_last_pixels():
     full = tiles.filled_up(picture(20, 10), 32)
     assert (full[10:, :20] == full[9, :20]).all()

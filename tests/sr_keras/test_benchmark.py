@@ -66,3 +66,21 @@ def test_command_prints_every_stage_and_term():
         assert f"| {part} |" in ran.stdout
     assert "| graph |" in ran.stdout
     assert "| XLA |" not in ran.stdout
+
+
+def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slide, tmp_path):
+    randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
+    ran = subprocess.run(
+        [sys.executable, "-m", "sr_keras.benchmark", f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}",
+         "--rounds=1"], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    for words in ("2048x2048 pixels by tensorflow", "| bare engine, tissue alone |", "| whole run, file to file | 4.2",
+                  "of the bare engine's rate; by CPU time", "Glass: ", "Peak memory: "):
+        assert words in ran.stdout
+
+
+def test_slide_without_a_model_is_refused(sample_slide):
+    ran = subprocess.run([sys.executable, "-m", "sr_keras.benchmark", f"--slide={sample_slide}"],
+                         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: `model` must be given with a slide")

@@ -1,6 +1,7 @@
 """Engines run the same weights to the same pixels; conversions and measurements are made once, and mended."""
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from sr_keras.export.saved_model import export_saved_model
 from sr_keras.models import LoadedGenerator
 from sr_keras.networks import generator, receptive_field
 
+APART = engines._apart
 FLAGS = "--blur_sigma=0.8\n--q=1.0\n"
 
 
@@ -40,7 +42,9 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(cache, monkeypatch):
+    """And no process of its own for each conversion, in which TensorFlow takes seconds to import."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(engines, "_apart", lambda function, *arguments: function(*arguments))
 
 
 @pytest.fixture
@@ -89,14 +93,15 @@ def stubbed(monkeypatch) -> dict[str, float]:
     """Seconds that engines are said to take, and how often that was `asked`."""
     said = {"asked": 0.0, "tensorflow": 0.3, "litert": 0.1, "onnx": 0.2}
 
-    def stub(runs, budget_s):
+    def stub(function, name, found, threads):
+        assert function is engines._seconds
         said["asked"] += 1
-        return {name: said[name] for name in runs}
+        return said[name]
 
-    monkeypatch.setattr(engines, "measure", stub)
+    monkeypatch.setattr(engines, "_apart", stub)
     monkeypatch.setattr(engines, "installed", lambda: list(ENGINES))
     monkeypatch.setattr(engines, "_open", lambda name, found, threads, why: engines.Engine(
-        found, 4, 9, {}, lambda lr: lr, name, why))
+        found, 4, 9, {}, lambda lr: lr, name, why, None))
     return said
 
 
@@ -219,7 +224,7 @@ def test_auto_takes_the_fastest_says_why_and_measures_once(fastest, run, empty_c
         assert opened.name == fastest
         assert opened.why.startswith(f"{fastest}: 0.050 s a tile of 128x128, ")
         assert all(name in opened.why for name in ENGINES)
-    assert stubbed["asked"] == 1
+    assert stubbed["asked"] == len(ENGINES)
 
 
 def test_auto_measures_again_on_another_machine_or_with_damage(run, empty_cache, stubbed, monkeypatch):
@@ -228,13 +233,13 @@ def test_auto_measures_again_on_another_machine_or_with_damage(run, empty_cache,
     open_engine("auto", run)
     monkeypatch.setattr(engines, "_cores", lambda: 77)
     open_engine("auto", run)
-    assert stubbed["asked"] == 3
+    assert stubbed["asked"] == 3 * len(ENGINES)
     for damage in ("", "[]", '{"tensorflow": 0.1}', '{"tensorflow": 0.1, "litert": "?", "onnx": 0.1}'):
         for kept in empty_cache.glob("*.json"):
             kept.write_text(damage)
         open_engine("auto", run)
         open_engine("auto", run)
-    assert stubbed["asked"] == 7
+    assert stubbed["asked"] == 7 * len(ENGINES)
 
 
 def test_auto_alone_takes_tensorflow_unmeasured(run, empty_cache, monkeypatch):
@@ -244,12 +249,20 @@ def test_auto_alone_takes_tensorflow_unmeasured(run, empty_cache, monkeypatch):
     assert not empty_cache.exists()
 
 
-def test_auto_really_measures_what_is_installed(run, monkeypatch):
-    monkeypatch.setattr(engines, "TILE", 16)
-    monkeypatch.setattr(engines, "BUDGET_S", 0.0)
+def test_auto_really_measures_what_is_installed_in_other_processes(run, empty_cache, monkeypatch):
+    monkeypatch.setattr(engines, "_apart", APART)
     opened = open_engine("auto", run)
+    [kept] = empty_cache.glob("*.json")
+    assert set(json.loads(kept.read_text())) == set(installed())
     assert opened.name in installed()
     assert opened(pixels(1, 5, 7)).shape == (1, 20, 28, 3)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_engine_computes_a_core_without_the_rest_of_the_window(name, run):
+    opened, lr = open_engine(name, run), pixels(60, 50)
+    core = opened.parts.core(lr, slice(10, 30), slice(0, 50))
+    assert np.abs(core.astype(int) - opened(lr[np.newaxis])[0][40:120]).max() <= 1
 
 
 def test_measure_gives_medians_after_warm_up_within_the_budget():

@@ -53,6 +53,55 @@ def test_every_finished_core_is_handed_out_with_its_place(loaded, histology):
         np.testing.assert_array_equal(one.lr, lr[y // 4:(y + height) // 4, x // 4:(x + width) // 4])
 
 
+def test_island_of_tissue_in_a_large_window_is_the_networks_and_the_glass_around_it_bicubics(loaded, histology):
+    lr = np.full((700, 900, 3), 240, np.uint8)
+    lr[300:310, 420:430] = histology[:10, :10]
+    windows, sink, whole = plan(lr.shape, 4, loaded.halo, tile=650), ImageSink(3600, 2800), ImageSink(3600, 2800)
+
+    def has_tissue(rows, columns):
+        return bool((lr[rows, columns] != 240).any())
+
+    work = super_resolve_plane(loaded, lr, windows, sink, has_tissue=has_tissue)
+    super_resolve_plane(loaded, lr, windows, whole)
+    assert len(windows) == 4
+    assert work.pixels == 2800 * 3600
+    assert 0 < work.network_pixels <= 4 * 512**2  # whole tiles around it
+    reach = loaded.halo
+    seen = slice(4 * (300 - reach), 4 * (310 + reach)), slice(4 * (420 - reach), 4 * (430 + reach))
+    assert np.abs(sink.pixels[seen].astype(int) - whole.pixels[seen]).max() <= 1
+
+
+def test_sink_that_fails_stops_the_run(loaded, histology):
+    class Full(ImageSink):
+        def put(self, box, pixels):
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        super_resolve_plane(loaded, histology, plan(histology.shape, 4, loaded.halo, tile=150), Full(2048, 2048))
+
+
+def test_network_computes_while_the_sink_is_at_work():
+    computed = []
+
+    class Slow(ImageSink):
+        def put(self, box, pixels):
+            if box.hr_x == 0:
+                assert second_is_computed.wait(30)
+            super().put(box, pixels)
+
+    second_is_computed = Event()
+
+    def network(lr):
+        computed.append(lr)
+        if len(computed) == 2:
+            second_is_computed.set()
+        return lr.repeat(4, 1).repeat(4, 2)
+
+    lr = np.zeros((64, 64 * 20, 3), np.uint8)
+    super_resolve_plane(network, lr, plan(lr.shape, 4, 4, tile=136), Slow(4 * 64 * 20, 256))
+    assert len(computed) == 10
+
+
 class Endless:
     """A plane of tissue and glass without a file behind it."""
 

@@ -188,11 +188,14 @@ def test_kill_between_output_and_map_is_made_good_by_a_resume(suffix, report, lo
     assert target.stat().st_mtime_ns == before
     for one, two in zip(trust_paths(trust_map), trust_paths(tmp_path / "whole" / "t.tif"), strict=True):
         assert one.read_bytes() == two.read_bytes()
+    said = json.loads(reports.report_path(target).read_text())
+    assert said["trust"]["map"] == str(trust_map)
+    assert "kept" not in said
     if report:
-        said = json.loads(reports.report_path(target).read_text())
-        assert said["trust"]["map"] == str(trust_map)
         assert said["sr"]["width"] == 160
-        assert "kept" not in said
+    measured = trust_map.stat().st_mtime_ns
+    assert run(*flags, f"--output={target}", f"--trust_map={trust_map}", "--resume") == 0
+    assert trust_map.stat().st_mtime_ns == measured
 
 
 def test_resume_measures_once_and_again_if_a_file_is_missing(sample_slide, run, tmp_path):

@@ -1,9 +1,12 @@
 """Windows: whole tiles of the pyramid, of one shape, and by the memory that is asked for alone."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from sr_keras.whole_slide.windows import plan, pyramid_tile
+from sr_keras.engines import ENGINES
+from sr_keras.whole_slide.windows import needs, plan, pyramid_tile
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
@@ -19,7 +22,22 @@ def test_cores_are_whole_tiles_of_the_pyramid_and_windows_have_one_shape(scale):
 
 
 def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
-    overheads = [plan((20000, 30000), 4, 40, 64, memory=memory).overhead for memory in (2, 4, 8, 16)]
+    overheads = [plan((20000, 30000), 4, 40, memory=memory).overhead for memory in (2, 4, 8, 16)]
     assert overheads == sorted(overheads, reverse=True)
     assert overheads[-1] < 0.25
-    assert plan((20000, 30000), 4, 24, 32).overhead < plan((20000, 30000), 4, 24, 64).overhead
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
+    engine, whole = (SimpleNamespace(name=name, parts=parts, facts={"flags": "--filters=48\n"})
+                     for parts in (object(), None))
+    in_parts, at_once = (plan((20000, 30000), 4, 33, needs(one, 4)) for one in (engine, whole))
+    assert in_parts.overhead < 0.6 * at_once.overhead
+    largest = max(y.side * x.side for y, x in in_parts)
+    assert needs(engine, 4).fixed + largest * needs(engine, 4).pixel <= 2 * 2**30
+
+
+def test_fewer_filters_mean_larger_windows():
+    few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts={"flags": f"--filters={filters}\n"})
+                 for filters in (32, 64))
+    assert plan((20000, 30000), 4, 24, needs(few, 4)).overhead < plan((20000, 30000), 4, 24, needs(many, 4)).overhead
