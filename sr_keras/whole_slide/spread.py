@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipelines.cluster import Cluster
+from pipelines.options import DegradeOptions
 from pipelines.pyramid.store import Held
 from pipelines.pyramid.writer import UNFINISHED
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report
 from sr_keras.tiling import Box, Span
-from sr_keras.whole_slide.enlarge import enlarge_file
+from sr_keras.whole_slide.enlarge import enlarge_file, view_of
 from sr_keras.whole_slide.loop import Finished, Generator, Sink, Wanted, Work, super_resolve_plane
 from sr_keras.whole_slide.options import EnlargeOptions
 from sr_keras.whole_slide.reports import describe_model
@@ -155,10 +156,11 @@ class Computed(NamedTuple):
 def compute_region(region: Plan, report: Report, *, recipe: Recipe, source: Path, options: EnlargeOptions,
                    tissue: bool) -> Computed:
     """Read and compute the windows of a region in a worker; `tissue` says whether bicubic does for glass."""
-    lr = _view(source, options)
+    degrade = recipe.generator.degrade
+    lr = _view(source, options, degrade)
     lr.bad, finished = BadPlaces(), list[Finished]()
     work = super_resolve_plane(recipe.generator, lr, region, _Nowhere(),
-                               has_tissue=_tissue(source, options).any_in if tissue else None,
+                               has_tissue=_tissue(source, options, degrade).any_in if tissue else None,
                                each=finished.append)
     return Computed(finished, work, lr.bad.cells)
 
@@ -193,13 +195,13 @@ def _opened(engine: str, model: Path, threads: int | None) -> Engine:
 
 
 @lru_cache(maxsize=1)
-def _view(source: Path, options: EnlargeOptions) -> LRView:
-    return LRView(open_slide(source, options.assume_mpp), options.mpp, options.level, options.region)
+def _view(source: Path, options: EnlargeOptions, degrade: DegradeOptions) -> LRView:
+    return view_of(open_slide(source, options.assume_mpp), options, degrade)
 
 
 @lru_cache(maxsize=1)
-def _tissue(source: Path, options: EnlargeOptions) -> TissueMap:
-    return TissueMap(_view(source, options))
+def _tissue(source: Path, options: EnlargeOptions, degrade: DegradeOptions) -> TissueMap:
+    return TissueMap(_view(source, options, degrade))
 
 
 def _resuming(job: Job, options: EnlargeOptions) -> EnlargeOptions:

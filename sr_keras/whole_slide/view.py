@@ -4,8 +4,9 @@
         lr = LRView(slide, mpp=1.0, region=(20000, 8000, 4096, 4096))
         lr.shape, lr[0:256, 512:768]                  # (1024, 1024, 3), uint8 [256, 256, 3]
 
-The plane is a level, or an mpp (resampled where no level has it), all of it or a rectangle. `lr_` coordinates count its
-pixels from its own corner, `l0_` those of the slide's level 0.
+The plane is a level, or an mpp (resampled where no level has it), all of it or a rectangle. One that was averaged from
+a finer level is softened to what a generator was trained on, see `pipelines.soften`. `lr_` coordinates count its pixels
+from its own corner, `l0_` those of the slide's level 0.
 
 A piece that can't be read is read again in smaller blocks, on the grid of the level, so that hardly more is lost than
 is broken. What stays unreadable is white, and `BadPlaces` remembers where.
@@ -20,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.formats import PlainReader, open_reader
-from pipelines.options import require
+from pipelines.options import DegradeOptions, require
 from pipelines.pixels import WHITE
 from pipelines.slide import Slide, SlideError
+from pipelines.soften import soften, softening
 from pipelines.sources import Region
 from pipelines.tissue import slide_mask
 
@@ -42,7 +44,8 @@ class LRView:
     """A plane of an open slide, with `.shape` and `[y0:y1, x0:x1]` in LR pixels."""
 
     def __init__(self, slide: Slide, mpp: float | None = None, level: int = 0, region: Region | None = None,
-                 bad: BadPlaces | None = None) -> None:
+                 bad: BadPlaces | None = None, degrade: DegradeOptions | None = None,
+                 softened: float | None = None) -> None:
         """Choose what to read.
 
         Args:
@@ -51,6 +54,8 @@ class LRView:
             level: The level to read where no mpp is asked.
             region: (x, y, width, height) in level 0; the whole slide if left out.
             bad: Where unreadable places are noted.
+            degrade: How LR was made that a generator was trained on; None for pixels as they are.
+            softened: The variance to soften by, for one who knows it; what `softening` says if left out.
 
         Raises:
             SlideError: The slide has no mpp, is not as fine as asked, or has no such level.
@@ -60,6 +65,8 @@ class LRView:
         self.slide = slide
         self.level, self.mpp, self.downsample = resolution.level, resolution.mpp, resolution.downsample
         self._asked_mpp = mpp if resolution.resampled else None
+        self.softened = softened if softened is not None else \
+            softening(self.downsample, degrade.scale, degrade.blur_sigma) if degrade else 0.0
         self.l0_box = _checked(region, slide)
         self._level_x = self._level_y = 0  # of the plane's corner, by which blocks are laid
         if resolution.resampled:
@@ -80,13 +87,13 @@ class LRView:
         Raises:
             SlideError: It is a picture that can't be decoded; there is no part of it that could.
         """
-        rows, columns = window
-        pixels = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
-        largest = max(1, int(SOURCE_SIDE / max(1.0, self.downsample / self.slide.level_downsamples[self.level])))
-        for y, x in self._blocks(rows, columns, largest):
-            self._read_into(pixels[y.start - rows.start:y.stop - rows.start,
-                                   x.start - columns.start:x.stop - columns.start], y, x, BLOCKS)
-        return pixels
+        if not self.softened:
+            return self._pixels(*window)
+        wide = [slice(max(0, part.start - 1), min(side, part.stop + 1)) for part, side in
+                zip(window, self.shape[:2], strict=True)]
+        beyond = [(1 - part.start + more.start, 1 - more.stop + part.stop) for part, more in
+                  zip(window, wide, strict=True)]  # the border
+        return soften(np.pad(self._pixels(*wide), (*beyond, (0, 0)), "edge"), self.softened)
 
     def l0_rectangle(self, lr_x: float, lr_y: float, lr_width: float, lr_height: float) -> Region:
         """Return where a rectangle of the plane lies in the slide: x, y, width, height in level-0 pixels."""
@@ -109,6 +116,14 @@ class LRView:
             right, bottom = min(width, x + w - self._level_x), min(height, y + h - self._level_y)
             found.append(self.l0_rectangle(left, top, right - left, bottom - top))
         return found
+
+    def _pixels(self, rows: slice, columns: slice) -> np.ndarray:
+        pixels = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+        largest = max(1, int(SOURCE_SIDE / max(1.0, self.downsample / self.slide.level_downsamples[self.level])))
+        for y, x in self._blocks(rows, columns, largest):
+            self._read_into(pixels[y.start - rows.start:y.stop - rows.start,
+                                   x.start - columns.start:x.stop - columns.start], y, x, BLOCKS)
+        return pixels
 
     def _read_into(self, pixels: np.ndarray, rows: slice, columns: slice, sides: tuple[int, ...]) -> None:
         """Fill `pixels`; where that fails, block by block of the next smaller size."""

@@ -17,9 +17,11 @@ from PIL import Image
 from pipelines.pixels import to_float, to_uint8
 from pipelines.pyramid import PyramidOptions, PyramidWriter, store
 from pipelines.slide import open_slide
+from pipelines.soften import softening
 from sr_keras.models import load_generator
 from sr_keras.whole_slide import reports
 from sr_keras.whole_slide.enlarge import EnlargeOptions, enlarge_file
+from sr_keras.whole_slide.view import LRView
 
 LOSSLESS = EnlargeOptions(lossless=True)
 REGION = EnlargeOptions(lossless=True, region=(64, 32, 301, 200))
@@ -145,6 +147,15 @@ def test_slide_of_one_level_is_read_and_one_without_mpp_is_told_its_own(loaded, 
     report = enlarge_file(loaded, tmp_path / "one.tif", tmp_path / "a.tif",
                           EnlargeOptions(mpp=1.0, assume_mpp=0.5, lossless=True))
     assert report["sr"] == {"width": 1024, "height": 512, "mpp": 0.25}
+
+
+def test_averaged_level_is_softened_and_the_report_says_so(loaded, sample_slide, tmp_path):
+    report = enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(LOSSLESS, level=2))
+    assert report["lr"]["softened"] == softening(4, 4, loaded.degrade.blur_sigma) > 0
+    assert "softened by 0.11" in reports.summary(report)
+    with open_slide(sample_slide) as slide:
+        lr = LRView(slide, level=2, degrade=loaded.degrade)[0:128, 0:128]
+    assert difference(level_0(tmp_path / "a.tif"), loaded(lr[np.newaxis])[0]) <= 1
 
 
 # No seams

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipelines.options import DegradeOptions
 from pipelines.slide import open_slide
 from sr_keras.whole_slide.view import BadPlaces, LRView, TissueMap
 
@@ -81,3 +82,27 @@ def test_tissue_is_found_where_it_is_in_any_plane(tmp_path, histology):
             assert at(280, 280)
             assert not at(600, 150)
             assert not at(1000, 300)
+
+
+def test_level_that_was_averaged_is_softened_and_a_scan_is_not(sample_slide):
+    with open_slide(sample_slide) as slide:
+        for level, is_softened in ((0, False), (2, True)):
+            pixels, view = LRView(slide, level=level), LRView(slide, level=level, degrade=DegradeOptions())
+            box = (slice(0, pixels.shape[0]), slice(0, pixels.shape[1]))
+            assert (view.softened > 0) == is_softened
+            assert np.array_equal(view[box], pixels[box]) != is_softened
+
+
+def test_softened_window_is_that_of_the_softened_plane(sample_slide):
+    with open_slide(sample_slide) as slide:
+        view = LRView(slide, level=2, degrade=DegradeOptions())
+        whole = view[0:view.shape[0], 0:view.shape[1]]
+        for rows, columns in ((slice(0, 40), slice(30, 71)), (slice(13, 128), slice(0, 128)),
+                              (slice(5, 6), slice(9, 10))):
+            assert np.array_equal(view[rows, columns], whole[rows, columns])
+
+
+def test_softening_that_is_given_is_taken(sample_slide):
+    with open_slide(sample_slide) as slide:
+        assert LRView(slide, level=2, degrade=DegradeOptions(), softened=0.0).softened == 0
+        assert LRView(slide, degrade=DegradeOptions(), softened=0.3).softened == 0.3
