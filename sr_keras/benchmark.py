@@ -1,9 +1,11 @@
-"""Measure a training step: stages, executors, terms, and the same generator in PyTorch, side by side. Or a slide.
+"""Measure a training step: stages, executors, terms, the same generator in PyTorch. Or a slide. Or all exported forms.
 
     python -m sr_keras.benchmark
     python -m sr_keras.benchmark --blocks=8 --filters=32 --batch_size=8 --hr_size=96
     python -m sr_keras.benchmark --slide=case.svs --model=saved_models/demo --engine=litert
     python -m sr_keras.benchmark --slide_side=25000 --model=saved_models/demo --rounds=1
+    python -m sr_keras.benchmark --engines=all
+    python -m sr_keras.benchmark --engines=keras,litert:float16,onnx --model=runs/demo --rounds=3
 
 Everything is run in turn, round after round, and medians are compared, so that whatever else the machine does falls
 on all alike. Floating-point operations are those of the convolutions and products in the graph of the step, two for a
@@ -12,6 +14,10 @@ multiply-add; what a plain matrix product reaches in the same rounds is the bar.
 With --slide it is the run of sr_keras.super_resolve from file to file that is measured, beside the bare engine on the
 same windows: `sr_keras.whole_slide.rates` says how. --slide_side makes a slide of so many pixels a side, glass with
 some tissue, to see that memory does not follow from the size.
+
+With --engines it is the forms of a model, in every format and precision: latency and patches/s for batches of 1, 4 and
+16 tiles of --hr_size / --scale LR pixels, time to load, file size and memory: `sr_keras.export.rates` says how. Minutes
+at the default --rounds.
 """
 from __future__ import annotations
 
@@ -28,7 +34,7 @@ from absl import flags
 
 from pipelines import console
 from pipelines.options import require
-from sr_keras.options import GeneratorOptions, Objective
+from sr_keras.options import SHIPPED_MODEL, GeneratorOptions, Objective
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -49,7 +55,11 @@ flags.DEFINE_integer("rounds", 7, "Rounds to take the median of.", lower_bound=1
 flags.DEFINE_string("slide", None, "A slide to super-resolve; measures that and no training step.", flag_values=FLAGS)
 flags.DEFINE_integer("slide_side", None, "Of a slide that is made for it, in pixels.", lower_bound=512,
                      flag_values=FLAGS)
-flags.DEFINE_string("model", None, "What super-resolves it: as in super_resolve.", flag_values=FLAGS)
+flags.DEFINE_string("model", None, "What super-resolves it, as in super_resolve; or what --engines are measured with, "
+                    "by default the model that is shipped.", flag_values=FLAGS)
+flags.DEFINE_list("engines", None, "Forms of a model to measure: all, or some of keras, saved_model, litert, onnx and "
+                  "tensorrt, one precision of them as in litert:int8. Measures these and no training step.",
+                  flag_values=FLAGS)
 flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto"], "What runs the model.",
                   flag_values=FLAGS)
 flags.DEFINE_float("mpp", None, "Microns per pixel to read the slide at.", flag_values=FLAGS)
@@ -65,6 +75,8 @@ class Work(NamedTuple):
 
 
 def main() -> int:
+    if FLAGS.engines is not None:
+        return _engines()
     if FLAGS.slide or FLAGS.slide_side:
         return _slide()
     size = GeneratorOptions(FLAGS.scale, FLAGS.blocks, FLAGS.filters)
@@ -93,6 +105,18 @@ def _slide() -> int:
         options = EnlargeOptions(mpp=FLAGS.mpp)
         rounds = [rates.measure_round(generator, slide, options) for _ in range(FLAGS.rounds)]
     for line in rates.report(rounds):
+        print(line)
+    return 0
+
+
+def _engines() -> int:
+    from sr_keras.export import rates
+
+    require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",
+            ",".join(FLAGS.engines))
+    found = rates.measure(Path(FLAGS.model or SHIPPED_MODEL), rates.parse_kinds(FLAGS.engines),
+                          FLAGS.hr_size // GeneratorOptions(FLAGS.scale).scale, FLAGS.rounds)
+    for line in rates.report(found):
         print(line)
     return 0
 

@@ -9,6 +9,9 @@
     parity        the gates that all of them pass
     tissue        what gates look at, and what int8 is calibrated with
     forms         all forms of one version
+    lookup        the file of each form, exported or converted
+    runtimes      one form in a process of its own, by its runtime alone
+    rates         how fast each is
     model_card    what a reader must know before using a model, as Markdown
 
 TF-TRT, TensorRT inside a TensorFlow graph, is not among them: TensorFlow has been without it since 2.18.

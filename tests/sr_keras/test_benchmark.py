@@ -11,6 +11,11 @@ import tensorflow as tf
 from sr_keras import benchmark, networks
 
 
+def run_command(*arguments):
+    return subprocess.run([sys.executable, "-m", "sr_keras.benchmark", *arguments], cwd=Path(__file__).parents[2],
+                          capture_output=True, text=True, timeout=300)
+
+
 def traced(function, *arguments):
     return tf.function(function, autograph=False).get_concrete_function(*arguments).graph
 
@@ -57,10 +62,7 @@ def test_rates_are_held_against_the_matrix_product():
 
 
 def test_command_prints_every_stage_and_term():
-    ran = subprocess.run(
-        [sys.executable, "-m", "sr_keras.benchmark", "--blocks=1", "--filters=4", "--hr_size=32", "--rounds=1",
-         "--executor=graph"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    ran = run_command("--blocks=1", "--filters=4", "--hr_size=32", "--rounds=1", "--executor=graph")
     assert ran.returncode == 0, ran.stderr
     for part in ("matrix product", "autoencoder", "warm-up", "adversarial", "generator alone", "term structural"):
         assert f"| {part} |" in ran.stdout
@@ -70,9 +72,7 @@ def test_command_prints_every_stage_and_term():
 
 def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slide, tmp_path):
     randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
-    ran = subprocess.run(
-        [sys.executable, "-m", "sr_keras.benchmark", f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}",
-         "--rounds=1"], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    ran = run_command(f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
     assert ran.returncode == 0, ran.stderr
     for words in ("2048x2048 pixels by tensorflow", "| bare engine, tissue alone |", "| whole run, file to file | 4.2",
                   "of the bare engine's rate; by CPU time", "Glass: ", "Peak memory: "):
@@ -80,7 +80,34 @@ def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slid
 
 
 def test_slide_without_a_model_is_refused(sample_slide):
-    ran = subprocess.run([sys.executable, "-m", "sr_keras.benchmark", f"--slide={sample_slide}"],
-                         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    ran = run_command(f"--slide={sample_slide}")
     assert ran.returncode == 2
     assert ran.stderr.startswith("error: `model` must be given with a slide")
+
+
+def test_command_measures_every_form_that_runs_here(randomised, tmp_path):
+    randomised(networks.generator(2, blocks=1, filters=4)).save(tmp_path / "small.keras")
+    ran = run_command("--engines=all", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
+    assert ran.returncode == 0, ran.stderr
+    assert "Tiles of 64x64 LR pixels" in ran.stdout
+    _, _, *lines = [line for line in ran.stdout.splitlines() if line.startswith("| ")]
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in lines)}
+    assert [name for name in rows if "tensorrt" not in name] == [
+        "keras:float32", "saved_model:float32", "litert:float32", "litert:float16", "litert:int8_dynamic",
+        "litert:int8", "onnx:float32"]
+    for _, size, imported, load, *measured, memory in rows.values():
+        assert min(map(float, (size, imported, load))) >= 0
+        first, *_, last = map(int, memory.split(" / "))
+        assert 0 < first <= last
+        for batch, taken, rate in zip((1, 4, 16), measured[::2], measured[1::2], strict=True):
+            p50, p99 = map(float, taken.split(" / "))
+            assert 0 < p50 <= p99
+            assert float(rate) == pytest.approx(1000 * batch / p50, rel=0.1)  # p50 is rounded
+
+
+@pytest.mark.parametrize(("flag", "words"), [("--engines=torch", "`engines` must be some of all, keras"),
+                                             ("--engines=onnx --slide_side=512", "`engines` must be left out with a")])
+def test_engines_that_can_not_be_measured_are_refused(flag, words):
+    ran = run_command(*flag.split())
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"error: {words}")

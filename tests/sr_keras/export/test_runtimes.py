@@ -56,9 +56,9 @@ def test_process_says_what_a_form_takes(written):
     assert 2**23 < first.peak_bytes <= second.peak_bytes < 2**29  # TensorFlow, which this process has, takes more
 
 
-def test_file_of_another_kind_is_refused(tmp_path):
+def test_file_of_another_kind_is_refused_in_the_words_of_the_runtime(tmp_path):
     (tmp_path / "x.tflite").write_bytes(b"no model")
-    with pytest.raises(UserError, match=r"."):
+    with pytest.raises(UserError, match="not a valid Flatbuffer"):
         FormProcess("litert", tmp_path / "x.tflite", SIDE)
 
 
