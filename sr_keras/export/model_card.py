@@ -99,6 +99,9 @@ def _limits(scale: int) -> str:
   how it does there.
 - The input must be a sharp scan of low resolution. The network was trained to undo one known degradation
   (`blur_sigma` and `scale` of the training flags), not defocus, compression or noise in general.
+- What is sharper than that, since a scanner sharpened it or a program averaged it from a finer level, comes out with
+  contrast that the tissue does not have. `sr_keras.super_resolve` softens a slide's averaged levels by itself; for
+  others there is `--soften`.
 - Keep the original beside every picture made with it, and say that it was made."""
 
 
