@@ -40,7 +40,7 @@ def command(tiles: Path, folder: Path, *more: str) -> list[str]:
 
 
 def study(tiles: Path, folder: Path, *more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(tiles, folder, *more), cwd=ROOT, text=True, capture_output=True, timeout=300,
+    return subprocess.run(command(tiles, folder, *more), cwd=ROOT, text=True, capture_output=True, timeout=900,
                           check=False)
 
 
