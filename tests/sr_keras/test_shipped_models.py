@@ -1,0 +1,53 @@
+"""The models that lie in this repository: whole, small, and better than bicubic even on a stain new to them."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.degrade import degrade
+from pipelines.pixels import to_float, to_uint8
+from sr_keras.metrics import ms_ssim, psnr, qilv, rrmse
+from sr_keras.models import load_generator
+from sr_keras.options import SHIPPED_MODEL
+from sr_keras.scores.measure import bicubic
+
+NAMES = ("srgan_sqe_x4", "srgan_sqe_x4_light")
+MIB = 2**20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_model_is_better_than_bicubic_on_the_sample(name, histology):
+    hr = to_float(histology[np.newaxis])
+    lr = to_uint8(degrade(hr)).numpy()
+    sr = to_float(load_generator(SHIPPED_MODEL.with_name(name))(lr))
+    interpolated = bicubic(to_float(lr), 4)
+    for metric in (psnr, ms_ssim, qilv):
+        assert metric(hr, sr)[0] > metric(hr, interpolated)[0]
+    assert rrmse(hr, sr)[0] < rrmse(hr, interpolated)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_model_is_small_and_every_form_of_it_passed_its_gate(name):
+    version = SHIPPED_MODEL.with_name(name) / "1"
+    files = [path for path in version.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 15 * MIB
+    forms = json.loads((version / "parity.json").read_text())["forms"]
+    assert {form["file"] for form in forms} == {"saved_model.pb", "onnx/model.onnx", *(
+        f"litert/{precision}.tflite" for precision in ("float32", "float16", "int8_dynamic", "int8"))}
+    assert all((version / form["file"]).is_file() for form in forms)
+
+
+def test_light_model_is_at_least_five_times_cheaper():
+    full, light = (_multiply_adds(SHIPPED_MODEL.with_name(name) / "1" / "README.md") for name in NAMES)
+    assert full > 5 * light
+
+
+def _multiply_adds(card: Path) -> int:
+    """Count the multiply-adds for an LR pixel of the network that a card's flags describe."""
+    flags = dict(line[2:].split("=") for line in card.read_text().splitlines() if line.startswith("--") and "=" in line)
+    blocks, filters = int(flags["blocks"]), int(flags["filters"])
+    trunk = 243 * filters + (2 * blocks + 1) * 9 * filters**2
+    return trunk + (1 + 4) * 36 * filters**2 + 16 * 243 * filters
