@@ -102,7 +102,7 @@ def test_wrong_grid_is_refused_by_name(grid, message):
         cells(grid)
 
 
-@pytest.mark.parametrize(("flagfile", "least"), [("study_small.flags", 66), ("study_paper.flags", 100)])
+@pytest.mark.parametrize(("flagfile", "least"), [("study_small.flags", 65), ("study_paper.flags", 100)])
 def test_flagfile_is_a_study(monkeypatch, flagfile, least):
     from sr_keras.study.__main__ import FLAGS, TRAIN
 
