@@ -55,8 +55,7 @@ flags.DEFINE_integer("rounds", 7, "Rounds to take the median of.", lower_bound=1
 flags.DEFINE_string("slide", None, "A slide to super-resolve; measures that and no training step.", flag_values=FLAGS)
 flags.DEFINE_integer("slide_side", None, "Of a slide that is made for it, in pixels.", lower_bound=512,
                      flag_values=FLAGS)
-flags.DEFINE_string("model", None, "What super-resolves it, as in super_resolve; or what --engines are measured with, "
-                    "by default the model that is shipped.", flag_values=FLAGS)
+flags.DEFINE_string("model", str(SHIPPED_MODEL), "What a slide and --engines are measured with.", flag_values=FLAGS)
 flags.DEFINE_list("engines", None, "Forms of a model to measure: all, or some of keras, saved_model, litert, onnx and "
                   "tensorrt, one precision of them as in litert:int8. Measures these and no training step.",
                   flag_values=FLAGS)
@@ -96,7 +95,6 @@ def _slide() -> int:
     from sr_keras.engines import open_engine
     from sr_keras.whole_slide import EnlargeOptions, rates
 
-    require(bool(FLAGS.model), "model", "be given with a slide", "add --model=saved_models/NAME", FLAGS.model)
     require(not (FLAGS.slide and FLAGS.slide_side), "slide_side", "be left out with --slide", "choose one of the two",
             FLAGS.slide_side)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +112,7 @@ def _engines() -> int:
 
     require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",
             ",".join(FLAGS.engines))
-    found = rates.measure(Path(FLAGS.model or SHIPPED_MODEL), rates.parse_kinds(FLAGS.engines),
+    found = rates.measure(Path(FLAGS.model), rates.parse_kinds(FLAGS.engines),
                           FLAGS.hr_size // GeneratorOptions(FLAGS.scale).scale, FLAGS.rounds)
     for line in rates.report(found):
         print(line)

@@ -79,12 +79,6 @@ def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slid
         assert words in ran.stdout
 
 
-def test_slide_without_a_model_is_refused(sample_slide):
-    ran = run_command(f"--slide={sample_slide}")
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("error: `model` must be given with a slide")
-
-
 def test_command_measures_every_form_that_runs_here(randomised, tmp_path):
     randomised(networks.generator(2, blocks=1, filters=4)).save(tmp_path / "small.keras")
     ran = run_command("--engines=all", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
