@@ -32,11 +32,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from pipelines.console import import_optional
 from pipelines.files import atomic_path, write_text
 from pipelines.options import require
 from sr_keras.export.litert import open_litert
 from sr_keras.export.onnx import DEFAULT_OPSET, open_onnx
-from sr_keras.export.parity import Pixels, check_parity, import_optional
+from sr_keras.export.parity import Pixels, check_parity
 from sr_keras.models import LoadedGenerator, find_generator, load_generator
 from sr_keras.runs import FLAGS_FILE
 from sr_keras.strips import Function, Parts, cut

@@ -22,10 +22,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from pipelines.console import import_optional
 from sr_keras.export import tensorrt
 from sr_keras.export.litert import PRECISIONS, convert_litert, open_litert
 from sr_keras.export.onnx import convert_onnx, open_onnx
-from sr_keras.export.parity import Parity, Pixels, Reference, import_optional
+from sr_keras.export.parity import Parity, Pixels, Reference
 from sr_keras.export.tissue import Tissue
 from sr_keras.models import load_generator
 

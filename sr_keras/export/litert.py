@@ -37,10 +37,10 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from pipelines.console import UserError
+from pipelines.console import UserError, import_optional
 from pipelines.files import atomic_path
 from pipelines.options import require
-from sr_keras.export.parity import check_parity, eight_bit_of, import_optional
+from sr_keras.export.parity import check_parity, eight_bit_of
 from sr_keras.models import LoadedGenerator, input_signature
 
 EXTRA = "litert"

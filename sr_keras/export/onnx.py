@@ -13,9 +13,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from pipelines.console import import_optional
 from pipelines.files import atomic_path
 from pipelines.options import require
-from sr_keras.export.parity import Pixels, check_parity, eight_bit_of, import_optional
+from sr_keras.export.parity import Pixels, check_parity, eight_bit_of
 from sr_keras.models import LoadedGenerator, input_signature
 
 EXTRA = "onnx"

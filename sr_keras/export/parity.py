@@ -19,7 +19,6 @@ a share of d is rounded the other way. What is tested is the very file that is k
 """
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,15 +170,3 @@ def check_parity(expected: Callable[[tf.Tensor], tf.Tensor], written: Pixels) ->
 def eight_bit_of(generator: keras.Model | LoadedGenerator) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a generator as a function of uint8 tensors lr -> sr that computes in float32."""
     return generator.run if isinstance(generator, LoadedGenerator) else eight_bit(in_float32(generator))
-
-
-def import_optional(package: str, extra: str) -> Any:
-    """Import a package that an extra installs.
-
-    Raises:
-        UserError: It is not installed; the error names the extra.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"`{package}` must be installed; run pip install '.[{extra}]'. Received: {error}") from error

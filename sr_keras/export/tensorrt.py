@@ -32,9 +32,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.console import UserError
+from pipelines.console import UserError, import_optional
 from pipelines.options import require
-from sr_keras.export.parity import import_optional
 
 EXTRA = "tensorrt"
 PRECISIONS = ("float32", "float16", "int8")

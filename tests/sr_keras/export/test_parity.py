@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.console import UserError
+from pipelines.console import UserError, import_optional
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.export.parity import Parity, ParityError, check_parity, import_optional, parity_table
+from sr_keras.export.parity import Parity, ParityError, check_parity, parity_table
 
 LEVEL = 1 / 255
 
