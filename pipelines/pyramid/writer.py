@@ -123,6 +123,7 @@ class PyramidWriter:
         # A copy is taken: the caller may use its array again while this one is being encoded.
         full = filled_up(pixels, self.options.tile)
         self._later((0, row, column), lambda: encode(full, self.options))
+        self._store_pending(self._most_pending)
 
     def finish(self) -> None:
         """Make the lower levels, write the slide, and delete the work file.
@@ -142,20 +143,38 @@ class PyramidWriter:
         self._store.remove()
 
     def _build(self, number: int) -> None:
-        """Make the tiles of a level that are not there yet, from the stored ones of the level above."""
+        """Make the tiles of a level that are not there yet: a run that was killed may have left some out."""
         level = self.levels[number]
         for row in range(level.rows):
             for column in range(level.columns):
                 if not self._store.has(number, row, column):
-                    self._later((number, row, column), self._reduction(number - 1, 2 * row, 2 * column))
+                    self._reduce(number, row, column)
+                    self._store_pending(self._most_pending)
         self._drain()
 
-    def _reduction(self, above: int, row: int, column: int) -> Callable[[], bytes]:
-        """Return what makes a tile from those of the level above, from (row, column) on."""
-        level = self.levels[above]
-        tiles = [[self._store.get(above, i, j) for j in range(column, min(column + 2, level.columns))]
-                 for i in range(row, min(row + 2, level.rows))]
-        return lambda: reduced(tiles, level, row, column, self.options)
+    def _reduce_above(self, number: int, row: int, column: int) -> None:
+        """Have the tile made that lies under a stored one, once all that it is made of are stored.
+
+        This goes on beside what makes the pixels, whose threads leave cores idle now and then.
+        """
+        below = (number + 1, row // 2, column // 2)
+        if below[0] == len(self.levels) or self._store.has(*below):
+            return
+        if all(self._store.has(number, i, j) for i, j in self._over(*below)):
+            self._reduce(*below)
+
+    def _reduce(self, number: int, row: int, column: int) -> None:
+        above = self.levels[number - 1]
+        data = [self._store.get(number - 1, i, j) for i, j in self._over(number, row, column)]
+        across = min(2, above.columns - 2 * column)
+        tiles = [data[i:i + across] for i in range(0, len(data), across)]
+        self._later((number, row, column), lambda: reduced(tiles, above, 2 * row, 2 * column, self.options))
+
+    def _over(self, number: int, row: int, column: int) -> list[tuple[int, int]]:
+        """Return the up to 2x2 tiles, row by row, of the level above that a tile is made of."""
+        above = self.levels[number - 1]
+        return [(i, j) for i in range(2 * row, min(2 * row + 2, above.rows))
+                for j in range(2 * column, min(2 * column + 2, above.columns))]
 
     def _stored(self, number: int) -> Iterator[bytes]:
         """Yield the tiles of a level, row by row."""
@@ -165,15 +184,15 @@ class PyramidWriter:
                 yield self._store.get(number, row, column)
 
     def _later(self, key: _Key, work: Callable[[], bytes]) -> None:
-        """Have a tile made in a thread; waits where as many are under way as memory shall hold."""
+        """Have a tile made in a thread; it is the caller's to wait, by `_store_pending`."""
         self._pending.append((key, self._pool.submit(work)))
-        self._store_pending(self._most_pending)
 
     def _store_pending(self, most: int) -> None:
         """Store tiles in the order in which they came, until `most` are left under way."""
         while len(self._pending) > most:
             key, future = self._pending.popleft()
             self._store.put(*key, future.result())
+            self._reduce_above(*key)
 
     def _drain(self) -> None:
         self._store_pending(0)

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -300,7 +300,7 @@ def killed(path, where):
     write(Path(path), description="model 7")
 
 
-@pytest.mark.parametrize(("where", "stored"), [("base", (20, 40)), ("levels", (66, 66)), ("layout", (66, 66))])
+@pytest.mark.parametrize(("where", "stored"), [("base", (20, 40)), ("levels", (20, 66)), ("layout", (66, 66))])
 def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(tmp_path, lossy, where, stored):
     path = tmp_path / "a.tif"
     outcome = run_apart(f"killed({str(path)!r}, {where!r})")
@@ -314,6 +314,20 @@ def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(tmp_path, 
         pyramid.finish()
     assert path.read_bytes() == lossy.read_bytes()
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_levels_that_a_kill_left_out_are_made_at_the_end(tmp_path, lossy, monkeypatch):
+    monkeypatch.setattr(PyramidWriter, "_reduce_above", lambda *key: None)
+    write(tmp_path / "a.tif", description="model 7")
+    assert (tmp_path / "a.tif").read_bytes() == lossy.read_bytes()
+
+
+def test_levels_come_with_the_tiles_they_are_made_of(tmp_path):
+    with PyramidWriter(tmp_path / "a.tif", WIDTH, HEIGHT, MPP, SMALL) as pyramid:
+        fill(pyramid, picture())
+    with closing(sqlite3.connect(tmp_path / "a.tif.unfinished")) as file:
+        made = dict(file.execute("SELECT level, count(*) FROM tiles GROUP BY level"))
+    assert made == {number: level.count for number, level in enumerate(pyramid.levels)}
 
 
 def test_order_and_repetition_of_tiles_leave_no_trace(tmp_path, lossy):
