@@ -60,7 +60,8 @@ def _define_objective_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("method", _DEFAULT["method"], list(METHODS), "Preset of the objective.", flag_values=values)
     flags.DEFINE_float("q", None, "Quasi-norm, in (0, 2].", flag_values=values)
     flags.DEFINE_float("epsilon", None, "Regulariser of the quasi-norm.", flag_values=values)
-    for name, term in (("m", "manifold"), ("s", "SSIM"), ("d", "adversarial"), ("v", "VGG19 feature")):
+    for name, term in (("m", "manifold"), ("s", "SSIM"), ("d", "adversarial"), ("v", "VGG19 feature"),
+                       ("c", "LR consistency")):
         flags.DEFINE_float(f"lambda_{name}", None, f"Weight of the {term} term.", flag_values=values)
     flags.DEFINE_enum("loss_reduction", None, REDUCTIONS, "Mean over pixels, or the paper's sum.", flag_values=values)
     flags.DEFINE_string("vgg_weights", _DEFAULT["vgg_weights"], "VGG19 weights of srgan: imagenet, random or a file.",

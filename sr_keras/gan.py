@@ -1,6 +1,6 @@
 """SuperResolutionGAN: the objective of the paper as a Keras model that `fit` trains.
 
-    min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V
+    min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V + lambda_c L_C
 
 Batches are (lr [B, h, w, 3], hr [B, scale*h, scale*w, 3]), float32 in [0, 1]. A step, in order:
 
@@ -28,10 +28,17 @@ import tensorflow as tf
 from pipelines.options import require
 from pipelines.pixels import quantise
 from sr_keras import metrics
-from sr_keras.losses import adversarial_discriminator, adversarial_generator, feature, quasi_norm, structural
+from sr_keras.losses import (
+    adversarial_discriminator,
+    adversarial_generator,
+    consistency,
+    feature,
+    quasi_norm,
+    structural,
+)
 from sr_keras.options import Objective
 
-TERMS = ("fidelity", "manifold", "structural", "adversarial", "feature")
+TERMS = ("fidelity", "manifold", "structural", "adversarial", "feature", "consistency")
 SCORES: dict[str, Callable[..., tf.Tensor]] = {
     "psnr": metrics.psnr, "rrmse": metrics.rrmse, "ssim": metrics.ssim, "qilv": metrics.qilv,
     "ms_ssim": metrics.ms_ssim}
@@ -52,14 +59,15 @@ class SuperResolutionGAN(keras.Model):
         encoder: image -> code; needed by lambda_m > 0. It is frozen.
         features: image -> features, needed by lambda_v > 0. It is frozen.
         ema_decay: of the generator's exponential moving average, in [0, 1); 0 for none.
+        blur_sigma: by which `degrade` made lr of hr; lambda_c > 0 makes lr of sr alike.
     """
 
     def __init__(self, generator: keras.Model, discriminator: keras.Model | None = None,
                  encoder: keras.Model | None = None, features: keras.Model | None = None,
-                 ema_decay: float = 0.0, **kwargs: Any) -> None:
+                 ema_decay: float = 0.0, blur_sigma: float = 1.6, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})
         require(0 <= ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", ema_decay)
-        self.generator, self.ema_decay = generator, ema_decay
+        self.generator, self.ema_decay, self.blur_sigma = generator, ema_decay, blur_sigma
         self.discriminator: Any = discriminator
         self.encoder: Any = encoder
         self.features: Any = features
@@ -114,7 +122,7 @@ class SuperResolutionGAN(keras.Model):
         with _watching(self.generator) as tape:
             sr = self.generator(lr, training=True)
             judged = self._train_discriminator(hr, tf.stop_gradient(sr)) if self.objective.lambda_d else {}
-            terms = self._terms(hr, sr)
+            terms = self._terms(lr, hr, sr)
             weighted = {f"weighted_{name}": weight * value for name, (weight, value) in terms.items()}
             loss = tf.add_n(list(weighted.values()))
             scaled = _scaled(self.optimizer, loss)
@@ -131,8 +139,8 @@ class SuperResolutionGAN(keras.Model):
         return self._track({name: score(hr, sr) for name, score in SCORES.items()
                             if name != "ms_ssim" or min(sides) >= metrics.MS_SSIM_SIDE})
 
-    def _terms(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
-        """Return (weight, value [B]) of the terms whose weight is not zero, in the paper's order."""
+    def _terms(self, lr: tf.Tensor, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
+        """Return (weight, value [B]) of the terms whose weight is not zero, the paper's first."""
         o = self.objective
 
         def robust(residual: tf.Tensor) -> tf.Tensor:
@@ -144,6 +152,7 @@ class SuperResolutionGAN(keras.Model):
             "structural": (o.lambda_s, lambda: structural(hr, sr, o.reduction)),
             "adversarial": (o.lambda_d, lambda: adversarial_generator(self._judge_again(sr))),
             "feature": (o.lambda_v, lambda: feature(self.features(hr), self.features(sr))),
+            "consistency": (o.lambda_c, lambda: consistency(lr, sr, self.blur_sigma, o.reduction)),
         }
         return {name: (weight, value()) for name, (weight, value) in terms.items() if weight}
 
@@ -183,7 +192,7 @@ class SuperResolutionGAN(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Return the networks as configurations."""
         parts = {name: getattr(self, name) for name in ("generator", "discriminator", "encoder", "features")}
-        return {"name": self.name, "ema_decay": self.ema_decay,
+        return {"name": self.name, "ema_decay": self.ema_decay, "blur_sigma": self.blur_sigma,
                 **{name: part and keras.saving.serialize_keras_object(part)
                    for name, part in {**parts, "dtype": self.dtype_policy}.items()}}
 

@@ -2,7 +2,7 @@
 
     L_F = quasi_norm(sr - hr)                        L_S = structural(hr, sr)
     L_M = quasi_norm(encoder(sr) - encoder(hr))      L_D = adversarial_generator | adversarial_discriminator
-    L_V = feature(vgg(hr), vgg(sr))
+    L_V = feature(vgg(hr), vgg(sr))              L_C = consistency(lr, sr)
 
 Pure functions of tensors [B, ...] that return float32 [B]; whoever trains takes the mean over the batch. float16 and
 bfloat16 inputs are computed in float32. All compile under XLA.
@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from pipelines.degrade import degrade
 from pipelines.options import require
 from sr_keras.options import REDUCTIONS
 from sr_keras.windows import ssim_map
@@ -115,6 +116,34 @@ def adversarial_discriminator(logits_hr: tf.Tensor, logits_sr: tf.Tensor) -> tf.
     """
     return (_per_image(tf.nn.softplus(-_float32(logits_hr, "logits_hr")), "mean")
             + _per_image(tf.nn.softplus(_float32(logits_sr, "logits_sr")), "mean"))
+
+
+def consistency(lr: tf.Tensor, sr: tf.Tensor, blur_sigma: float = 1.6, reduction: str = "mean") -> tf.Tensor:
+    """Return the mean squared difference of `degrade(sr)` and lr: what SR contradicts of what the scanner saw.
+
+    L_F and L_S hardly feel it: a drift of 0.01 over many pixels is noise to a quasi-norm, and to SSIM the same
+    structure. Where hr is spoilt and lr is not, it is the one term that still says the truth.
+
+    Args:
+        lr: Float [B, H/scale, W/scale, C] in [0, 1].
+        sr: Float [B, H, W, C]; may leave [0, 1].
+        blur_sigma: Of the degradation that made lr, in HR pixels.
+        reduction: "mean" over LR pixels and channels, or their "sum".
+
+    Returns:
+        float32 [B].
+
+    Raises:
+        ValueError: The sides of sr are not those of lr times one number, one is not floating point, or `reduction` is
+            unknown.
+
+    Source: not the paper's. The constraint is that of iterative back-projection, Irani and Peleg 1991.
+    """
+    lr, sr = _float32(lr, "lr"), _float32(sr, "sr")
+    scale = sr.shape[1] // lr.shape[1]
+    require(sr.shape[1:3] == [scale * side for side in lr.shape[1:3]], "sr",
+            f"have the sides of lr {lr.shape} times one number", "crop or resize it", sr.shape)
+    return _per_image(tf.square(degrade(sr, scale, blur_sigma) - lr), reduction)
 
 
 def feature(features_hr: tf.Tensor, features_sr: tf.Tensor) -> tf.Tensor:

@@ -21,10 +21,11 @@ SHIPPED_MODEL = Path(__file__).parents[1] / "saved_models" / "srgan_sqe_x4"
 
 @dataclass(frozen=True)
 class Objective:
-    """min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V.
+    """min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V + lambda_c L_C.
 
-    L_V, the VGG19 feature distance, belongs to the SRGAN baseline alone. A weight of zero means that the term
-    is not computed. Source: paper, section 2.2; L_V: Ledig et al. 2017, equation 5.
+    L_V, the VGG19 feature distance, belongs to the SRGAN baseline alone, and L_C, how far SR contradicts LR, to no
+    method of the paper: it is there to be added. A weight of zero means that the term is not computed. Source: paper,
+    section 2.2; L_V: Ledig et al. 2017, equation 5.
     """
 
     q: float = 0.5
@@ -33,12 +34,13 @@ class Objective:
     lambda_s: float = 2.0
     lambda_d: float = 0.016
     lambda_v: float = 0.0
+    lambda_c: float = 0.0
     reduction: str = "mean"
 
     def __post_init__(self) -> None:
         require(0 < self.q <= 2, "q", "lie in (0, 2]", "0.5 is the paper's, 2 is squared error", self.q)
         require(self.epsilon > 0, "epsilon", "be positive", "1e-4 is the size of noise on [0, 1] images", self.epsilon)
-        for name in ("lambda_m", "lambda_s", "lambda_d", "lambda_v"):
+        for name in ("lambda_m", "lambda_s", "lambda_d", "lambda_v", "lambda_c"):
             value = getattr(self, name)
             require(value >= 0, name, "be 0 or more", "0 leaves the term out", value)
         require(self.reduction in REDUCTIONS, "loss_reduction", f"be one of {REDUCTIONS}", "choose one of these",

@@ -174,7 +174,7 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
         generator, encoder=encoder,
         discriminator=networks.discriminator() if objective.lambda_d else None,
         features=networks.vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None,
-        ema_decay=plan.options.ema_decay)
+        ema_decay=plan.options.ema_decay, blur_sigma=plan.degrade.blur_sigma)
     judge_rate = plan.options.discriminator_learning_rate
     model.compile(
         generator_optimizer=_adam(stage.learning_rate, plan, stage),

@@ -74,9 +74,10 @@ def changed(before: list[np.ndarray], variables: list) -> bool:
 
 
 def test_loss_is_the_weighted_sum_of_its_terms():
-    objective = Objective(lambda_v=0.3)
+    objective = Objective(lambda_v=0.3, lambda_c=400.0)
     logs = fit(build(objective))
-    weights = {"fidelity": 1.0, "manifold": 0.2, "structural": 2.0, "adversarial": 0.016, "feature": 0.3}
+    weights = {"fidelity": 1.0, "manifold": 0.2, "structural": 2.0, "adversarial": 0.016, "feature": 0.3,
+               "consistency": 400.0}
     for term, weight in weights.items():
         assert logs[f"weighted_{term}"] == pytest.approx(weight * logs[term], rel=1e-5)
     assert logs["loss"] == pytest.approx(sum(logs[f"weighted_{term}"] for term in weights), rel=1e-5)
@@ -87,6 +88,18 @@ def test_first_fidelity_is_that_of_bilinear_interpolation():
     residual = tf.image.resize(lr, hr.shape[1:3]) - hr
     golden = np.mean((np.square(residual) + 1e-4) ** 0.25)
     assert fit(build())["fidelity"] == pytest.approx(golden, rel=1e-5)
+
+
+def test_first_consistency_is_that_of_bilinear_interpolation():
+    lr, hr = batch()
+    model = build(Objective(lambda_c=1.0))
+    golden = np.mean(np.square(degrade(tf.image.resize(lr, hr.shape[1:3]), 4, 1.6) - lr))
+    assert model.train_on_batch(lr, hr, return_dict=True)["consistency"] == pytest.approx(golden, rel=1e-4)
+
+
+def test_consistency_brings_sr_nearer_to_lr():
+    model = build(replace(FIDELITY, lambda_c=1e5))
+    assert fit(model, 20)["consistency"] < 0.9 * fit(build(Objective(lambda_c=1e5)))["consistency"]
 
 
 @pytest.mark.parametrize(("method", "terms"), [

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.ndimage import correlate1d
+from scipy.ndimage import correlate1d, gaussian_filter
 
+from pipelines.degrade import degrade
 from sr_keras import losses
 
 QS = (0.1, 0.5, 1.0, 1.5, 2.0)
@@ -225,6 +226,37 @@ def test_feature_is_the_mean_squared_difference():
     np.testing.assert_array_equal(losses.feature(ones, ones), [0, 0])
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_consistency_is_the_mean_squared_difference_from_a_gaussian_blur_of_sr(scale):
+    _, sr = pair((2, 24, 32, 3))
+    lr = np.random.default_rng(1).random((2, 24 // scale, 32 // scale, 3)).astype(np.float32)
+    # Twice as fine, so that the middle between two pixels is one; scipy's Gaussian is an independent one.
+    fine = np.repeat(np.repeat(sr, 2, 1), 2, 2)
+    blurred = gaussian_filter(fine, (0, 3.2, 3.2, 0), mode="reflect", truncate=4)
+    middle = [slice(scale - 1, None, 2 * scale), slice(scale, None, 2 * scale)]
+    again = np.mean([blurred[:, y][:, :, x] for y in middle for x in middle], axis=0)
+    np.testing.assert_allclose(losses.consistency(lr, sr), np.mean((again - lr)**2, (1, 2, 3)), rtol=0.01)
+
+
+def test_consistency_of_constant_images_is_the_square_of_their_difference():
+    lr, sr = np.full([2, 4, 5, 3], 0.3, np.float32), np.full([2, 16, 20, 3], 0.5, np.float32)
+    np.testing.assert_allclose(losses.consistency(lr, sr), [0.04, 0.04], rtol=1e-5)
+    np.testing.assert_allclose(losses.consistency(lr, sr, reduction="sum"), [60 * 0.04] * 2, rtol=1e-5)
+
+
+def test_consistency_is_blind_to_what_the_scanner_can_not_see():
+    _, hr = pair((1, 32, 32, 3))
+    finest = 0.2 * (np.indices((32, 32)).sum(0) % 2)[..., None].astype(np.float32)
+    lr = degrade(hr)
+    np.testing.assert_allclose(losses.consistency(lr, hr), [0], atol=1e-12)
+    np.testing.assert_allclose(losses.consistency(lr, hr + finest - finest.mean()), [0], atol=1e-7)
+
+
+def test_consistency_refuses_sides_of_two_scales():
+    with pytest.raises(ValueError, match="`sr` must have the sides of lr"):
+        losses.consistency(tf.zeros([1, 4, 4, 3]), tf.zeros([1, 16, 8, 3]))
+
+
 # all of them
 
 TERMS = {
@@ -233,6 +265,7 @@ TERMS = {
     "adversarial_generator": lambda hr, sr: losses.adversarial_generator(sr),
     "adversarial_discriminator": losses.adversarial_discriminator,
     "feature": losses.feature,
+    "consistency": lambda hr, sr: losses.consistency(hr[:, :12, :15], sr[:, :, :30]),
 }
 
 
