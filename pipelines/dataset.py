@@ -2,8 +2,8 @@
 
 Training is an infinite stream, cut into epochs of a given number of batches:
 
-    shards -> filter -> cache -> shuffle -> repeat -> crop, mean of 2 x 2 for some, flips, quarter turns
-           -> blur, subsample, 8 bit -> corruption -> batch -> prefetch
+    shards -> filter -> cache -> shuffle -> repeat -> crop, flips, quarter turns -> blur, subsample, 8 bit -> corruption
+           -> batch -> prefetch
 
 Epoch k follows from (seed, k) alone: a run that starts with `first_epoch=k` gets bit for bit what an uninterrupted one
 gets, without reading what came before. No patch comes twice before all have come once. Which examples are corrupted,
@@ -39,7 +39,7 @@ def training_dataset(
     shards: Shards, *, batch_size: int, crop_size: int | None = None, steps_per_epoch: int | None = None,
     first_epoch: int = 0, degrade: DegradeOptions | None = None, corrupt: CorruptOptions | None = None,
     slides: Iterable[str] | None = None, min_tissue: float = 0.0, cache: str | os.PathLike[str] = "none",
-    shuffle_buffer: int = 512, augment: bool = True, coarse_share: float = 0.0, seed: int = 0,
+    shuffle_buffer: int = 512, augment: bool = True, seed: int = 0,
 ) -> tf.data.Dataset:
     """Return infinite, shuffled batches of (lr, hr).
 
@@ -57,8 +57,6 @@ def training_dataset(
         shuffle_buffer: Patches to draw the next one from, and what memory it takes. It need not hold all: shards come
             in random order, 16 side by side. With cache="memory" all are drawn from, at no further cost.
         augment: Flip and turn.
-        coarse_share: Share of the crops that are a region twice as wide and high, averaged over 2 x 2 pixels: as a
-            scanner of twice the mpp sees it, through the same objective.
         seed: Of the order, crops, flips, turns and corruption.
 
     Returns:
@@ -79,11 +77,6 @@ def training_dataset(
     chosen = _chosen(shards, slides)
     count = _count(chosen, min_tissue)
     crop = _crop(crop_size, chosen.patch_size, degrade)
-    require(0 <= coarse_share <= 1, "coarse_share", "lie in [0, 1]", "0 takes every crop as it was scanned",
-            coarse_share)
-    require(coarse_share == 0 or 2 * crop <= chosen.patch_size, "crop_size",
-            f"be {chosen.patch_size // 2} or less, half the side of a patch, for a coarse_share",
-            "make it smaller, or leave coarse_share out", crop)
     order = from_memory(chosen, min_tissue) if cache == "memory" else from_disk(
         chosen if cache == "none" else copy_shards(chosen, cache), min_tissue, shuffle_buffer)
     outliers = _outliers(corrupt, crop)
@@ -98,7 +91,7 @@ def training_dataset(
     @_as_it_is
     def pair_of(epoch: tf.Tensor, position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         _, example_id, pixels = decode(record, chosen.patch_size)
-        pixels = _cropped_and_turned(pixels, crop, augment, coarse_share, fold(fold([seed, _AUGMENT], epoch), position))
+        pixels = _cropped_and_turned(pixels, crop, augment, fold(fold([seed, _AUGMENT], epoch), position))
         lr, hr = _pair(pixels, degrade)
         return corrupt_pair(lr, hr, example_id, seed, corrupt, degrade, outliers)
 
@@ -183,32 +176,15 @@ def _outliers(corrupt: CorruptOptions, size: int) -> tf.Tensor | None:
     return load_outliers(corrupt.outlier_dir, size)
 
 
-def _cropped_and_turned(
-    pixels: tf.Tensor, crop: int, augment: bool, coarse_share: float, seed: tf.Tensor,
-) -> tf.Tensor:
-    """Return a random crop x crop part of uint8 [size, size, 3], as one of its eight orientations if `augment`.
-
-    `coarse_share` of them are twice as large a part, averaged over 2 x 2 pixels.
-    """
-    drawn = tf.random.stateless_uniform([6], seed)
-    whole = pixels
-
-    @_as_it_is
-    def part(side: int) -> tf.Tensor:
-        top, left = tf.unstack(tf.cast(drawn[:2] * (whole.shape[0] - side + 1), tf.int32))
-        return whole[top:top + side, left:left + side]
-
-    @_as_it_is
-    def averaged() -> tf.Tensor:
-        pairs = tf.reshape(tf.cast(part(2 * crop), tf.int32), [crop, 2, crop, 2, 3])
-        return tf.cast((tf.reduce_sum(pairs, [1, 3]) + 2) // 4, tf.uint8)
-
-    if coarse_share:
-        pixels = tf.cond(drawn[5] < coarse_share, averaged, lambda: part(crop))
-    elif crop < whole.shape[0]:
-        pixels = part(crop)
+def _cropped_and_turned(pixels: tf.Tensor, crop: int, augment: bool, seed: tf.Tensor) -> tf.Tensor:
+    """Return a random crop x crop part of uint8 [size, size, 3], as one of its eight orientations if `augment`."""
+    drawn = tf.random.stateless_uniform([5], seed)
+    corners = pixels.shape[0] - crop + 1
+    if corners > 1:
+        top, left = tf.unstack(tf.cast(drawn[:2] * corners, tf.int32))
+        pixels = pixels[top:top + crop, left:left + crop]
     if augment:
-        swap, upside_down, mirrored = tf.unstack(drawn[2:5] < 0.5)
+        swap, upside_down, mirrored = tf.unstack(drawn[2:] < 0.5)
         pixels = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
         pixels = tf.raw_ops.Reverse(tensor=pixels, dims=[upside_down, mirrored, False])
     return tf.ensure_shape(pixels, [crop, crop, 3])

@@ -95,9 +95,6 @@ def _define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("batch_size", _DEFAULT["batch_size"], "Patches in a step.", flag_values=values)
     flags.DEFINE_integer("crop_size", None, "Side of the random crop of a patch to train on; all of it if left out.",
                          flag_values=values)
-    flags.DEFINE_float("coarse_share", _DEFAULT["coarse_share"],
-                       "Share of the crops averaged over 2 x 2 pixels, as if scanned at twice the mpp: slides of one "
-                       "magnification then teach another.", flag_values=values)
     flags.DEFINE_integer("steps_per_epoch", None, "Steps in an epoch; one pass over the patches if left out.",
                          flag_values=values)
     flags.DEFINE_integer("val_patches", _DEFAULT["val_patches"], "Validation patches an epoch.", flag_values=values)

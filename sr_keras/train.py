@@ -36,10 +36,6 @@ def main() -> int:
     found = find_parts(data, options.seed)
     whole, evaluated = (patch_size(part, found[part], data, patches) for part in ("train", "val"))
     _check_sizes(options.crop_size, whole, evaluated, degrade.scale, options.best_by)
-    side = options.crop_size or whole
-    require(not options.coarse_share or 2 * side <= whole, "crop_size",
-            f"be {whole // 2} or less, half the side of a patch, for a coarse_share",
-            "make it smaller, or leave --coarse_share out", side)
 
     import keras
     import tensorflow as tf
@@ -51,7 +47,7 @@ def main() -> int:
         tf.config.experimental.enable_op_determinism()
     if options.mixed_precision:
         keras.mixed_precision.set_global_policy(f"mixed_{options.mixed_precision}")
-    _try_files(options, loss, size, corrupt, side)
+    _try_files(options, loss, size, corrupt, options.crop_size or whole)
     run = Path(options.run)
     open_run(run, console.resolved(FLAGS), FLAGS.resume)
     parts = read_parts(found, data, patches, run)

@@ -97,7 +97,6 @@ def test_every_patch_comes_once_before_one_comes_twice(plain):
 
 @pytest.mark.parametrize("keywords", [
     {"cache": "memory"}, {"shuffle_buffer": 3, "crop_size": 16}, {"steps_per_epoch": 2}, {"steps_per_epoch": 9},
-    {"crop_size": 16, "coarse_share": 0.5},
     {"min_tissue": 0.01, "slides": ["slide-a"], "corrupt": CorruptOptions(fraction=0.5)}])
 def test_a_run_that_starts_at_epoch_k_is_bit_for_bit_the_uninterrupted_one(tissue, keywords):
     steps = keywords.setdefault("steps_per_epoch", 3)
@@ -123,25 +122,6 @@ def test_eight_orientations_come_and_keep_pixels_in_place(ramp):
 def test_without_augmentation_patches_stay_as_they_are(ramp):
     hr = np.concatenate([hr for _, hr in batches(5, ramp, batch_size=2, augment=False)])
     assert np.ptp(hr, axis=0).max() == 0
-
-
-def test_coarse_crops_are_means_of_2_x_2_pixels_of_twice_the_width(ramp):
-    corners = set()
-    for _, hr in batches(40, ramp, batch_size=4, crop_size=8, augment=False, coarse_share=1.0):
-        for image in np.rint(hr * 255).astype(int):
-            top, left = image[0, 0, :2] - 1  # the mean of n and n + 1, rounded up
-            means = 1 + np.mgrid[top:top + 16:2, left:left + 16:2]
-            np.testing.assert_array_equal(image[..., :2], np.moveaxis(means, 0, -1))
-            corners.add((int(top), int(left)))
-    assert {top for top, _ in corners} == {left for _, left in corners} == set(range(SIDE - 15))
-
-
-def test_coarse_share_of_the_crops_is_coarse(ramp):
-    pairs = batches(100, ramp, batch_size=4, crop_size=8, augment=False, coarse_share=0.3)
-    hr = np.concatenate([hr for _, hr in pairs])
-    step = np.rint((hr[:, 1, 0, 0] - hr[:, 0, 0, 0]) * 255)
-    assert set(step) == {1, 2}
-    assert 0.2 < np.mean(step == 2) < 0.4
 
 
 def test_crops_lie_anywhere_in_the_patch(ramp):
@@ -251,8 +231,6 @@ def test_slides_and_tissue_choose_patches(plain, tissue):
 @pytest.mark.parametrize(("keywords", "message"), [
     ({"crop_size": 30}, "`crop_size` must be divisible by scale=4"),
     ({"crop_size": 64}, "`crop_size` must lie in 1 to 32"),
-    ({"coarse_share": 1.5}, "`coarse_share` must lie in"),
-    ({"crop_size": 20, "coarse_share": 0.5}, "`crop_size` must be 16 or less, half the side of a patch"),
     ({"slides": ["nobody"]}, "`slides` must"),
     ({"min_tissue": 1.1}, "`min_tissue` must leave at least one patch"),
     ({"batch_size": 0}, "`batch_size` must"),
