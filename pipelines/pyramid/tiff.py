@@ -5,6 +5,7 @@ tags of level k say mpp * 2^k, which is how its pixels were made. There is no da
 """
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import tifffile
 
 from pipelines.pyramid.tiles import Level, PyramidOptions
 
+SUBSAMPLING, POSITIONING, SHORT, CENTRED = 530, 531, 3, 1  # two tags, a type and a value
 REDUCED = 1  # NewSubfileType: a smaller version of another image in the file
 MICRONS_PER_CM = 1e4
 OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -42,10 +44,15 @@ def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Itera
             tiff.write(iter(tiles(i)), shape=(level.height, level.width, 3), dtype=np.uint8, photometric="rgb",
                        tile=(level.tile, level.tile), metadata=None, software=False, **_encoding(options),
                        **_resolution(mpp, i), **place)
+    if options.quality is not None:
+        _leave_subsampling_to_the_tiles(path)
 
 
 def ome_xml(level: Level, mpp: float | None, description: str) -> str:
-    """Return the OME-XML of one RGB image, in ASCII: what is not is written as a reference."""
+    """Return the OME-XML of one RGB image, for a file in UTF-8.
+
+    No letter is written as a reference: Bio-Formats 7.3 takes the ampersand off `&#181;m` and then knows no such unit.
+    """
     size = {} if mpp is None else {"PhysicalSizeX": repr(mpp), "PhysicalSizeXUnit": "µm",
                                    "PhysicalSizeY": repr(mpp), "PhysicalSizeYUnit": "µm"}
     root = ElementTree.Element("OME", {
@@ -59,7 +66,7 @@ def ome_xml(level: Level, mpp: float | None, description: str) -> str:
         "Interleaved": "true", **size})
     ElementTree.SubElement(pixels, "Channel", {"ID": "Channel:0:0", "SamplesPerPixel": "3"})
     ElementTree.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": "1"})
-    return '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="us-ascii").decode()
+    return '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="unicode")
 
 
 def printable(text: str) -> str:
@@ -71,6 +78,19 @@ def _encoding(options: PyramidOptions) -> dict[str, Any]:
     if options.quality is None:
         return {"compression": "adobe_deflate", "predictor": True}
     return {"compression": "jpeg", "subsampling": (1, 1)}
+
+
+def _leave_subsampling_to_the_tiles(path: Path) -> None:
+    """Put YCbCrPositioning, centred, in the place of YCbCrSubSampling, which says what every JPEG tile says too.
+
+    Bio-Formats 7.3, and with it QuPath, Fiji and OMERO, takes 4:4:4 there to mean tiles that its decoder left in YCbCr,
+    and turns into RGB what is RGB already. libtiff (OpenSlide, libvips, Pillow) and tifffile look into the tiles.
+    """
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        pages = [page for first in tiff.pages for page in (first, *(first.pages or ()))]
+        for place in [page.tags[SUBSAMPLING].offset for page in pages]:
+            tiff.filehandle.seek(place)
+            tiff.filehandle.write(struct.pack("<HHQQ", POSITIONING, SHORT, 1, CENTRED))
 
 
 def _resolution(mpp: float | None, number: int) -> dict[str, Any]:
