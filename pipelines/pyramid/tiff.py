@@ -44,7 +44,7 @@ def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Itera
             tiff.write(iter(tiles(i)), shape=(level.height, level.width, 3), dtype=np.uint8, photometric="rgb",
                        tile=(level.tile, level.tile), metadata=None, software=False, **_encoding(options),
                        **_resolution(mpp, i), **place)
-    if options.quality is not None:
+    if ome and options.quality is not None:
         _leave_subsampling_to_the_tiles(path)
 
 
@@ -84,7 +84,8 @@ def _leave_subsampling_to_the_tiles(path: Path) -> None:
     """Put YCbCrPositioning, centred, in the place of YCbCrSubSampling, which says what every JPEG tile says too.
 
     Bio-Formats 7.3, and with it QuPath, Fiji and OMERO, takes 4:4:4 there to mean tiles that its decoder left in YCbCr,
-    and turns into RGB what is RGB already. libtiff (OpenSlide, libvips, Pillow) and tifffile look into the tiles.
+    and turns into RGB what is RGB already: all is pink (its issues 3711 and 4166). tifffile and libtiff look into the
+    tiles, but GDAL and OpenCV tell of it in a warning and ITK refuses the file, so that a TIFF for all keeps the tag.
     """
     with tifffile.TiffFile(path, mode="r+") as tiff:
         pages = [page for first in tiff.pages for page in (first, *(first.pages or ()))]

@@ -31,7 +31,7 @@ class PyramidOptions:
     """How a slide is written: the side of its tiles, JPEG of a quality (4:4:4) or None for lossless, and the format.
 
     Lossless is deflate with horizontal differences: every TIFF reader has it, and it is smaller than LZW. `tiff` keeps
-    its levels as pages, as OpenSlide and libvips expect them, `ome` as SubIFDs, as Bio-Formats and QuPath do.
+    its levels as pages, for OpenSlide (which QuPath has) and libvips, `ome` as SubIFDs, for Bio-Formats.
     """
 
     tile: int = 512
