@@ -4,7 +4,7 @@
     lr = soften(pixels, variance)                                   # uint8 [h + 2, w + 2, 3] -> [h, w, 3]
 
 A generator takes what is sharper than its training for contrast and exaggerates it: on H&E averaged over 4x4 pixels a
-model that is 2.2 dB better than bicubic on LR of `degrade` is 1 dB worse; softened, it is 2 dB better again. A scan
+model that is 2.5 dB better than bicubic on LR of `degrade` is 0.4 dB worse; softened, it is 2 dB better again. A scan
 needs none: an objective of NA 0.3 at 1 mpp blurs by 0.48 pixels, its diffraction and the pixel together, where
 `degrade` blurs by 0.4.
 """
