@@ -134,12 +134,13 @@ def consistency(lr: tf.Tensor, sr: tf.Tensor, blur_sigma: float = 1.6, reduction
         float32 [B].
 
     Raises:
-        ValueError: The sides of sr are not those of lr times one number, one is not floating point, or `reduction` is
-            unknown.
+        ValueError: The sides of sr are not those of lr times one number, or known only when the graph runs; one is not
+            floating point, or `reduction` is unknown.
 
     Source: not the paper's. The constraint is that of iterative back-projection, Irani and Peleg 1991.
     """
     lr, sr = _float32(lr, "lr"), _float32(sr, "sr")
+    require(None not in (*lr.shape[1:3], *sr.shape[1:3]), "lr", "have known sides", "give crops of one size", lr.shape)
     scale = sr.shape[1] // lr.shape[1]
     require(sr.shape[1:3] == [scale * side for side in lr.shape[1:3]], "sr",
             f"have the sides of lr {lr.shape} times one number", "crop or resize it", sr.shape)

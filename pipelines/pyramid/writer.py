@@ -126,7 +126,7 @@ class PyramidWriter:
         self._store_pending(self._most_pending)
 
     def finish(self) -> None:
-        """Make the lower levels, write the slide, and delete the work file.
+        """Make what the lower levels lack, write the slide, and delete the work file.
 
         Raises:
             ValueError: A tile of level 0 is missing.

@@ -257,6 +257,12 @@ def test_consistency_refuses_sides_of_two_scales():
         losses.consistency(tf.zeros([1, 4, 4, 3]), tf.zeros([1, 16, 8, 3]))
 
 
+def test_consistency_refuses_sides_known_only_at_run_time():
+    anything = tf.TensorSpec([None, None, None, 3])
+    with pytest.raises(ValueError, match="`lr` must have known sides"):
+        tf.function(losses.consistency, autograph=False).get_concrete_function(anything, anything)
+
+
 # all of them
 
 TERMS = {
