@@ -15,7 +15,6 @@ less, and a second to compile).
 """
 from __future__ import annotations
 
-import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +26,7 @@ from absl import flags
 from pipelines.console import run
 from pipelines.flags import define_degrade_flags, degrade_options
 from pipelines.options import require
+from pipelines.workers import cores
 
 if TYPE_CHECKING:
     from pipelines.contenders import Speed
@@ -50,7 +50,7 @@ def main() -> int:
     with TemporaryDirectory() as folder:
         material = contenders.prepare(find_sources(FLAGS.data), Path(folder), FLAGS.patch_size)
         print(f"{len(material.places)} patches of {FLAGS.patch_size} px from {material.source.slide_id}, "
-              f"{len(os.sched_getaffinity(0))} cores, scale {degrade.scale}, blur_sigma {degrade.blur_sigma}\n")
+              f"{cores()} cores, scale {degrade.scale}, blur_sigma {degrade.blur_sigma}\n")
         speeds = contenders.race(contenders.inputs(material, degrade), 0.6 * FLAGS.seconds)
         print(input_table(speeds))
         speeds = contenders.race(contenders.stages(material, degrade), 0.4 * FLAGS.seconds)

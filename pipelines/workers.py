@@ -6,11 +6,14 @@ must cost one slide and not a night. `concurrent.futures` fails every job when o
 One pipe per process carries jobs there, progress and outcomes back, and is also the stop signal: when the parent closes
 it, the worker's next report raises BrokenPipeError and its clean-up runs. Where the parent was killed, its workers die
 at once, before somebody starts the same work again. They are spawned: TensorFlow does not survive a fork.
+
+`cores` and `available_memory` say what there is for them.
 """
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import deque
@@ -19,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 Report = Callable[[int], None]
@@ -89,6 +93,18 @@ def run_jobs(work: Work, jobs: Iterable[Any], processes: int, report: Report) ->
             lane.connection.close()  # all of them first: they clean up side by side
         for lane in lanes:
             lane.stop()
+
+
+def cores() -> int:
+    """Return how many cores this process may use; where a system does not say it, how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory can be had: what Linux says is available, elsewhere all that there is."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass

@@ -35,6 +35,7 @@ import tensorflow as tf
 from pipelines.console import import_optional
 from pipelines.files import atomic_path, write_text
 from pipelines.options import require
+from pipelines.workers import cores
 from sr_keras.export.litert import open_litert
 from sr_keras.export.onnx import DEFAULT_OPSET, open_onnx
 from sr_keras.export.parity import Pixels, check_parity
@@ -167,7 +168,7 @@ def _of_arrays(function: Function) -> Pixels:
 
 
 def _opened(form: Format, models: list[bytes], threads: int | None, scale: int) -> Parts:
-    trunk, tail = (form.open(model, threads or _cores()) for model in models)
+    trunk, tail = (form.open(model, threads or cores()) for model in models)
     return Parts(trunk, tail, scale)
 
 
@@ -176,7 +177,7 @@ def _fastest(found: Path, threads: int | None) -> Engine:
     names = installed()
     if len(names) == 1:
         return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
-    kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or _cores())}.json"
+    kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or cores())}.json"
     seconds = _read_seconds(kept, names)
     if seconds is None:
         # One after the other: all at once would take more memory than a slide does.
@@ -277,10 +278,6 @@ def _cpu() -> str:
         if named:
             return named[1]
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _limit_tensorflow(threads: int) -> None:

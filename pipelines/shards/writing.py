@@ -31,7 +31,7 @@ from pipelines.shards.layout import (
     size_of,
 )
 from pipelines.slide import SlideError
-from pipelines.workers import Died, run_jobs
+from pipelines.workers import Died, cores, run_jobs
 
 SHARD_BYTES = 64 * 2**20
 SMALL_BYTES = 64 * 2**20  # of slides: they are read before a second process has so much as imported TensorFlow
@@ -195,4 +195,4 @@ def _bytes(source: Source) -> int:
 def _processes(todo: Sequence[Source]) -> int:
     if sum(map(_bytes, todo)) < SMALL_BYTES:
         return 1
-    return min(len(os.sched_getaffinity(0)), len(todo))
+    return min(cores(), len(todo))

@@ -29,7 +29,8 @@ import numpy as np
 
 from pipelines.console import UserError, one_line
 from pipelines.options import require
-from sr_keras.export.runtimes import FormProcess, Kind, Opened, Took, cores
+from pipelines.workers import cores
+from sr_keras.export.runtimes import FormProcess, Kind, Opened, Took
 
 ALL = "all"
 PRECISIONS = {"keras": ("float32",), "saved_model": ("float32",),

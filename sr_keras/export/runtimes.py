@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.console import UserError, import_optional, one_line
+from pipelines.workers import cores
 
 Kind = tuple[str, str]  # format, which names its runtime, and precision
 Pixels = Callable[[np.ndarray], np.ndarray]
@@ -103,11 +104,6 @@ class FormProcess:
         if isinstance(answer, str):
             raise UserError(answer)
         return answer
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keras() -> Callable[[Path], Pixels]:

@@ -14,7 +14,6 @@ perfect overlap would leave.
 """
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from skimage.data import immunohistochemistry
 
 from pipelines.pixels import WHITE
 from pipelines.pyramid import PyramidOptions, PyramidWriter
+from pipelines.workers import cores
 from sr_keras.whole_slide.enlarge import enlarge_file
 from sr_keras.whole_slide.loop import Generator, Plane, Sink, Wanted, Work, by_network, near_tissue, super_resolve_plane
 from sr_keras.whole_slide.options import EnlargeOptions
@@ -87,7 +87,7 @@ def report(rounds: Sequence[Round]) -> Iterator[str]:
                  for part in ("bare", "run"))
     pixels, every = rounds[-1].pixels / 1e6, sr["width"] * sr["height"] / 1e6
     yield (f"{sr['width']}x{sr['height']} pixels by {last['description']['model']['engine']}, {work['windows']} "
-           f"windows, {work['overhead']:.0%} computed twice; {len(os.sched_getaffinity(0))} cores, median of "
+           f"windows, {work['overhead']:.0%} computed twice; {cores()} cores, median of "
            f"{len(rounds)}")
     yield ""
     yield "| | Mpixel | s | Mpixel/s | CPU s |"

@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 
 from pipelines.files import atomic_path
 from pipelines.pyramid import PyramidWriter
+from pipelines.workers import available_memory
 from sr_keras.tiling import Box
 
 JPEG_QUALITY = 95
@@ -101,10 +100,3 @@ def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, target: Path
         raise ValueError(f"{source}: {width}x{height} pixels take {needed / GIB:.1f} GiB of memory to become a "
                          f"{target.suffix} and {free / GIB:.1f} are free; write .tif, which takes no more than a tile, "
                          "or cut out a --region")
-
-
-def available_memory() -> int:
-    """Return how many bytes of memory can be had: what Linux says is available, elsewhere all that there is."""
-    meminfo = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-    return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.workers import Died, run_jobs
+from pipelines.workers import Died, available_memory, cores, run_jobs
 
 
 def double(number, report):
@@ -80,3 +80,23 @@ def test_jobs_that_are_not_wanted_any_more_stop_and_clean_up(tmp_path):
 def test_an_error_in_a_job_reaches_the_caller(processes):
     with pytest.raises(ValueError, match="two"):
         list(run_jobs(fail_on_two, range(4), processes, lambda count: None))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="wants a system that lets a process have some cores")
+def test_cores_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert cores() == len(allowed)
+
+
+def test_cores_are_all_where_a_system_does_not_say_which_may_be_used(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cores() == os.cpu_count()
+
+
+def test_available_memory_is_that_of_a_computer():
+    assert 2**26 < available_memory() < 2**46

@@ -216,10 +216,6 @@ def test_picture_too_large_for_memory_is_refused_before_it_is_read(loaded, pictu
         enlarge_file(loaded, picture, tmp_path / "large.png")
 
 
-def test_available_memory_is_that_of_a_computer():
-    assert 2**26 < sinks.available_memory() < 2**46
-
-
 def test_picture_too_large_for_jpeg_is_refused_before_it_is_computed(loaded, picture, tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "JPEG_LONGEST_SIDE", 200)
     with pytest.raises(ValueError, match=r"224x160 pixels are more than JPEG holds; write \.tif"):
