@@ -13,19 +13,25 @@ stage's last epoch, is needed then: nothing is chosen on slides that are scored.
 """
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pipelines import console
 from pipelines.files import write_text
-from pipelines.flags import degrade_options, patch_options
+from pipelines.flags import corrupt_options, degrade_options, patch_options
 from pipelines.options import require
-from sr_keras.flags import data_options, define_train_flags, generator_options, train_options
+from pipelines.workers import available_memory, cores
+from sr_keras.flags import data_options, define_train_flags, generator_options, objective, train_options
 from sr_keras.options import Objective
-from sr_keras.study.grid import DECIDED, Cell, parse_grids
+from sr_keras.study.grid import DECIDED, Cell, cell_flags, parse_grids
+
+if TYPE_CHECKING:
+    from pipelines.sources import Source
+
+CELL_MEMORY = 3 * 2**29  # bytes of a small cell beside its cached tiles (measured: 1.3 GiB)
 
 TRAIN = flags.FlagValues()
 define_train_flags(TRAIN)
@@ -39,38 +45,43 @@ flags.DEFINE_string("output", None, "Folder for the table, figures and residuals
 flags.DEFINE_integer("test_patches", None, "Score so many patches, from each test slide the same number; all if left "
                      "out.", flag_values=FLAGS)
 flags.DEFINE_list("magnifications", [], "SLIDE:MAGNIFICATION of each test slide, to report by.", flag_values=FLAGS)
-flags.DEFINE_integer("at_once", None, "Cells trained at the same time; one a core, or one where there is a GPU, if "
-                     "left out.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("at_once", None, "Cells trained at the same time; if left out one a core, as far as there is "
+                     "memory, or one where there is a GPU.", lower_bound=1, flag_values=FLAGS)
 
 
 def main() -> int:
-    cells = _checked()
-    from sr_keras.study.campaign import train_cells
+    """Return 1 if a cell failed."""
+    common = "".join(f"{line}\n" for line in console.resolved(TRAIN).splitlines() if _is_common(line))
+    cells = _checked(common)
+    from sr_keras.study.campaign import require_room, train_cells
     from sr_keras.study.cells import COMMON_FLAGS, Bench
     from sr_keras.study.present import present
 
     work, output = Path(FLAGS.work), Path(FLAGS.output)
-    common = "".join(f"{line}\n" for line in console.resolved(TRAIN).splitlines() if _is_common(line))
+    sources = _sources()
+    require_room(cells, work, output)
     for folder in (work, output):
         _write_once(folder / COMMON_FLAGS, common)
-    _write_shards(work / "shards")
+    _write_shards(sources, work / "shards")
     bench = Bench(work, output, FLAGS.test_patches, degrade_options(FLAGS), FLAGS.vgg_weights,
-                  dict(text.split(":") for text in FLAGS.magnifications))
-    failed = train_cells(cells, bench, FLAGS.epsilon or Objective().epsilon, _at_once())
-    present(cells, failed, bench)
+                  dict(text.split(":") for text in FLAGS.magnifications), corrupt_options(FLAGS))
+    failed = train_cells(cells, bench, FLAGS.epsilon or Objective().epsilon, _at_once(work / "shards/train"))
     for one in failed:
         print(f"failed: {one.cell.name}: {one.reason}", file=sys.stderr)
+    present(cells, failed, bench)
     return 1 if failed else 0
 
 
-def _checked() -> list[Cell]:
-    """Return the cells that are asked for; refuse what cannot work before anything is done."""
+def _checked(common: str) -> list[Cell]:
+    """Return the cells that are asked for; refuse what cannot work before anything is done.
+
+    Args:
+        common: The flags that all cells share, a line each.
+    """
     for name, example in (("work", "runs/study"), ("output", "docs/study/small"), ("val_data", "tiles/val")):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
     given = [name for name in DECIDED if TRAIN[name].present]
     require(not given, "flags", "leave to the grid what the grid decides", "write them as axes of --grid", given)
-    for check in (train_options, patch_options, degrade_options, generator_options):  # each checks itself
-        check(FLAGS)
     data = data_options(FLAGS)
     require(bool(data.test_data) or FLAGS.best_by == "last", "best_by",
             "be last where the validation slides are scored", "add it, or name other slides by --test_data",
@@ -82,7 +93,23 @@ def _checked() -> list[Cell]:
         seeds = [int(seed) for seed in FLAGS.seeds]
     except ValueError as error:
         raise ValueError(f"`seeds` must be whole numbers; write 0,1. Received: seeds={FLAGS.seeds!r}") from error
-    return parse_grids(FLAGS.grid, seeds, list(TRAIN))
+    require(bool(seeds), "seeds", "name one at least", "write 0,1", FLAGS.seeds)
+    cells = parse_grids(FLAGS.grid, seeds, list(TRAIN))
+    for cell in cells:
+        _check_flags([*common.splitlines(), *cell_flags(cell)], cell.name)
+    return cells
+
+
+def _check_flags(given: list[str], cell: str) -> None:
+    """Refuse flags that `sr_keras.train` would refuse."""
+    values = flags.FlagValues()
+    define_train_flags(values)
+    try:
+        values([cell, *given])
+    except flags.Error as error:
+        raise ValueError(f"`grid` must have values that the flag takes; mend it. Received: {cell}: {error}") from error
+    for options in (train_options, patch_options, degrade_options, generator_options, corrupt_options, objective):
+        options(values)  # each checks itself
 
 
 def _is_common(line: str) -> bool:
@@ -100,32 +127,45 @@ def _write_once(path: Path, text: str) -> None:
         write_text(path, text)
 
 
-def _write_shards(folder: Path) -> None:
-    """Read every part once, for all cells; without test slides those of validation are scored."""
-    from dataclasses import replace
-
-    from pipelines.patches import check_disjoint, find_sources
-    from pipelines.shards import write_shards
+def _sources() -> dict[str, list[Source]]:
+    """Return the slides of every part; without test slides those of validation are scored."""
+    from pipelines.sources import check_disjoint, find_sources
 
     data = data_options(FLAGS)
-    patches = patch_options(FLAGS)
-    whole = replace(patches, patch_size=data.eval_patch_size, stride=None)
-    parts = {"train": (data.train_data, patches), "val": (data.val_data, whole),
-             "test": (data.test_data or data.val_data, whole)}
-    sources = {part: find_sources(paths) for part, (paths, _) in parts.items()}
+    sources = {"train": find_sources(data.train_data), "val": find_sources(data.val_data),
+               "test": find_sources(data.test_data or data.val_data)}
     check_disjoint(sources["train"], sources["val"])
     check_disjoint(sources["train"], sources["test"])
-    for part, (_, options) in parts.items():
-        report = write_shards(sources[part], folder / part, options, data.workers, data.strict, progress=False)
+    return sources
+
+
+def _write_shards(sources: dict[str, list[Source]], folder: Path) -> None:
+    """Read every part once, for all cells."""
+    from dataclasses import replace
+
+    from pipelines.shards import write_shards
+
+    data, patches = data_options(FLAGS), patch_options(FLAGS)
+    whole = replace(patches, patch_size=data.eval_patch_size, stride=None)
+    for part, slides in sources.items():
+        report = write_shards(slides, folder / part, patches if part == "train" else whole, data.workers, data.strict,
+                              progress=False)
         print(f"{part:<6} {report.patches:>6} patches from {report.slides} slide(s)")
 
 
-def _at_once() -> int:
+def _at_once(train: Path) -> int:
+    """Return how many cells the cores and the memory have room for; on a GPU, one."""
     if FLAGS.at_once:
         return FLAGS.at_once
     import tensorflow as tf
 
-    return 1 if tf.config.list_physical_devices("GPU") else len(os.sched_getaffinity(0))
+    from pipelines.shards import open_shards
+
+    if tf.config.list_physical_devices("GPU"):
+        return 1
+    shards = open_shards(train)
+    cached = shards.count * shards.patch_size**2 * 3 if FLAGS.cache == "memory" else 0
+    return max(1, min(cores(), available_memory() // (CELL_MEMORY + cached)))
 
 
 if __name__ == "__main__":

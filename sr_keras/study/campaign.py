@@ -1,10 +1,13 @@
 """Train all cells of a study that its table does not hold yet.
 
     OUTPUT/results.csv     written anew after every cell
+    OUTPUT/failed.csv      cells that failed in the last run of the study, and why; gone when none did
     OUTPUT/balance.json    how the terms were weighed for the balance "equal", measured once
 """
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,8 +24,9 @@ from sr_keras.study.cells import Bench, Failed, Job, bicubic_rows, run_cells
 from sr_keras.study.grid import Cell, cell_flags
 from sr_keras.study.results import read_results, write_results
 
-RESULTS_FILE, BALANCE_FILE = "results.csv", "balance.json"
+RESULTS_FILE, FAILED_FILE, BALANCE_FILE = "results.csv", "failed.csv", "balance.json"
 CELL_BYTES = 64 * 2**20  # what the run of a small cell takes, where there is none to measure
+OUTPUT_BYTES = 16 * 2**20  # of the table, figures and residuals of a study
 
 
 def train_cells(cells: Sequence[Cell], bench: Bench, epsilon: float, at_once: int) -> list[Failed]:
@@ -31,35 +35,45 @@ def train_cells(cells: Sequence[Cell], bench: Bench, epsilon: float, at_once: in
     Cells of equal balance come last: the others are what the balance is measured on.
 
     Raises:
-        ValueError: The table holds a cell that was made with other flags, the balance can't be measured, or there is
-            too little room for what is to be trained.
+        ValueError: The table is none, or holds a cell that was made with other flags; the balance can't be measured.
     """
-    done = {row["cell"] for row in read_results(bench.output / RESULTS_FILE)}
-    require_room(bench, sum(cell.name not in done for cell in cells))
+    (bench.output / FAILED_FILE).unlink(missing_ok=True)
     plain = [Job(cell, tuple(cell_flags(cell))) for cell in cells if cell.balance == "paper"]
-    failed = _train(plain, bench, at_once, len(cells))
+    failed: list[Failed] = []
+    _train(plain, bench, at_once, len(cells), failed)
     equal = [cell for cell in cells if cell.balance == "equal"]
     if equal:
         factors = _factors(equal, bench, epsilon)
         jobs = [Job(cell, tuple(cell_flags(cell, factors[f"{cell.q:g}"]))) for cell in equal]
-        failed += _train(jobs, bench, at_once, len(cells))
+        _train(jobs, bench, at_once, len(cells), failed)
     return failed
 
 
-def require_room(bench: Bench, count: int) -> None:
-    """Refuse to begin `count` cells that the disk has no room for, by the largest run that is there.
+def require_room(cells: Sequence[Cell], work: Path, output: Path) -> None:
+    """Refuse to begin cells that the disk has no room for, by the largest run that is there.
 
     Raises:
-        ValueError: There is less room than that.
+        ValueError: There is less room than that, or OUTPUT has a table that is none.
     """
+    done = {row["cell"] for row in read_results(output / RESULTS_FILE)}
+    count = sum(cell.name not in done for cell in cells)
     sizes = [sum(path.stat().st_size for path in cell.rglob("*") if path.is_file())
-             for cell in (bench.work / "cells").glob("*")]
-    each, free = max([CELL_BYTES, *sizes]), shutil.disk_usage(bench.work).free
-    require(count * each <= free, "work", f"have room for {count} more cells of {each / 2**20:.0f} MiB",
-            "name a folder on a larger disk, or ask for fewer cells", f"{bench.work} with {free / 2**20:.0f} MiB free")
+             for cell in (work / "cells").glob("*")]
+    each = max([CELL_BYTES, *sizes])
+    for name, folder, needed in (("work", work, count * each), ("output", output, OUTPUT_BYTES)):
+        free = shutil.disk_usage(_existing(folder)).free
+        what = f"{count} more cells of {each / 2**20:.0f} MiB" if name == "work" else f"{needed / 2**20:.0f} MiB"
+        require(not count or needed <= free, name, f"have room for {what}", "name a folder on a larger disk, or ask "
+                "for fewer cells", f"{folder} with {free / 2**20:.0f} MiB free")
 
 
-def _train(jobs: Sequence[Job], bench: Bench, at_once: int, total: int) -> list[Failed]:
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _train(jobs: Sequence[Job], bench: Bench, at_once: int, total: int, failed: list[Failed]) -> None:
+    """Train and score what is not in the table yet; add to `failed` what could not be."""
     path = bench.output / RESULTS_FILE
     rows = read_results(path)
     done = {row["cell"]: row["flags"] for row in rows}
@@ -67,17 +81,23 @@ def _train(jobs: Sequence[Job], bench: Bench, at_once: int, total: int) -> list[
         same = done.get(job.cell.name, job.command) == job.command
         require(same, "output", "hold no cell that was made with other flags", "name another folder, or delete its "
                 "rows", f"{job.cell.name} in {path}")
-    failed = []
     todo = [job for job in jobs if job.cell.name not in done]
     with tqdm(total=total, initial=len(done.keys() - {"bicubic"}), unit="cell", miniters=0) as bar:
         for job, outcome in run_cells(todo, bench, at_once):
             if isinstance(outcome, Failed):
                 failed.append(outcome)
+                _write_failed(failed, bench.output / FAILED_FILE)
             else:
                 rows += outcome if any(row["cell"] == "bicubic" for row in rows) else outcome + bicubic_rows(job, bench)
                 write_results(rows, path)
             bar.update()
-    return failed
+
+
+def _write_failed(failed: Sequence[Failed], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("cell", "reason"), *((one.cell.name, one.reason) for one in failed)])
+    write_text(path, text.getvalue())
 
 
 def _factors(cells: Sequence[Cell], bench: Bench, epsilon: float) -> dict[str, dict[str, float]]:

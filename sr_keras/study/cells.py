@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipelines.options import DegradeOptions
-from pipelines.workers import Died, run_jobs
+from pipelines.options import CorruptOptions, DegradeOptions
+from pipelines.workers import Died, cores, run_jobs
 from sr_keras.runs import read_metrics
 from sr_keras.study.grid import Cell
 from sr_keras.study.results import Row, slide_means
@@ -58,7 +58,8 @@ class Bench:
     """Where cells are made and their scores go, and how they are scored.
 
     `patches` is how many test patches are scored; `degrade` how their LR is made; `magnifications` names each test
-    slide's; `vgg_weights` is for the methods that have VGG features.
+    slide's; `vgg_weights` is for the methods that have VGG features; `corrupt` holds what cells share of a corruption:
+    the strengths, and the tiles of another stain.
     """
 
     work: Path
@@ -67,6 +68,7 @@ class Bench:
     degrade: DegradeOptions
     vgg_weights: str
     magnifications: dict[str, str] = field(default_factory=dict)
+    corrupt: CorruptOptions = field(default_factory=CorruptOptions)
 
     def run(self, cell: Cell) -> Path:
         """Return the run folder of a cell."""
@@ -75,14 +77,21 @@ class Bench:
 
 def run_cells(jobs: Sequence[Job], bench: Bench, at_once: int) -> Iterator[tuple[Job, list[Row] | Failed]]:
     """Yield each job with its rows, or why it failed, as they end."""
-    threads = max(1, len(os.sched_getaffinity(0)) // at_once)
+    threads = max(1, cores() // at_once)
     work = partial(_work, bench=bench, threads=threads)
     for job, outcome in run_jobs(work, jobs, at_once, lambda count: None):
         yield job, Failed(job.cell, str(outcome)) if isinstance(outcome, Died) else outcome
 
 
 def _work(job: Job, report: Callable[[int], None], bench: Bench, threads: int) -> list[Row] | Failed:
-    """Train a cell, score it, and return a row per test slide."""
+    """Train a cell, score it, and return a row per test slide; whatever stops that is this cell's failure alone."""
+    try:
+        return _trained_and_scored(job, bench, threads)
+    except (OSError, ValueError, KeyError) as error:  # a full disk, a damaged file of the run
+        return Failed(job.cell, f"{type(error).__name__}: {error}")
+
+
+def _trained_and_scored(job: Job, bench: Bench, threads: int) -> list[Row] | Failed:
     run, shards = bench.run(job.cell), bench.work / "shards"
     scores = run.parent / "scores"
     run.parent.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,14 @@ def series(rows: Sequence[Row], method: str, balance: str) -> list[Curve]:
     return sorted(mine, key=lambda curve: curve.q or 0)
 
 
+def along_q(rows: Sequence[Row], method: str, balance: str, fraction: float,
+            corruption: Corruption) -> dict[Curve, list[Row]]:
+    """Return the curves of `series` with their rows at a fraction; what stands in has the seeds of the others alone."""
+    found = {curve: mine for curve in series(rows, method, balance) if (mine := curve.rows(rows, fraction, corruption))}
+    seeds = {row["seed"] for curve, mine in found.items() if curve.balance == balance for row in mine}
+    return {curve: same for curve, mine in found.items() if (same := [row for row in mine if row["seed"] in seeds])}
+
+
 def corruptions(rows: Sequence[Row]) -> list[Corruption]:
     """Return each (kind, side) that was run, mixed on the HR side first; that of a clean set if there is no other."""
     found = {(row["kind"], row["side"]) for row in rows if row.get("fraction")}

@@ -29,6 +29,7 @@ from sr_keras.study.curves import (
     SERIES,
     Corruption,
     Curve,
+    along_q,
     corruptions,
     curves,
     falls,
@@ -36,7 +37,6 @@ from sr_keras.study.curves import (
     heading,
     percent,
     scopes,
-    series,
     title,
 )
 from sr_keras.study.results import Row
@@ -146,8 +146,8 @@ def _by_q(rows: list[Row], corruption: Corruption, fraction: float) -> list[Line
     """Return a line for each series that has rows at this fraction, x being q."""
     lines = []
     for method, balance in SERIES:
-        found = {curve.q: mine for curve in series(rows, method, balance)
-                 if curve.q is not None and (mine := curve.rows(rows, fraction, corruption))}
+        found = {curve.q: mine for curve, mine in along_q(rows, method, balance, fraction, corruption).items()
+                 if curve.q is not None}
         balanced = {"equal": ", equal balance", "paper": ", the paper's λ"}[balance]
         label = NAMES[method] if method == "fidelity" else f"{NAMES[method]}{balanced}"
         if found:
@@ -190,7 +190,8 @@ def _panels(parts: Sequence[tuple[str, list[Row], list[Line]]], letter: str, tic
             _draw(axes, lines, metric, list(ticks))
             _draw_bicubic(axes, rows, metric)
     grid[-1, 1].set_xlabel(along)
-    _legend(figure, grid, f"{what}\n{max(_counts(rows) for _, rows, _ in parts)}", columns=3)
+    drawn = [units(mine, PANELS[0]) for _, _, lines in parts for line in lines for mine in line.rows.values()]
+    _legend(figure, grid, f"{what}\n{_counts(drawn)}", columns=3)
     return figure
 
 
@@ -244,7 +245,8 @@ def _robustness(rows: list[Row], corruption: Corruption, scope: str) -> Figure:
         for y in range(1, len(fallen)):
             axes.axhline(y - 0.5, color="#e4e4e8", linewidth=0.6)
     grid[0, 1].set_xlabel("Fall from a clean training set: right of 0 is worse")
-    _legend(figure, grid, f"{title(corruption)}, {scope}\n{_counts(rows)}", columns=len(every))
+    drawn = [fall[PANELS[0]] for found in fallen.values() for fall in found.values()]
+    _legend(figure, grid, f"{title(corruption)}, {scope}\n{_counts(drawn)}", columns=len(every))
     return figure
 
 
@@ -276,8 +278,10 @@ def _legend(figure: Figure, grid: np.ndarray, caption: str, columns: int) -> Non
     legend.get_title().set(multialignment="center", color=FAINT)
 
 
-def _counts(rows: Sequence[Row]) -> str:
-    slides = len({row["slide"] for row in rows})
-    seeds = len({row["seed"] for row in rows if row.get("seed") is not None})
-    return (f"Whiskers: 95% interval of the mean over {slides} slide{'s' * (slides != 1)} × {seeds} "
-            f"seed{'s' * (seeds != 1)}; faint: single (slide, seed) pairs")
+def _counts(drawn: Sequence[Units]) -> str:
+    """Return in words what the means and intervals of a figure are of; marks may differ in their seeds."""
+    slides = max(len({slide for slide, _ in found}) for found in drawn)
+    seeds = sorted({len({seed for _, seed in found}) for found in drawn})
+    many = " or ".join(map(str, seeds)) if len(seeds) < 3 else f"{seeds[0]} to {seeds[-1]}"
+    return (f"Whiskers: 95% interval of the mean over {slides} slide{'s' * (slides != 1)} × {many} "
+            f"seed{'s' * (seeds != [1])}; faint: single (slide, seed) pairs")

@@ -29,7 +29,7 @@ from sr_keras.scores.measure import BICUBIC, SR, text
 from sr_keras.study.curves import curve_of
 from sr_keras.study.results import Row
 
-FRACTIONS = (0.0, 0.05, 0.3, 0.5)  # shown where there are cells of them; the first and the last of the paper's figure 3
+FRACTIONS = (0.0, 0.05, 0.3, 0.5)  # shown where there are cells of them; 5% and 30% are the paper's figure 4
 SIDE = 256  # of what is shown of a patch: its centre
 CAPTION = ("ms_ssim", "qilv", "rrmse")
 # Of the sheet, in pixels.

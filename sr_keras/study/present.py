@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.options import CorruptOptions
 from sr_keras.options import Objective
 from sr_keras.study.campaign import RESULTS_FILE
 from sr_keras.study.cells import COMMON_FLAGS, Bench, Failed
@@ -39,7 +39,8 @@ def present(cells: Sequence[Cell], failed: Sequence[Failed], bench: Bench) -> No
                  figures=[path for path in figures if path.suffix == ".svg"], patches=patches, planned=len(cells),
                  failures={one.cell.name: one.reason for one in failed},
                  facts={"flags of all cells": (output / COMMON_FLAGS).read_text(encoding="utf-8").replace("\n", " ")})
-    print(f"\n{output / RESULTS_FILE}, {output / 'tables.md'}, {output / 'figures'}\n"
+    made = [output / name for name in (RESULTS_FILE, "tables.md", "figures") if (output / name).exists()]
+    print(f"\n{', '.join(map(str, made))}\n"
           f"{work / 'report.html'}: the same with patches to look at; it shows slides, so mind whose they are")
 
 
@@ -54,12 +55,11 @@ def _write_residuals(cells: Sequence[Cell], bench: Bench) -> list[Path]:
     def of(part: str, fraction: float = 0.0, kinds: tuple[str, ...] = KINDS["mixed"]) -> np.ndarray:
         side = cell.side if fraction else "hr"
         return cell_residuals(bench.run(cell), shards / part, bench.degrade, RESIDUAL_PATCHES, cell.seed,
-                              CorruptOptions(fraction, kinds, side))
+                              replace(bench.corrupt, fraction=fraction, kinds=kinds, side=side))
 
-    kinds = [kind for kind in KINDS[cell.kind] if kind != "outlier"]
     write_residuals({"clean training pairs": of("train"),
                      f"{cell.fraction:.0%} corrupted ({cell.kind})": of("train", cell.fraction, KINDS[cell.kind]),
                      "test slides": of("test")}, bench.output / "residuals")
-    write_residuals({f"every pair with {kind}": of("train", 1.0, (kind,)) for kind in kinds},
+    write_residuals({f"every pair with {kind}": of("train", 1.0, (kind,)) for kind in KINDS[cell.kind]},
                     bench.output / "residuals" / "by_kind")
     return [bench.output / "residuals" / "residuals.svg", bench.output / "residuals" / "by_kind" / "residuals.svg"]

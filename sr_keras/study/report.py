@@ -1,4 +1,4 @@
-"""A study as one page: what was found, what was run, and patches to look at closely. One file, nothing from outside.
+"""A study as one page: figures, tables, what was run, and patches to look at closely. One file, nothing from outside.
 
 Figures and patches are in the page as data: URIs, all text is escaped. It shows slides: it is meant for the disk that
 it lies on, and not to be published with the results.
@@ -32,8 +32,8 @@ patch, then + − 0 and the arrows. Rest on a picture to see which cell it is fr
 """
 
 
-def write_report(rows: Sequence[Row], path: str | os.PathLike[str], *, headline: str = "", tables: str = "",
-                 figures: Iterable[Path] = (), patches: Sequence[ShownPatch] = (), notes: Iterable[str] = (),
+def write_report(rows: Sequence[Row], path: str | os.PathLike[str], *, tables: str = "",
+                 figures: Iterable[Path] = (), patches: Sequence[ShownPatch] = (),
                  failures: Mapping[str, str] | None = None, planned: int | None = None,
                  facts: Mapping[str, str] | None = None) -> None:
     """Write the page, atomically; what is not there yet is said to be so.
@@ -41,11 +41,9 @@ def write_report(rows: Sequence[Row], path: str | os.PathLike[str], *, headline:
     Args:
         rows: Of the results.
         path: An .html file.
-        headline: What was found, Markdown.
         tables: Markdown.
         figures: .svg or .png files; the caption is the name.
         patches: From `panels.shown_patches`.
-        notes: What a reader has to know to judge it.
         failures: Cell -> why it failed.
         planned: How many cells there will be.
         facts: What else was run with: name -> text.
@@ -55,11 +53,9 @@ def write_report(rows: Sequence[Row], path: str | os.PathLike[str], *, headline:
         FileNotFoundError: There is no such figure.
     """
     sections = {
-        "What was found": markdown_to_html(headline),
         "Figures": "".join(map(_figure, figures)),
         "Tables": markdown_to_html(tables),
         "Patches": _patches(patches),
-        "Notes": bullets(map(escape, notes)),
         "What was run": _what_was_run(rows, planned, facts or {}) + _failures(failures or {}) + _cells(rows),
     }
     body = "\n".join(f"<section>\n<h2>{title}</h2>\n{content or NOTHING}\n</section>"

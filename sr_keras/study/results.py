@@ -11,7 +11,7 @@
     vgg_weights of methods with VGG features; empty for the others
     slide, magnification, patches    where it was scored, and on how many patches
     psnr ... lr_consistency          means over the patches of that slide
-    seconds     that the cell took
+    seconds     that the cell trained, by the clock; scoring and what the machine did beside it are not told apart
     commit      of the code, and flags, the options of `python -m sr_keras.train` that made it
 
 Bicubic has rows of its own, and empty fields where it has nothing to say.
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.files import write_text
+from pipelines.options import require
 from sr_keras.scores import METRICS
 
 Row = dict[str, Any]
@@ -37,11 +38,23 @@ WHOLE = ("seed", "patches")
 
 
 def read_results(path: Path) -> list[Row]:
-    """Return the rows of a table; numbers as numbers, empty fields as None. No row where there is no file yet."""
+    """Return the rows of a table; numbers as numbers, empty fields as None. No row where there is no file yet.
+
+    Raises:
+        ValueError: The file is no such table.
+    """
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as handle:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(handle)]
+        reader = csv.DictReader(handle)
+        header = tuple(reader.fieldnames or ())
+        require(header == COLUMNS, "output", f"hold the results of a study, with the columns {', '.join(COLUMNS)}",
+                "name another folder, or take this file out of it", f"{path} with {', '.join(header) or 'no header'}")
+        try:
+            return [{name: _value(name, row[name]) for name in COLUMNS} for row in reader]
+        except (TypeError, ValueError) as error:  # a row is shorter than the header, or has a word for a number
+            raise ValueError(f"`output` must hold a whole table; mend or delete the row. Received: line "
+                             f"{reader.line_num} of {path}") from error
 
 
 def write_results(rows: Iterable[Row], path: Path) -> None:
@@ -77,7 +90,9 @@ def slide_means(scores: Sequence[Row], method: str) -> dict[str, Row]:
     return found
 
 
-def _value(name: str, text: str) -> Any:
+def _value(name: str, text: str | None) -> Any:
+    if text is None:
+        raise ValueError(name)
     if text == "":
         return "" if name == "variant" else None
     return int(text) if name in WHOLE else float(text) if name in NUMBERS else text

@@ -18,7 +18,7 @@ from sr_keras.study.curves import (
     NOT_RUN,
     SERIES,
     Corruption,
-    Curve,
+    along_q,
     corruptions,
     curve_of,
     curves,
@@ -99,14 +99,15 @@ def q_table(rows: Sequence[Row], corruption: Corruption) -> str:
     """Return each series along q at every fraction where it has two values of q or more; the best q in bold."""
     lines = []
     for fraction in fractions(rows, corruption):
-        at = {one: [curve for curve in series(rows, *one) if curve.rows(rows, fraction, corruption)] for one in SERIES}
+        at = {one: along_q(rows, *one, fraction, corruption) for one in SERIES}
         at = {one: found for one, found in at.items() if len(found) > 1}
         for (method, balance), found in at.items():
             name = NAMES[method] + {"equal": ", equal balance"}.get(balance, "")
-            lines += _group([((percent(fraction), name, f"{curve.q:g}"), _means(curve, rows, fraction, corruption))
-                             for curve in found])
+            lines += _group([((percent(fraction), name, f"{curve.q:g}"), [(metric, mine) for metric in SHOWN])
+                             for curve, mine in found.items()])
         if at:
-            lines += _group([((percent(fraction), "bicubic", ""), _means(BICUBIC, rows, fraction, corruption))])
+            bicubic = BICUBIC.rows(rows, fraction, corruption)
+            lines += _group([((percent(fraction), "bicubic", ""), [(metric, bicubic) for metric in SHOWN])])
     return _table(("corrupted", "method", "q", *map(heading, SHOWN)), lines)
 
 
@@ -165,11 +166,6 @@ def variants_table(rows: Sequence[Row]) -> str:
         leading = (curve.label, percent(fraction), title(corruption), variant)
         lines += _against(leading, select(mine, variant=variant), [row for row in mine if not row["variant"]])
     return _table(("method", "corrupted", "how", "variant", *map(heading, SHOWN)), lines)
-
-
-def _means(curve: Curve, rows: Sequence[Row], fraction: float, corruption: Corruption) -> list[tuple[str, list[Row]]]:
-    mine = curve.rows(rows, fraction, corruption)
-    return [(metric, mine) for metric in SHOWN]
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int = len(SHOWN)) -> str:

@@ -67,6 +67,12 @@ def test_figure_by_magnification_counts_the_slides_of_a_panel(drawn):
     assert "1 slide × 2 seeds" in text
 
 
+def test_caption_says_where_seeds_differ(grid, tmp_path):
+    rows = [row for row in small(grid) if row["method"] != "srgan_e" or row["seed"] == 0]
+    write_figures(rows, tmp_path)
+    assert "1 slide × 1 or 2 seeds" in (tmp_path / "figure_3a_mixed_hr.svg").read_text()
+
+
 def test_robustness_shows_fidelity_at_each_q(drawn):
     text = (drawn / "robustness_mixed_hr.svg").read_text()
     assert all(f"L_F alone, q = {q}" in text for q in ("0.25", "0.5", "1", "2"))

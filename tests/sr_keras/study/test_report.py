@@ -79,7 +79,7 @@ def figures(tmp_path):
 
 
 def test_page_is_whole_and_asks_for_nothing(written, figures):
-    html, page = written(headline="**Found.**", tables="| a |\n| --- |\n| b |", figures=figures, patches=[patch()])
+    html, page = written(tables="| a |\n| --- |\n| b |", figures=figures, patches=[patch()])
     assert page.open == []
     assert "http:" not in html
     assert "https:" not in html
@@ -120,7 +120,7 @@ def test_text_from_outside_is_escaped(written):
     shown = patch(EVIL)
     evil = ShownPatch(EVIL, {EVIL: panel(caption=EVIL, cell=EVIL)}, {("srgan", 0.0): panel()}, {"srgan": EVIL})
     rows = [{**ROWS[0], "cell": EVIL, "slide": EVIL, "commit": EVIL, "flags": EVIL}]
-    html, page = written(rows=rows, headline=EVIL, tables=f"| {EVIL} |\n| --- |\n| {EVIL} |", notes=[EVIL],
+    html, page = written(rows=rows, tables=f"| {EVIL} |\n| --- |\n| {EVIL} |",
                          patches=[shown, evil], failures={EVIL: EVIL}, facts={EVIL: EVIL})
     assert page.open == []
     assert len(page.all("script")) == 1
@@ -137,9 +137,9 @@ def test_unfinished_study_is_a_page_that_says_so(written):
 
 
 def test_page_says_what_was_run_and_what_failed(written):
-    html, _ = written(planned=5, failures={"srgan_e": "out of memory"}, facts={"machine": "2 cores"}, notes=["Mind q."])
+    html, _ = written(planned=5, failures={"srgan_e": "out of memory"}, facts={"machine": "2 cores"})
     for words in ("2 finished of 5", "8 of 1 slides: slide-a", "1.0 hours", "abc123", "out of memory", "2 cores",
-                  "Mind q.", "SRGAN (random VGG)", "--flagfile=common.flags"):
+                  "SRGAN (random VGG)", "--flagfile=common.flags"):
         assert words in html
 
 

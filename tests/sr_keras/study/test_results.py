@@ -34,6 +34,15 @@ def test_no_file_is_no_rows(tmp_path):
     assert read_results(tmp_path / "results.csv") == []
 
 
+@pytest.mark.parametrize("damage", [lambda row: row[:row.index(",")], lambda row: row.replace("25.5", "good")])
+def test_damaged_row_is_named_by_its_line(tmp_path, damage):
+    write_results(ROWS, tmp_path / "results.csv")
+    head, first, *more = (tmp_path / "results.csv").read_text().splitlines()
+    (tmp_path / "results.csv").write_text("\n".join([head, damage(first), *more]))
+    with pytest.raises(ValueError, match=r"`output` must hold a whole table; .* line 2 of .*results.csv"):
+        read_results(tmp_path / "results.csv")
+
+
 def test_select_takes_a_value_or_any_of_several():
     assert select(ROWS, method="bicubic") == [ROWS[1]]
     assert select(ROWS, method=("bicubic", "srgan_sqe"), variant="") == ROWS

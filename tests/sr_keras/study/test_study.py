@@ -129,6 +129,7 @@ def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
     done = study(tiles, tmp_path, "--grid=method=fidelity; warmup_learning_rate=1e30,1e-3")
     assert done.returncode == 1
     assert "failed: fidelity-q0.5-paper-clean-seed0-warmup_learning_rate=1e30" in done.stderr
+    assert "warmup_learning_rate=1e30," in (tmp_path / "out/failed.csv").read_text()
     assert [row["variant"] for row in table(tmp_path) if row["method"] == "fidelity"] == ["warmup_learning_rate=1e-3"]
 
 
@@ -136,6 +137,11 @@ def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
     (["--grid=method=srgan"], "`flags` must leave to the grid what the grid decides"),
     ([], "`grid` must be given"),
     (["--grid=method=srgan", "--seeds=a"], "`seeds` must be whole numbers"),
+    (["--grid=method=srgan", "--seeds="], "`seeds` must name one at least"),
+    (["--grid=method=srgan; blocks=abc"], "`grid` must have values that the flag takes"),
+    (["--grid=method=srgan; fraction=0.3; kind=outlier"], "`outlier_dir` must name a folder of tiles"),
+    (["--grid=method=srgan", "--lambda_c=-1"], "`lambda_c` must be 0 or more"),
+    (["--grid=method=srgan", "--train_data=nosuch"], "`data` must exist"),
     (["--grid=method=srgan", "--magnifications=erosion"], "`magnifications` must be SLIDE:MAGNIFICATION"),
     (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last where the validation slides are scored"),
     (["--grid=method=srgan", "--eval_patch_size=128"], "`eval_patch_size` must be 161 or more"),
@@ -146,3 +152,19 @@ def test_mistake_is_one_line_and_makes_nothing(tiles, tmp_path, more, message):
     assert done.stderr.startswith("error: " + message)
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(64, 4), (5, 3), (0.5, 1)])
+def test_as_many_cells_as_cores_and_memory_have_room_for(monkeypatch, tile_folder, tmp_path, gib, expected):
+    from pipelines.options import PatchOptions
+    from pipelines.shards import write_shards
+    from pipelines.sources import find_sources
+    from sr_keras.study import __main__ as study_command
+
+    write_shards(find_sources(tile_folder), tmp_path, PatchOptions(patch_size=128, min_tissue=0), workers=1,
+                 progress=False)
+    study_command.FLAGS(["study", "--cache=memory"])
+    monkeypatch.setattr(study_command, "cores", lambda: 4)
+    monkeypatch.setattr(study_command, "available_memory", lambda: int(gib * 2**30))
+    assert study_command._at_once(tmp_path) == expected

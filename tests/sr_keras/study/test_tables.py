@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_keras.study.curves import Curve, corruptions, curves, falls, fractions, series
+from sr_keras.study.curves import Curve, along_q, corruptions, curves, falls, fractions, series
 from sr_keras.study.results import read_results, select, write_results
 from sr_keras.study.statistics import compare
 from sr_keras.study.tables import (
@@ -117,6 +117,15 @@ def test_paper_and_equal_balance_are_one_at_the_papers_q(study):
     assert not select(rows, balance="equal", q=0.5)
     assert [curve.q for curve in series(rows, "srgan_sqe", "equal")] == [0.25, 0.5, 1.0, 2.0]
     assert series(select(rows, balance="paper"), "srgan_sqe", "equal") == []
+
+
+def test_what_stands_for_an_equal_balance_has_the_seeds_of_the_others(study):
+    one_seed = [row for row in study if row["balance"] != "equal" or row["seed"] == 0]
+    found = along_q(plain(one_seed), "srgan_sqe", "equal", 0.3, ("mixed", "hr"))
+    assert {curve.q for curve in found} == {0.25, 0.5, 1.0, 2.0}
+    assert {row["seed"] for mine in found.values() for row in mine} == {0}
+    assert {row["seed"] for row in along_q(plain(one_seed), "srgan_sqe", "paper", 0.3, ("mixed", "hr"))[
+        Curve("srgan_sqe", 0.5, "paper")]} == {0, 1}
 
 
 def test_steps_table_finds_effects_of_known_size(grid):
