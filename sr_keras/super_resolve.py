@@ -7,7 +7,8 @@
 
 Model: the one that ships with the code if left out. Input: a file that pipelines.slide opens, a folder, or a comma
 list. Output: a .tif is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; .png and .jpg
-are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png. A report lies beside each output.
+are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png. Beside each lies its report, as in
+NAME.png.report.json.
 Windows overlap by all that a pixel depends on, so there are no seams; where there is only glass, bicubic does. A file
 that fails does not stop the others, and a place that can't be read becomes white and is reported. What was stopped,
 even by kill -9, goes on with --resume to the same bytes.

@@ -121,7 +121,7 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
     Cores begin at multiples of `step`; windows do where they can.
     """
     require(halo >= 0, "halo", "be 0 or more", "it is the reach of the network in LR pixels", halo)
-    require(tile >= 1, "tile", "be 1 or more", "256 is the default", tile)
+    require(tile >= 1, "tile", "be 1 or more", "it is the side of a window in LR pixels", tile)
     if side <= tile:
         return [Span(0, side, 0, side)]
     require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
@@ -166,11 +166,17 @@ def _choices(side: int, halo: int, step: int, longest: float) -> list[list[Span]
     return [spans(side, tile, halo, step) for tile in sorted(tiles) if tile <= longest]
 
 
+def box_of(y: Span, x: Span, scale: int) -> Box:
+    """Return where the core of a window lies."""
+    return Box(scale * x.core_start, scale * y.core_start, scale * (x.core_stop - x.core_start),
+               scale * (y.core_stop - y.core_start))
+
+
 def core_of(output: np.ndarray, y: Span, x: Span, scale: int) -> tuple[Box, np.ndarray]:
     """Return where the core of a window's output [H, W, C] lies, and its pixels."""
-    height, width = scale * (y.core_stop - y.core_start), scale * (x.core_stop - x.core_start)
+    box = box_of(y, x, scale)
     top, left = scale * (y.core_start - y.window_start), scale * (x.core_start - x.window_start)
-    return Box(scale * x.core_start, scale * y.core_start, width, height), output[top:top + height, left:left + width]
+    return box, output[top:top + box.hr_height, left:left + box.hr_width]
 
 
 def checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:

@@ -139,7 +139,7 @@ def test_folder_becomes_folder_and_a_bad_picture_does_not_stop_the_others(pictur
         (failure,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
         assert failure.startswith(f"error: {folder / 'bad.jpg'}: ")
         assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*.*")) == [
-            "a.png", "a.report.json", "bad.report.json", "case/z.png", "case/z.report.json"]
+            "a.png", "a.png.report.json", "bad.png.report.json", "case/z.png", "case/z.png.report.json"]
     assert pixels(output / "case" / "z.png").shape == (160, 224, 3)
 
 
@@ -147,7 +147,7 @@ def test_status_says_that_nothing_was_done(run, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
     assert run(f"--input={tmp_path / 'bad.png'}", f"--output={tmp_path / 'large.png'}") == 2
     assert not (tmp_path / "large.png").exists()
-    report = json.loads((tmp_path / "large.report.json").read_text())
+    report = json.loads((tmp_path / "large.png.report.json").read_text())
     assert report["status"] == "failed"
     assert str(tmp_path / "bad.png") in report["error"]
 
@@ -265,7 +265,7 @@ def test_slides_become_slides_and_pictures_pictures_and_a_truncated_slide_stops_
     with open_slide(output / "slide_x4.tif") as slide:
         assert slide.mpp == pytest.approx(0.125)
         assert slide.dimensions == (160, 128)
-    assert json.loads((output / "cut_x4.report.json").read_text())["status"] == "failed"
+    assert json.loads((output / "cut_x4.tif.report.json").read_text())["status"] == "failed"
 
 
 def test_resume_leaves_what_is_finished_and_tries_what_failed(mixed, sample_slide, run, tmp_path, capsys):
@@ -273,12 +273,26 @@ def test_resume_leaves_what_is_finished_and_tries_what_failed(mixed, sample_slid
     run(*flags)
     before = {path: path.stat().st_mtime_ns for path in output.iterdir() if path.suffix != ".json"}
     (mixed / "cut.svs").write_bytes(sample_slide.read_bytes())
-    (output / "slide_x4.report.json").unlink()  # killed after the slide and before its report
+    (output / "slide_x4.tif.report.json").unlink()  # killed after the slide and before its report
     capsys.readouterr()
     assert run(*flags, "--resume") == 0
     assert capsys.readouterr().out.count(": kept, it was there") == 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (output / "cut_x4.tif").exists()
+
+
+def test_each_output_has_a_report_of_its_own_that_no_other_run_replaces(picture, sample_slide, run, tmp_path):
+    region = "--region=0,0,40,32"
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", region) == 0
+    report = (tmp_path / "one.png.report.json").read_text()
+    assert run(f"--input={sample_slide}", f"--output={tmp_path / 'one.tif'}", region) == 0
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
+    assert run(f"--input={tmp_path / 'bad.png'}", f"--output={tmp_path / 'one.jpg'}") == 2
+    assert json.loads((tmp_path / "one.tif.report.json").read_text())["source"] == str(sample_slide)
+    assert json.loads((tmp_path / "one.jpg.report.json").read_text())["status"] == "failed"
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", "--resume") == 0
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", "--everywhere") == 2  # other flags
+    assert (tmp_path / "one.png.report.json").read_text() == report
 
 
 def test_results_beside_their_slides_are_no_input_the_next_time(mixed, run):
@@ -288,7 +302,7 @@ def test_results_beside_their_slides_are_no_input_the_next_time(mixed, run):
     for more in ((), ("--overwrite",)):
         assert run(f"--input={mixed}", f"--output={mixed}", "--region=0,0,40,32", *more) == 0
         assert sorted(path.name for path in mixed.iterdir()) == [
-            "slide.tif", "slide_x4.report.json", "slide_x4.tif"]
+            "slide.tif", "slide_x4.tif", "slide_x4.tif.report.json"]
 
 
 def test_comma_list_names_files_and_folders(mixed, picture, tmp_path):
