@@ -124,9 +124,7 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
     require(tile >= 1, "tile", "be 1 or more", "it is the side of a window in LR pixels", tile)
     if side <= tile:
         return [Span(0, side, 0, side)]
-    require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
-    require(tile >= 2 * halo + step, "tile", f"be {2 * halo + step} or more: twice the halo of {halo} and a tile of "
-            "the output", "enlarge it", tile)
+    check_tile(tile, halo, step)
     found, core_start = [], 0
     while core_start < side:
         start = min(max(core_start - halo, 0), side - tile)
@@ -135,6 +133,17 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
         found.append(Span(start, stop, core_start, core_stop))
         core_start = core_stop
     return found
+
+
+def check_tile(tile: int, halo: int, step: int = 1) -> None:
+    """Refuse a window that has no room for a core, unless the image is no larger than it.
+
+    Raises:
+        ValueError: It has none.
+    """
+    require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
+    require(tile >= 2 * halo + step, "tile", f"be {2 * halo + step} or more: twice the halo of {halo} and a tile of "
+            "the output", "enlarge it", tile)
 
 
 def best_spans(shape: tuple[int, ...], halo: int, step: int, most_pixels: float) -> tuple[list[Span], list[Span]]:

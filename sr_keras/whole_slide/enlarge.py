@@ -95,7 +95,8 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
                 work = (loop or super_resolve_plane)(generator, lr, windows, sink, has_tissue=tissue,
                                                      progress=_teller(bar))
             if lr.all_bad:
-                raise SlideError(f"{source}: nothing of what was asked for can be read; copy it again")
+                reason = f" ({str(lr.failure).removeprefix(f'{source}: ')})" if lr.failure else ""
+                raise SlideError(f"{source}: nothing of what was asked for can be read; copy it again{reason}")
             return work
 
         if is_picture(target):

@@ -74,7 +74,7 @@ def enlarge_all(cluster: Cluster, generator: Engine, jobs: Sequence[Job],
                 options: EnlargeOptions) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
     """Yield each job with its report, or with why it failed, in the order in which they end."""
     recipe = Recipe(generator.name, generator.path.absolute(), cluster.threads, describe_model(generator))
-    large_first = sorted(jobs, key=lambda job: job.source.stat().st_size, reverse=True)
+    large_first = sorted(jobs, key=lambda job: _bytes(job.source), reverse=True)
     spread = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
     whole = ((job, _resuming(job, options)) for job in large_first if job not in spread)
     for (job, _), outcome in cluster.run_jobs(partial(enlarge_whole, recipe=recipe), whole, _ignore):
@@ -208,6 +208,10 @@ def _resuming(job: Job, options: EnlargeOptions) -> EnlargeOptions:
     """
     begun = job.target.with_name(job.target.name + UNFINISHED).exists()
     return options if options.overwrite or begun else replace(options, resume=True)
+
+
+def _bytes(source: Path) -> int:
+    return source.stat().st_size if source.exists() else 0  # of a link to nothing, which fails when its turn comes
 
 
 def _is_large(job: Job, scale: int, options: EnlargeOptions) -> bool:

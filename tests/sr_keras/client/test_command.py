@@ -91,9 +91,10 @@ def bad_inputs(tmp_path) -> None:
 @pytest.mark.parametrize(("flag", "value", "expected"), [
     ("server", "host:8500", "`server` must be SCHEME://HOST:PORT"),
     ("model_name", "", "`model_name` must be given"),
-    ("input", "none.png", "none.png"),
+    ("input", "none.png", "`input` must name a picture or slide"),
+    ("input", ".", "`input` must name a picture or slide"),
     ("input", "no.png", "no slide or image"),
-    ("input", "large.png", "exceeds limit of 178956970 pixels"),
+    ("input", "large.png", "more than the 178956970 pixels of a picture that is read whole; make a tiled TIFF"),
     ("input", "wide.png", "become 268435456 pixels or fewer (`max_sr_pixels`)"),
     ("output", "out.tif", "`output` must end in .png or .jpg"),
     ("output", "there.png", "add --overwrite"),
@@ -101,7 +102,8 @@ def bad_inputs(tmp_path) -> None:
     ("model_name", "other", "check `model_name` and `model_version`"),
     ("model_version", 9, "NOT_FOUND"),
     ("quality", 0, "`quality` must lie in [1, 100]"),
-    ("auth_header_file", "token", "token: No such file"),
+    ("output", "in.png/out.png", "`output` must lie where files can be written"),
+    ("auth_header_file", "token", "`auth_header_file` must name a file"),
     ("encoding", "jpeg", "encoding"),
 ])
 def test_mistake_is_one_line_and_leaves_nothing(flag, value, expected, serve, run, lr, bad_inputs, tmp_path,
