@@ -92,6 +92,8 @@ def _check_paths(source: Path, target: Path) -> None:
     require(is_picture(target), "output", "end in .png or .jpg", "name another", str(target))
     require(FLAGS.quality is None or 1 <= FLAGS.quality <= 100, "quality", "lie in [1, 100]", "95 is the default",
             FLAGS.quality)
+    require(FLAGS.quality is None or target.suffix.lower() != ".png", "quality",
+            "be left out for a .png, which loses nothing", "name a .jpg for it", FLAGS.quality)
     require(not (target.exists() and target.samefile(source)), "output", "be another file than the input",
             "name another", str(target))
     require(FLAGS.overwrite or not target.exists(), "output", "be new", "name another, or add --overwrite",

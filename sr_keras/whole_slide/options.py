@@ -58,9 +58,9 @@ class EnlargeOptions:
                 self.halo)
         require(self.tile is None or self.tile >= 1, "tile", "be 1 or more", "leave it out for what fits in memory",
                 self.tile)
-        require(FIXED_GIB < self.memory < math.inf, "memory", f"be finite and more than {FIXED_GIB} GiB, which "
-                "TensorFlow and readers take", f"{MEMORY_GIB} is the default, more makes windows larger and overlap "
-                "less", self.memory)
+        require(FIXED_GIB < self.memory < math.inf, "memory", f"be more than {FIXED_GIB} GiB, which TensorFlow and "
+                "readers take, and finite", f"{MEMORY_GIB} is the default, more makes windows larger and overlap less",
+                self.memory)
         self.pyramid(Path("a.tif"), 2)  # checks quality and format
 
     def pyramid(self, target: Path, scale: int) -> PyramidOptions:

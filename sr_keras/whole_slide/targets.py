@@ -123,11 +123,12 @@ def check_output(output: Path, options: EnlargeOptions) -> None:
     if output.is_dir() or not is_picture(output):
         return
     suffix = output.suffix.lower()
-    require(options.format is None, "format", f"be left out for a {suffix}", "or write .tif", options.format)
+    require(options.format is None, "format", f"be left out for a {suffix}", "name a .tif for it",
+            options.format)
     require(options.quality is None or suffix != ".png", "quality", "be left out for a .png, which loses nothing",
-            "or write .jpg or .tif", options.quality)
+            "name a .jpg or a .tif for it", options.quality)
     require(not options.lossless or suffix == ".png", "lossless", f"be left out for a {suffix}",
-            "or write .png or .tif", options.lossless)
+            "name a .png or a .tif for it", options.lossless)
 
 
 def check_writable(name: str, paths: Iterable[Path]) -> None:

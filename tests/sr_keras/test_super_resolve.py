@@ -425,7 +425,7 @@ def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkey
     ("--soften=0.6", "`soften` must lie in"),
     ("--quality=0", "`quality` must lie in 1 to 100"), ("--level=-1", "`level` must be 0 or more"),
     ("--tile=0", "`tile` must be 1 or more"), ("--mpp=inf", "`mpp` must be positive and finite"),
-    ("--mpp=nan", "`mpp` must be positive and finite"), ("--memory=inf", "`memory` must be finite"),
+    ("--mpp=nan", "`mpp` must be positive and finite"), ("--memory=inf", "`memory` must be more than .* and finite"),
     ("--assume_mpp=inf", "`assume_mpp` must be positive and finite"),
 ])
 def test_flag_out_of_range_is_told_before_the_model_is_loaded(flag, message, picture, run, tmp_path, monkeypatch):
