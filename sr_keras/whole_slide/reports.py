@@ -15,6 +15,7 @@ from typing import Any
 
 import sr_keras
 from pipelines.files import write_text
+from pipelines.slide import MPP_TOLERANCE
 
 LISTED_PLACES = 100
 MUCH = 0.25  # computed twice
@@ -101,6 +102,9 @@ def summary(report: dict[str, Any]) -> str:
         "memory": f"{report['peak_rss_bytes'] / 2**30:.2f} GiB at most",
         "unreadable": _bad(report["bad"]),
     }
+    wanted = lr["trained_mpp"]
+    if wanted and lr["mpp"] and abs(lr["mpp"] / wanted - 1) > MPP_TOLERANCE:
+        lines["trained"] = f"on input of {wanted:.4g} microns, which is --mpp={wanted:.4g}"
     if report.get("trust"):
         lines["trust"] = trust_line(report["trust"])
     if work["halo_error"]:

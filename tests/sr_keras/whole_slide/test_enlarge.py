@@ -161,6 +161,16 @@ def test_averaged_level_is_softened_and_the_report_says_so(loaded, sample_slide,
     assert difference(level_0(tmp_path / "a.tif"), loaded(lr[np.newaxis])[0]) <= 1
 
 
+@pytest.mark.parametrize(("asked", "told"), [({}, True), ({"mpp": 2.0}, False), ({"level": 1}, True)])
+def test_model_that_was_trained_on_another_resolution_than_is_read_says_which(asked, told, loaded, sample_slide,
+                                                                            tmp_path):
+    trained = replace(loaded, facts={"flags": "--level=0\n--mpp=0.5\n--scale=4\n"})
+    report = enlarge_file(trained, sample_slide, tmp_path / "a.tif", EnlargeOptions(region=(0, 0, 64, 48), **asked))
+    assert report["lr"]["trained_mpp"] == 2.0
+    assert ("trained    on input of 2 microns, which is --mpp=2" in reports.summary(report)) == told
+    assert enlarge_file(loaded, sample_slide, tmp_path / "b.tif", REGION)["lr"]["trained_mpp"] is None
+
+
 # No seams
 
 def test_halo_that_is_too_small_makes_a_seam_that_is_measured_and_seen(loaded, sample_slide, histology, tmp_path):
