@@ -110,7 +110,7 @@ def _enlarge(options: EnlargeOptions, cluster: Cluster | None) -> int:
     if options.tile is not None:  # told once, and not of every file
         step = 1 if all(map(is_picture, targets)) else pyramid_tile(generator.scale) // generator.scale
         check_tile(options.tile, generator.halo if options.halo is None else options.halo, step)
-    check_writable("output", targets)
+    check_writable("output", [target for target in targets if not (options.resume and target.exists())])
     maps = _maps(FLAGS.trust_map, pairs, generator.scale, options)
     jobs = [Job(*pair, trust_map) for pair, trust_map in zip(pairs, maps, strict=True)]
     outcomes = enlarge_all(cluster, generator, jobs, options) if cluster else _one_by_one(generator, jobs, options)

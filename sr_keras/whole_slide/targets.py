@@ -194,13 +194,18 @@ def _plan_many(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path
     return [(source, target) for source, target in pairs if realpath(source) not in made]
 
 
+def _is_broken(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
 def _in_folder(folder: Path, output: Path) -> list[Path]:
     """Return what can be read under a folder, but for results inside of it, maps of trust and parts of slides.
 
     A link to nothing is among it: it fails when its turn comes, and is not passed over in silence.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READ and not path.is_dir()
-                   and not path.name.startswith(".") and (output == folder or not path.is_relative_to(output)))
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READ
+                   and (path.is_file() or _is_broken(path)) and not path.name.startswith(".")
+                   and (output == folder or not path.is_relative_to(output)))
     parts = {path.parent / name for path in found if path.suffix.lower() in INDEX_SUFFIXES and path.is_file()
              for name in re.findall(r"=\s*(.+?)\s*$", path.read_text(errors="replace"), re.MULTILINE)}
     parts |= {part for path in found if path.suffix.lower() in TIFF_SUFFIXES and is_map(path)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -358,6 +359,7 @@ def test_link_to_nothing_is_a_failure_and_stops_none(picture, run, tmp_path, cap
     for name in ("b.png", "c.tif", "gone.svs", "e.vms"):
         (folder / name).symlink_to(tmp_path / "nowhere" / name)
     (folder / "again.png").symlink_to(folder / "again.png")
+    os.mkfifo(folder / "pipe.png")  # no file, and who opened it would wait for ever
     assert run(f"--input={folder}", f"--output={tmp_path / 'out'}") == 1
     said = capsys.readouterr()
     assert "1 of 6 written" in said.out
