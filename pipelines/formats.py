@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ def open_reader(path: Path) -> Reader:
         if magic.startswith(PLAIN_IMAGE_MAGIC):
             return PlainReader(path)
         vendor = openslide.OpenSlide.detect_format(path)
-        if vendor is not None and not (vendor == "generic-tiff" and _is_ome(path)):
+        if vendor is not None and not (vendor == "generic-tiff" and _is_beyond_openslide(path)):
             try:
                 return OpenSlideReader(path)
             except openslide.OpenSlideError as error:
@@ -139,6 +140,9 @@ class TiffReader:
             self._file.close()
             raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. "
                              f"Received: {axes}={series.shape}")
+        if series.dtype not in (np.uint8, np.uint16, np.bool_):
+            self._file.close()
+            raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
         self._levels = series.levels
         self._refuse_truncated()
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
@@ -201,7 +205,14 @@ class PlainReader:
     mpp: float | None = None
 
     def __init__(self, path: Path) -> None:
-        self._image = Image.open(path)
+        try:
+            with warnings.catch_warnings():  # PIL warns of pictures that it takes; what is too large is refused
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                self._image = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise SlideError(f"{path}: has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels of a picture that "
+                             "is read whole; make a tiled TIFF of it, for instance by vips tiffsave IN OUT.tif --tile "
+                             "--pyramid") from error
         self._pixels: np.ndarray | None = None
         self.level_dimensions: tuple[Dimensions, ...] = (self._image.size,)
 
@@ -226,10 +237,14 @@ def mean_mpp(mpp_x: float, mpp_y: float) -> float | None:
     return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
 
 
-def _is_ome(path: Path) -> bool:
-    """Whether a TIFF is an OME-TIFF: OpenSlide opens some of them, but sees neither their levels nor their mpp."""
+def _is_beyond_openslide(path: Path) -> bool:
+    """Whether OpenSlide opens a TIFF and can't do it justice.
+
+    Of an OME-TIFF it sees neither levels nor mpp; of other numbers than pixels it reads nothing.
+    """
     with tifffile.TiffFile(path) as file:
-        return file.is_ome
+        dtype = file.pages[0].dtype
+        return file.is_ome or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2))
 
 
 def _is_for_tifffile(path: Path) -> bool:

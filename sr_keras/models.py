@@ -58,14 +58,23 @@ class LoadedGenerator:
     @property
     def blur_sigma(self) -> float | None:
         """Blur that it was trained to undo, in HR pixels; None where nothing says it."""
-        said = re.search(r"^--blur_sigma=(.+)$", self.facts.get("flags") or "", re.MULTILINE)
-        return float(said[1]) if said else None
+        return self._number("blur_sigma")
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of the LR that it was trained on; None where nothing says them."""
+        hr_mpp = self._number("mpp")
+        return None if hr_mpp is None else self.scale * hr_mpp
 
     @property
     def degrade(self) -> DegradeOptions:
         """How LR was made that it was trained on; where nothing says its blur, the default one is taken."""
         blur = self.blur_sigma
         return DegradeOptions(self.scale) if blur is None else DegradeOptions(self.scale, blur)
+
+    def _number(self, flag: str) -> float | None:
+        said = re.search(rf"^--{flag}=(.+)$", self.facts.get("flags") or "", re.MULTILINE)
+        return float(said[1]) if said else None
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """Super-resolve lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3].

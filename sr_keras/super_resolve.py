@@ -7,7 +7,8 @@
 
 Model: the one that ships with the code if left out. Input: a file that pipelines.slide opens, a folder, or a comma
 list. Output: a .tif is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; .png and .jpg
-are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png. A report lies beside each output.
+are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png. Beside each lies its report, as in
+NAME.png.report.json.
 Windows overlap by all that a pixel depends on, so there are no seams; where there is only glass, bicubic does. A file
 that fails does not stop the others, and a place that can't be read becomes white and is reported. What was stopped,
 even by kill -9, goes on with --resume to the same bytes.
@@ -40,11 +41,13 @@ from pipelines.cluster import CPUS, Cluster
 from pipelines.options import require
 from pipelines.slide import SlideError
 from sr_keras.options import SHIPPED_MODEL
+from sr_keras.tiling import check_tile
 from sr_keras.whole_slide import EnlargeOptions, enlarge_file
 from sr_keras.whole_slide.reports import describe_model, report_path, summary, trust_line, write_report
 from sr_keras.whole_slide.spread import Job, enlarge_all
-from sr_keras.whole_slide.targets import find_inputs, plan, plan_trust
+from sr_keras.whole_slide.targets import check_output, check_writable, find_inputs, is_picture, plan, plan_trust
 from sr_keras.whole_slide.trust import check_trust
+from sr_keras.whole_slide.windows import pyramid_tile
 
 if TYPE_CHECKING:
     from sr_keras.engines import Engine
@@ -82,10 +85,12 @@ flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one that ru
 
 
 def main() -> int:
+    """Check what was asked before anything is loaded, and do it."""
     for name in ("model", "input", "output"):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}=PATH", FLAGS[name].value)
     options = enlarge_options(FLAGS)
     find_inputs(FLAGS.input)  # a slip of the keys is told before seconds of loading
+    check_output(Path(FLAGS.output), options)
 
     with Cluster(FLAGS.ray, gpu=True, cpus=CPUS) if FLAGS.ray else nullcontext() as cluster:
         return _enlarge(options, cluster)
@@ -101,6 +106,11 @@ def _enlarge(options: EnlargeOptions, cluster: Cluster | None) -> int:
         print(generator.why)
     pairs = plan(FLAGS.input, Path(FLAGS.output), generator.scale, ome=options.format == "ome",
                  overwrite=options.overwrite, resume=options.resume)
+    targets = [target for _, target in pairs]
+    if options.tile is not None:  # told once, and not of every file
+        step = 1 if all(map(is_picture, targets)) else pyramid_tile(generator.scale) // generator.scale
+        check_tile(options.tile, generator.halo if options.halo is None else options.halo, step)
+    check_writable("output", [target for target in targets if not (options.resume and target.exists())])
     maps = _maps(FLAGS.trust_map, pairs, generator.scale, options)
     jobs = [Job(*pair, trust_map) for pair, trust_map in zip(pairs, maps, strict=True)]
     outcomes = enlarge_all(cluster, generator, jobs, options) if cluster else _one_by_one(generator, jobs, options)
@@ -146,7 +156,9 @@ def _maps(trust_map: str | None, pairs: list[tuple[Path, Path]], scale: int,
     if not trust_map:
         return [None] * len(pairs)
     check_trust(scale)
-    return plan_trust(pairs, Path(FLAGS.output), Path(trust_map), overwrite=options.overwrite, resume=options.resume)
+    maps = plan_trust(pairs, Path(FLAGS.output), Path(trust_map), overwrite=options.overwrite, resume=options.resume)
+    check_writable("trust_map", maps)
+    return maps
 
 
 def _kept(target: Path, report: dict[str, Any]) -> str:

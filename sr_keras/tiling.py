@@ -121,12 +121,10 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
     Cores begin at multiples of `step`; windows do where they can.
     """
     require(halo >= 0, "halo", "be 0 or more", "it is the reach of the network in LR pixels", halo)
-    require(tile >= 1, "tile", "be 1 or more", "256 is the default", tile)
+    require(tile >= 1, "tile", "be 1 or more", "it is the side of a window in LR pixels", tile)
     if side <= tile:
         return [Span(0, side, 0, side)]
-    require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
-    require(tile >= 2 * halo + step, "tile", f"be {2 * halo + step} or more: twice the halo of {halo} and a tile of "
-            "the output", "enlarge it", tile)
+    check_tile(tile, halo, step)
     found, core_start = [], 0
     while core_start < side:
         start = min(max(core_start - halo, 0), side - tile)
@@ -135,6 +133,17 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
         found.append(Span(start, stop, core_start, core_stop))
         core_start = core_stop
     return found
+
+
+def check_tile(tile: int, halo: int, step: int = 1) -> None:
+    """Refuse a window that has no room for a core, unless the image is no larger than it.
+
+    Raises:
+        ValueError: It has none.
+    """
+    require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
+    require(tile >= 2 * halo + step, "tile", f"be {2 * halo + step} or more: twice the halo of {halo} and a tile of "
+            "the output", "enlarge it", tile)
 
 
 def best_spans(shape: tuple[int, ...], halo: int, step: int, most_pixels: float) -> tuple[list[Span], list[Span]]:
@@ -166,11 +175,17 @@ def _choices(side: int, halo: int, step: int, longest: float) -> list[list[Span]
     return [spans(side, tile, halo, step) for tile in sorted(tiles) if tile <= longest]
 
 
+def box_of(y: Span, x: Span, scale: int) -> Box:
+    """Return where the core of a window lies."""
+    return Box(scale * x.core_start, scale * y.core_start, scale * (x.core_stop - x.core_start),
+               scale * (y.core_stop - y.core_start))
+
+
 def core_of(output: np.ndarray, y: Span, x: Span, scale: int) -> tuple[Box, np.ndarray]:
     """Return where the core of a window's output [H, W, C] lies, and its pixels."""
-    height, width = scale * (y.core_stop - y.core_start), scale * (x.core_stop - x.core_start)
+    box = box_of(y, x, scale)
     top, left = scale * (y.core_start - y.window_start), scale * (x.core_start - x.window_start)
-    return Box(scale * x.core_start, scale * y.core_start, width, height), output[top:top + height, left:left + width]
+    return box, output[top:top + box.hr_height, left:left + box.hr_width]
 
 
 def checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:

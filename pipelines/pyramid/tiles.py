@@ -42,7 +42,7 @@ class PyramidOptions:
         require(self.tile % 16 == 0 and 16 <= self.tile <= LARGEST_TILE, "tile",
                 f"be a multiple of 16 up to {LARGEST_TILE}", "TIFF wants that, 512 suits all readers", self.tile)
         require(self.quality is None or 1 <= self.quality <= 100, "quality", "lie in 1 to 100",
-                "90 is good, None is lossless", self.quality)
+                "90 is good", self.quality)
         require(self.format in FORMATS, "format", f"be one of {FORMATS}", "choose one of these", self.format)
 
 

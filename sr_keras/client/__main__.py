@@ -14,21 +14,19 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 from absl import flags
-from PIL import Image
 from tqdm import tqdm
 
 from pipelines import console
 from pipelines.options import require
-from pipelines.slide import Slide, open_slide
+from pipelines.slide import open_slide
 from sr_keras.client.connection import SuperResolutionClient
 from sr_keras.client.options import AUTH_VARIABLE, ENCODINGS, ClientOptions, read_auth_header
 from sr_keras.whole_slide.sinks import JPEG_LONGEST_SIDE, write_image
-from sr_keras.whole_slide.targets import is_picture
+from sr_keras.whole_slide.targets import check_writable, is_picture
 
 DEFAULT = ClientOptions()
 
@@ -60,6 +58,7 @@ flags.DEFINE_integer("max_sr_pixels", DEFAULT.max_sr_pixels, "How many pixels a 
 
 
 def main() -> int:
+    """Check paths, then ask the server."""
     for name in ("server", "model_name", *(() if FLAGS.check else ("input", "output"))):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}=...", FLAGS[name].value)
     if not FLAGS.check:
@@ -87,26 +86,24 @@ def _client() -> SuperResolutionClient:
 
 def _check_paths(source: Path, target: Path) -> None:
     """Refuse what can't be read or written before a server is asked."""
-    with _open(source):
+    require(source.is_file(), "input", "name a picture or slide", "check the spelling", str(source))
+    with open_slide(source):
         pass
     require(is_picture(target), "output", "end in .png or .jpg", "name another", str(target))
     require(FLAGS.quality is None or 1 <= FLAGS.quality <= 100, "quality", "lie in [1, 100]", "95 is the default",
             FLAGS.quality)
+    require(FLAGS.quality is None or target.suffix.lower() != ".png", "quality",
+            "be left out for a .png, which loses nothing", "name a .jpg for it", FLAGS.quality)
     require(not (target.exists() and target.samefile(source)), "output", "be another file than the input",
             "name another", str(target))
     require(FLAGS.overwrite or not target.exists(), "output", "be new", "name another, or add --overwrite",
             str(target))
-
-
-def _open(source: Path) -> Slide:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` has a limit of its own
-        return open_slide(source)
+    check_writable("output", [target])
 
 
 def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:
     """Return the pixels of a picture that is small enough; its header says so before they are decoded."""
-    with _open(source) as slide:
+    with open_slide(source) as slide:
         width, height = slide.dimensions
         client.check_size(height, width)
         longest = client.scale * max(width, height)

@@ -24,6 +24,7 @@ MAX_HALO = 1023
 DEFAULT_HALO = 40
 MAX_IN_FLIGHT = 64
 MAX_RETRIES = 20
+MAX_TIMEOUT_S = 86_400.0  # a day
 
 
 class Scheme(NamedTuple):
@@ -100,7 +101,8 @@ class ClientOptions:
                 f"be more than twice the halo of {halo}, and {MAX_TILE} at most", "256 is the default", self.tile)
         require(1 <= self.in_flight <= MAX_IN_FLIGHT, "in_flight", f"lie in [1, {MAX_IN_FLIGHT}]", "4 is the default",
                 self.in_flight)
-        require(0 < self.timeout_s < float("inf"), "timeout_s", "be positive", "60 is the default", self.timeout_s)
+        require(0 < self.timeout_s <= MAX_TIMEOUT_S, "timeout_s", f"lie in (0, {MAX_TIMEOUT_S:.0f}], a day at most",
+                "60 is the default", self.timeout_s)
         require(0 <= self.retries <= MAX_RETRIES, "retries", f"lie in [0, {MAX_RETRIES}]", "5 is the default",
                 self.retries)
         require(self.max_sr_pixels > 0, "max_sr_pixels", "be positive", "leave it out for 2**28", self.max_sr_pixels)
@@ -148,9 +150,7 @@ def read_auth_header(path: str | Path | None) -> str | None:
     """
     if path is None:
         return os.environ.get(AUTH_VARIABLE) or None
-    with Path(path).open("rb") as file:
-        content = file.read(LONGEST_HEADER + 2)
-    return content.decode("ascii", errors="replace").strip()
+    return _read("auth_header_file", path, LONGEST_HEADER + 2).decode("ascii", errors="replace").strip()
 
 
 def trust(ca_cert: str | Path | None) -> ssl.SSLContext:
@@ -162,9 +162,19 @@ def trust(ca_cert: str | Path | None) -> ssl.SSLContext:
     """
     if ca_cert is None:
         return ssl.create_default_context()
-    Path(ca_cert).read_bytes()  # names the file where there is none, which OpenSSL does not
+    _read("ca_cert", ca_cert, 1)  # names the file where there is none, which OpenSSL does not
     try:
         return ssl.create_default_context(cafile=str(ca_cert))
     except ssl.SSLError as error:
         raise ValueError("`ca_cert` must be a PEM file of certificates; export it as one. "
                          f"Received: ca_cert={str(ca_cert)!r}") from error
+
+
+def _read(name: str, path: str | Path, most: int) -> bytes:
+    """Return the first bytes of a file that an argument names."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise type(error)(f"`{name}` must name a file that can be read; check the spelling ({error.strerror}). "
+                          f"Received: {name}={str(path)!r}") from error

@@ -24,7 +24,7 @@ from pipelines.pyramid import PyramidWriter
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.whole_slide import reports
 from sr_keras.whole_slide.departure import measure_file
-from sr_keras.whole_slide.loop import Finished, Sink, Work, halo_error, super_resolve_plane
+from sr_keras.whole_slide.loop import Sink, Work, halo_error, super_resolve_plane
 from sr_keras.whole_slide.options import EnlargeOptions
 from sr_keras.whole_slide.sinks import ImageSink, PyramidSink, check_size, write_image
 from sr_keras.whole_slide.targets import is_picture
@@ -41,7 +41,6 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpixel [{elapsed}<{
 
 def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options: EnlargeOptions | None = None, *,
                  trust_map: Path | None = None, model: dict[str, Any] | None = None,
-                 each: Callable[[Finished], None] | None = None,
                  loop: Callable[..., Work] | None = None) -> dict[str, Any]:
     """Super-resolve one file.
 
@@ -53,7 +52,6 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
         trust_map: A .tif for the map of how far the output departs from its input; see `trust`. Pixels do not follow
             from it: with `resume` one may be added to an output that is there.
         model: From `reports.describe_model`, where it was asked already.
-        each: Called with every finished core.
         loop: What has the windows computed, called as `super_resolve_plane` is; `spread` has one for a cluster.
 
     Returns:
@@ -94,10 +92,11 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
 
         def run(sink: Sink) -> Work:
             with _bar(source.name, lr, generator.scale) as bar:
-                work = (loop or super_resolve_plane)(generator, lr, windows, sink, has_tissue=tissue, each=each,
+                work = (loop or super_resolve_plane)(generator, lr, windows, sink, has_tissue=tissue,
                                                      progress=_teller(bar))
             if lr.all_bad:
-                raise SlideError(f"{source}: nothing of what was asked for can be read; copy it again")
+                reason = f" ({str(lr.failure).removeprefix(f'{source}: ')})" if lr.failure else ""
+                raise SlideError(f"{source}: nothing of what was asked for can be read; copy it again{reason}")
             return work
 
         if is_picture(target):
@@ -106,6 +105,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
             work = _write_pyramid(run, lr, windows, target, options, made)
         report = _report(source, target, lr, windows, work, time.monotonic() - begun)
         report |= {"glass": tissue is not None, "description": made}
+        report["lr"]["trained_mpp"] = generator.mpp
         report["work"]["halo_error"] = error
         reports.write_report(reports.report_path(target), report)
         return _measured(report, generator, slide, target, options, trust_map) if trust_map else report

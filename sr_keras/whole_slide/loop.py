@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.tiling import Box, Span, checked, core_of, spans
+from sr_keras.tiling import Box, Span, box_of, checked, core_of, spans
 from sr_keras.whole_slide.windows import Plan, pyramid_tile
 
 READ_AHEAD = 2
@@ -51,12 +51,10 @@ class Sink(Protocol):
 
 
 class Finished(NamedTuple):
-    """A core that is done, for whoever wants to look at it: `lr` uint8 [h, w, 3], `sr` uint8 [scale*h, scale*w, 3]."""
+    """A core that is done, `sr` uint8 [scale*h, scale*w, 3], and where it belongs."""
 
     box: Box
-    lr: np.ndarray
     sr: np.ndarray
-    glass: bool
 
 
 @dataclass
@@ -96,7 +94,7 @@ def super_resolve_plane(
         has_tissue: Whether rows and columns of the plane hold any; where they do not, bicubic is good enough. None
             for the network everywhere.
         progress: Called with SR pixels that are there, and whether they were before, as they come.
-        each: Called with every finished core: a map of trust may be made from them.
+        each: Called with every finished core.
 
     Raises:
         ValueError: The generator is of another scale, or a window does not fit in memory.
@@ -106,7 +104,7 @@ def super_resolve_plane(
 
     def todo() -> Iterator[tuple[Span, Span]]:
         for y, x in windows:
-            box = _box(y, x, windows.scale)
+            box = box_of(y, x, windows.scale)
             if sink.lacks(box):
                 yield y, x
             else:
@@ -116,10 +114,10 @@ def super_resolve_plane(
     with _Behind(sink) as behind:
         for y, x, part, pixels in _read_ahead(lr, todo(), windows, has_tissue):
             sr = _core(generator, pixels, y, x, part, windows.scale, work)
-            box = _box(y, x, windows.scale)
+            box = box_of(y, x, windows.scale)
             behind.put(box, sr)
             if each:
-                each(Finished(box, _lr_core(pixels, y, x), sr, part is None))
+                each(Finished(box, sr))
             tell(box.hr_width * box.hr_height, False)
     return work
 
@@ -204,7 +202,7 @@ def _core(generator: Generator, pixels: np.ndarray, y: Span, x: Span, part: tupl
     sr = np.empty((scale * (y.core_stop - y.core_start), scale * (x.core_stop - x.core_start), 3), np.uint8)
 
     def fill(rows: Span, columns: Span, kind: str, make: Callable[[], np.ndarray]) -> None:
-        box = _box(rows, columns, scale)
+        box = box_of(rows, columns, scale)
         top, left = box.hr_y - scale * y.core_start, box.hr_x - scale * x.core_start
         sr[top:top + box.hr_height, left:left + box.hr_width] = _timed(work, kind, make)
 
@@ -301,13 +299,3 @@ def _enlarged(pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
     seen = pixels[rows.window_start - y.window_start:rows.window_stop - y.window_start,
                   columns.window_start - x.window_start:columns.window_stop - x.window_start]
     return core_of(to_uint8(bicubic(to_float(seen)[np.newaxis], scale)).numpy()[0], rows, columns, scale)[1]
-
-
-def _box(y: Span, x: Span, scale: int) -> Box:
-    return Box(scale * x.core_start, scale * y.core_start, scale * (x.core_stop - x.core_start),
-               scale * (y.core_stop - y.core_start))
-
-
-def _lr_core(pixels: np.ndarray, y: Span, x: Span) -> np.ndarray:
-    return pixels[y.core_start - y.window_start:y.core_stop - y.window_start,
-                  x.core_start - x.window_start:x.core_stop - x.window_start]

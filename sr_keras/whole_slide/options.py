@@ -1,6 +1,7 @@
 """What can be asked of a run: what is read, how it is computed and how it is written."""
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,13 +41,13 @@ class EnlargeOptions:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        require(self.mpp is None or self.mpp > 0, "mpp", "be positive", "give microns per pixel, 0.5 is about 20x",
-                self.mpp)
+        require(self.mpp is None or 0 < self.mpp < math.inf, "mpp", "be positive and finite",
+                "give microns per pixel, 0.5 is about 20x", self.mpp)
         require(self.level >= 0, "level", "be 0 or more", "0 is the highest resolution", self.level)
         require(self.mpp is None or self.level == 0, "level", "be left out when mpp is given",
                 "choose one of the two", self.level)
-        require(self.assume_mpp is None or self.assume_mpp > 0, "assume_mpp", "be positive", "give microns per pixel",
-                self.assume_mpp)
+        require(self.assume_mpp is None or 0 < self.assume_mpp < math.inf, "assume_mpp", "be positive and finite",
+                "give microns per pixel", self.assume_mpp)
         require(self.region is None or len(self.region) == 4, "region", "be x,y,width,height",
                 "give four whole numbers, in level-0 pixels", self.region)
         require(self.soften is None or 0 <= self.soften <= MOST, "soften", f"lie in [0, {MOST}]",
@@ -55,8 +56,11 @@ class EnlargeOptions:
                 "choose one of the two", self.quality)
         require(self.halo is None or self.halo >= 0, "halo", "be 0 or more", "leave it out for one that leaves no seam",
                 self.halo)
-        require(self.memory > FIXED_GIB, "memory", f"be more than {FIXED_GIB} GiB, which TensorFlow and readers take",
-                f"{MEMORY_GIB} is the default, more makes windows larger and overlap less", self.memory)
+        require(self.tile is None or self.tile >= 1, "tile", "be 1 or more", "leave it out for what fits in memory",
+                self.tile)
+        require(FIXED_GIB < self.memory < math.inf, "memory", f"be more than {FIXED_GIB} GiB, which TensorFlow and "
+                "readers take, and finite", f"{MEMORY_GIB} is the default, more makes windows larger and overlap less",
+                self.memory)
         self.pyramid(Path("a.tif"), 2)  # checks quality and format
 
     def pyramid(self, target: Path, scale: int) -> PyramidOptions:

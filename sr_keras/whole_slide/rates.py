@@ -31,7 +31,6 @@ from pipelines.workers import cores
 from sr_keras.whole_slide.enlarge import enlarge_file
 from sr_keras.whole_slide.loop import Generator, Plane, Sink, Wanted, Work, by_network, near_tissue, super_resolve_plane
 from sr_keras.whole_slide.options import EnlargeOptions
-from sr_keras.whole_slide.reports import GIB
 from sr_keras.whole_slide.windows import Plan
 
 MADE_MPP = 1.0
@@ -98,7 +97,7 @@ def report(rounds: Sequence[Round]) -> Iterator[str]:
     yield (f"The run reaches {median(one.bare.seconds / one.run.seconds for one in rounds):.0%} of the bare engine's "
            f"rate; by CPU time {bare.cpu_seconds / run.cpu_seconds:.0%}.")
     yield (f"Glass: {work['glass_share']:.0%} by bicubic, which saved {work['time_saved_share']:.0%} of the time. "
-           f"Peak memory: {last['peak_rss_bytes'] / GIB:.2f} GiB.")
+           f"Peak memory: {last['peak_rss_bytes'] / 2**30:.2f} GiB.")
 
 
 def make_slide(path: Path, side: int) -> Path:

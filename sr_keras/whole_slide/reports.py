@@ -1,4 +1,4 @@
-"""What is said of a super-resolved slide: in its description, in NAME.report.json, and on one screen.
+"""What is said of a super-resolved slide: in its description, in a JSON beside it, and on one screen.
 
 The description goes into the file and says what its pixels follow from: model, flags, source. It holds no date, no path
 and nothing else of the source's metadata, so that a run that was stopped ends with the same bytes.
@@ -15,15 +15,15 @@ from typing import Any
 
 import sr_keras
 from pipelines.files import write_text
+from pipelines.slide import MPP_TOLERANCE
 
-GIB = 2**30
 LISTED_PLACES = 100
 MUCH = 0.25  # computed twice
 
 
 def report_path(output: Path) -> Path:
-    """Return where the report of an output lies: beside it."""
-    return output.with_name(f"{output.name.removesuffix(output.suffix).removesuffix('.ome')}.report.json")
+    """Return where the report of an output lies: beside it; one.png and one.tif have each its own."""
+    return output.with_name(f"{output.name}.report.json")
 
 
 def describe_model(generator: Any) -> dict[str, Any]:
@@ -99,9 +99,12 @@ def summary(report: dict[str, Any]) -> str:
         "glass": _glass(work) if report["glass"] else "not looked for",
         "halo": f"{work['halo']} LR pixels: {work['overhead']:.0%} computed twice, {work['windows']} windows"
                 f"{'; more --memory, less of it' if work['overhead'] > MUCH else ''}",
-        "memory": f"{report['peak_rss_bytes'] / GIB:.2f} GiB at most",
+        "memory": f"{report['peak_rss_bytes'] / 2**30:.2f} GiB at most",
         "unreadable": _bad(report["bad"]),
     }
+    wanted = lr["trained_mpp"]
+    if wanted and lr["mpp"] and abs(lr["mpp"] / wanted - 1) > MPP_TOLERANCE:
+        lines["trained"] = f"on input of {wanted:.4g} microns, which is --mpp={wanted:.4g}"
     if report.get("trust"):
         lines["trust"] = trust_line(report["trust"])
     if work["halo_error"]:

@@ -17,7 +17,6 @@ JPEG_QUALITY = 95
 JPEG_LONGEST_SIDE = 65500
 # What a picture takes at the worst moment, when it is written: 3 itself, 4 in PIL's copy, 2 as a file in memory.
 BYTES_PER_LR_PIXEL, BYTES_PER_SR_PIXEL = 6, 9
-GIB = 2**30
 
 
 class ImageSink:
@@ -97,6 +96,6 @@ def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, target: Path
     needed = width * height * (BYTES_PER_LR_PIXEL + BYTES_PER_SR_PIXEL * scale**2)
     free = available_memory()
     if needed > free:
-        raise ValueError(f"{source}: {width}x{height} pixels take {needed / GIB:.1f} GiB of memory to become a "
-                         f"{target.suffix} and {free / GIB:.1f} are free; write .tif, which takes no more than a tile, "
-                         "or cut out a --region")
+        raise ValueError(f"{source}: {width}x{height} pixels take {needed / 2**30:.1f} GiB of memory to become a "
+                         f"{target.suffix} and {free / 2**30:.1f} are free; write .tif, which takes no more than a "
+                         "tile, or cut out a --region")

@@ -29,7 +29,7 @@ from pipelines.pyramid.store import Held
 from pipelines.pyramid.writer import UNFINISHED
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report
-from sr_keras.tiling import Box, Span
+from sr_keras.tiling import Box, Span, box_of
 from sr_keras.whole_slide.enlarge import enlarge_file, view_of
 from sr_keras.whole_slide.loop import Finished, Generator, Sink, Wanted, Work, super_resolve_plane
 from sr_keras.whole_slide.options import EnlargeOptions
@@ -74,7 +74,7 @@ def enlarge_all(cluster: Cluster, generator: Engine, jobs: Sequence[Job],
                 options: EnlargeOptions) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
     """Yield each job with its report, or with why it failed, in the order in which they end."""
     recipe = Recipe(generator.name, generator.path.absolute(), cluster.threads, describe_model(generator))
-    large_first = sorted(jobs, key=lambda job: job.source.stat().st_size, reverse=True)
+    large_first = sorted(jobs, key=lambda job: _bytes(job.source), reverse=True)
     spread = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
     whole = ((job, _resuming(job, options)) for job in large_first if job not in spread)
     for (job, _), outcome in cluster.run_jobs(partial(enlarge_whole, recipe=recipe), whole, _ignore):
@@ -106,7 +106,6 @@ def enlarge_whole(todo: tuple[Job, EnlargeOptions], report: Report, *, recipe: R
 def spread_plane(
     generator: Generator, lr: LRView, windows: Plan, sink: Sink, *, cluster: Cluster, recipe: Recipe, source: Path,
     options: EnlargeOptions, has_tissue: Wanted | None = None, progress: Callable[[int, bool], None] | None = None,
-    each: Callable[[Finished], None] | None = None,
 ) -> Work:
     """Super-resolve a plane into a sink as `loop.super_resolve_plane` does, on the workers of a cluster.
 
@@ -123,7 +122,7 @@ def spread_plane(
 
     def todo() -> Iterator[Plan]:
         for region in regions(windows, REGION_PIXELS):
-            lacking = [x for x in region.columns if sink.lacks(_box(region.rows[0], x, windows.scale))]
+            lacking = [x for x in region.columns if sink.lacks(box_of(region.rows[0], x, windows.scale))]
             kept = sum(_pixels(region.rows, [x], windows.scale) for x in region.columns if x not in lacking)
             if kept:
                 work.kept_pixels += kept
@@ -138,8 +137,6 @@ def spread_plane(
             lr.bad.add(cell)
         for one in outcome.finished:
             sink.put(one.box, one.sr)
-            if each:
-                each(one)
             tell(one.box.hr_width * one.box.hr_height, False)
         _add(work, outcome.work, workers)
     return work
@@ -213,6 +210,10 @@ def _resuming(job: Job, options: EnlargeOptions) -> EnlargeOptions:
     return options if options.overwrite or begun else replace(options, resume=True)
 
 
+def _bytes(source: Path) -> int:
+    return source.stat().st_size if source.exists() else 0  # of a link to nothing, which fails when its turn comes
+
+
 def _is_large(job: Job, scale: int, options: EnlargeOptions) -> bool:
     """Whether a job is worth to be spread: a slide of many pixels that is not there yet."""
     if is_picture(job.target) or (options.resume and job.target.exists()):
@@ -230,11 +231,6 @@ def _add(work: Work, more: Work, workers: int) -> None:
     work.glass_pixels += more.glass_pixels
     work.network_seconds += more.network_seconds / workers
     work.glass_seconds += more.glass_seconds / workers
-
-
-def _box(y: Span, x: Span, scale: int) -> Box:
-    return Box(scale * x.core_start, scale * y.core_start, scale * (x.core_stop - x.core_start),
-               scale * (y.core_stop - y.core_start))
 
 
 def _pixels(rows: list[Span], columns: list[Span], scale: int) -> int:

@@ -2,14 +2,21 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections import Counter
+from collections.abc import Iterable
+from os.path import realpath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.options import require
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.sources import SLIDE_SUFFIXES, TIFF_SUFFIXES, TILE_SUFFIXES
 from sr_keras.whole_slide.departure import is_map
 from sr_keras.whole_slide.trust import trust_paths
+
+if TYPE_CHECKING:
+    from sr_keras.whole_slide.options import EnlargeOptions
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 WRITTEN = (*PICTURE_SUFFIXES, ".tif", ".tiff")
@@ -41,9 +48,9 @@ def plan(spec: str, output: Path, scale: int, *, ome: bool = False, overwrite: b
         pairs = [(inputs[0], _plan_file(inputs[0], output, suffix))]
     else:
         pairs = _plan_many(inputs, output, suffix)
-    sources, uses = {path.resolve() for path, _ in pairs}, Counter(path for _, path in pairs)
+    sources, uses = {realpath(path) for path, _ in pairs}, Counter(path for _, path in pairs)
     for target, count in uses.items():
-        require(target.resolve() not in sources, "output", "be another file than the input", "name another",
+        require(realpath(target) not in sources, "output", "be another file than the input", "name another",
                 str(target))
         require(count == 1, "input", f"give {target} one picture", "rename the others", spec)
         require(overwrite or resume or not target.exists(), "output", "be new",
@@ -77,12 +84,12 @@ def plan_trust(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path, *,
         roots = [output if output in target.parents else target.parent for _, target in pairs]
         maps = [trust_map / target.relative_to(root).with_name(f"{slide_id_of(source)}_trust.tif")
                 for (source, target), root in zip(pairs, roots, strict=True)]
-    taken, uses = {path.resolve() for pair in pairs for path in pair}, Counter(maps)
+    taken, uses = {realpath(path) for pair in pairs for path in pair}, Counter(maps)
     for path in maps:
         require(uses[path] == 1, "trust_map", f"get one map of the name {path.name} there", "rename the inputs",
                 str(trust_map))
         for part in trust_paths(path):
-            require(part.resolve() not in taken, "trust_map", "be another file than inputs and outputs",
+            require(realpath(part) not in taken, "trust_map", "be another file than inputs and outputs",
                     "name another", str(part))
             require(overwrite or resume or not part.exists(), "trust_map", "be new",
                     "name another, or add --overwrite (or --resume, to complete it)", str(part))
@@ -96,12 +103,51 @@ def find_inputs(spec: str) -> list[Path]:
 
     Raises:
         FileNotFoundError: One of them does not exist.
+        ValueError: It names none.
     """
     names = [spec] if Path(spec).exists() else [name.strip() for name in spec.split(",") if name.strip()]
+    require(bool(names), "input", "name a picture, a slide or a folder", "separate several by commas", spec)
     for name in names:
         if not Path(name).exists():
-            raise FileNotFoundError(f"no such picture or folder: {name}")
+            raise FileNotFoundError("`input` must name pictures, slides or folders that are there; check the spelling. "
+                                    f"Received: input={name!r}")
     return [Path(name) for name in names]
+
+
+def check_output(output: Path, options: EnlargeOptions) -> None:
+    """Refuse flags that a file of that name would not follow; in a folder there may be some of each kind.
+
+    Raises:
+        ValueError: It would not.
+    """
+    if output.is_dir() or not is_picture(output):
+        return
+    suffix = output.suffix.lower()
+    require(options.format is None, "format", f"be left out for a {suffix}", "name a .tif for it",
+            options.format)
+    require(options.quality is None or suffix != ".png", "quality", "be left out for a .png, which loses nothing",
+            "name a .jpg or a .tif for it", options.quality)
+    require(not options.lossless or suffix == ".png", "lossless", f"be left out for a {suffix}",
+            "name a .png or a .tif for it", options.lossless)
+
+
+def check_writable(name: str, paths: Iterable[Path]) -> None:
+    """Refuse, before hours of inference, paths that no file can be written to after them; nothing is left behind.
+
+    Args:
+        name: The argument that names them.
+        paths: Of files that may be there or not, in folders that may be there or not.
+
+    Raises:
+        ValueError: The nearest folder that is there takes no file.
+    """
+    nearest = {next(folder for folder in path.parents if folder.exists()): path for path in paths}
+    for folder, path in nearest.items():
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(f"`{name}` must lie where files can be written; name another place, since {folder} takes "
+                             f"none ({error.strerror}). Received: {name}={str(path)!r}") from error
 
 
 def is_slide(path: Path) -> bool:
@@ -112,7 +158,7 @@ def is_slide(path: Path) -> bool:
     try:
         with open_slide(path) as slide:
             return len(slide.level_dimensions) > 1 or slide.mpp is not None
-    except SlideError:
+    except (OSError, SlideError):
         return False  # it fails when its turn comes, and says why
 
 
@@ -144,15 +190,23 @@ def _plan_many(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path
         root = path if path.is_dir() else path.parent
         pairs += [(file, output / file.relative_to(root).with_name(_name(file, suffix))) for file in found]
     # Where slides lie beside their results, those are no input the next time.
-    made = {target.resolve() for _, target in pairs if target.name.endswith(suffix)}
-    return [(source, target) for source, target in pairs if source.resolve() not in made]
+    made = {realpath(target) for _, target in pairs if target.name.endswith(suffix)}
+    return [(source, target) for source, target in pairs if realpath(source) not in made]
+
+
+def _is_broken(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _in_folder(folder: Path, output: Path) -> list[Path]:
-    """Return what can be read under a folder, but for results inside of it, maps of trust and parts of slides."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READ and path.is_file()
-                   and not path.name.startswith(".") and (output == folder or not path.is_relative_to(output)))
-    parts = {path.parent / name for path in found if path.suffix.lower() in INDEX_SUFFIXES
+    """Return what can be read under a folder, but for results inside of it, maps of trust and parts of slides.
+
+    A link to nothing is among it: it fails when its turn comes, and is not passed over in silence.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in READ
+                   and (path.is_file() or _is_broken(path)) and not path.name.startswith(".")
+                   and (output == folder or not path.is_relative_to(output)))
+    parts = {path.parent / name for path in found if path.suffix.lower() in INDEX_SUFFIXES and path.is_file()
              for name in re.findall(r"=\s*(.+?)\s*$", path.read_text(errors="replace"), re.MULTILINE)}
     parts |= {part for path in found if path.suffix.lower() in TIFF_SUFFIXES and is_map(path)
               for part in trust_paths(path)}

@@ -59,7 +59,7 @@ class LRView:
 
         Raises:
             SlideError: The slide has no mpp, is not as fine as asked, or has no such level.
-            ValueError: The region is not inside the slide.
+            ValueError: The region is not inside the slide, or less than a pixel.
         """
         resolution = slide.resolution(mpp, level)
         self.slide = slide
@@ -72,7 +72,9 @@ class LRView:
         if resolution.resampled:
             self._l0_x, self._l0_y = (float(corner) for corner in self.l0_box[:2])
             # Whole pixels only: one that reaches beyond the border would be mixed with white, in some windows.
-            width, height = (max(1, int(side / self.downsample + WHOLE)) for side in self.l0_box[2:])
+            width, height = (int(side / self.downsample + WHOLE) for side in self.l0_box[2:])
+            require(min(width, height) > 0, "mpp", "be finer than a pixel for all that is read of "
+                    f"{slide.path.name}, {self.l0_box[2]}x{self.l0_box[3]} of {slide.mpp:.4g}", "give less", mpp)
         else:  # on the pixels of the level, between two of which a corner may lie
             (self._level_x, width), (self._level_y, height) = (
                 _snapped(corner, side, self.downsample, level_side) for corner, side, level_side in
@@ -80,6 +82,7 @@ class LRView:
             self._l0_x, self._l0_y = self._level_x * self.downsample, self._level_y * self.downsample
         self.shape = (height, width, 3)
         self.bad = bad or BadPlaces()
+        self.failure: SlideError | None = None  # why the last place could not be read
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         """Return uint8 [y1 - y0, x1 - x0, 3]; the window lies inside the plane.
@@ -130,11 +133,12 @@ class LRView:
         try:
             pixels[:] = self._read(rows, columns)
             return
-        except SlideError:
+        except SlideError as error:
             if sides == BLOCKS and _is_whole_or_nothing(self.slide.path):
                 raise
             if not sides:
                 pixels[:] = WHITE
+                self.failure = error
                 self.bad.add(((self._level_x + columns.start) // CELL, (self._level_y + rows.start) // CELL))
                 return
         for y, x in self._blocks(rows, columns, sides[0]):

@@ -166,6 +166,24 @@ def test_what_is_no_slide_is_refused_by_name(tmp_path, content):
         open_reader(tmp_path / "note.svs")
 
 
+@pytest.mark.parametrize("layout", [{}, {"tile": (64, 64)}])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint32])
+def test_tiff_of_other_numbers_than_pixels_is_refused_when_it_is_opened(tmp_path, histology, dtype, layout):
+    tifffile.imwrite(tmp_path / "a.tif", histology.astype(dtype), photometric="rgb", **layout)
+    with pytest.raises(SlideError, match=r"a\.tif: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: "):
+        open_reader(tmp_path / "a.tif")
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_picture_is_taken_without_a_warning_and_a_larger_one_refused_with_a_remedy(tmp_path, monkeypatch):
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    assert read(tmp_path / "a.png", window=(0, 0, 64, 64)).shape == (64, 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 // 2 - 1)
+    with pytest.raises(SlideError, match=r"a\.png: has more than the 4094 pixels .*; make a tiled TIFF of it"):
+        open_reader(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("image", [np.zeros((5, 64, 64), np.uint8), np.zeros((64, 64), np.float32)])
 def test_tiff_that_is_no_picture_is_refused_by_name(tmp_path, image):
     tifffile.imwrite(tmp_path / "stack.tif", image, photometric="minisblack")

@@ -231,7 +231,7 @@ def test_auto_measures_again_on_another_machine_or_with_damage(run, empty_cache,
     open_engine("auto", run)
     monkeypatch.setattr(engines, "_cpu", lambda: "another")
     open_engine("auto", run)
-    monkeypatch.setattr(engines, "_cores", lambda: 77)
+    monkeypatch.setattr(engines, "cores", lambda: 77)
     open_engine("auto", run)
     assert stubbed["asked"] == 3 * len(ENGINES)
     for damage in ("", "[]", '{"tensorflow": 0.1}', '{"tensorflow": 0.1, "litert": "?", "onnx": 0.1}'):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def test_folder_becomes_folder_and_a_bad_picture_does_not_stop_the_others(pictur
         (failure,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
         assert failure.startswith(f"error: {folder / 'bad.jpg'}: ")
         assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*.*")) == [
-            "a.png", "a.report.json", "bad.report.json", "case/z.png", "case/z.report.json"]
+            "a.png", "a.png.report.json", "bad.png.report.json", "case/z.png", "case/z.png.report.json"]
     assert pixels(output / "case" / "z.png").shape == (160, 224, 3)
 
 
@@ -147,7 +148,7 @@ def test_status_says_that_nothing_was_done(run, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
     assert run(f"--input={tmp_path / 'bad.png'}", f"--output={tmp_path / 'large.png'}") == 2
     assert not (tmp_path / "large.png").exists()
-    report = json.loads((tmp_path / "large.report.json").read_text())
+    report = json.loads((tmp_path / "large.png.report.json").read_text())
     assert report["status"] == "failed"
     assert str(tmp_path / "bad.png") in report["error"]
 
@@ -222,9 +223,41 @@ def test_picture_too_large_for_jpeg_is_refused_before_it_is_computed(loaded, pic
         enlarge_file(loaded, picture, tmp_path / "large.jpg")
 
 
-def test_tile_that_is_all_overlap_is_refused(picture, run, tmp_path, capsys):
-    assert run(f"--input={picture}", f"--output={tmp_path / 'large.png'}", "--tile=8") == 2
-    assert "`tile` must be more than twice the halo" in capsys.readouterr().err
+def test_tile_that_is_all_overlap_is_refused_once_and_leaves_nothing(mixed, run, tmp_path):
+    for tile, message in ((8, "`tile` must be more than twice the halo"), (100, "`tile` must be .* or more")):
+        with pytest.raises(ValueError, match=message):
+            run(f"--input={mixed}", f"--output={tmp_path / 'out'}", f"--tile={tile}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["picture.png/large.png", "picture.png/more/large.tif", "/proc/large.png"])
+def test_place_that_takes_no_file_is_refused_before_anything_is_computed(output, picture, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "enlarge_file", None)
+    with pytest.raises(ValueError, match="`output` must lie where files can be written"):
+        run(f"--input={picture}", f"--output={tmp_path / output}")
+    with pytest.raises(ValueError, match="`trust_map` must lie where files can be written"):
+        run(f"--input={picture}", f"--output={tmp_path / 'new' / 'a.tif'}", f"--trust_map={tmp_path / output}".replace(
+            ".png", ".tif").replace("picture.tif", "picture.png"))
+    assert list(tmp_path.iterdir()) == [picture]
+
+
+@pytest.mark.parametrize(("output", "flag", "message"), [
+    ("a.jpg", "--lossless", "`lossless` must be left out for a .jpg"),
+    ("a.JPEG", "--format=tiff", "`format` must be left out for a .jpeg"),
+    ("a.png", "--format=ome", "`format` must be left out for a .png"),
+    ("a.png", "--quality=50", "`quality` must be left out for a .png")])
+def test_flag_that_the_output_would_not_follow_is_refused(output, flag, message, picture, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sr_keras.models.load_generator", None)
+    with pytest.raises(ValueError, match=message):
+        run(f"--input={picture}", f"--output={tmp_path / output}", flag)
+
+
+def test_flags_of_slides_and_of_jpeg_are_taken_where_an_output_follows_them(mixed, run, tmp_path):
+    (mixed / "cut.svs").unlink()
+    region = "--region=0,0,40,32"
+    assert run(f"--input={mixed}", f"--output={tmp_path / 'out'}", region, "--quality=50", "--format=ome") == 0
+    command.FLAGS.unparse_flags()
+    assert run(f"--input={mixed / 'slide.tif'}", f"--output={tmp_path / 'a.png'}", region, "--lossless") == 0
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -265,7 +298,7 @@ def test_slides_become_slides_and_pictures_pictures_and_a_truncated_slide_stops_
     with open_slide(output / "slide_x4.tif") as slide:
         assert slide.mpp == pytest.approx(0.125)
         assert slide.dimensions == (160, 128)
-    assert json.loads((output / "cut_x4.report.json").read_text())["status"] == "failed"
+    assert json.loads((output / "cut_x4.tif.report.json").read_text())["status"] == "failed"
 
 
 def test_resume_leaves_what_is_finished_and_tries_what_failed(mixed, sample_slide, run, tmp_path, capsys):
@@ -273,12 +306,26 @@ def test_resume_leaves_what_is_finished_and_tries_what_failed(mixed, sample_slid
     run(*flags)
     before = {path: path.stat().st_mtime_ns for path in output.iterdir() if path.suffix != ".json"}
     (mixed / "cut.svs").write_bytes(sample_slide.read_bytes())
-    (output / "slide_x4.report.json").unlink()  # killed after the slide and before its report
+    (output / "slide_x4.tif.report.json").unlink()  # killed after the slide and before its report
     capsys.readouterr()
     assert run(*flags, "--resume") == 0
     assert capsys.readouterr().out.count(": kept, it was there") == 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (output / "cut_x4.tif").exists()
+
+
+def test_each_output_has_a_report_of_its_own_that_no_other_run_replaces(picture, sample_slide, run, tmp_path):
+    region = "--region=0,0,40,32"
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", region) == 0
+    report = (tmp_path / "one.png.report.json").read_text()
+    assert run(f"--input={sample_slide}", f"--output={tmp_path / 'one.tif'}", region) == 0
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
+    assert run(f"--input={tmp_path / 'bad.png'}", f"--output={tmp_path / 'one.jpg'}") == 2
+    assert json.loads((tmp_path / "one.tif.report.json").read_text())["source"] == str(sample_slide)
+    assert json.loads((tmp_path / "one.jpg.report.json").read_text())["status"] == "failed"
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", "--resume") == 0
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", "--everywhere") == 2  # other flags
+    assert (tmp_path / "one.png.report.json").read_text() == report
 
 
 def test_results_beside_their_slides_are_no_input_the_next_time(mixed, run):
@@ -288,15 +335,36 @@ def test_results_beside_their_slides_are_no_input_the_next_time(mixed, run):
     for more in ((), ("--overwrite",)):
         assert run(f"--input={mixed}", f"--output={mixed}", "--region=0,0,40,32", *more) == 0
         assert sorted(path.name for path in mixed.iterdir()) == [
-            "slide.tif", "slide_x4.report.json", "slide_x4.tif"]
+            "slide.tif", "slide_x4.tif", "slide_x4.tif.report.json"]
 
 
 def test_comma_list_names_files_and_folders(mixed, picture, tmp_path):
     (mixed / "picture.png").unlink()
     pairs = plan(f"{picture}, {mixed}", tmp_path / "out", 2, ome=True)
     assert [target.name for _, target in pairs] == ["picture.png", "cut_x2.ome.tif", "plain.png", "slide_x2.ome.tif"]
-    with pytest.raises(FileNotFoundError, match=r"no such picture or folder: /no/such\.png"):
+    with pytest.raises(FileNotFoundError, match=r"`input` must name .*Received: input='/no/such\.png'"):
         plan(f"{picture},/no/such.png", tmp_path / "out", 2)
+
+
+@pytest.mark.parametrize("spec", [",", " , ", ",,"])
+def test_list_of_nothing_is_refused(spec, run, tmp_path):
+    with pytest.raises(ValueError, match="`input` must name a picture, a slide or a folder"):
+        run(f"--input={spec}", f"--output={tmp_path / 'out'}")
+
+
+def test_link_to_nothing_is_a_failure_and_stops_none(picture, run, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture.read_bytes())
+    for name in ("b.png", "c.tif", "gone.svs", "e.vms"):
+        (folder / name).symlink_to(tmp_path / "nowhere" / name)
+    (folder / "again.png").symlink_to(folder / "again.png")
+    os.mkfifo(folder / "pipe.png")  # no file, and who opened it would wait for ever
+    assert run(f"--input={folder}", f"--output={tmp_path / 'out'}") == 1
+    said = capsys.readouterr()
+    assert "1 of 6 written" in said.out
+    assert "gone.svs: No such file or directory" in said.err
+    assert said.err.count("error: ") == 5
 
 
 def test_jpegs_that_a_slide_consists_of_are_no_pictures(mixed, tmp_path):
@@ -318,6 +386,16 @@ def test_place_that_cannot_be_read_makes_the_status_say_in_part(broken_slide, ru
     assert "is white: x, y, width, height 128, 128, 12, 12 of level 0" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("layout", [{}, {"tile": (64, 64)}])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint32])
+def test_tiff_of_other_numbers_than_pixels_says_so(dtype, layout, histology, run, tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "a.tif", histology.astype(dtype), photometric="rgb", **layout)
+    assert run(f"--input={tmp_path / 'a.tif'}", f"--output={tmp_path / 'large.png'}") == 2
+    said = capsys.readouterr().err
+    assert "must hold 8 or 16 bit pixels; convert it" in said
+    assert "copy it again" not in said
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_picture_that_is_cut_off_fails_and_is_not_made_white(suffix, histology, run, tmp_path, capsys):
     Image.fromarray(histology).save(tmp_path / "whole.png")
@@ -330,7 +408,8 @@ def test_picture_that_is_cut_off_fails_and_is_not_made_white(suffix, histology, 
 def test_slide_of_which_nothing_can_be_read_fails(broken_slide, run, tmp_path, capsys):
     flags = (f"--input={broken_slide}", f"--output={tmp_path / 'a.tif'}", "--region=130,130,40,40")
     assert run(*flags) == 2
-    assert "broken.tif: nothing of what was asked for can be read" in capsys.readouterr().err
+    assert "broken.tif: nothing of what was asked for can be read; copy it again (cannot be read" in \
+        capsys.readouterr().err
 
 
 def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkeypatch):
@@ -347,6 +426,9 @@ def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkey
     ("--region=1,2,3", "`region` must be x,y,width,height"), ("--region=1,2,3,-4", "`region` must be x,y,width,height"),
     ("--soften=0.6", "`soften` must lie in"),
     ("--quality=0", "`quality` must lie in 1 to 100"), ("--level=-1", "`level` must be 0 or more"),
+    ("--tile=0", "`tile` must be 1 or more"), ("--mpp=inf", "`mpp` must be positive and finite"),
+    ("--mpp=nan", "`mpp` must be positive and finite"), ("--memory=inf", "`memory` must be more than .* and finite"),
+    ("--assume_mpp=inf", "`assume_mpp` must be positive and finite"),
 ])
 def test_flag_out_of_range_is_told_before_the_model_is_loaded(flag, message, picture, run, tmp_path, monkeypatch):
     monkeypatch.setattr("sr_keras.models.load_generator", None)
@@ -374,4 +456,5 @@ def test_command_runs_as_written_and_a_mistake_is_one_line(model, picture, tmp_p
     assert "1 of 1 written" in done.stdout
     wrong = type_command(f"--model={model}", "--input=/no/such.png", f"--output={tmp_path / 'other.png'}")
     assert wrong.returncode == 2
-    assert wrong.stderr == "error: no such picture or folder: /no/such.png\n"
+    assert wrong.stderr == ("error: `input` must name pictures, slides or folders that are there; check the spelling. "
+                            "Received: input='/no/such.png'\n")

@@ -26,7 +26,8 @@ def test_what_is_no_address_is_refused(server):
 
 @pytest.mark.parametrize(("name", "value"), [
     ("encoding", "jpeg"), ("scale", 0), ("scale", 9), ("halo", -1), ("halo", 2000), ("tile", 0), ("tile", 5000),
-    ("in_flight", 0), ("in_flight", 1000), ("timeout_s", 0.0), ("timeout_s", float("inf")), ("retries", -1),
+    ("in_flight", 0), ("in_flight", 1000), ("timeout_s", 0.0), ("timeout_s", float("inf")), ("timeout_s", 1e300),
+    ("timeout_s", float("nan")), ("retries", -1),
     ("retries", 1000), ("max_sr_pixels", 0)])
 def test_option_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must .*Received: {name}="):
@@ -48,6 +49,12 @@ def test_name_that_no_server_knows_is_refused(name, version):
 def test_certificate_without_tls_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="`server` must be grpcs:// or https://"):
         SuperResolutionClient("http://localhost", "demo", ca_cert=tmp_path / "ca.pem")
+
+
+def test_certificate_that_is_not_there_names_the_argument(tmp_path):
+    for server in ("https://localhost", "grpcs://localhost"):
+        with pytest.raises(FileNotFoundError, match=r"`ca_cert` must name a file .*Received: ca_cert='.*none'"):
+            SuperResolutionClient(server, "demo", ca_cert=tmp_path / "none")
 
 
 def test_version_below_zero_is_refused():
@@ -78,5 +85,5 @@ def test_header_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
     assert read_auth_header(None) == "Bearer one"
     (tmp_path / "token").write_text("Bearer two\n")
     assert read_auth_header(tmp_path / "token") == "Bearer two"
-    with pytest.raises(FileNotFoundError, match="none"):
+    with pytest.raises(FileNotFoundError, match=r"`auth_header_file` must name a file .*none"):
         read_auth_header(tmp_path / "none")

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipelines.soften import softening
 from sr_keras.models import load_generator
 from sr_keras.whole_slide import reports
 from sr_keras.whole_slide.enlarge import EnlargeOptions, enlarge_file
+from sr_keras.whole_slide.loop import super_resolve_plane
 from sr_keras.whole_slide.view import LRView
 
 LOSSLESS = EnlargeOptions(lossless=True)
@@ -159,6 +161,16 @@ def test_averaged_level_is_softened_and_the_report_says_so(loaded, sample_slide,
     assert difference(level_0(tmp_path / "a.tif"), loaded(lr[np.newaxis])[0]) <= 1
 
 
+@pytest.mark.parametrize(("asked", "told"), [({}, True), ({"mpp": 2.0}, False), ({"level": 1}, True)])
+def test_model_that_was_trained_on_another_resolution_than_is_read_says_which(asked, told, loaded, sample_slide,
+                                                                            tmp_path):
+    trained = replace(loaded, facts={"flags": "--level=0\n--mpp=0.5\n--scale=4\n"})
+    report = enlarge_file(trained, sample_slide, tmp_path / "a.tif", EnlargeOptions(region=(0, 0, 64, 48), **asked))
+    assert report["lr"]["trained_mpp"] == 2.0
+    assert ("trained    on input of 2 microns, which is --mpp=2" in reports.summary(report)) == told
+    assert enlarge_file(loaded, sample_slide, tmp_path / "b.tif", REGION)["lr"]["trained_mpp"] is None
+
+
 # No seams
 
 def test_halo_that_is_too_small_makes_a_seam_that_is_measured_and_seen(loaded, sample_slide, histology, tmp_path):
@@ -232,12 +244,13 @@ def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(run_apart,
     assert not path.exists()
     assert path.with_name("a.tif.unfinished").exists()
     computed = []
-    report = enlarge_file(loaded, broken_slide, path, replace(LOSSLESS, resume=True), each=computed.append)
+    report = enlarge_file(loaded, broken_slide, path, replace(LOSSLESS, resume=True),
+                          loop=partial(super_resolve_plane, each=computed.append))
     assert 0 < report["work"]["kept_share"] < 1
     assert sum(one.sr.size for one in computed) == (1 - report["work"]["kept_share"]) * 2048 * 2048 * 3
     assert path.read_bytes() == whole.read_bytes()
     assert report["bad"]["l0_rectangles"] == [[128, 128, 128, 128]]  # read by the run that was killed
-    assert sorted(name.name for name in tmp_path.iterdir()) == ["a.report.json", "a.tif", "whole"]
+    assert sorted(name.name for name in tmp_path.iterdir()) == ["a.tif", "a.tif.report.json", "whole"]
 
 
 def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_slide, finished, tmp_path):
@@ -245,7 +258,8 @@ def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_sli
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION, each=interrupt)
+        enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION,
+                     loop=partial(super_resolve_plane, each=interrupt))
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif.unfinished"]
     with pytest.raises(ValueError, match="go on with it by --resume, or start anew by --overwrite"):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)

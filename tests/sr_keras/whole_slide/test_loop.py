@@ -50,7 +50,6 @@ def test_every_finished_core_is_handed_out_with_its_place(loaded, histology):
     for one in cores:
         x, y, width, height = one.box
         np.testing.assert_array_equal(one.sr, sink.pixels[y:y + height, x:x + width])
-        np.testing.assert_array_equal(one.lr, lr[y // 4:(y + height) // 4, x // 4:(x + width) // 4])
 
 
 def test_island_of_tissue_in_a_large_window_is_the_networks_and_the_glass_around_it_bicubics(loaded, histology):

@@ -11,6 +11,7 @@ from pipelines import console
 from pipelines.cluster import Cluster
 from sr_keras import super_resolve as command
 from sr_keras.whole_slide import spread
+from sr_keras.whole_slide.reports import report_path
 from sr_keras.whole_slide.sinks import PyramidSink
 from sr_keras.whole_slide.spread import regions
 from sr_keras.whole_slide.windows import plan
@@ -80,7 +81,7 @@ def test_slides_with_a_machine_lost_become_what_one_machine_makes(two_machines, 
     assert sorted(path.name for path in here.iterdir()) == sorted(path.name for path in there.iterdir())
     for path in here.glob("*.tif"):
         assert path.read_bytes() == (there / path.name).read_bytes(), path.name
-    for path in here.glob("[a-e]_x4.report.json"):
+    for path in here.glob("[a-e]_x4.tif.report.json"):
         assert said(path) == said(there / path.name)
 
 
@@ -102,7 +103,7 @@ def test_slide_in_regions_with_a_machine_lost_has_the_same_bytes_and_report(two_
     assert losing.lost
     assert len(boxes) == len(set(boxes)) > 4  # nothing twice
     assert here.read_bytes() == there.read_bytes()
-    assert said(here.with_suffix(".report.json")) == said(there.with_suffix(".report.json"))
+    assert said(report_path(here)) == said(report_path(there))
 
 
 def test_interrupted_run_on_a_cluster_goes_on_without_one(two_machines, sample_slide, run, tmp_path, monkeypatch,
@@ -124,7 +125,7 @@ def test_interrupted_run_on_a_cluster_goes_on_without_one(two_machines, sample_s
             run(*flags, f"--ray={two_machines.address}")
     assert "the same command with --resume goes on with it" in capsys.readouterr().err
     assert run(*flags, "--resume") == 0
-    assert json.loads((tmp_path / "a.report.json").read_text())["work"]["kept_share"] > 0
+    assert json.loads((tmp_path / "a.tif.report.json").read_text())["work"]["kept_share"] > 0
     assert run(f"--input={sample_slide}", f"--output={tmp_path / 'b.tif'}", "--tile=200") == 0
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 

@@ -126,7 +126,7 @@ def test_worst_region_of_a_slides_part_is_told_in_pixels_of_the_output(loaded, s
     monkeypatch.setattr(enlarge, "super_resolve_plane", with_a_black_square)
     assert run(f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}", "--region=64,32,200,120", "--lossless",
                f"--trust_map={tmp_path / 't.tif'}") == 0
-    trust = json.loads((tmp_path / "a.report.json").read_text())["trust"]
+    trust = json.loads((tmp_path / "a.tif.report.json").read_text())["trust"]
     left, top, right, bottom = trust["worst"][0]["hr_box"]
     assert 320 - 32 <= left < 320 < 416 < right <= 416 + 32
     assert 160 - 32 <= top < 160 < 240 < bottom <= 240 + 32
@@ -148,7 +148,7 @@ def test_several_files_get_a_folder_of_maps_and_none_becomes_input(picture, samp
             "a.png", "a_trust.overview.png", "a_trust.regions.geojson", "a_trust.tif", "case/b.tif",
             "case/b_trust.overview.png", "case/b_trust.regions.geojson", "case/b_trust.tif"]
         assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")) == [
-            "a.png", "a.report.json", "case/b_x4.report.json", "case/b_x4.tif"]
+            "a.png", "a.png.report.json", "case/b_x4.tif", "case/b_x4.tif.report.json"]
 
 
 def test_map_alters_no_byte_of_the_output(sample_slide, run, tmp_path):
@@ -240,7 +240,7 @@ def test_measuring_that_fails_is_told_and_leaves_the_output_and_its_report(sampl
     assert run(f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}", "--region=0,0,40,32",
                f"--trust_map={tmp_path / 't.tif'}") == 2
     assert "no space left on device" in capsys.readouterr().err
-    assert json.loads((tmp_path / "a.report.json").read_text())["status"] == "done"
+    assert json.loads((tmp_path / "a.tif.report.json").read_text())["status"] == "done"
 
 
 # Refusals

@@ -37,6 +37,12 @@ def test_coarse_plane_of_a_fine_level_is_read_in_pieces_that_fit_in_memory(sampl
         assert np.abs(whole[0:whole.shape[0], 0:whole.shape[1]] - expected).max() <= 1
 
 
+@pytest.mark.parametrize("region", [None, (0, 0, 512, 40)])
+def test_plane_of_less_than_a_pixel_is_refused(region, sample_slide):
+    with open_slide(sample_slide) as slide, pytest.raises(ValueError, match="`mpp` must be finer than a pixel for all"):
+        LRView(slide, mpp=1e300 if region is None else 30.0, region=region)
+
+
 @pytest.mark.parametrize("region", [None, (100, 90, 200, 180), (128, 128, 128, 128), (200, 200, 10, 10)])
 def test_only_what_is_broken_becomes_white_wherever_the_plane_begins(region, broken_slide, histology):
     with open_slide(broken_slide) as slide:
