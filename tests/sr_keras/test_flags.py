@@ -60,16 +60,22 @@ def test_a_region_is_four_whole_numbers():
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
-def test_every_flagfile_of_training_parses_into_options(path, monkeypatch):
-    monkeypatch.chdir(FLAGFILES.parents[1])
+def test_every_flagfile_of_training_parses_into_options_from_any_folder(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     values = parsed(f"--flagfile={path}")
     for options in (train_options, data_options, objective, generator_options):
         options(values)
 
 
+def test_demo_trains_as_quick_flags_do():
+    def lines(name):
+        return {line for line in (FLAGFILES / name).read_text().splitlines() if line.startswith("--")}
+
+    assert lines("quick.flags") <= lines("demo.flags")
+
+
 @pytest.mark.parametrize("method", list(METHODS))
-def test_paper_flags_are_the_papers_for_each_method_one_flag_apart(monkeypatch, method):
-    monkeypatch.chdir(FLAGFILES.parents[1])
+def test_paper_flags_are_the_papers_for_each_method_one_flag_apart(method):
     values = parsed(f"--flagfile={FLAGFILES / 'paper.flags'}", f"--method={method}")
     assert objective(values) == METHODS[method]
     size = generator_options(values)
