@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 
 CORRUPTIONS = ("noise", "blur", "contrast", "outlier")
 SIDES = ("lr", "hr", "both")
@@ -18,6 +19,19 @@ def require(holds: bool, name: str, rule: str, remedy: str, value: object) -> No
     """Raise ValueError "`name` must `rule`; `remedy`. Received: name=value" unless `holds`."""
     if not holds:
         raise ValueError(f"`{name}` must {rule}; {remedy}. Received: {name}={value!r}")
+
+
+def require_folder(output: str | None) -> Path:
+    """Return the folder that `output` names; it need not be there yet.
+
+    Raises:
+        ValueError: None is named, or a file is in its place or above it.
+    """
+    require(bool(output), "output", "be given", "name a folder to write to", output)
+    folder = Path(output or ".")
+    there = next(above for above in (folder, *folder.parents) if above.exists())
+    require(there.is_dir(), "output", "be a folder", f"{there} is a file: name another", output)
+    return folder
 
 
 def check_resolution(mpp: float | None, level: int, assume_mpp: float | None) -> None:

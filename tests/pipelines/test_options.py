@@ -5,7 +5,7 @@ from math import inf, nan
 
 import pytest
 
-from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
+from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions, require_folder
 
 WRONG = [
     (DegradeOptions, {"scale": 3}, "scale"),
@@ -36,6 +36,11 @@ WRONG = [
     (PatchOptions, {"seed": -1}, "seed"),
     (PatchOptions, {"seed": 2**63}, "seed"),
 ]
+
+
+def test_require_folder_takes_one_that_is_not_there_yet(tmp_path):
+    assert require_folder(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(("options", "values", "named"), WRONG, ids=lambda value: str(value))
