@@ -112,7 +112,7 @@ def _write_shards(folder: Path) -> None:
     whole = replace(patches, patch_size=data.eval_patch_size, stride=None)
     parts = {"train": (data.train_data, patches), "val": (data.val_data, whole),
              "test": (data.test_data or data.val_data, whole)}
-    sources = {part: find_sources(paths) for part, (paths, _) in parts.items()}
+    sources = {part: find_sources(paths, name=f"{part}_data") for part, (paths, _) in parts.items()}
     check_disjoint(sources["train"], sources["val"])
     check_disjoint(sources["train"], sources["test"])
     for part, (_, options) in parts.items():
