@@ -63,12 +63,14 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         ValueError: There is no slide and no image in what was named, or a training run.
     """
     found: dict[tuple[Path, bool], list[Path]] = {}
-    for one in _names(spec):
+    names = _names(spec)
+    for one in names:
         path = cached_sample_slide(cache_dir) if str(one) == "sample" else Path(one)
         if not path.exists():
             raise FileNotFoundError(f"`{name}` must exist; check the spelling. Received: {name}={str(path)!r}")
         found.update(_in_folder(path, name) if path.is_dir() else {(path.resolve(), False): [path]})
-    require(bool(found), name, "hold slides or images", "name a folder that has some", spec)
+    require(bool(found), name, "hold slides or images", "name a folder that has some",
+            ",".join(map(str, names)))
     ids = _unique_ids(list(found))
     sources = [Source(ids[key], tuple(paths), tiles=key[1]) for key, paths in found.items()]
     return sorted(sources, key=lambda source: source.slide_id)
