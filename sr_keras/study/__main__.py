@@ -116,7 +116,8 @@ def _write_shards(folder: Path) -> None:
     check_disjoint(sources["train"], sources["val"])
     check_disjoint(sources["train"], sources["test"])
     for part, (_, options) in parts.items():
-        report = write_shards(sources[part], folder / part, options, data.workers, data.strict, progress=False)
+        report = write_shards(sources[part], folder / part, options, data.workers, data.strict, progress=False,
+                              name=f"{part}_data")
         print(f"{part:<6} {report.patches:>6} patches from {report.slides} slide(s)")
 
 
