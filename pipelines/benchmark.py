@@ -15,6 +15,7 @@ less, and a second to compile).
 """
 from __future__ import annotations
 
+import math
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,7 @@ flags.DEFINE_float("seconds", 60.0, "How long to measure.", flag_values=FLAGS)
 def main() -> int:
     """Measure and print."""
     degrade = degrade_options(FLAGS)
-    require(FLAGS.seconds > 0, "seconds", "be positive", "60 gives steady medians", FLAGS.seconds)
+    require(0 < FLAGS.seconds < math.inf, "seconds", "be positive and finite", "60 gives steady medians", FLAGS.seconds)
     require(FLAGS.patch_size % degrade.scale == 0, "patch_size", f"be divisible by scale={degrade.scale}",
             "choose a multiple of it", FLAGS.patch_size)
     from pipelines import contenders

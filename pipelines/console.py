@@ -37,6 +37,9 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
     """
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=flag_values)
     flags.DEFINE_boolean("traceback", False, "Show where an error came from.", flag_values=flag_values)
+    # absl reads it before it parses; it is defined to be listed.
+    flags.DEFINE_string("flagfile", None, "File with a flag on each line; a flag that is given again after it wins.",
+                        flag_values=flag_values)
     try:
         parse(sys.argv, flag_values)
         if flag_values.help:
@@ -55,7 +58,13 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
 
 def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
     """Parse `argv` (its first entry is the program), `--flagfile` included; nothing may be left over."""
-    rest = flag_values(argv)[1:]
+    try:
+        rest = flag_values(argv)[1:]
+    except (flags.CantOpenFlagFileError, UnicodeDecodeError) as error:
+        given = " ".join(argument for argument in argv if argument.lstrip("-").startswith("flagfile"))
+        reason = one_line(error.__context__ or error)  # absl's words stand around the system's
+        raise ValueError(f"`flagfile` must be a text with a flag on each line; name another file ({reason}). "
+                         f"Received: {given}") from error
     if rest:
         raise ValueError(f"arguments must be flags; write --name=value. Received: {' '.join(rest)!r}")
 

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from pipelines.corrupt import corrupt_pair, load_outliers
 from pipelines.degrade import degrade as degrade_images
-from pipelines.options import CorruptOptions, DegradeOptions, require
+from pipelines.options import CorruptOptions, DegradeOptions, check_seed, require
 from pipelines.pixels import quantise, to_float
 from pipelines.shards import ShardSet, copy_shards, open_shards
 from pipelines.shards.record import decode
@@ -72,6 +72,7 @@ def training_dataset(
     degrade, corrupt = degrade or DegradeOptions(), corrupt or CorruptOptions()
     require(batch_size > 0, "batch_size", "be positive", "16 is usual", batch_size)
     require(first_epoch >= 0, "first_epoch", "be 0 or more", "0 is the beginning", first_epoch)
+    check_seed(seed)
     steps = steps_per_epoch
     require(steps is None or steps > 0, "steps_per_epoch", "be positive", "leave it out for all examples", steps)
     chosen = _chosen(shards, slides)
@@ -136,15 +137,6 @@ def evaluation_dataset(
 
     examples = in_turn(chosen, limit).map(example_of, num_parallel_calls=tf.data.AUTOTUNE)
     return _in_order(examples.batch(batch_size).prefetch(tf.data.AUTOTUNE))
-
-
-def example_count(shards: Shards, slides: Iterable[str] | None = None, min_tissue: float = 0.0) -> int:
-    """Return how many patches a dataset with these filters has.
-
-    Raises:
-        ValueError: None, or a slide that is not there.
-    """
-    return _count(_chosen(shards, slides), min_tissue)
 
 
 def _chosen(shards: Shards, slides: Iterable[str] | None) -> ShardSet:

@@ -46,7 +46,8 @@ def degrade(hr: tf.Tensor | np.ndarray, scale: int = 4, blur_sigma: float = 1.6)
             (tf.errors.InvalidArgumentError where the sides are known only when the graph runs).
     """
     require(scale >= 1, "scale", "be 1 or more", "it is the HR side over the LR side", scale)
-    require(blur_sigma >= 0, "blur_sigma", "be 0 or more", "give it in HR pixels, 0 for no blur", blur_sigma)
+    require(0 <= blur_sigma < math.inf, "blur_sigma", "be 0 or more and finite", "give it in HR pixels, 0 for no blur",
+            blur_sigma)
     hr = tf.convert_to_tensor(hr)
     require(hr.dtype.is_floating, "hr", "be floating point", "see pipelines.pixels.to_float", hr.dtype.name)
     require(hr.shape.rank == 4, "hr", "have shape [B, H, W, C]", "add a batch axis to a single image", hr.shape)

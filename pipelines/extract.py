@@ -20,7 +20,7 @@ from absl import flags
 from pipelines.cluster import Cluster
 from pipelines.console import run
 from pipelines.flags import define_patch_flags, patch_options
-from pipelines.options import require
+from pipelines.options import require, require_folder
 
 LISTED = 10
 
@@ -39,13 +39,16 @@ flags.DEFINE_string("ray", None, "Read on a Ray cluster: auto for the one that r
 def main() -> int:
     """Extract, and say what came of it."""
     options = patch_options(FLAGS, seed=FLAGS.seed)
-    require(bool(FLAGS.output), "output", "be given", "name the folder for the shards", FLAGS.output)
+    folder = require_folder(FLAGS.output)
     from pipelines.patches import find_sources
     from pipelines.shards import write_shards
 
     sources = find_sources(FLAGS.data)
+    homes = {path.parent for source in sources for path in source.paths}
+    require(not any(home.resolve().is_relative_to(folder.resolve()) for home in homes), "output",
+            "hold none of the slides", "no slide is looked for beside shards: name another folder", FLAGS.output)
     with Cluster(FLAGS.ray, most=FLAGS.workers) if FLAGS.ray else nullcontext() as cluster:
-        report = write_shards(sources, FLAGS.output, options, FLAGS.workers, FLAGS.strict, cluster=cluster)
+        report = write_shards(sources, folder, options, FLAGS.workers, FLAGS.strict, cluster=cluster)
     kept = f" ({report.kept} of them there before)" if report.kept else ""
     print(f"{report.patches} patches of {report.slides} slides{kept} in {FLAGS.output}")
     print_skipped(report.skipped)

@@ -128,7 +128,8 @@ def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptio
             wanted = slide.resolution(options.mpp, options.level)
             span = _span(slide, wanted, source.region, options.patch_size)
             if span.is_empty:
-                reason = f"{path}: is smaller than a patch of {options.patch_size} pixels"
+                region = f"its region {','.join(map(str, source.region))} " if source.region else ""
+                reason = f"{path}: {region}is smaller than a patch of {options.patch_size} pixels"
                 yield Skipped(source.slide_id, where, reason, broken=False)
                 return
             mask = slide_mask(slide, _mask_side(slide, wanted, options.patch_size, source.tiles))

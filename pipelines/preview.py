@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +26,7 @@ from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_op
 from pipelines.options import CORRUPTIONS, SIDES, CorruptOptions, DegradeOptions, PatchOptions, require
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import quantise, to_float
+from pipelines.sources import is_among
 
 STRENGTHS = (0.5, 1.0, 2.0)
 CANDIDATES = 64  # patches to choose from
@@ -41,7 +43,8 @@ VARIANTS = {
 Pair = tuple[tf.Tensor, tf.Tensor]
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", None, "PNG to write.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "PNG to write, in place of one that is there; outside of the data.",
+                    flag_values=FLAGS)
 flags.DEFINE_string("data", "sample", "Slides or folders of tiles, the first slide is shown.", flag_values=FLAGS)
 flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the kind 'outlier' too.", flag_values=FLAGS)
 define_patch_flags(FLAGS)
@@ -51,15 +54,27 @@ define_degrade_flags(FLAGS)
 def main() -> int:
     """Draw the picture of one patch and say where it is."""
     options = patch_options(FLAGS)
-    require(bool(FLAGS.output), "output", "be given", "name the PNG to write", FLAGS.output)
+    output = _checked(FLAGS.output)
     patch = choose_patch(FLAGS.data, options)
     outliers = FLAGS.outlier_dir and corrupt.load_outliers(FLAGS.outlier_dir, options.patch_size)
     figure = preview(to_float(patch.pixels), degrade_options(FLAGS), outliers)
     figure.suptitle(f"{patch.example_id}, {_resolution(patch)}", x=0.01, ha="left", fontsize=9, color="0.35")
-    with atomic_path(FLAGS.output) as temporary:
+    with atomic_path(output) as temporary:
         figure.savefig(temporary, dpi=180, format="png")
-    print(FLAGS.output)
+    print(output)
     return 0
+
+
+def _checked(output: str | None) -> Path:
+    """Return the PNG to write; refuse one that is, or would be, among the pictures that it shows."""
+    require(bool(output), "output", "be given", "name the PNG to write", output)
+    path = Path(output or "")
+    require(path.suffix.lower() == ".png" and not path.is_dir(), "output", "be a .png file", "it is written as PNG",
+            output)
+    inputs = f"{FLAGS.data},{FLAGS.outlier_dir or ''}"
+    require(not is_among(path, inputs), "output", "lie outside of data and outlier_dir",
+            "it would be one of their slides or tiles: name another file", output)
+    return path
 
 
 def choose_patch(data: str, options: PatchOptions) -> Patch:

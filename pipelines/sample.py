@@ -21,6 +21,7 @@ from skimage.data import immunohistochemistry
 
 from pipelines.console import run
 from pipelines.files import atomic_path
+from pipelines.options import require_folder
 
 # The picture does not say its resolution. Nuclei of colonic epithelium are some 7 microns wide and are about 14 pixels
 # wide in it, which is a 20x scan.
@@ -81,9 +82,10 @@ def fetch_test_slide(folder: str | os.PathLike[str]) -> Path:
 
 def main() -> int:
     """Write the sample slide, and say where it is."""
-    print(write_sample_slide(Path(FLAGS.output) / SAMPLE_NAME))
+    folder = require_folder(FLAGS.output)
+    print(write_sample_slide(folder / SAMPLE_NAME))
     if FLAGS.slide:
-        print(fetch_test_slide(FLAGS.output))
+        print(fetch_test_slide(folder))
     return 0
 
 

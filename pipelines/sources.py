@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.options import require
 from pipelines.sample import cached_sample_slide
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.tissue import slide_mask
@@ -28,6 +29,7 @@ SLIDE_SUFFIXES = TIFF_SUFFIXES | {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff", ".btf"}
 LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # RGBA of 16 bit, not compressed
 CUT_THUMBNAIL = 512
+RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, which draws pictures of its own
 
 Region = tuple[int, int, int, int]
 
@@ -43,13 +45,14 @@ class Source:
 
 
 def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-                 cache_dir: str | os.PathLike[str] | None = None) -> list[Source]:
+                 cache_dir: str | os.PathLike[str] | None = None, name: str = "data") -> list[Source]:
     """Return the slides that `spec` names, sorted by id.
 
     Args:
         spec: Files and folders, as a list or separated by commas; folders are searched to their depth. The word
             `sample` is the slide of `pipelines.sample`.
         cache_dir: Where the sample slide is kept.
+        name: What errors call `spec`: the flag that it came from.
 
     Returns:
         Sources of unique ids: the name of the file or of the tiles' folder, with as many of the folders
@@ -57,19 +60,26 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: There is no slide and no image in what was named.
+        ValueError: There is no slide and no image in what was named, or a training run.
     """
     found: dict[tuple[Path, bool], list[Path]] = {}
-    for name in _names(spec):
-        path = cached_sample_slide(cache_dir) if str(name) == "sample" else Path(name)
+    names = _names(spec)
+    for one in names:
+        path = cached_sample_slide(cache_dir) if str(one) == "sample" else Path(one)
         if not path.exists():
-            raise FileNotFoundError(f"`data` must exist; check the spelling. Received: {str(path)!r}")
-        found.update(_in_folder(path) if path.is_dir() else {(path.resolve(), False): [path]})
-    if not found:
-        raise ValueError(f"`data` must hold slides or images; name a folder that has some. Received: {spec!r}")
+            raise FileNotFoundError(f"`{name}` must exist; check the spelling. Received: {name}={str(path)!r}")
+        found.update(_in_folder(path, name) if path.is_dir() else {(path.resolve(), False): [path]})
+    require(bool(found), name, "hold slides or images", "name a folder that has some",
+            ",".join(map(str, names)))
     ids = _unique_ids(list(found))
     sources = [Source(ids[key], tuple(paths), tiles=key[1]) for key, paths in found.items()]
     return sorted(sources, key=lambda source: source.slide_id)
+
+
+def is_among(path: str | os.PathLike[str], spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> bool:
+    """Tell whether `path` is one of the files and folders that `spec` names, or lies in one, there or not."""
+    path = Path(path).resolve()
+    return any(path.is_relative_to(Path(one).resolve()) for one in _names(spec) if str(one) != "sample")
 
 
 def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction: float,
@@ -122,12 +132,14 @@ def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> l
     return [spec] if isinstance(spec, os.PathLike) else list(spec)
 
 
-def _in_folder(root: Path) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
-    """Yield ((its resolved path, are they tiles), files) for every slide under a folder."""
+def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
+    """Yield ((its resolved path, are they tiles), files) for every slide under a folder, which `name` named."""
     for folder, inner, names in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        require(not RUN_FILES.issubset(names), name, "hold slides and no training run, whose pictures are none",
+                "name the slides, or the shards in its data folder", folder)
+        inner[:] = [one for one in inner if not one.startswith(".")]
         tiles = []
-        for path in sorted(Path(folder) / name for name in names if not name.startswith(".")):
+        for path in sorted(Path(folder) / one for one in names if not one.startswith(".")):
             if _is_tile(path):
                 tiles.append(path)
             elif path.suffix.lower() in SLIDE_SUFFIXES:
@@ -138,7 +150,8 @@ def _in_folder(root: Path) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
 
 def _is_tile(path: Path) -> bool:
     suffix = path.suffix.lower()
-    if suffix not in TIFF_SUFFIXES or path.stat().st_size > LARGEST_TILE_BYTES:
+    # A link that leads nowhere has no size; it is skipped as a slide when it is read.
+    if suffix not in TIFF_SUFFIXES or not path.exists() or path.stat().st_size > LARGEST_TILE_BYTES:
         return suffix in TILE_SUFFIXES
     try:
         with open_slide(path) as image:
@@ -170,8 +183,8 @@ def _cut_each(sources: Sequence[Source], fractions: Sequence[float]) -> tuple[li
     parts: tuple[list[Source], list[Source], list[Source]] = ([], [], [])
     for source in sources:
         if source.tiles or len(source.paths) != 1:
-            raise ValueError("`data` must hold a slide each for train, val and test; put the tiles of each slide into "
-                             f"a folder of its own, or name val_data. Received: {source.slide_id} alone")
+            raise ValueError("`train_data` must hold a slide each for train, val and test; put the tiles of each slide "
+                             f"into a folder of its own, or name val_data. Received: {source.slide_id} alone")
         for part, region in zip(parts, _bands(source, fractions), strict=True):
             part.extend([replace(source, region=region)] if region else [])
     return parts

@@ -99,6 +99,8 @@ def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int
     if all(given):
         return open_shards(data)
     require(not any(given), "data", "be shards or slides, not both", "score one after the other", ",".join(data))
+    require(options.patch_size >= 11, "patch_size", "be 11 or more", "SSIM looks at windows of that side",
+            options.patch_size)
     require(options.patch_size % scale == 0, "patch_size", f"be divisible by scale={scale}, the model's",
             "choose a multiple of it", options.patch_size)
     sources = find_sources(data)
@@ -106,8 +108,7 @@ def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int
     if skipped:
         print(f"{len(skipped)} patches or slides are left out, for one {skipped[0].slide_id}: {skipped[0].reason}")
     # Slides of an earlier evaluation into the same folder stay there, and out of this one.
-    ids, shards = {source.slide_id for source in sources}, open_shards(folder)
-    return replace(shards, shards=tuple(shard for shard in shards.shards if shard.slide_id in ids))
+    return open_shards(folder, {source.slide_id for source in sources})
 
 
 def evaluate(upscale: Any, shards: ShardSet, degrade: DegradeOptions, output: Path, limit: int | None = None,

@@ -5,9 +5,10 @@ The four methods of the paper are values of one `Objective`, not code of their o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-from pipelines.options import SCALES, require
+from pipelines.options import SCALES, check_seed, require
 
 REDUCTIONS = ("mean", "sum")
 # The validation score that decides which epoch is the best, and whether more of it is better. By "last" nothing is
@@ -39,10 +40,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         require(0 < self.q <= 2, "q", "lie in (0, 2]", "0.5 is the paper's, 2 is squared error", self.q)
-        require(self.epsilon > 0, "epsilon", "be positive", "1e-4 is the size of noise on [0, 1] images", self.epsilon)
+        require(0 < self.epsilon < inf, "epsilon", "be positive and finite",
+                "1e-4 is the size of noise on [0, 1] images", self.epsilon)
         for name in ("lambda_m", "lambda_s", "lambda_d", "lambda_v", "lambda_c"):
             value = getattr(self, name)
-            require(value >= 0, name, "be 0 or more", "0 leaves the term out", value)
+            require(0 <= value < inf, name, "be 0 or more and finite", "0 leaves the term out", value)
         require(self.reduction in REDUCTIONS, "loss_reduction", f"be one of {REDUCTIONS}", "choose one of these",
                 self.reduction)
 
@@ -81,8 +83,8 @@ class StageOptions:
 
     def __post_init__(self) -> None:
         require(self.epochs >= 0, f"{self.name}_epochs", "be 0 or more", "0 skips the stage", self.epochs)
-        require(self.learning_rate > 0, f"{self.name}_learning_rate", "be positive", "1e-3 is a good start",
-                self.learning_rate)
+        require(0 < self.learning_rate < inf, f"{self.name}_learning_rate", "be positive and finite",
+                "1e-3 is a good start", self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,6 @@ class TrainOptions:
                 self.strategy)
         require(self.rise_steps >= 0, "rise_steps", "be 0 or more", "100 keeps the first steps short", self.rise_steps)
         require(self.keep_checkpoints > 0, "keep_checkpoints", "be positive", "3 is the default", self.keep_checkpoints)
-        require(self.discriminator_learning_rate > 0, "discriminator_learning_rate", "be positive",
-                "1e-4 is the default",
-                self.discriminator_learning_rate)
+        require(0 < self.discriminator_learning_rate < inf, "discriminator_learning_rate", "be positive and finite",
+                "1e-4 is the default", self.discriminator_learning_rate)
+        check_seed(self.seed)

@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 from pipelines.files import write_text
-from pipelines.options import PatchOptions
+from pipelines.options import PatchOptions, require
 from pipelines.patches import Source, check_disjoint, find_sources, split_sources
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
 from sr_keras.options import DataOptions
@@ -53,8 +53,8 @@ def read_parts(found: dict[str, Slides], options: DataOptions, patches: PatchOpt
       ValueError: a part gives no patch.
       pipelines.slide.SlideError: with `strict`, the first slide or patch that can't be read.
     """
-    parts = {part: _read(slides, run / "data" / part, _size(part, options, patches), options)
-             for part, slides in found.items() if slides}
+    anew = not (run / PARTS_FILE).exists()  # what a start that came to nothing has read gives way
+    parts = {part: _read(part, slides, run, patches, options, anew) for part, slides in found.items() if slides}
     _report(parts, run)
     write_text(run / PARTS_FILE, json.dumps({part: _where(shards) for part, shards in parts.items()}, indent=2) + "\n")
     return parts
@@ -88,9 +88,9 @@ def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
     given = {part: getattr(options, f"{part}_data") for part in PARTS}
     regions = {part: getattr(options, f"{part}_region") for part in PARTS}
     if any(regions.values()):
-        return {part: _cut(part, find_sources(given[part] or given["train"]), region) if region else []
-                for part, region in regions.items()}
-    slides = {part: _open(paths) if paths else [] for part, paths in given.items()}
+        return {part: _cut(part, find_sources(given[part] or given["train"], name=_flag(part, options)), region)
+                if region else [] for part, region in regions.items()}
+    slides = {part: _open(paths, f"{part}_data") if paths else [] for part, paths in given.items()}
     if slides["val"]:
         return slides
     # A test part that was given leaves every slide of train_data to the other two.
@@ -100,12 +100,16 @@ def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
     return {**parts, "test": slides["test"] or parts["test"]}
 
 
-def _open(paths: tuple[str, ...]) -> Slides:
+def _open(paths: tuple[str, ...], name: str) -> Slides:
     shards = [is_shards(path) for path in paths]
-    if any(shards) and not all(shards):
-        raise ValueError(f"data must be shards alone or slides alone; extract the slides first. "
-                         f"Received: {','.join(paths)!r}")
-    return open_shards(paths) if all(shards) else find_sources(paths)
+    require(all(shards) or not any(shards), name, "be shards alone or slides alone", "extract the slides first",
+            ",".join(paths))
+    return open_shards(paths) if all(shards) else find_sources(paths, name=name)
+
+
+def _flag(part: str, options: DataOptions) -> str:
+    """Return the flag that names a part's slides."""
+    return f"{part}_data" if getattr(options, f"{part}_data") else "train_data"
 
 
 def _sources(slides: Slides) -> list[Source]:
@@ -130,12 +134,14 @@ def _size(part: str, options: DataOptions, patches: PatchOptions) -> PatchOption
     return patches if part == "train" else replace(patches, patch_size=options.eval_patch_size, stride=None)
 
 
-def _read(slides: Slides, folder: Path, patches: PatchOptions, options: DataOptions) -> ShardSet:
+def _read(part: str, slides: Slides, run: Path, patches: PatchOptions, options: DataOptions, anew: bool) -> ShardSet:
     if isinstance(slides, ShardSet):
         return slides
-    write_shards(slides, folder, patches, workers=options.workers, strict=options.strict)
+    folder = run / "data" / part
+    write_shards(slides, folder, _size(part, options, patches), workers=options.workers, strict=options.strict,
+                 anew=anew, name=_flag(part, options))
     # A start that came to nothing may have left slides of another part there.
-    return _only_ids(open_shards(folder), {source.slide_id for source in slides})
+    return open_shards(folder, {source.slide_id for source in slides})
 
 
 def _report(parts: dict[str, ShardSet], run: Path) -> None:

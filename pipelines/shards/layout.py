@@ -19,6 +19,7 @@ REMEDY = "make room and run the same command again, finished slides are kept"  #
 # A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (of each its name, its bytes and
 # the tissue share of every record), skipped.
 Page = dict[str, Any]
+KEYS = {"slide_id", "options", "region", "files", "count", "shards", "skipped"}  # and format
 
 
 def page_path(folder: Path, slide_id: str) -> Path:
@@ -41,8 +42,8 @@ def read_page(path: Path) -> Page:
         page = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         page = None
-    known = isinstance(page, dict) and page.get("format") == FORMAT
-    require(known, "shards", "hold pages of this version only", "move the file away, or extract again", str(path))
+    whole = isinstance(page, dict) and page.get("format") == FORMAT and page.keys() >= KEYS
+    require(whole, "shards", "hold pages of this version only", "move this one away and extract again", str(path))
     return page
 
 
@@ -59,11 +60,13 @@ def check_whole(folder: Path, page: Page) -> None:
         require(size == shard["bytes"], "shards", "be whole", f"extract again to mend this one, it {state}", str(path))
 
 
-def finished_page(source: Source, folder: Path, options: PatchOptions) -> Page | None:
+def finished_page(source: Source, folder: Path, options: PatchOptions, anew: bool) -> Page | None:
     """Return the page of a slide that is done, None for one that is to be done.
 
+    What was made with other options or from other files is to be done where it gave no patch, or with `anew`.
+
     Raises:
-        ValueError: The slide is there, made with other options or from other files.
+        ValueError: It is there, with patches, and not to be made `anew`.
     """
     path = page_path(folder, source.slide_id)
     if not path.exists():
@@ -72,6 +75,8 @@ def finished_page(source: Source, folder: Path, options: PatchOptions) -> Page |
     differs = [f"{name} was {page['options'].get(name)!r} and is {value!r}" for name, value in now["options"].items()
                if page["options"].get(name) != value]
     differs += [f"{name} differ" for name in ("region", "files") if page[name] != now[name]]
+    if differs and (anew or page["count"] == 0):
+        return None
     require(not differs, "output", "hold no shards that were made otherwise",
             f"choose another folder, or delete this one ({path.name}: {', '.join(differs)})", str(folder))
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,8 +66,12 @@ def is_shards(folder: Folder) -> bool:
     return folder.is_dir() and ((folder / UNFINISHED).exists() or any(folder.glob("*.tfrecord")))
 
 
-def open_shards(folders: Folder | Sequence[Folder]) -> ShardSet:
+def open_shards(folders: Folder | Sequence[Folder], slides: Collection[str] | None = None) -> ShardSet:
     """Return the shards of one or several folders.
+
+    Args:
+        folders: The folders.
+        slides: Ids of the slides to open; None for all. Others may be of another patch size.
 
     Raises:
         FileNotFoundError: No such folder.
@@ -76,14 +80,14 @@ def open_shards(folders: Folder | Sequence[Folder]) -> ShardSet:
     """
     pages: dict[str, tuple[Path, Page]] = {}
     for folder in [folders] if isinstance(folders, (str, os.PathLike)) else folders:
-        for page in _pages(Path(folder)):
+        for page in _pages(Path(folder), slides):
             require(page["slide_id"] not in pages, "shards", "have each slide in one folder only",
                     f"leave {page['slide_id']!r} out of one", str(folder))
             pages[page["slide_id"]] = Path(folder), page
     shards = tuple(Shard(folder / shard["name"], slide_id, tuple(shard["tissue"]))
                    for slide_id, (folder, page) in sorted(pages.items()) for shard in page["shards"])
     require(bool(shards), "shards", "hold at least one patch", "write some with pipelines.extract", str(folders))
-    sizes = {page["options"]["patch_size"] for _, page in pages.values()}
+    sizes = {page["options"]["patch_size"] for _, page in pages.values() if page["shards"]}
     require(len(sizes) == 1, "shards", "have one patch size", f"there are {sorted(sizes)}: choose", str(folders))
     skipped = tuple(Skipped(**item) for _, page in pages.values() for item in page["skipped"])
     return ShardSet(shards, sizes.pop(), skipped)
@@ -104,13 +108,14 @@ def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:
     return replace(shards, shards=tuple(copies))
 
 
-def _pages(folder: Path) -> list[Page]:
+def _pages(folder: Path, slides: Collection[str] | None) -> list[Page]:
     """Return the pages of a folder whose shards are finished and whole."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"`shards` must be a folder; check the spelling. Received: {str(folder)!r}")
+        raise FileNotFoundError(f"`shards` must be a folder; check the spelling. Received: shards={str(folder)!r}")
     finished = not (folder / UNFINISHED).exists()
     require(finished, "shards", "be finished", "run the extraction that was stopped again", str(folder))
     pages = [read_page(path) for path in sorted(folder.glob("*.json"))]
-    for page in pages:
+    wanted = [page for page in pages if slides is None or page["slide_id"] in slides]
+    for page in wanted:
         check_whole(folder, page)
-    return pages
+    return wanted

@@ -33,6 +33,7 @@ from pipelines.shards.layout import (
 from pipelines.slide import SlideError
 from pipelines.workers import Died, cores, run_jobs
 
+LISTED = 3  # slides, or reasons, in an error
 SHARD_BYTES = 64 * 2**20
 SMALL_BYTES = 64 * 2**20  # of slides: they are read before a second process has so much as imported TensorFlow
 
@@ -49,7 +50,7 @@ class Report:
 
 def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], options: PatchOptions,
                  workers: int | None = None, strict: bool = False, progress: bool = True,
-                 cluster: Cluster | None = None) -> Report:
+                 cluster: Cluster | None = None, anew: bool = False, name: str = "data") -> Report:
     """Write the patches of each slide to `folder`, what is there already excepted.
 
     Args:
@@ -60,9 +61,12 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
         strict: Make the first slide or patch that cannot be read an error. That there is no tissue is none.
         progress: Show a progress bar.
         cluster: Whose workers read the slides, where it is not processes of this machine; `workers` is its own affair.
+        anew: Make slides anew that are there with patches but were made otherwise, and do not refuse them.
+        name: What errors call the slides: the flag that they came from.
 
     Raises:
-        ValueError: `folder` holds one of the slides, made with other options or from other files; or there is no patch.
+        ValueError: `folder` holds patches of one of the slides, made with other options or from other files; or there
+            is no patch.
         SlideError: `strict`, and something could not be read.
         OSError: `folder` cannot be written, its disk is full for one. Finished slides are kept.
     """
@@ -70,7 +74,7 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     ids = [source.slide_id for source in sources]
     require(len(set(ids)) == len(ids), "sources", "have distinct slide ids", "name each slide once", sorted(ids))
     require(workers is None or workers > 0, "workers", "be positive", "leave it out for one a core", workers)
-    pages = {source.slide_id: page for source in sources if (page := finished_page(source, folder, options))}
+    pages = {source.slide_id: page for source in sources if (page := finished_page(source, folder, options, anew))}
     kept = len(pages)
     todo = sorted((source for source in sources if source.slide_id not in pages), key=_bytes, reverse=True)
     with full_disk_named(folder, REMEDY):
@@ -86,8 +90,9 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
             bar.update()
     skipped = tuple(Skipped(**item) for slide_id in ids for item in pages[slide_id]["skipped"])
     _refuse_broken(skipped, strict)
-    why = "; ".join(sorted({item.reason for item in skipped})[:3])
-    require(_patches_in(pages) > 0, "data", "give at least one patch", why or "name some slides", ids[:3])
+    why = "; ".join(sorted({item.reason for item in skipped})[:LISTED])
+    paths = [str(path.parent if source.tiles else path) for source in sources[:LISTED] for path in source.paths[:1]]
+    require(_patches_in(pages) > 0, name, "give at least one patch", why or "name some slides", ", ".join(paths))
     (folder / UNFINISHED).unlink(missing_ok=True)
     return Report(len(sources), _patches_in(pages), kept, skipped)
 

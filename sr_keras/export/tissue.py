@@ -77,7 +77,8 @@ def calibration_tissue(data: str | None, run: Path | None, options: DegradeOptio
         return _calibration(shards, options, data or "the run's training slides")
     if data is not None:
         with tempfile.TemporaryDirectory() as folder:
-            write_shards(find_sources(data), folder, PatchOptions(EXTRACTED_SIDE, max_patches=CALIBRATED))
+            write_shards(find_sources(data, name="calibration_data"), folder,
+                         PatchOptions(EXTRACTED_SIDE, max_patches=CALIBRATED), name="calibration_data")
             return _calibration(open_shards(folder), options, data)
     image = skimage.data.immunohistochemistry()
     side = image.shape[0] // 4

@@ -132,8 +132,8 @@ def _sources() -> dict[str, list[Source]]:
     from pipelines.sources import check_disjoint, find_sources
 
     data = data_options(FLAGS)
-    sources = {"train": find_sources(data.train_data), "val": find_sources(data.val_data),
-               "test": find_sources(data.test_data or data.val_data)}
+    paths = {"train": data.train_data, "val": data.val_data, "test": data.test_data or data.val_data}
+    sources = {part: find_sources(some, name=f"{part}_data") for part, some in paths.items()}
     check_disjoint(sources["train"], sources["val"])
     check_disjoint(sources["train"], sources["test"])
     return sources
@@ -149,7 +149,7 @@ def _write_shards(sources: dict[str, list[Source]], folder: Path) -> None:
     whole = replace(patches, patch_size=data.eval_patch_size, stride=None)
     for part, slides in sources.items():
         report = write_shards(slides, folder / part, patches if part == "train" else whole, data.workers, data.strict,
-                              progress=False)
+                              progress=False, name=f"{part}_data")
         print(f"{part:<6} {report.patches:>6} patches from {report.slides} slide(s)")
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.options import require
+from pipelines.options import check_resolution, require
 from pipelines.pyramid import PyramidOptions
 from pipelines.soften import MOST
 from pipelines.sources import Region
@@ -41,13 +41,7 @@ class EnlargeOptions:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        require(self.mpp is None or 0 < self.mpp < math.inf, "mpp", "be positive and finite",
-                "give microns per pixel, 0.5 is about 20x", self.mpp)
-        require(self.level >= 0, "level", "be 0 or more", "0 is the highest resolution", self.level)
-        require(self.mpp is None or self.level == 0, "level", "be left out when mpp is given",
-                "choose one of the two", self.level)
-        require(self.assume_mpp is None or 0 < self.assume_mpp < math.inf, "assume_mpp", "be positive and finite",
-                "give microns per pixel", self.assume_mpp)
+        check_resolution(self.mpp, self.level, self.assume_mpp)
         require(self.region is None or len(self.region) == 4, "region", "be x,y,width,height",
                 "give four whole numbers, in level-0 pixels", self.region)
         require(self.soften is None or 0 <= self.soften <= MOST, "soften", f"lie in [0, {MOST}]",

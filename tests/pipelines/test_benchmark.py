@@ -49,8 +49,11 @@ def test_every_contender_gives_patches(tmp_path, sample_slide, tile_folder, kind
             assert speed.per_second > 0, name
 
 
-def test_benchmark_refuses_a_patch_that_does_not_divide():
-    done = subprocess.run([sys.executable, "-m", "pipelines.benchmark", "--patch_size=250"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize(("flag", "message"), [
+    ("--patch_size=250", "`patch_size` must be divisible by scale=4"),
+    ("--seconds=inf", "`seconds` must be positive and finite")])
+def test_benchmark_refuses_what_cannot_be_measured(flag, message):
+    done = subprocess.run([sys.executable, "-m", "pipelines.benchmark", flag], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 2
-    assert "`patch_size` must be divisible by scale=4" in done.stderr
+    assert message in done.stderr

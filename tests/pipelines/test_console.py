@@ -38,6 +38,20 @@ def test_run_answers_a_wrong_command_line_in_one_line(argv, says, monkeypatch, c
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", [None, b"\x89PNG\r\n", "folder"])
+def test_run_names_a_flagfile_that_cannot_be_read(content, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "my.flags"
+    if content == "folder":
+        path.mkdir()
+    elif content:
+        path.write_bytes(content)
+    assert entry(lambda values: 0, [f"--flagfile={path}"], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: `flagfile` must be a text with a flag on each line; name another file (")
+    assert error.endswith(f"Received: --flagfile={path}\n")
+    assert error.count("\n") == 1
+
+
 def test_run_names_an_unknown_flag_of_a_flagfile(tmp_path, monkeypatch, capsys):
     (tmp_path / "my.flags").write_text("--size=3\n--colour=red\n")
     assert entry(lambda values: 0, [f"--flagfile={tmp_path / 'my.flags'}"], monkeypatch) == 2
@@ -75,6 +89,7 @@ def test_help_shows_the_description_and_every_flag_with_its_default(monkeypatch,
     shown = capsys.readouterr().out
     assert "What it does." in shown
     assert "--size: A size. (default: '1')" in shown
+    assert "--flagfile: " in shown
 
 
 def test_resolved_flags_given_back_as_a_flagfile_resolve_to_themselves(tmp_path, monkeypatch):

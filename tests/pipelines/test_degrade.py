@@ -163,6 +163,7 @@ def test_dtype_is_kept(dtype):
     ("hr", images_of(8, 8, 3), 4, 1.6), ("hr", images_of(1, 0, 8, 3), 4, 1.6),
     ("hr", np.zeros((1, 8, 8, 3), np.uint8), 4, 1.6),
     ("scale", images_of(1, 8, 8, 3), 0, 1.6), ("blur_sigma", images_of(1, 8, 8, 3), 4, -1.0),
+    ("blur_sigma", images_of(1, 8, 8, 3), 4, np.inf),
 ])
 def test_wrong_argument_is_named(argument, hr, scale, sigma):
     with pytest.raises(ValueError, match=f"^`{argument}` must"):

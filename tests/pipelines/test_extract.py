@@ -78,8 +78,21 @@ def test_extract_says_what_it_made_and_skipped(tmp_path, tile_folder):
     assert "cudart" not in done.stderr
 
 
+@pytest.mark.parametrize("output", ["", "slide-a"])
+def test_output_among_the_slides_is_refused_and_nothing_is_written(output, tmp_path, tile_folder):
+    data = shutil.copytree(tile_folder, tmp_path / "data")
+    before = sorted(data.rglob("*"))
+    done = extract(f"--data={data}", f"--output={data / output}", *SMALL)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: `output` must hold none of the slides")
+    assert sorted(data.rglob("*")) == before
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "`output` must be given"),
+    (["--output="], "`output` must be given"),
+    (["--output=setup.py"], "`output` must be a folder; setup.py is a file"),
+    (["--output=x", "--mpp=inf"], "`mpp` must be positive and finite"),
     (["--output=x", "--data=nowhere"], "nowhere"),
     (["--output=x", "--sampling=random"], "`max_patches` must"),
     (["--output=x", "--no_such_flag=1"], "no_such_flag"),

@@ -1,28 +1,46 @@
 """Options check themselves, and say which one, the rule, the remedy and what they received."""
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
 
-from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
+from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions, require_folder
 
 WRONG = [
     (DegradeOptions, {"scale": 3}, "scale"),
     (DegradeOptions, {"blur_sigma": -1.0}, "blur_sigma"),
+    (DegradeOptions, {"blur_sigma": inf}, "blur_sigma"),
+    (DegradeOptions, {"blur_sigma": nan}, "blur_sigma"),
     (CorruptOptions, {"fraction": 30}, "corrupt_fraction"),
     (CorruptOptions, {"kinds": ("fog",)}, "corrupt_kinds"),
     (CorruptOptions, {"kinds": ()}, "corrupt_kinds"),
     (CorruptOptions, {"side": "left"}, "corrupt_side"),
     (CorruptOptions, {"noise_strength": -0.1}, "noise_strength"),
+    (CorruptOptions, {"noise_strength": inf}, "noise_strength"),
+    (CorruptOptions, {"blur_strength": inf}, "blur_strength"),
+    (CorruptOptions, {"contrast_strength": nan}, "contrast_strength"),
     (CorruptOptions, {"fraction": 0.1, "kinds": ("outlier",)}, "outlier_dir"),
     (CorruptOptions, {"outlier_strength": 1.5}, "outlier_strength"),
     (PatchOptions, {"patch_size": 0}, "patch_size"),
     (PatchOptions, {"stride": 0}, "stride"),
     (PatchOptions, {"mpp": 0.0}, "mpp"),
+    (PatchOptions, {"mpp": inf}, "mpp"),
+    (PatchOptions, {"assume_mpp": inf}, "assume_mpp"),
+    (PatchOptions, {"level": -1}, "level"),
     (PatchOptions, {"mpp": 0.5, "level": 1}, "level"),
     (PatchOptions, {"sampling": "random"}, "max_patches"),
     (PatchOptions, {"sampling": "spiral"}, "sampling"),
     (PatchOptions, {"min_tissue": 1.5}, "min_tissue"),
+    (PatchOptions, {"min_tissue": nan}, "min_tissue"),
+    (PatchOptions, {"seed": -1}, "seed"),
+    (PatchOptions, {"seed": 2**63}, "seed"),
 ]
+
+
+def test_require_folder_takes_one_that_is_not_there_yet(tmp_path):
+    assert require_folder(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(("options", "values", "named"), WRONG, ids=lambda value: str(value))

@@ -142,6 +142,11 @@ def test_slide_without_tissue_is_skipped_and_not_broken(tmp_path):
     assert "no tissue" in item.reason
 
 
+def test_region_smaller_than_a_patch_is_what_is_said_to_be_small(sample_slide):
+    (item,) = read_patches(Source("s", (sample_slide,), (10, 20, 300, 90)), PatchOptions(patch_size=128))
+    assert item.reason.endswith("its region 10,20,300,90 is smaller than a patch of 128 pixels")
+
+
 def test_slide_smaller_than_a_patch_is_skipped(sample):
     (item,) = read_patches(sample, PatchOptions(patch_size=513))
     assert "smaller than a patch of 513" in item.reason

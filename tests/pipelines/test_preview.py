@@ -1,6 +1,7 @@
 """The preview: its labels tell the truth, and it is one command."""
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -9,9 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines import console
 from pipelines.options import DegradeOptions, PatchOptions
 from pipelines.pixels import to_float
-from pipelines.preview import VARIANTS, choose_patch, corrupted, preview
+from pipelines.preview import FLAGS, VARIANTS, choose_patch, corrupted, main, preview
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +23,14 @@ def hr(histology):
 
 def run_preview(*arguments):
     return subprocess.run([sys.executable, "-m", "pipelines.preview", *arguments], capture_output=True, text=True)
+
+
+def command(*arguments):
+    FLAGS.unparse_flags()
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    console.parse(["preview", *arguments], FLAGS)
+    return main()
 
 
 def sharpness(image):
@@ -81,6 +91,33 @@ def test_command_writes_the_picture(tmp_path, tile_folder):
     with Image.open(tmp_path / "deep" / "preview.png") as picture:
         assert picture.width > 2000
     assert len(list((tmp_path / "deep").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("data", "output"), [
+    ("data/tile0.png", "data/tile0.png"), ("data", "data/tile0.png"), ("data", "data/new.png"),
+    ("sample", "outliers/new.png")])
+def test_a_picture_among_those_it_shows_is_refused_and_they_stay(data, output, tmp_path, tile_folder):
+    for name in ("data", "outliers"):
+        shutil.copytree(tile_folder / "slide-a", tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    with pytest.raises(ValueError, match=r"^`output` must lie outside of data and outlier_dir"):
+        command(f"--output={tmp_path / output}", f"--data={data if data == 'sample' else tmp_path / data}",
+                f"--outlier_dir={tmp_path / 'outliers'}")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "p", "folder.png"])
+def test_output_that_is_no_png_is_refused(name, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match=r"^`output` must be a \.png file"):
+        command(f"--output={tmp_path / name}")
+
+
+def test_a_picture_that_is_there_is_replaced(tmp_path, tile_folder):
+    (tmp_path / "preview.png").write_bytes(b"an older one")
+    assert command(f"--output={tmp_path / 'preview.png'}", f"--data={tile_folder}", "--patch_size=64") == 0
+    with Image.open(tmp_path / "preview.png") as picture:
+        assert picture.width > 2000
 
 
 @pytest.mark.parametrize(("flag", "message"), [

@@ -48,6 +48,16 @@ def test_command_writes_the_slide_and_says_where(tmp_path):
     assert os.listdir(tmp_path) == [SAMPLE_NAME]
 
 
+@pytest.mark.parametrize(("output", "message"), [
+    ("", "`output` must be given"), ("file", "`output` must be a folder"), ("file/deep", "`output` must be a folder")])
+def test_command_refuses_what_is_no_folder(output, message, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    done = sample(f"--output={output and tmp_path / output}")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_command_without_a_network_says_so_in_one_line(tmp_path):
     done = sample(f"--output={tmp_path}", "--slide", HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
     assert done.returncode == 2

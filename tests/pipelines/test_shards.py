@@ -99,6 +99,29 @@ def test_another_slide_of_the_same_name_is_refused(shards, tile_folder):
         write([replace(second, slide_id=first.slide_id)], shards)
 
 
+def test_slides_that_gave_no_patch_give_way_to_other_options(tmp_path, tile_folder):
+    sources = find_sources(tile_folder)
+    with pytest.raises(ValueError, match=r"`val_data` must give at least one patch; .*--mpp out.*slide-a, .*slide-b'"):
+        write(sources, tmp_path / "shards", replace(OPTIONS, mpp=0.5), name="val_data")
+    report = write(sources, tmp_path / "shards")
+    assert (report.patches, report.kept) == (64, 0)
+    write(sources, tmp_path / "straight")
+    assert content(tmp_path / "shards") == content(tmp_path / "straight")
+
+
+def test_slides_made_otherwise_give_way_where_that_is_asked(shards, tile_folder):
+    report = write(find_sources(tile_folder), shards, PatchOptions(patch_size=128, min_tissue=0.0), anew=True)
+    assert (report.patches, report.kept) == (16, 0)
+    assert open_shards(shards).patch_size == 128
+
+
+def test_open_shards_takes_the_slides_that_are_named_whatever_size_others_have(shards, tile_folder):
+    write([replace(find_sources(tile_folder)[0], slide_id="other")], shards, PatchOptions(patch_size=128))
+    with pytest.raises(ValueError, match="one patch size"):
+        open_shards(shards)
+    assert (open_shards(shards, {"slide-b"}).count, open_shards(shards, ["other"]).patch_size) == (32, 128)
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-7]), lambda path: path.unlink()])
 def test_a_truncated_or_missing_shard_is_named_and_mended_by_a_second_run(shards, tile_folder, damage):
     whole = content(shards)
@@ -132,9 +155,10 @@ def test_folders_that_are_not_shards_are_refused(tmp_path, shards, tile_folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="hold at least one patch"):
         open_shards(tmp_path / "empty")
-    (tmp_path / "empty" / "notes.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"pages of this version.*notes\.json"):
-        open_shards(tmp_path / "empty")
+    for text in ("{}", '{"format": 1}', "", "[1]"):
+        (tmp_path / "empty" / "notes.json").write_text(text)
+        with pytest.raises(ValueError, match=r"pages of this version.*notes\.json"):
+            open_shards(tmp_path / "empty")
     shutil.copytree(shards, tmp_path / "copy")
     with pytest.raises(ValueError, match="each slide in one folder"):
         open_shards([shards, tmp_path / "copy"])

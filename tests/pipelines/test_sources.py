@@ -8,8 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from pipelines.options import PatchOptions
+from pipelines.patches import read_patches
 from pipelines.slide import open_slide
-from pipelines.sources import Source, check_disjoint, find_sources, split_sources
+from pipelines.sources import RUN_FILES, Source, check_disjoint, find_sources, is_among, split_sources
 from pipelines.tissue import slide_mask
 
 
@@ -96,6 +98,42 @@ def test_missing_and_empty_data_are_refused(tmp_path):
     for empty in (tmp_path, "", []):
         with pytest.raises(ValueError, match="must hold slides or images"):
             find_sources(empty)
+
+
+def test_errors_name_the_flag_that_slides_came_from(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^`val_data` must exist; .*val_data='.*gone'$"):
+        find_sources(tmp_path / "gone", name="val_data")
+    with pytest.raises(ValueError, match=r"^`val_data` must hold slides or images"):
+        find_sources(tmp_path, name="val_data")
+
+
+@pytest.mark.parametrize("name", ["gone.tif", "gone.svs", "gone.png"])
+def test_link_that_leads_nowhere_is_a_slide_or_tile_like_others(name, study):
+    (study / "slides" / name).symlink_to(study / "nowhere" / name)
+    found = find_sources(study)
+    assert len(found) == 4
+    (source,) = (source for source in found if source.paths[0].name == name)
+    (item,) = read_patches(source, PatchOptions(patch_size=64))
+    assert item.broken
+    assert name in item.reason
+
+
+@pytest.mark.parametrize("depth", ["run", "."])
+def test_training_run_is_refused_with_the_remedy(depth, study):
+    (study / "run" / "pictures").mkdir(parents=True)
+    for name in RUN_FILES:
+        (study / "run" / name).write_text("")
+    (study / "case" / "1.png").rename(study / "run" / "pictures" / "warmup-0001.png")
+    with pytest.raises(ValueError, match=r"^`data` must hold slides and no training run.*its data folder.*run'$"):
+        find_sources(study / depth)
+
+
+def test_is_among_knows_files_and_folders_and_what_is_not_there_yet(study):
+    case = study / "case"
+    assert is_among(case / "1.png", case / "1.png")
+    assert is_among(case / "new.png", f"{study / 'slides'}, {case}")
+    assert not is_among(case / "new.png", [case / "1.png", study / "slides"])
+    assert not is_among("sample/new.png", "sample")
 
 
 def test_split_parts_all_slides_and_none_twice():

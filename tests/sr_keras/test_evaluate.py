@@ -96,6 +96,15 @@ def test_evaluate_takes_a_slide_and_then_its_shards_with_a_limit(model, sample_s
     assert rows_of(tmp_path / "again") == everything[:4]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_folders_are_no_slides(count, model, trained, tmp_path):
+    """One run is named by its parts.json, which this one lacks; several are never data."""
+    (trained / "versions.json").write_text("{}")
+    Image.new("RGB", (64, 64)).save(trained / "panel.png")
+    with pytest.raises(ValueError, match="`data` must hold slides and no training run"):
+        run(f"--model={model}", f"--data={','.join([str(trained)] * count)}", f"--output={tmp_path / 'scores'}")
+
+
 def test_slides_of_an_earlier_evaluation_are_left_out(model, tile_folder, tmp_path):
     for slide in ("slide-a", "slide-b"):
         run(f"--model={model}", f"--data={tile_folder / slide}", f"--output={tmp_path}", "--patch_size=64", "--limit=3")
@@ -148,6 +157,7 @@ def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_
     ({"--data": "/no/such/slides"}, "/no/such/slides"),
     ({"--limit": "0"}, "`limit` must be positive"),
     ({"--blur_sigma": "-1"}, "`blur_sigma` must be 0 or more"),
+    ({"--patch_size": "8"}, "`patch_size` must be 11 or more"),
     ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),
     ({"--colour": "red"}, "colour"),
 ])

@@ -38,14 +38,16 @@ def test_presets_are_the_methods_of_the_paper():
 
 
 @pytest.mark.parametrize("flag", ["--q=0", "--q=2.1", "--lambda_m=-1", "--lambda_s=-0.1", "--lambda_d=-1",
-                                  "--epsilon=0"])
+                                  "--epsilon=0", "--epsilon=inf", "--lambda_m=inf", "--lambda_c=nan"])
 def test_objective_refuses_what_the_paper_does_not_allow(flag):
     with pytest.raises(ValueError, match=flag[2:].partition("=")[0]):
         objective(parsed(flag))
 
 
 @pytest.mark.parametrize("flag", ["--batch_size=0", "--crop_size=-4", "--ema_decay=1", "--warmup_epochs=-1",
-                                  "--warmup_learning_rate=0", "--keep_checkpoints=0", "--steps_per_epoch=0"])
+                                  "--warmup_learning_rate=0", "--keep_checkpoints=0", "--steps_per_epoch=0",
+                                  "--adversarial_learning_rate=inf", "--discriminator_learning_rate=inf", "--seed=-1",
+                                  "--seed=99999999999999999999"])
 def test_train_options_refuse_nonsense_by_name(flag):
     with pytest.raises(ValueError, match=flag[2:].partition("=")[0]):
         train_options(parsed(flag))
@@ -58,16 +60,22 @@ def test_a_region_is_four_whole_numbers():
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
-def test_every_flagfile_of_training_parses_into_options(path, monkeypatch):
-    monkeypatch.chdir(FLAGFILES.parents[1])
+def test_every_flagfile_of_training_parses_into_options_from_any_folder(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     values = parsed(f"--flagfile={path}")
     for options in (train_options, data_options, objective, generator_options):
         options(values)
 
 
+def test_demo_trains_as_quick_flags_do():
+    def lines(name):
+        return {line for line in (FLAGFILES / name).read_text().splitlines() if line.startswith("--")}
+
+    assert lines("quick.flags") <= lines("demo.flags")
+
+
 @pytest.mark.parametrize("method", list(METHODS))
-def test_paper_flags_are_the_papers_for_each_method_one_flag_apart(monkeypatch, method):
-    monkeypatch.chdir(FLAGFILES.parents[1])
+def test_paper_flags_are_the_papers_for_each_method_one_flag_apart(method):
     values = parsed(f"--flagfile={FLAGFILES / 'paper.flags'}", f"--method={method}")
     assert objective(values) == METHODS[method]
     size = generator_options(values)

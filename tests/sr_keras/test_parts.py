@@ -140,9 +140,32 @@ def test_shards_beside_slides_are_refused(slides, tmp_path):
         prepare(options(tmp_path / "shards", slides / "case1"), PATCHES, tmp_path / "run", seed=0)
 
 
+def test_start_that_came_to_nothing_gives_way_to_other_options(slides, tmp_path):
+    run, given = tmp_path / "run", options(slides, test_fraction=0.2, val_fraction=0.2)
+    write_shards(find_sources(slides), run / "data" / "train", PatchOptions(16, min_tissue=0), 1, progress=False)
+    parts = prepare(given, PATCHES, run, seed=0)
+    assert (parts["train"].patch_size, parts["train"].count) == (32, 12)
+
+
+def test_run_that_has_its_data_keeps_it(slides, tmp_path):
+    run, given = tmp_path / "run", options(slides)
+    prepare(given, PATCHES, run, seed=0)
+    with pytest.raises(ValueError, match="patch_size was 32 and is 16"):
+        prepare(given, PatchOptions(16, min_tissue=0), run, seed=0)
+
+
+@pytest.mark.parametrize(("given", "named"), [
+    ({"train_data": ("/no/such",)}, "train_data"), ({"val_data": ("/no/such",)}, "val_data"),
+    ({"test_data": ("/no/such",)}, "test_data"),
+    ({"train_data": ("/no/such",), "train_region": (0, 0, 32, 32), "val_region": (0, 32, 32, 32)}, "train_data")])
+def test_missing_slides_are_named_by_their_flag(given, named, slides):
+    with pytest.raises(FileNotFoundError, match=rf"^`{named}` must exist; .*{named}='/no/such'"):
+        find_parts(DataOptions(**{"train_data": (str(slides),), **given}), seed=0)
+
+
 def test_no_tissue_anywhere_is_an_error(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((32, 32, 3), 245, np.uint8)).save(tmp_path / name / "glass.png")
-    with pytest.raises(ValueError, match="no tissue"):
+    with pytest.raises(ValueError, match=r"^`train_data` must give at least one patch.*no tissue"):
         prepare(options(*(tmp_path / name for name in "abc")), PatchOptions(patch_size=32), tmp_path / "run", 0)

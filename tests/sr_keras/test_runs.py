@@ -10,7 +10,10 @@ import keras
 import numpy as np
 import pytest
 
+from pipelines.sources import RUN_FILES
 from sr_keras.runs import (
+    FLAGS_FILE,
+    VERSIONS_FILE,
     State,
     checkpoint,
     load_checkpoint,
@@ -28,6 +31,11 @@ REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 def begin(run: Path) -> None:
     """What the first thing that a run makes leaves behind."""
     (run / "parts.json").write_text("{}")
+
+
+def test_a_run_is_known_by_two_of_its_files_where_slides_are_looked_for(tmp_path):
+    open_run(tmp_path, "--q=1", resume=False)
+    assert {path.name for path in tmp_path.iterdir()} == RUN_FILES == {FLAGS_FILE, VERSIONS_FILE}
 
 
 def network(width: int = 3) -> keras.Model:

@@ -82,5 +82,5 @@ def test_calibration_takes_a_run_shards_or_tiles(run, tile_folder):
 
 
 def test_calibration_data_that_is_not_there_is_an_error(run):
-    with pytest.raises(FileNotFoundError, match="/no/such"):
+    with pytest.raises(FileNotFoundError, match=r"`calibration_data` must exist; .*/no/such"):
         calibration_tissue("/no/such", run, OPTIONS)

@@ -309,6 +309,7 @@ def test_model_of_another_scale_than_it_says_is_refused(loaded, sample_slide, tm
     ({"region": (1, 2, 3)}, "`region` must be x,y,width,height"),
     ({"halo": -1}, "`halo` must be 0 or more"), ({"memory": 0.5}, "`memory` must be more than"),
     ({"format": "svs"}, "`format` must be one of"), ({"assume_mpp": 0}, "`assume_mpp` must be positive"),
+    ({"mpp": np.inf}, "`mpp` must be positive and finite"),
 ])
 def test_options_check_themselves(wrong, message):
     with pytest.raises(ValueError, match=message):
