@@ -57,9 +57,18 @@ class LoadedGenerator:
 
     @property
     def blur_sigma(self) -> float | None:
-        """Blur that it was trained to undo, in HR pixels; None where nothing says it."""
+        """Blur that it was trained to undo, in HR pixels; None where nothing says it.
+
+        Raises:
+            ValueError: What says it is no number.
+        """
         said = re.search(r"^--blur_sigma=(.+)$", self.facts.get("flags") or "", re.MULTILINE)
-        return float(said[1]) if said else None
+        try:
+            return float(said[1]) if said else None
+        except ValueError as error:
+            where = self.path.with_name(FLAGS_FILE) if self.path.is_file() else self.path / FACTS_FILE
+            raise ValueError(f"`blur_sigma` must be a number; mend it in {where}. "
+                             f"Received: blur_sigma={said[1] if said else ''!r}") from error
 
     @property
     def degrade(self) -> DegradeOptions:
@@ -108,8 +117,8 @@ def find_generator(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no such model: {path}")
-    if path.suffix == ".keras" or (path / SAVED_MODEL_FILE).is_file():
+        raise FileNotFoundError(f"`model` must exist; check the spelling. Received: model={str(path)!r}")
+    if (path.suffix == ".keras" and path.is_file()) or (path / SAVED_MODEL_FILE).is_file():
         return path
     if (path / GENERATOR_FILE).is_file():
         return path / GENERATOR_FILE

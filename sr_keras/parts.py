@@ -53,7 +53,7 @@ def patch_size(part: str, slides: Slides, options: DataOptions, patches: PatchOp
         side = max(min(source.region[2:]) for source in slides if source.region)
         require(size <= side, "patch_size" if part == "train" else "eval_patch_size",
                 f"be {side} or less, the narrower side of what is cut of a slide for {part}", "take smaller patches or "
-                "more slides; of the sample slide, sr_keras/flagfiles/demo.flags", size)
+                "more slides (--flagfile=sr_keras/flagfiles/demo.flags fits the sample slide)", size)
     return size
 
 
