@@ -77,8 +77,9 @@ def check_output(output: Path, title: str) -> None:
     """Refuse a folder whose scores are not those of `title`: the table, written first, says whose they are.
 
     Raises:
-        ValueError: They are of another model or of other data.
+        ValueError: They are of another model or of other data, or it is no folder.
     """
+    require(not output.is_file(), "output", "be a folder", "name another", str(output))
     table = output / TABLE_FILE
     said = table.read_text(encoding="utf-8", errors="replace") if table.is_file() else ""
     there = [name for name in (TABLE_FILE, ROWS_FILE, SHEET_FILE) if (output / name).exists()]

@@ -62,13 +62,7 @@ class LoadedGenerator:
         Raises:
             ValueError: What says it is no number.
         """
-        said = re.search(r"^--blur_sigma=(.+)$", self.facts.get("flags") or "", re.MULTILINE)
-        try:
-            return float(said[1]) if said else None
-        except ValueError as error:
-            where = self.path.with_name(FLAGS_FILE) if self.path.is_file() else self.path / FACTS_FILE
-            raise ValueError(f"`blur_sigma` must be a number; mend it in {where}. "
-                             f"Received: blur_sigma={said[1] if said else ''!r}") from error
+        return _blur_in(self.facts.get("flags"), self.path / FACTS_FILE)
 
     @property
     def degrade(self) -> DegradeOptions:
@@ -139,9 +133,15 @@ def versions_of(folder: Path) -> list[Path]:
 
 
 def run_flags(folder: Path) -> str | None:
-    """Return the flags of the run in `folder`, one a line; None where it is no run."""
+    """Return the flags of the run in `folder`, one a line; None where it is no run.
+
+    Raises:
+        ValueError: Their blur is no number.
+    """
     path = folder / FLAGS_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    flags = path.read_text(encoding="utf-8") if path.is_file() else None
+    _blur_in(flags, path)  # here the file can be named; what is exported with these flags asks for it later
+    return flags
 
 
 def load_keras(path: Path) -> keras.Model:
@@ -228,6 +228,17 @@ def _read_facts(folder: Path) -> dict[str, Any]:
                          f"{_reason(error)}") from error
     require(known, str(FACTS_FILE), "hold whole numbers for scale and halo", "export the model again", facts)
     return facts
+
+
+def _blur_in(flags: str | None, where: Path) -> float | None:
+    said = re.search(r"^--blur_sigma=(.+)$", flags or "", re.MULTILINE)
+    if said is None:
+        return None
+    try:
+        return float(said[1])
+    except ValueError as error:
+        raise ValueError(f"`blur_sigma` must be a number; mend it in {where}. "
+                         f"Received: blur_sigma={said[1]!r}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -175,6 +175,7 @@ def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_
     ({"--model": ""}, "`model` must be given"),
     ({"--model": "/no/such/model"}, "/no/such/model"),
     ({"--data": "/no/such/slides", "--model": "/no/such/model"}, "`data` must exist.*data='/no/such/slides'"),
+    ({"--output": str(ROOT / "setup.py")}, "`output` must be a folder"),
     ({"--limit": "0"}, "`limit` must be positive"),
     ({"--blur_sigma": "-1"}, "`blur_sigma` must be 0 or more"),
     ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),

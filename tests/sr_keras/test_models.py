@@ -235,4 +235,4 @@ def test_blur_that_is_no_number_names_the_file_that_says_so(run, tmp_path):
     shutil.copy(run / "generator.keras", tmp_path)
     (tmp_path / "flags.txt").write_text("--blur_sigma=abc\n")
     with pytest.raises(ValueError, match=r"`blur_sigma` must be a number; mend it in .*flags\.txt.*blur_sigma='abc'"):
-        load_generator(tmp_path).degrade  # noqa: B018
+        load_generator(tmp_path)
