@@ -74,11 +74,15 @@ class Work(NamedTuple):
 
 
 def main() -> int:
+    """Measure what the flags ask for, and print its table."""
     if FLAGS.engines is not None:
         return _engines()
     if FLAGS.slide or FLAGS.slide_side:
         return _slide()
     size = GeneratorOptions(FLAGS.scale, FLAGS.blocks, FLAGS.filters)
+    require(FLAGS.hr_size % size.scale == 0 and FLAGS.hr_size % 4 == 0, "hr_size",
+            f"be divisible by scale={size.scale} and by 4", "choose a multiple; the autoencoder halves it twice",
+            FLAGS.hr_size)
     lr, hr = _images(FLAGS.batch_size, FLAGS.hr_size, size.scale)
     print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, "
           f"{size.blocks} blocks of {size.filters} filters; median of {FLAGS.rounds} rounds\n")
@@ -92,11 +96,13 @@ def main() -> int:
 
 
 def _slide() -> int:
+    require(not (FLAGS.slide and FLAGS.slide_side), "slide_side", "be left out with --slide", "choose one of the two",
+            FLAGS.slide_side)
+    require(not FLAGS.slide or Path(FLAGS.slide).exists(), "slide", "exist", "check the spelling", FLAGS.slide)
+
     from sr_keras.engines import open_engine
     from sr_keras.whole_slide import EnlargeOptions, rates
 
-    require(not (FLAGS.slide and FLAGS.slide_side), "slide_side", "be left out with --slide", "choose one of the two",
-            FLAGS.slide_side)
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(FLAGS.slide) if FLAGS.slide else rates.make_slide(Path(folder) / "made.tif", FLAGS.slide_side)
         generator = open_engine(FLAGS.engine, FLAGS.model)

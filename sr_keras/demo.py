@@ -32,6 +32,7 @@ PATCHES, PATCHES_A_SLIDE, SCORED = 5000, 500, 100
 
 
 def main() -> int:
+    """Type the commands, draw the picture, and say what was made."""
     name = FLAGS.name or _name(FLAGS.data)
     run, model = Path("runs") / name, Path("saved_models") / name
     _type("sr_keras.train", *_training(FLAGS.data), f"--run={run}", "--resume")

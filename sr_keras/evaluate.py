@@ -10,7 +10,8 @@ which are first cut into patches in OUTPUT/data (the flags that say how apply to
 training patch came from. LR is made as in training: a run and an exported model say by which scale and blur; with a
 .keras file on its own give its --blur_sigma.
 
-OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and sheet.png.
+OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and sheet.png. Those of the same model and
+data are replaced; those of others are not.
 """
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from sr_keras.models import LoadedGenerator
 
 BATCH = 4
+TABLE_FILE, ROWS_FILE, SHEET_FILE = "scores.md", "scores.csv", "sheet.png"
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
                     flag_values=FLAGS)
@@ -50,19 +52,39 @@ define_patch_flags(FLAGS)
 
 
 def main() -> int:
+    """Score, and print the table."""
     for name, example in (("model", "saved_models/srgan_sqe_x4"), ("data", "my_slides"), ("output", "scores")):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
     require(FLAGS.limit is None or FLAGS.limit > 0, "limit", "be positive", "leave it out for all patches", FLAGS.limit)
 
+    output, patches = Path(FLAGS.output), patch_options(FLAGS)
+    title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}"
+    for path in FLAGS.data:
+        require(path == "sample" or Path(path).exists(), "data", "exist", "check the spelling", path)
+    check_output(output, title)
+
     from sr_keras.models import load_generator
 
-    output, generator = Path(FLAGS.output), load_generator(FLAGS.model)
+    generator = load_generator(FLAGS.model)
     degrade = trained_degrade(generator, FLAGS.blur_sigma)
-    shards = find_shards(FLAGS.data, output / "data", patch_options(FLAGS), degrade.scale)
-    title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}"
+    shards = find_shards(FLAGS.data, output / "data", patches, degrade.scale)
     table = evaluate(generator, shards, degrade, output, FLAGS.limit, title)
-    print(f"\n{table}\n{output / 'scores.csv'}, {output / 'scores.md'}, {output / 'sheet.png'}")
+    print(f"\n{table}\n{output / ROWS_FILE}, {output / TABLE_FILE}, {output / SHEET_FILE}")
     return 0
+
+
+def check_output(output: Path, title: str) -> None:
+    """Refuse a folder whose scores are not those of `title`: the table, written first, says whose they are.
+
+    Raises:
+        ValueError: They are of another model or of other data, or it is no folder.
+    """
+    require(not output.is_file(), "output", "be a folder", "name another", str(output))
+    table = output / TABLE_FILE
+    said = table.read_text(encoding="utf-8", errors="replace") if table.is_file() else ""
+    there = [name for name in (TABLE_FILE, ROWS_FILE, SHEET_FILE) if (output / name).exists()]
+    require(not there or said.startswith(f"{title}: "), "output", "hold no scores of another model or other data",
+            f"name another folder, or remove {', '.join(there)} there", str(output))
 
 
 def trained_degrade(generator: LoadedGenerator, blur_sigma: float | None) -> DegradeOptions:
@@ -87,10 +109,12 @@ def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: There are no patches, shards are given beside slides, or patches do not divide by the scale.
+        ValueError: There are no patches, shards are given beside slides, `folder` lies in one of slides, or patches
+            are too small or do not divide by the scale.
     """
     from pipelines.patches import find_sources
     from pipelines.shards import is_shards, open_shards, write_shards
+    from sr_keras.metrics import WINDOW
     from sr_keras.parts import PARTS_FILE, open_part
 
     if len(data) == 1 and (Path(data[0]) / PARTS_FILE).is_file():
@@ -99,8 +123,11 @@ def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int
     if all(given):
         return open_shards(data)
     require(not any(given), "data", "be shards or slides, not both", "score one after the other", ",".join(data))
-    require(options.patch_size >= 11, "patch_size", "be 11 or more", "SSIM looks at windows of that side",
-            options.patch_size)
+    inside = [path for path in data if folder.resolve().is_relative_to(Path(path).resolve())]
+    require(not inside, "output", "lie outside of the data: its pictures would be scored the next time",
+            "name another folder", str(folder.parent))
+    require(options.patch_size >= WINDOW, "patch_size", f"be {WINDOW} or more",
+            "SSIM looks at windows of that side", options.patch_size)
     require(options.patch_size % scale == 0, "patch_size", f"be divisible by scale={scale}, the model's",
             "choose a multiple of it", options.patch_size)
     sources = find_sources(data)
@@ -134,9 +161,9 @@ def evaluate(upscale: Any, shards: ShardSet, degrade: DegradeOptions, output: Pa
     table = markdown_table(summary)
     made = f"{title}: x{degrade.scale}, blur of {degrade.blur_sigma} HR pixels, patches of {shards.patch_size} pixels."
     per_slide = f"\n**By slide, bicubic → SR**\n\n{slide_table(rows)}" if summary.slides > 1 else ""
-    write_csv(rows, output / "scores.csv")
-    write_text(output / "scores.md", f"{made}\n\n{table}{per_slide}")
-    picture_sheet(rows, dataset.as_numpy_iterator(), upscale, output / "sheet.png", degrade)
+    write_text(output / TABLE_FILE, f"{made}\n\n{table}{per_slide}")
+    write_csv(rows, output / ROWS_FILE)
+    picture_sheet(rows, dataset.as_numpy_iterator(), upscale, output / SHEET_FILE, degrade)
     return table
 
 

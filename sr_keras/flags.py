@@ -44,9 +44,9 @@ def _define_data_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("val_data", [], "The same, to choose the best epoch on; other slides than train_data's.",
                       flag_values=values)
     flags.DEFINE_list("test_data", [], "The same, to score what was chosen.", flag_values=values)
-    for part in ("val", "test"):
+    for part, unless in (("val", "no val_data and no region"), ("test", "no val_data, test_data or region")):
         flags.DEFINE_float(f"{part}_fraction", _DEFAULT[f"{part}_fraction"],
-                           f"Share of the slides to keep for {part} where no val_data is given.", flag_values=values)
+                           f"Share of the slides to keep for {part} where {unless} is given.", flag_values=values)
     for part in ("train", "val", "test"):
         flags.DEFINE_list(f"{part}_region", None, f"x,y,width,height of the {part} part of a single slide, level 0.",
                           flag_values=values)

@@ -57,13 +57,21 @@ class LoadedGenerator:
 
     @property
     def blur_sigma(self) -> float | None:
-        """Blur that it was trained to undo, in HR pixels; None where nothing says it."""
-        return self._number("blur_sigma")
+        """Blur that it was trained to undo, in HR pixels; None where nothing says it.
+
+        Raises:
+            ValueError: What says it is no number.
+        """
+        return _number_in(self.facts.get("flags"), "blur_sigma", self.path / FACTS_FILE)
 
     @property
     def mpp(self) -> float | None:
-        """Microns per pixel of the LR that it was trained on; None where nothing says them."""
-        hr_mpp = self._number("mpp")
+        """Microns per pixel of the LR that it was trained on; None where nothing says them.
+
+        Raises:
+            ValueError: What says them is no number.
+        """
+        hr_mpp = _number_in(self.facts.get("flags"), "mpp", self.path / FACTS_FILE)
         return None if hr_mpp is None else self.scale * hr_mpp
 
     @property
@@ -71,10 +79,6 @@ class LoadedGenerator:
         """How LR was made that it was trained on; where nothing says its blur, the default one is taken."""
         blur = self.blur_sigma
         return DegradeOptions(self.scale) if blur is None else DegradeOptions(self.scale, blur)
-
-    def _number(self, flag: str) -> float | None:
-        said = re.search(rf"^--{flag}=(.+)$", self.facts.get("flags") or "", re.MULTILINE)
-        return float(said[1]) if said else None
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """Super-resolve lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3].
@@ -117,8 +121,8 @@ def find_generator(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no such model: {path}")
-    if path.suffix == ".keras" or (path / SAVED_MODEL_FILE).is_file():
+        raise FileNotFoundError(f"`model` must exist; check the spelling. Received: model={str(path)!r}")
+    if (path.suffix == ".keras" and path.is_file()) or (path / SAVED_MODEL_FILE).is_file():
         return path
     if (path / GENERATOR_FILE).is_file():
         return path / GENERATOR_FILE
@@ -139,9 +143,16 @@ def versions_of(folder: Path) -> list[Path]:
 
 
 def run_flags(folder: Path) -> str | None:
-    """Return the flags of the run in `folder`, one a line; None where it is no run."""
+    """Return the flags of the run in `folder`, one a line; None where it is no run.
+
+    Raises:
+        ValueError: Their blur is no number.
+    """
     path = folder / FLAGS_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    flags = path.read_text(encoding="utf-8") if path.is_file() else None
+    for name in ("blur_sigma", "mpp"):  # here the file can be named; what is exported with these flags asks for them later
+        _number_in(flags, name, path)
+    return flags
 
 
 def load_keras(path: Path) -> keras.Model:
@@ -228,6 +239,17 @@ def _read_facts(folder: Path) -> dict[str, Any]:
                          f"{_reason(error)}") from error
     require(known, str(FACTS_FILE), "hold whole numbers for scale and halo", "export the model again", facts)
     return facts
+
+
+def _number_in(flags: str | None, name: str, where: Path) -> float | None:
+    """Return the number that a flag has among flags, one a line; None where it is not there."""
+    said = re.search(rf"^--{name}=(.+)$", flags or "", re.MULTILINE)
+    if said is None:
+        return None
+    try:
+        return float(said[1])
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be a number; mend it in {where}. Received: {name}={said[1]!r}") from error
 
 
 def _reason(error: Exception) -> str:

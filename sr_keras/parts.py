@@ -16,9 +16,11 @@ from pipelines.options import PatchOptions, require
 from pipelines.patches import Source, check_disjoint, find_sources, split_sources
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
 from sr_keras.options import DataOptions
+from sr_keras.runs import read_json
 
 PARTS = ("train", "val", "test")
 PARTS_FILE = "parts.json"
+REMAKE = "take a copy of it, or --resume the training, which writes it anew"
 Slides = ShardSet | list[Source]
 
 
@@ -30,17 +32,29 @@ def find_parts(options: DataOptions, seed: int) -> dict[str, Slides]:
       FileNotFoundError: a path that does not exist.
     """
     found = _find(options, seed)
-    if not found["val"]:
-        raise ValueError("no slide is left to validate on; name some with --val_data, or raise --val_fraction. "
-                         f"Received: train_data={','.join(options.train_data)!r}")
+    regions = any(getattr(options, f"{part}_region") for part in PARTS)
+    require(bool(found["val"]), "val_data", "name what to validate on where no slide of train_data is kept for it",
+            "give it, or --val_region" if regions else "give it, or raise --val_fraction", ",".join(options.val_data))
     for one, other in combinations(found, 2):
         check_disjoint(_sources(found[one]), _sources(found[other]))
     return found
 
 
 def patch_size(part: str, slides: Slides, options: DataOptions, patches: PatchOptions) -> int:
-    """Return the side of a part's patches: that of the shards, or that at which slides will be read."""
-    return slides.patch_size if isinstance(slides, ShardSet) else _size(part, options, patches).patch_size
+    """Return the side of a part's patches: that of the shards, or that at which slides will be read.
+
+    Raises:
+      ValueError: the part is cut of slides, and too narrow for a patch.
+    """
+    if isinstance(slides, ShardSet):
+        return slides.patch_size
+    size = _size(part, options, patches).patch_size
+    if slides and patches.mpp is None and all(source.region for source in slides):
+        side = max(min(source.region[2:]) for source in slides if source.region)
+        require(size <= side, "patch_size" if part == "train" else "eval_patch_size",
+                f"be {side} or less, the narrower side of what is cut of a slide for {part}", "take smaller patches or "
+                "more slides (--flagfile=sr_keras/flagfiles/demo.flags fits the sample slide)", size)
+    return size
 
 
 def read_parts(found: dict[str, Slides], options: DataOptions, patches: PatchOptions, run: Path) -> dict[str, ShardSet]:
@@ -56,7 +70,8 @@ def read_parts(found: dict[str, Slides], options: DataOptions, patches: PatchOpt
     anew = not (run / PARTS_FILE).exists()  # what a start that came to nothing has read gives way
     parts = {part: _read(part, slides, run, patches, options, anew) for part, slides in found.items() if slides}
     _report(parts, run)
-    write_text(run / PARTS_FILE, json.dumps({part: _where(shards) for part, shards in parts.items()}, indent=2) + "\n")
+    where = {part: _where(shards, run) for part, shards in parts.items()}
+    write_text(run / PARTS_FILE, json.dumps(where, indent=2) + "\n")
     return parts
 
 
@@ -64,20 +79,39 @@ def open_part(run: Path, part: str | None = None) -> ShardSet:
     """Return a part of a finished or running run: the one that is named, or test, or val where there is no test.
 
     Raises:
-      ValueError: `run` has no such part.
+      ValueError: `run` has no such part, or parts.json is damaged.
+      FileNotFoundError: the part's shards are gone.
     """
     path = run / PARTS_FILE
-    parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    parts = read_json(path, REMAKE) if path.exists() else {}
     part = part or ("test" if "test" in parts else "val")
-    if part not in parts:
-        raise ValueError(f"`run` must have a {part} part; name a folder that training has read its slides into. "
-                         f"Received: run={str(run)!r}")
-    return _only_ids(open_shards(parts[part]["folders"]), set(parts[part]["slides"]))
+    require(part in parts, "run", f"have a {part} part", "name a folder that training has read its slides into",
+            str(run))
+    try:
+        folders, slide_ids = [Path(folder) for folder in parts[part]["folders"]], set(parts[part]["slides"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"`{PARTS_FILE}` must name the folders and slides of its {part} part; {REMAKE}. "
+                         f"Received: {str(path)!r}") from error
+    found = [run / (_own(folder, run, part) or folder) for folder in folders]
+    for folder in found:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"`run` must find the shards of its {part} part where its {PARTS_FILE} says; put "
+                                    f"them back, or change it there. Received: {str(folder)!r}")
+    return _only_ids(open_shards(found), slide_ids)
 
 
-def _where(shards: ShardSet) -> dict[str, list[str]]:
-    folders = sorted({str(path.parent.resolve()) for path in shards.paths})
-    return {"folders": folders, "slides": list(shards.slide_ids)}
+def _where(shards: ShardSet, run: Path) -> dict[str, list[str]]:
+    """Return where shards are, by the run where they lie in it: a run that is moved takes its own along."""
+    home = run.resolve()
+    folders = sorted({path.parent.resolve() for path in shards.paths})
+    return {"folders": [str(folder.relative_to(home) if folder.is_relative_to(home) else folder) for folder in folders],
+            "slides": list(shards.slide_ids)}
+
+
+def _own(folder: Path, run: Path, part: str) -> Path | None:
+    """Return the run's own folder of a part for the full path that runs of old gave it, wherever the run was then."""
+    own = Path("data") / part
+    return own if folder.is_absolute() and folder.parts[-2:] == own.parts and (run / own).is_dir() else None
 
 
 def _only_ids(shards: ShardSet, slide_ids: set[str]) -> ShardSet:
@@ -87,10 +121,15 @@ def _only_ids(shards: ShardSet, slide_ids: set[str]) -> ShardSet:
 def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
     given = {part: getattr(options, f"{part}_data") for part in PARTS}
     regions = {part: getattr(options, f"{part}_region") for part in PARTS}
+    slides: dict[str, Slides] = {}
+    for part, paths in given.items():
+        region = regions[part]
+        if region:
+            slides[part] = _cut(part, find_sources(paths or given["train"], name=_flag(part, options)), region)
+        else:
+            slides[part] = _open(paths, f"{part}_data") if paths else []
     if any(regions.values()):
-        return {part: _cut(part, find_sources(given[part] or given["train"], name=_flag(part, options)), region)
-                if region else [] for part, region in regions.items()}
-    slides = {part: _open(paths, f"{part}_data") if paths else [] for part, paths in given.items()}
+        return slides
     if slides["val"]:
         return slides
     # A test part that was given leaves every slide of train_data to the other two.

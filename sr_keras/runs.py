@@ -27,10 +27,13 @@ import zipfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from pipelines.files import atomic_path, write_text
+from pipelines.options import require
+
+if TYPE_CHECKING:
+    import keras
 
 FLAGS_FILE, VERSIONS_FILE = "flags.txt", "versions.json"
 # A run has begun once one of these is there: its data is read, or an epoch stands.
@@ -39,6 +42,7 @@ BEGUN = ("parts.json", "checkpoints")
 LEFTOVER = re.compile(r"\.\d+\.tmp\..+")
 # What may change when a run goes on: it alters no weight.
 MAY_CHANGE = ("keep_checkpoints", "strict", "workers")
+REMOVE_CHECKPOINT = "remove its folder, and --resume goes on from the epoch before"
 
 
 def open_run(folder: Path, flags: str, resume: bool) -> None:
@@ -139,6 +143,22 @@ class State:
         return State(self.epoch + 1, score, self.best_epoch, best)
 
 
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Return what one of a run's .json files holds.
+
+    Raises:
+      ValueError: it is damaged; says what to do: `remedy`.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"`{path.name}` must be as it was written, this one is damaged; {remedy}. "
+                         f"Received: {str(path)!r}")
+    return found
+
+
 def checkpoint(run: Path, stage: str, epoch: int) -> Path:
     """Return the folder of a checkpoint."""
     return run / "checkpoints" / f"{stage}-{epoch:04d}"
@@ -161,13 +181,17 @@ def restore_checkpoint(run: Path, stage: str, model: keras.Model) -> State:
     """Load the newest checkpoint of `stage` into `model` and return its state; a fresh state where there is none.
 
     Raises:
-      ValueError: the checkpoint is of another architecture.
+      ValueError: the checkpoint is damaged, or of another architecture.
     """
     epochs = _epochs(run, stage)
     if not epochs:
         return State()
     load_checkpoint(run, stage, epochs[-1], model)
-    return State(**json.loads((checkpoint(run, stage, epochs[-1]) / "state.json").read_text()))
+    path = checkpoint(run, stage, epochs[-1]) / "state.json"
+    found = read_json(path, REMOVE_CHECKPOINT)
+    known = found.keys() == vars(State()).keys() and isinstance(found["epoch"], int)
+    require(known, path.name, f"hold {', '.join(vars(State()))}", REMOVE_CHECKPOINT, str(path))
+    return State(**found)
 
 
 def load_checkpoint(run: Path, stage: str, epoch: int, model: keras.Model) -> None:
@@ -184,7 +208,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
         leaves a layer that the file does not have as it was, with a warning.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
+        raise FileNotFoundError(f"weights must be a .keras file; this one is not there. Received: {path}")
     if not zipfile.is_zipfile(path) or zipfile.ZipFile(path).testzip():
         raise ValueError(f"weights must be a whole .keras file; this one is damaged: copy or train it again. "
                          f"Received: {path}")

@@ -24,17 +24,19 @@ define_train_flags(FLAGS)
 
 
 def main() -> int:
+    """Train, and say how to score and export what was trained."""
     # Every option is checked before TensorFlow is loaded, and every input before there is a run folder: a mistake is
     # answered at once, and the corrected command is a new run.
     options, data, patches = train_options(FLAGS), data_options(FLAGS), patch_options(FLAGS, seed=FLAGS.seed)
     degrade, corrupt = degrade_options(FLAGS), corrupt_options(FLAGS)
     loss, size = objective(FLAGS), generator_options(FLAGS)
     _check_stages(options, loss)
+    _check_paths(options)
 
     from sr_keras.parts import find_parts, patch_size, read_parts
 
     found = find_parts(data, options.seed)
-    whole, evaluated = (patch_size(part, found[part], data, patches) for part in ("train", "val"))
+    whole, evaluated, _ = (patch_size(part, slides, data, patches) for part, slides in found.items())
     _check_sizes(options.crop_size, whole, evaluated, degrade.scale, options.best_by)
 
     import keras
@@ -65,6 +67,15 @@ def _check_stages(options: TrainOptions, loss: Objective) -> None:
             autoencoder.epochs)
     require(bool(options.generator) or any(stage.epochs for stage in others), "warmup_epochs",
             "be positive where adversarial_epochs is 0", "raise one of the two", 0)
+
+
+def _check_paths(options: TrainOptions) -> None:
+    require(bool(options.run) and not Path(options.run).is_file(), "run", "be the name of a folder",
+            "give --run=runs/mine, say", options.run)
+    for name in ("generator", "autoencoder"):
+        path = getattr(options, name)
+        require(path is None or (Path(path).is_file() and Path(path).suffix == ".keras"), name, "be a .keras file",
+                f"name runs/mine/{name}.keras, say", path)
 
 
 def _check_sizes(crop: int | None, whole: int, evaluated: int, scale: int, best_by: str) -> None:

@@ -11,7 +11,6 @@ the commands that build the engines elsewhere are printed.
 """
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,8 @@ flags.DEFINE_list("precisions", list(PRECISIONS), "Of the LiteRT files and of wh
 flags.DEFINE_string("calibration_data", None, "What int8 is calibrated with: a run, shards, or slides and folders of "
                     "tiles. By default the run's training slides, or a picture that comes with scikit-image.",
                     flag_values=FLAGS)
+flags.DEFINE_integer("max_pixels", 2**20, "LR pixels that a request to a server may have, or a batch of them on a GPU; "
+                     "fewer take less of its memory.", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "For the card: what it was trained on (tissue, stain, magnification, source).",
                     flag_values=FLAGS)
 flags.DEFINE_string("data_licence", None, "For the card: the terms that data stands under.", flag_values=FLAGS)
@@ -50,6 +51,7 @@ flags.DEFINE_string("scores", None, f"For the card: a Markdown table, or the fol
 
 
 def main() -> int:
+    """Export, and say where to and how to use it."""
     _check()
     scores = _read_scores(FLAGS.scores)
 
@@ -67,7 +69,7 @@ def main() -> int:
     run: dict[str, Any] = {"flags": run_flags(path.parent), "versions": _versions(path.parent)}
     written: list[Forms] = []
     version = export_saved_model(
-        generator, Path(FLAGS.output) / FLAGS.name, facts=run,
+        generator, Path(FLAGS.output) / FLAGS.name, facts=run, max_pixels=FLAGS.max_pixels,
         extra=lambda folder: written.append(_write_forms(generator, path, folder, run, scores)))
     write_serving_files(Path(FLAGS.output))
     (forms,) = written
@@ -109,8 +111,9 @@ def _write_forms(generator: keras.Model, path: Path, folder: Path, run: dict[str
 
 def _check() -> None:
     require(bool(FLAGS.model), "model", "be given", "name a run folder or a .keras generator", FLAGS.model)
-    require(bool(FLAGS.name) and Path(FLAGS.name).name == FLAGS.name and FLAGS.name[:1] != ".", "name",
-            "be the plain name of a folder", "say how the model shall be called, and with --output where", FLAGS.name)
+    plain = bool(FLAGS.name) and not set(FLAGS.name) & set("/:") and FLAGS.name[0] != "."  # as the client takes it
+    require(plain, "name", "be the plain name of a folder, without :",
+            "say how the model shall be called, and with --output where", FLAGS.name)
     for name, known, given in (("formats", FORMATS, FLAGS.formats), ("precisions", PRECISIONS, FLAGS.precisions)):
         require(bool(given) and set(given) <= set(known), name, f"be some of {', '.join(known)}",
                 "leave out the others", ",".join(given))
@@ -120,13 +123,19 @@ def _read_scores(path: str | None) -> str | None:
     if path is None:
         return None
     found = Path(path) / SCORES_FILE if Path(path).is_dir() else Path(path)
-    return found.read_text(encoding="utf-8")
+    try:
+        return found.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"`scores` must be a Markdown table, or a folder with {SCORES_FILE}; name what "
+                         f"sr_keras.evaluate wrote. Received: scores={path!r}") from error
 
 
 def _versions(folder: Path) -> dict[str, str] | None:
     """Return the versions that a run folder says it was trained with; None where it is no run."""
-    path = folder / "versions.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    from sr_keras.runs import VERSIONS_FILE, read_json
+
+    path = folder / VERSIONS_FILE
+    return read_json(path, "remove it, and the card says that they are unknown") if path.is_file() else None
 
 
 def _named_data(run_flags: str | None) -> str | None:

@@ -26,7 +26,6 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -38,9 +37,8 @@ from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from pipelines.console import UserError, import_optional
-from pipelines.files import atomic_path
 from pipelines.options import require
-from sr_keras.export.parity import check_parity, eight_bit_of
+from sr_keras.export.parity import eight_bit_of
 from sr_keras.models import LoadedGenerator, input_signature
 
 EXTRA = "litert"
@@ -56,35 +54,12 @@ FLOAT_LAYERS = ("interpolated", "detail", "sr")
 CHATTER = ("INFO: Created TensorFlow Lite XNNPACK delegate", "fully_quantize: ")
 
 
-def write_litert(generator: keras.Model | LoadedGenerator, path: str | Path) -> Path:
-    """Write a float32 .tflite and check it.
-
-    Args:
-        generator: made by `networks.generator`, or loaded from any form.
-        path: the file; what is there is replaced.
-
-    Returns:
-        The file.
-
-    Raises:
-        UserError: LiteRT is not installed.
-        OSError: It can't be written.
-        ParityError: What was written does not compute what `generator` computes. Nothing is left behind.
-    """
-    import_optional("ai_edge_litert", EXTRA)
-    target = Path(path)
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(convert_litert(generator))
-        check_parity(eight_bit_of(generator), open_litert(temporary.read_bytes(), threads=1))
-    return target
-
-
 def convert_litert(generator: keras.Model | LoadedGenerator, precision: str = "float32", *,
                    samples: np.ndarray | None = None, facts: dict[str, Any] | None = None) -> bytes:
     """Return a generator as the bytes of a .tflite, unchecked.
 
     Args:
-        generator: as for `write_litert`.
+        generator: made by `networks.generator`, or loaded from any form.
         precision: one of PRECISIONS.
         samples: for "int8" the representative set, lr uint8 [B, h, w, 3].
         facts: what to keep inside, for JSON; none if left out.

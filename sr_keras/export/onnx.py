@@ -7,16 +7,14 @@ Weights and arithmetic are float32; conversion to float, clipping and rounding a
 """
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from pipelines.console import import_optional
-from pipelines.files import atomic_path
 from pipelines.options import require
-from sr_keras.export.parity import Pixels, check_parity, eight_bit_of
+from sr_keras.export.parity import Pixels, eight_bit_of
 from sr_keras.models import LoadedGenerator, input_signature
 
 EXTRA = "onnx"
@@ -25,34 +23,6 @@ DEFAULT_OPSET = 17
 ERRORS_ONLY = 3
 # Open sides by name, in the order of `lr` and of `sr`: a reader of the file sees which of them belong together.
 AXES = {"lr": ("batch", "height", "width"), "sr": ("batch", "sr_height", "sr_width")}
-
-
-def write_onnx(generator: keras.Model | LoadedGenerator, path: str | Path, opset: int = DEFAULT_OPSET) -> Path:
-    """Write an .onnx and check it.
-
-    Args:
-        generator: made by `networks.generator`, or loaded from any form.
-        path: the file; what is there is replaced.
-        opset: version of ONNX's operations.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: The opset is out of range.
-        UserError: A package is not installed.
-        OSError: It can't be written.
-        ParityError: What was written does not compute what `generator` computes. Nothing is left behind.
-    """
-    require(OPSETS[0] <= opset <= OPSETS[1], "opset", f"lie in {list(OPSETS)}", f"{DEFAULT_OPSET} is the default",
-            opset)
-    import_optional("onnxruntime", EXTRA)
-    target = Path(path)
-    model = convert_onnx(generator, opset)
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(model)
-        check_parity(eight_bit_of(generator), open_onnx(temporary.read_bytes(), threads=1))
-    return target
 
 
 def open_onnx(model: bytes, threads: int) -> Pixels:
@@ -74,13 +44,16 @@ def convert_onnx(generator: keras.Model | LoadedGenerator, opset: int = DEFAULT_
     """Return a generator as the bytes of an .onnx, unchecked.
 
     Args:
-        generator: as for `write_onnx`.
+        generator: made by `networks.generator`, or loaded from any form.
         opset: version of ONNX's operations.
         facts: what to keep inside, as text.
 
     Raises:
-        UserError: A package is not installed.
+        ValueError: The opset is out of range.
+        UserError: tf2onnx is not installed.
     """
+    require(OPSETS[0] <= opset <= OPSETS[1], "opset", f"lie in {list(OPSETS)}", f"{DEFAULT_OPSET} is the default",
+            opset)
     tf2onnx = import_optional("tf2onnx", EXTRA)
     run = eight_bit_of(generator)
     function = tf.function(lambda lr: {"sr": run(lr)}, input_signature=input_signature(), autograph=False)

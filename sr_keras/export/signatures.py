@@ -14,7 +14,8 @@ computed and, for `encoded`, before anything is decoded: a file of 100 bytes can
 is refused is an InvalidArgumentError, which says what is allowed.
 
 Memory, measured on a CPU: the paper's network of 64 filters takes some 14 KiB a pixel, so 14 GiB for
-DEFAULT_MAX_PIXELS, and fewer filters take less. A server with less memory wants a lower `max_pixels`.
+DEFAULT_MAX_PIXELS, and fewer filters take less. A server with less memory wants a lower `max_pixels` (--max_pixels of
+sr_keras.export).
 """
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from pipelines.pixels import WHITE
 from sr_keras.models import SIGNATURE, eight_bit, input_signature
 
 FLOAT, ENCODED, ABOUT = "float", "encoded", "about"
@@ -33,7 +35,6 @@ PNG_SIDES = len(PNG_START)  # where width and height begin, 4 bytes each, most s
 PNG_DEPTH = PNG_SIDES + 8
 PNG_HEADER = 33
 JPEG_START = b"\xff\xd8\xff"
-WHITE = 255
 LONGEST_SIDE = 2**31  # no product of two overflows int64
 FAST = 1  # zlib's; tissue does not become smaller by more effort
 

@@ -99,6 +99,19 @@ def test_command_measures_every_form_that_runs_here(randomised, tmp_path):
             assert float(rate) == pytest.approx(1000 * batch / p50, rel=0.1)  # p50 is rounded
 
 
+@pytest.mark.parametrize(("flag", "words"), [
+    ("--hr_size=34", "`hr_size` must be divisible by scale=4 and by 4; "),
+    ("--hr_size=36 --scale=8", "`hr_size` must be divisible by scale=8 and by 4; "),
+    ("--slide=nosuch", "`slide` must exist; check the spelling. Received: slide='nosuch'"),
+    ("--slide=setup.py --model=nosuch", "`model` must exist; check the spelling. Received: model='nosuch'"),
+])
+def test_what_can_not_be_measured_is_one_line_before_anything_else(flag, words):
+    ran = run_command(*flag.split())
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {words}")
+
+
 @pytest.mark.parametrize(("flag", "words"), [("--engines=torch", "`engines` must be some of all, keras"),
                                              ("--engines=onnx --slide_side=512", "`engines` must be left out with a")])
 def test_engines_that_can_not_be_measured_are_refused(flag, words):

@@ -295,7 +295,7 @@ def test_unknown_engine_and_no_threads_are_refused(run):
         open_engine("torch", run)
     with pytest.raises(ValueError, match=r"`threads` must be 1 or more; .*threads=0"):
         open_engine("tensorflow", run, threads=0)
-    with pytest.raises(FileNotFoundError, match="no such model"):
+    with pytest.raises(FileNotFoundError, match="`model` must exist"):
         open_engine("litert", run / "nothing")
 
 

@@ -107,8 +107,37 @@ def test_run_folders_are_no_slides(count, model, trained, tmp_path):
 
 def test_slides_of_an_earlier_evaluation_are_left_out(model, tile_folder, tmp_path):
     for slide in ("slide-a", "slide-b"):
-        run(f"--model={model}", f"--data={tile_folder / slide}", f"--output={tmp_path}", "--patch_size=64", "--limit=3")
-        assert {row["slide_id"] for row in rows_of(tmp_path)} == {slide}
+        shutil.copytree(tile_folder / slide, tmp_path / "slides" / slide)
+        run(f"--model={model}", f"--data={tmp_path / 'slides'}", f"--output={tmp_path / 'scores'}", "--patch_size=64",
+            "--limit=3")
+        assert {row["slide_id"] for row in rows_of(tmp_path / "scores")} == {slide}
+        shutil.rmtree(tmp_path / "slides")
+
+
+def test_scores_of_another_model_or_other_data_are_not_replaced(model, trained, tile_folder, tmp_path):
+    output = tmp_path / "scores"
+    given = {"--model": str(model), "--data": str(tile_folder / "slide-a"), "--output": str(output), "--limit": "1",
+             "--patch_size": "64"}
+    for limit in ("1", "2"):  # the same again is done again
+        assert run(*(f"{name}={value}" for name, value in {**given, "--limit": limit}.items())) == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    assert len(before) == 3
+    for changed in ({"--model": str(trained)}, {"--data": str(tile_folder / "slide-b")}):
+        with pytest.raises(ValueError, match=r"`output` must hold no scores of another model.*name another folder"):
+            run(*(f"{name}={value}" for name, value in {**given, **changed}.items()))
+    assert {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+    (output / "scores.md").unlink()  # whose they are, nothing says
+    with pytest.raises(ValueError, match=r"remove scores\.csv, sheet\.png there"):
+        run(*(f"{name}={value}" for name, value in given.items()))
+
+
+@pytest.mark.parametrize("inside", [".", "slide-a/scores"])
+def test_output_among_the_tiles_that_are_scored_is_refused(inside, model, tile_folder, tmp_path):
+    tiles = shutil.copytree(tile_folder, tmp_path / "tiles")
+    before = set(tiles.rglob("*"))
+    with pytest.raises(ValueError, match="`output` must lie outside of the data"):
+        run(f"--model={model}", f"--data={tiles}", f"--output={tiles / inside}", "--patch_size=64")
+    assert set(tiles.rglob("*")) == before
 
 
 def test_blur_is_the_one_the_model_was_trained_with(model, trained, tile_folder, tmp_path, capsys):
@@ -154,11 +183,13 @@ def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_
 @pytest.mark.parametrize(("changed", "says"), [
     ({"--model": ""}, "`model` must be given"),
     ({"--model": "/no/such/model"}, "/no/such/model"),
-    ({"--data": "/no/such/slides"}, "/no/such/slides"),
+    ({"--data": "/no/such/slides", "--model": "/no/such/model"}, "`data` must exist.*data='/no/such/slides'"),
+    ({"--output": str(ROOT / "setup.py")}, "`output` must be a folder"),
     ({"--limit": "0"}, "`limit` must be positive"),
     ({"--blur_sigma": "-1"}, "`blur_sigma` must be 0 or more"),
     ({"--patch_size": "8"}, "`patch_size` must be 11 or more"),
     ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),
+    ({"--patch_size": "8"}, "`patch_size` must be 11 or more"),
     ({"--colour": "red"}, "colour"),
 ])
 def test_a_mistake_is_an_error_that_names_it_and_leaves_nothing(changed, says, model, tile_folder, tmp_path):

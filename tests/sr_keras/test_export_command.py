@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import keras
 import pytest
+import tensorflow as tf
 
 from pipelines import console
 from pipelines.console import UserError
@@ -119,8 +121,10 @@ def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_pat
 
 def test_flags_know_what_can_be_written():
     from sr_keras.export.litert import PRECISIONS
+    from sr_keras.export.signatures import DEFAULT_MAX_PIXELS
 
     assert command.PRECISIONS == PRECISIONS
+    assert command.FLAGS["max_pixels"].default == DEFAULT_MAX_PIXELS
     assert set(command.FORMATS) == {"saved_model", *PACKAGES}
 
 
@@ -132,7 +136,11 @@ def test_flags_know_what_can_be_written():
     ("--name=", "`name` must be the plain name of a folder"),
     ("--name=../away", "`name` must be the plain name of a folder"),
     ("--name=.hidden", "`name` must be the plain name of a folder"),
+    ("--name=a:b", "`name` must be the plain name of a folder"),
     ("--model=", "`model` must be given"),
+    ("--scores=/no/such/table.md", "`scores` must be a Markdown table.*scores='/no/such/table.md'"),
+    ("--scores=tests", "`scores` must be a Markdown table"),
+    ("--max_pixels=65535", "`max_pixels` must be 65536 or more"),
 ])
 def test_wrong_flag_is_refused(flag, says, run, export, tmp_path):
     with pytest.raises(ValueError, match=says):
@@ -140,11 +148,30 @@ def test_wrong_flag_is_refused(flag, says, run, export, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flag", ["--model=/no/such/run", "--scores=/no/such/table.md"])
-def test_missing_path_is_named_and_nothing_written(flag, run, export, tmp_path):
-    with pytest.raises(FileNotFoundError, match="/no/such/"):
-        export(f"--model={run}", "--name=x", f"--output={tmp_path}", flag)
+def test_missing_model_is_named_and_nothing_written(export, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`model` must exist.*'/no/such/run'"):
+        export("--model=/no/such/run", "--name=x", f"--output={tmp_path}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_that_are_damaged_are_one_line_that_names_the_file(run, export, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "versions.json").write_text("{")
+    with pytest.raises(ValueError, match=r"`versions\.json` must be as it was written.*remove it.*/run/versions\.json"):
+        export(f"--model={tmp_path / 'run'}", "--name=x", f"--output={tmp_path / 'models'}")
+    assert not (tmp_path / "models").exists()
+
+
+def test_lower_limit_of_pixels_is_that_of_the_graph_and_stands_beside_it(run, export, tmp_path):
+    export(f"--model={run}", "--name=small", f"--output={tmp_path}", f"--max_pixels={256 * 256}")
+    facts = json.loads((tmp_path / "small" / "1" / "assets.extra" / "sr_keras.json").read_text())
+    assert facts["max_pixels"] == 256 * 256
+    signatures = (loaded := tf.saved_model.load(str(tmp_path / "small" / "1"))).signatures
+    assert signatures["about"](side=tf.constant([1]))["max_pixels"].numpy() == [256 * 256]
+    assert signatures["serving_default"](lr=tf.zeros([1, 256, 256, 3], tf.uint8))["sr"].shape == (1, 1024, 1024, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`lr` must have 1 to 65536 pixels"):
+        signatures["serving_default"](lr=tf.zeros([1, 257, 256, 3], tf.uint8))
+    del loaded
 
 
 def test_saved_model_is_not_exported_again(run, export, tmp_path):

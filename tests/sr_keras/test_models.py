@@ -124,7 +124,7 @@ def test_another_scale_than_asked_is_refused(scale, run):
 
 
 def test_missing_path_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no such model: .*/nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"`model` must exist; check the spelling. Received: model='.*/nowhere"):
         load_generator(tmp_path / "nowhere")
 
 
@@ -136,7 +136,8 @@ def test_run_without_a_generator_says_how_to_go_on(tmp_path):
 
 def test_folder_and_file_of_something_else_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    for path in (tmp_path, tmp_path / "notes.txt"):
+    (tmp_path / "empty.keras").mkdir()
+    for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "empty.keras"):
         with pytest.raises(ValueError, match=r"`model` must be a \.keras file, a run folder or a SavedModel folder"):
             load_generator(path)
 
@@ -228,3 +229,10 @@ def test_saved_model_that_does_not_say_its_halo_is_refused(facts, saved_model, t
         (folder / FACTS_FILE).write_text(facts)
     with pytest.raises(ValueError, match="scale and halo"):
         load_generator(folder)
+
+
+def test_blur_that_is_no_number_names_the_file_that_says_so(run, tmp_path):
+    shutil.copy(run / "generator.keras", tmp_path)
+    (tmp_path / "flags.txt").write_text("--blur_sigma=abc\n")
+    with pytest.raises(ValueError, match=r"`blur_sigma` must be a number; mend it in .*flags\.txt.*blur_sigma='abc'"):
+        load_generator(tmp_path)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pipelines.patches import find_sources
 from pipelines.shards import write_shards
 from pipelines.slide import SlideError
 from sr_keras.options import DataOptions
-from sr_keras.parts import find_parts, open_part, read_parts
+from sr_keras.parts import find_parts, open_part, patch_size, read_parts
 
 PATCHES = PatchOptions(patch_size=32, min_tissue=0)
 
@@ -97,6 +98,42 @@ def test_open_part_is_test_where_there_is_one_and_val_otherwise(slides, tmp_path
         open_part(tmp_path / "a", "test")
 
 
+def test_moved_run_takes_its_own_patches_along_and_never_those_of_another(slides, tmp_path):
+    given = options(slides / "case0", val_data=(str(slides / "case1"),))
+    prepare(given, PATCHES, tmp_path / "a", seed=0)
+    (tmp_path / "a").rename(tmp_path / "b")
+    prepare(options(slides / "case2", val_data=(str(slides / "case3"),)), PATCHES, tmp_path / "a", seed=0)
+    moved = open_part(tmp_path / "b", "val")
+    assert moved.slide_ids == ("case1",)
+    assert all(path.is_relative_to(tmp_path / "b") for path in moved.paths)
+
+
+def test_full_paths_of_old_in_a_moved_run_mean_its_own_patches(slides, tmp_path):
+    prepare(options(slides / "case0", val_data=(str(slides / "case1"),)), PATCHES, tmp_path / "a", seed=0)
+    parts = json.loads((tmp_path / "a" / "parts.json").read_text())
+    parts["val"]["folders"] = [str(tmp_path / "a" / "data" / "val")]
+    (tmp_path / "a" / "parts.json").write_text(json.dumps(parts))
+    assert open_part(tmp_path / "a").slide_ids == ("case1",)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert all(path.is_relative_to(tmp_path / "b") for path in open_part(tmp_path / "b").paths)
+
+
+def test_shards_that_are_gone_are_an_error_that_names_run_part_and_folder(slides, tmp_path):
+    for name in ("case0", "case1"):
+        write_shards(find_sources(slides / name), tmp_path / name, PATCHES, workers=1, progress=False)
+    prepare(options(tmp_path / "case0", val_data=(str(tmp_path / "case1"),)), PATCHES, tmp_path / "run", seed=0)
+    shutil.rmtree(tmp_path / "case1")
+    with pytest.raises(FileNotFoundError, match=r"`run` must find the shards of its val part.*/case1"):
+        open_part(tmp_path / "run")
+
+
+@pytest.mark.parametrize("held", ["{", "5", '{"test": 5}', '{"test": {"folders": []}}', '{"test": {"folders": [1]}}'])
+def test_damaged_parts_file_is_one_line_that_names_it(held, tmp_path):
+    (tmp_path / "parts.json").write_text(held)
+    with pytest.raises(ValueError, match=r"`parts\.json` must .*--resume.*Received: '.*/parts\.json'"):
+        open_part(tmp_path)
+
+
 @pytest.mark.parametrize("as_shards", [False, True])
 def test_slide_in_train_and_val_is_refused_by_name(as_shards, slides, tmp_path):
     train, val = slides, slides / "case3"
@@ -115,6 +152,27 @@ def test_regions_of_one_slide_share_no_pixel(sample_slide, tmp_path):
     touching = options(sample_slide, train_region=(0, 0, 512, 256), val_region=(0, 255, 128, 128))
     with pytest.raises(ValueError, match="must share no slide"):
         prepare(touching, PATCHES, tmp_path / "other", seed=0)
+
+
+def test_region_of_one_part_leaves_the_data_of_another_to_it(sample_slide, slides):
+    found = find_parts(options(sample_slide, train_region=(0, 0, 256, 256), val_data=(str(slides / "case0"),),
+                               test_data=(str(slides / "case1"), str(slides / "case2"))), seed=0)
+    assert [source.region for source in found["train"]] == [(0, 0, 256, 256)]
+    assert [source.slide_id for source in found["val"]] == ["case0"]
+    assert [source.slide_id for source in found["test"]] == ["case1", "case2"]
+
+
+def test_region_with_nothing_to_validate_on_is_refused_with_what_helps(sample_slide):
+    with pytest.raises(ValueError, match=r"`val_data` must name what to validate on.*or --val_region"):
+        find_parts(options(sample_slide, train_region=(0, 0, 256, 256)), seed=0)
+
+
+def test_patch_wider_than_what_is_cut_of_a_slide_is_refused_before_anything_is_read(sample_slide):
+    given = options(sample_slide, train_region=(0, 0, 512, 256), val_region=(0, 256, 31, 128))
+    found = find_parts(given, seed=0)
+    assert patch_size("train", found["train"], given, PATCHES) == 32
+    with pytest.raises(ValueError, match=r"`eval_patch_size` must be 31 or less.*demo\.flags"):
+        patch_size("val", found["val"], given, PATCHES)
 
 
 def test_region_of_several_slides_is_refused(slides, tmp_path):

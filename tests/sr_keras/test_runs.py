@@ -175,6 +175,14 @@ def test_damaged_checkpoint_is_refused_by_name(tmp_path):
             restore_checkpoint(tmp_path, "warmup", network())
 
 
+@pytest.mark.parametrize("held", ["{", "5", '{"epoch": 1}', '{"epoch": 1, "score": 0, "best_epoch": 1, "other": 0}'])
+def test_damaged_state_is_one_line_that_names_the_file(held, tmp_path):
+    save_checkpoint(tmp_path, "warmup", network(), State(1, 0.5, 1, 0.5), keep=1)
+    (checkpoint(tmp_path, "warmup", 1) / "state.json").write_text(held)
+    with pytest.raises(ValueError, match=r"`state\.json` must .*remove its folder.*warmup-0001/state\.json"):
+        restore_checkpoint(tmp_path, "warmup", network())
+
+
 def test_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):
     model = network()
     save_checkpoint(tmp_path, "warmup", model, State(1, 0.5, 1, 0.5), keep=1)
