@@ -150,7 +150,7 @@ def run_flags(folder: Path) -> str | None:
     """
     path = folder / FLAGS_FILE
     flags = path.read_text(encoding="utf-8") if path.is_file() else None
-    for name in ("blur_sigma", "mpp"):  # here the file can be named; what is exported with these flags asks for them later
+    for name in ("blur_sigma", "mpp"):  # here the file can be named; what is exported with them asks for them later
         _number_in(flags, name, path)
     return flags
 

@@ -189,7 +189,6 @@ def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_
     ({"--blur_sigma": "-1"}, "`blur_sigma` must be 0 or more"),
     ({"--patch_size": "8"}, "`patch_size` must be 11 or more"),
     ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),
-    ({"--patch_size": "8"}, "`patch_size` must be 11 or more"),
     ({"--colour": "red"}, "colour"),
 ])
 def test_a_mistake_is_an_error_that_names_it_and_leaves_nothing(changed, says, model, tile_folder, tmp_path):
