@@ -27,7 +27,7 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.files import write_text
 from pipelines.flags import define_patch_flags, patch_options
-from pipelines.options import DegradeOptions, PatchOptions, require
+from pipelines.options import DegradeOptions, PatchOptions, require, require_folder
 from sr_keras.options import SHIPPED_MODEL
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def check_output(output: Path, title: str) -> None:
     Raises:
         ValueError: They are of another model or of other data, or it is no folder.
     """
-    require(not output.is_file(), "output", "be a folder", "name another", str(output))
+    require_folder(str(output))
     table = output / TABLE_FILE
     said = table.read_text(encoding="utf-8", errors="replace") if table.is_file() else ""
     there = [name for name in (TABLE_FILE, ROWS_FILE, SHEET_FILE) if (output / name).exists()]
@@ -114,6 +114,7 @@ def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int
     """
     from pipelines.patches import find_sources
     from pipelines.shards import is_shards, open_shards, write_shards
+    from pipelines.sources import is_among
     from sr_keras.metrics import WINDOW
     from sr_keras.parts import PARTS_FILE, open_part
 
@@ -123,8 +124,7 @@ def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int
     if all(given):
         return open_shards(data)
     require(not any(given), "data", "be shards or slides, not both", "score one after the other", ",".join(data))
-    inside = [path for path in data if folder.resolve().is_relative_to(Path(path).resolve())]
-    require(not inside, "output", "lie outside of the data: its pictures would be scored the next time",
+    require(not is_among(folder, data), "output", "lie outside of the data: its pictures would be scored the next time",
             "name another folder", str(folder.parent))
     require(options.patch_size >= WINDOW, "patch_size", f"be {WINDOW} or more",
             "SSIM looks at windows of that side", options.patch_size)

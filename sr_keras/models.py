@@ -146,7 +146,7 @@ def run_flags(folder: Path) -> str | None:
     """Return the flags of the run in `folder`, one a line; None where it is no run.
 
     Raises:
-        ValueError: Their blur is no number.
+        ValueError: Their blur or mpp is no number.
     """
     path = folder / FLAGS_FILE
     flags = path.read_text(encoding="utf-8") if path.is_file() else None

@@ -136,7 +136,7 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
 
 
 def check_tile(tile: int, halo: int, step: int = 1) -> None:
-    """Refuse a window that has no room for a core, unless the image is no larger than it.
+    """Refuse a window that has no room for a core within its halo; where a whole image fits, none is needed.
 
     Raises:
         ValueError: It has none.
