@@ -114,6 +114,11 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
                 return
 
 
+def gives_patch(source: Source, options: PatchOptions) -> bool:
+    """Tell whether a slide gives a patch at all; the first that can be read decides."""
+    return any(isinstance(patch, Patch) for patch in read_patches(source, options))
+
+
 def _tile_names(source: Source) -> dict[Path, str]:
     """Return what each tile is called; a.png beside a.jpg keep their suffixes."""
     count = Counter(path.stem for path in source.paths)

@@ -6,15 +6,16 @@ single slide cut into regions that share no pixel, is asked for by name or is al
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 
 from pipelines.files import write_text
 from pipelines.options import PatchOptions, require
-from pipelines.patches import Source, check_disjoint, find_sources, split_sources
+from pipelines.patches import Source, check_disjoint, find_sources, gives_patch, split_sources
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
+from pipelines.slide import SlideError
 from sr_keras.options import DataOptions
 from sr_keras.runs import read_json
 
@@ -24,14 +25,17 @@ REMAKE = "take a copy of it, or --resume the training, which writes it anew"
 Slides = ShardSet | list[Source]
 
 
-def find_parts(options: DataOptions, seed: int) -> dict[str, Slides]:
-    """Return the slides of each part, nothing read or written yet; an empty list where it has none.
+def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, Slides]:
+    """Return the slides of each part, nothing written yet; an empty list where it has none.
+
+    Slides that are parted here and give no patch fall to the training part, where they are listed: no part is left to
+    them alone.
 
     Raises:
       ValueError: no slide is left to validate on, or a slide is in two parts.
       FileNotFoundError: a path that does not exist.
     """
-    found = _find(options, seed)
+    found = _find(options, patches, seed)
     regions = any(getattr(options, f"{part}_region") for part in PARTS)
     require(bool(found["val"]), "val_data", "name what to validate on where no slide of train_data is kept for it",
             "give it, or --val_region" if regions else "give it, or raise --val_fraction", ",".join(options.val_data))
@@ -118,7 +122,7 @@ def _only_ids(shards: ShardSet, slide_ids: set[str]) -> ShardSet:
     return replace(shards, shards=tuple(shard for shard in shards.shards if shard.slide_id in slide_ids))
 
 
-def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
+def _find(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, Slides]:
     given = {part: getattr(options, f"{part}_data") for part in PARTS}
     regions = {part: getattr(options, f"{part}_region") for part in PARTS}
     slides: dict[str, Slides] = {}
@@ -134,9 +138,36 @@ def _find(options: DataOptions, seed: int) -> dict[str, Slides]:
         return slides
     # A test part that was given leaves every slide of train_data to the other two.
     test_fraction = 0 if slides["test"] else options.test_fraction
-    split = split_sources(_sources(slides["train"]), options.val_fraction, test_fraction, seed)
-    parts = dict(zip(PARTS, (_only(slides["train"], chosen) for chosen in split), strict=True))
-    return {**parts, "test": slides["test"] or parts["test"]}
+
+    def split(sources: list[Source]) -> dict[str, list[Source]]:
+        return dict(zip(PARTS, split_sources(sources, options.val_fraction, test_fraction, seed), strict=True))
+
+    sources = _sources(slides["train"])
+    parts = split(sources) if isinstance(slides["train"], ShardSet) else _usable(sources, split, options, patches)
+    chosen = {part: _only(slides["train"], mine) for part, mine in parts.items()}
+    return {**chosen, "test": slides["test"] or chosen["test"]}
+
+
+def _usable(sources: list[Source], split: Callable[[list[Source]], dict[str, list[Source]]], options: DataOptions,
+            patches: PatchOptions) -> dict[str, list[Source]]:
+    """Return the split of what can be used: one bad slide that alone is a part's would cost the whole training.
+
+    Only so many slides are looked into as it takes to know that each part has a patch.
+    """
+    rest, bad = sources, list[Source]()
+    while rest:
+        try:
+            parts = split(rest)
+        except (SlideError, ValueError):  # too few are left
+            break
+        dead = next((mine for part, mine in parts.items() if mine and not any(
+            gives_patch(source, _size(part, options, patches)) for source in mine)), None)
+        if dead is None:
+            return {**parts, "train": parts["train"] + bad}
+        ids = {source.slide_id for source in dead}
+        bad += [source for source in rest if source.slide_id in ids]
+        rest = [source for source in rest if source.slide_id not in ids]
+    return split(sources)  # reading them says what is wrong
 
 
 def _open(paths: tuple[str, ...], name: str) -> Slides:

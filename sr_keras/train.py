@@ -35,7 +35,7 @@ def main() -> int:
 
     from sr_keras.parts import find_parts, patch_size, read_parts
 
-    found = find_parts(data, options.seed)
+    found = find_parts(data, patches, options.seed)
     whole, evaluated, _ = (patch_size(part, slides, data, patches) for part, slides in found.items())
     _check_sizes(options.crop_size, whole, evaluated, degrade.scale, options.best_by)
 

@@ -23,7 +23,7 @@ def options(*train, **values) -> DataOptions:
 
 
 def prepare(given, patches, run, seed):
-    return read_parts(find_parts(given, seed), given, patches, run)
+    return read_parts(find_parts(given, patches, seed), given, patches, run)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_parting_follows_from_the_seed(slides, tmp_path):
 
 def test_finding_parts_writes_nothing(slides, tmp_path):
     before = set(tmp_path.rglob("*"))
-    assert {part: len(found) for part, found in find_parts(options(slides), seed=0).items()} == {
+    assert {part: len(found) for part, found in find_parts(options(slides), PATCHES, seed=0).items()} == {
         "train": 3, "val": 1, "test": 1}
     assert set(tmp_path.rglob("*")) == before
 
@@ -75,8 +75,8 @@ def test_slides_of_a_start_that_came_to_nothing_stay_out_of_a_part(slides, tmp_p
 
 def test_one_folder_of_tiles_is_refused_with_both_remedies(slides):
     with pytest.raises(ValueError, match=r"tiles of each slide into a folder of its own, or name val_data"):
-        find_parts(options(slides / "case0"), seed=0)
-    found = find_parts(options(slides / "case0", val_data=(str(slides / "case1"),)), seed=0)
+        find_parts(options(slides / "case0"), PATCHES, seed=0)
+    found = find_parts(options(slides / "case0", val_data=(str(slides / "case1"),)), PATCHES, seed=0)
     assert [source.slide_id for source in found["train"]] == ["case0"]
 
 
@@ -156,7 +156,7 @@ def test_regions_of_one_slide_share_no_pixel(sample_slide, tmp_path):
 
 def test_region_of_one_part_leaves_the_data_of_another_to_it(sample_slide, slides):
     found = find_parts(options(sample_slide, train_region=(0, 0, 256, 256), val_data=(str(slides / "case0"),),
-                               test_data=(str(slides / "case1"), str(slides / "case2"))), seed=0)
+                               test_data=(str(slides / "case1"), str(slides / "case2"))), PATCHES, seed=0)
     assert [source.region for source in found["train"]] == [(0, 0, 256, 256)]
     assert [source.slide_id for source in found["val"]] == ["case0"]
     assert [source.slide_id for source in found["test"]] == ["case1", "case2"]
@@ -164,12 +164,12 @@ def test_region_of_one_part_leaves_the_data_of_another_to_it(sample_slide, slide
 
 def test_region_with_nothing_to_validate_on_is_refused_with_what_helps(sample_slide):
     with pytest.raises(ValueError, match=r"`val_data` must name what to validate on.*or --val_region"):
-        find_parts(options(sample_slide, train_region=(0, 0, 256, 256)), seed=0)
+        find_parts(options(sample_slide, train_region=(0, 0, 256, 256)), PATCHES, seed=0)
 
 
 def test_patch_wider_than_what_is_cut_of_a_slide_is_refused_before_anything_is_read(sample_slide):
     given = options(sample_slide, train_region=(0, 0, 512, 256), val_region=(0, 256, 31, 128))
-    found = find_parts(given, seed=0)
+    found = find_parts(given, PATCHES, seed=0)
     assert patch_size("train", found["train"], given, PATCHES) == 32
     with pytest.raises(ValueError, match=r"`eval_patch_size` must be 31 or less.*demo\.flags"):
         patch_size("val", found["val"], given, PATCHES)
@@ -218,7 +218,19 @@ def test_run_that_has_its_data_keeps_it(slides, tmp_path):
     ({"train_data": ("/no/such",), "train_region": (0, 0, 32, 32), "val_region": (0, 32, 32, 32)}, "train_data")])
 def test_missing_slides_are_named_by_their_flag(given, named, slides):
     with pytest.raises(FileNotFoundError, match=rf"^`{named}` must exist; .*{named}='/no/such'"):
-        find_parts(DataOptions(**{"train_data": (str(slides),), **given}), seed=0)
+        find_parts(DataOptions(**{"train_data": (str(slides),), **given}), PATCHES, seed=0)
+
+
+@pytest.mark.parametrize("bad", range(5))
+def test_slide_that_gives_no_patch_is_listed_and_leaves_no_part_without_one(slides, tmp_path, bad):
+    for tile in (slides / f"case{bad}").iterdir():
+        tile.write_bytes(b"torn")
+    parts = prepare(options(slides, val_fraction=0.2, test_fraction=0.2), PATCHES, tmp_path / "run", seed=0)
+    assert sorted(slide for part in parts.values() for slide in part.slide_ids) == [
+        f"case{i}" for i in range(5) if i != bad]
+    assert [len(parts[part].slide_ids) for part in ("train", "val", "test")] == [2, 1, 1]
+    listed = json.loads((tmp_path / "run" / "skipped.json").read_text())
+    assert {(item["part"], item["slide_id"]) for item in listed} == {("train", f"case{bad}")}
 
 
 def test_no_tissue_anywhere_is_an_error(tmp_path):
