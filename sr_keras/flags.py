@@ -81,7 +81,8 @@ def _define_stage_flags(values: flags.FlagValues) -> None:
                        "First learning rate of the discriminator.", flag_values=values)
     flags.DEFINE_string("autoencoder", None, "A trained autoencoder.keras to use instead of the stage.",
                         flag_values=values)
-    flags.DEFINE_string("generator", None, "A trained generator.keras to start from.", flag_values=values)
+    flags.DEFINE_string("generator", None, "A trained generator.keras to start from, of as many blocks or of fewer.",
+                        flag_values=values)
     flags.DEFINE_integer("blocks", _DEFAULT["blocks"], "Residual blocks of the generator.", flag_values=values)
     flags.DEFINE_integer("filters", _DEFAULT["filters"], "Filters of the generator.", flag_values=values)
     flags.DEFINE_boolean("global_skip", _DEFAULT["global_skip"], "Add the network's output to the interpolated LR.",
@@ -95,6 +96,9 @@ def _define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("batch_size", _DEFAULT["batch_size"], "Patches in a step.", flag_values=values)
     flags.DEFINE_integer("crop_size", None, "Side of the random crop of a patch to train on; all of it if left out.",
                          flag_values=values)
+    flags.DEFINE_float("shrink", _DEFAULT["shrink"],
+                       "Take half of the crops up to so many times larger, and shrink them: other microns per pixel.",
+                       flag_values=values)
     flags.DEFINE_integer("steps_per_epoch", None, "Steps in an epoch; one pass over the patches if left out.",
                          flag_values=values)
     flags.DEFINE_integer("val_patches", _DEFAULT["val_patches"], "Validation patches an epoch.", flag_values=values)

@@ -129,6 +129,7 @@ class TrainOptions:
     discriminator_learning_rate: float = 1e-4
     batch_size: int = 16
     crop_size: int | None = None
+    shrink: float = 1.0
     steps_per_epoch: int | None = None
     val_patches: int = 32
     best_by: str = "ssim"
@@ -150,6 +151,7 @@ class TrainOptions:
         require(self.batch_size > 0, "batch_size", "be positive", "16 is the default", self.batch_size)
         require(self.crop_size is None or self.crop_size > 0, "crop_size", "be positive",
                 "leave it out for the whole patch", self.crop_size)
+        require(self.shrink >= 1, "shrink", "be 1 or more", "1 is none", self.shrink)
         require(self.steps_per_epoch is None or self.steps_per_epoch > 0, "steps_per_epoch", "be positive",
                 "leave it out for one pass over the patches", self.steps_per_epoch)
         require(self.val_patches > 0, "val_patches", "be positive", "32 is the default", self.val_patches)

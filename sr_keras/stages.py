@@ -30,7 +30,7 @@ from sr_keras.callbacks import Progress, Record, StopOnNonFinite
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
 from sr_keras.options import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.runs import State, load_checkpoint, load_weights, restore_checkpoint
+from sr_keras.runs import State, layer_names, load_checkpoint, load_weights, restore_checkpoint
 from sr_keras.scores import bicubic
 
 VALIDATION_BATCH = 4
@@ -125,7 +125,7 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     pairs = training_dataset(
         plan.train, batch_size=plan.options.batch_size, crop_size=plan.options.crop_size, steps_per_epoch=plan.steps,
         first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, cache=plan.options.cache,
-        seed=plan.options.seed)
+        shrink=plan.options.shrink, seed=plan.options.seed)
     validation = _validation(plan)
     if not generates:
         pairs, validation = (data.map(lambda lr, hr: (hr, hr)) for data in (pairs, validation))
@@ -165,10 +165,7 @@ def _save_autoencoder(model: keras.Model, path: Path) -> None:
 
 
 def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Path | None) -> SuperResolutionGAN:
-    size = plan.generator
-    generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
-    if start:
-        load_weights(generator, start)
+    generator = build_generator(plan.generator, start)
     encoder = _encoder(plan) if objective.lambda_m else None
     model = SuperResolutionGAN(
         generator, encoder=encoder,
@@ -181,6 +178,31 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
         discriminator_optimizer=_adam(judge_rate, plan, stage) if objective.lambda_d else None,
         objective=objective, jit_compile=_jit_compile(plan.options))
     return model
+
+
+def build_generator(size: GeneratorOptions, start: Path | None = None) -> keras.Model:
+    """Build a generator; with `start`, a .keras file, one that goes on from there.
+
+    Residual blocks that the file lacks begin as the identity: a network that is deepened so computes at first what the
+    file's does, and nothing that was learned is lost.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or no generator of this size or of fewer blocks.
+    """
+    generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
+    if start is None:
+        return generator
+    names = layer_names(start)
+    blocks = sum(f"block{block + 1}_skip" in names for block in range(size.blocks))
+    trained = networks.generator(size.scale, blocks, size.filters, size.global_skip)
+    load_weights(trained, start)
+    for layer in generator.layers:
+        if layer.name in names:
+            layer.set_weights(trained.get_layer(layer.name).get_weights())
+        elif layer.name.endswith("_norm2"):
+            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    return generator
 
 
 def _save_generator(model: keras.Model, path: Path) -> None:

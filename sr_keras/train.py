@@ -37,7 +37,7 @@ def main() -> int:
 
     found = find_parts(data, patches, options.seed)
     whole, evaluated, _ = (patch_size(part, slides, data, patches) for part, slides in found.items())
-    _check_sizes(options.crop_size, whole, evaluated, degrade.scale, options.best_by)
+    _check_sizes(options, whole, evaluated, degrade.scale)
 
     import keras
     import tensorflow as tf
@@ -78,15 +78,19 @@ def _check_paths(options: TrainOptions) -> None:
                 f"name runs/mine/{name}.keras, say", path)
 
 
-def _check_sizes(crop: int | None, whole: int, evaluated: int, scale: int, best_by: str) -> None:
+def _check_sizes(options: TrainOptions, whole: int, evaluated: int, scale: int) -> None:
+    crop = options.crop_size
     require(crop is None or crop <= whole, "crop_size", f"be {whole} or less, the side of a patch",
             "leave it out for the whole patch", crop)
+    most = whole / (crop or whole)
+    require(options.shrink <= most, "shrink", f"be {most:.4g} or less, the side of a patch over that of a crop",
+            "make it or crop_size smaller", options.shrink)
     trained = ("crop_size", crop, 5) if crop else ("patch_size", whole, 5)
     for name, value, window in (trained, ("eval_patch_size", evaluated, 11)):
         require(value % scale == 0, name, f"be divisible by scale={scale}", "choose a multiple", value)
         require(value % 4 == 0, name, "be divisible by 4", "the autoencoder halves it twice", value)
         require(value >= window, name, f"be {window} or more", "SSIM looks at windows of that side", value)
-    require(best_by != "ms_ssim" or evaluated >= 161, "eval_patch_size", "be 161 or more for best_by=ms_ssim",
+    require(options.best_by != "ms_ssim" or evaluated >= 161, "eval_patch_size", "be 161 or more for best_by=ms_ssim",
             "choose another score or larger patches", evaluated)
 
 
@@ -96,10 +100,10 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
     from sr_keras.runs import load_weights
+    from sr_keras.stages import build_generator
 
     if options.generator:
-        network = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
-        load_weights(network, Path(options.generator))
+        build_generator(size, Path(options.generator))
     if options.autoencoder and loss.lambda_m:
         load_weights(networks.autoencoder(), Path(options.autoencoder))
     if loss.lambda_v and options.stages[-1].epochs:
