@@ -81,7 +81,7 @@ def _define_stage_flags(values: flags.FlagValues) -> None:
                        "First learning rate of the discriminator.", flag_values=values)
     flags.DEFINE_string("autoencoder", None, "A trained autoencoder.keras to use instead of the stage.",
                         flag_values=values)
-    flags.DEFINE_string("generator", None, "A trained generator.keras to start from, of as many blocks or of fewer.",
+    flags.DEFINE_string("generator", None, "A trained model to go on from: a run, say, or a SavedModel.",
                         flag_values=values)
     flags.DEFINE_integer("blocks", _DEFAULT["blocks"], "Residual blocks of the generator.", flag_values=values)
     flags.DEFINE_integer("filters", _DEFAULT["filters"], "Filters of the generator.", flag_values=values)

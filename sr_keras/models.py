@@ -15,7 +15,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class LoadedGenerator:
 
     `scale` is SR side over LR side. `halo` is how many LR pixels around a tile its values depend on. `facts` is what
     is known beyond that: of a SavedModel what was stored at its export, of a .keras file in a run folder the run's
-    `flags`.
+    `flags`. `weights` are those of `networks.generator` by their paths there, which training goes on from.
     """
 
     path: Path
@@ -54,6 +54,7 @@ class LoadedGenerator:
     halo: int
     facts: dict[str, Any]
     run: Callable[[tf.Tensor], tf.Tensor]
+    weights: dict[str, np.ndarray] = field(repr=False)
 
     @property
     def blur_sigma(self) -> float | None:
@@ -94,25 +95,26 @@ class LoadedGenerator:
         return to_float(self.run(tf.constant(to_uint8(lr))).numpy())
 
 
-def load_generator(path: str | Path, scale: int | None = None) -> LoadedGenerator:
+def load_generator(path: str | Path, scale: int | None = None, argument: str = "model") -> LoadedGenerator:
     """Load a generator.
 
     Args:
         path: a .keras file, a run folder, or a SavedModel folder NAME/VERSION or NAME.
         scale: what the caller needs it to be; None for any.
+        argument: what errors call the path.
 
     Raises:
         FileNotFoundError: There is no such path, or the run has no generator yet.
         ValueError: It is not a generator, can't be loaded, holds code, or has another scale.
     """
-    found = find_generator(path)
-    loaded = _from_keras(found) if found.is_file() else _from_saved_model(found)
+    found = find_generator(path, argument)
+    loaded = _from_keras(found, argument) if found.is_file() else _from_saved_model(found)
     require(scale in (None, loaded.scale), "scale", f"be {loaded.scale}, that of {path}",
             "name another model or another scale", scale)
     return loaded
 
 
-def find_generator(path: str | Path) -> Path:
+def find_generator(path: str | Path, argument: str = "model") -> Path:
     """Return the .keras file or the SavedModel's version folder that `path` stands for.
 
     Raises:
@@ -121,7 +123,7 @@ def find_generator(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"`model` must exist; check the spelling. Received: model={str(path)!r}")
+        raise FileNotFoundError(f"`{argument}` must exist; check the spelling. Received: {argument}={str(path)!r}")
     if (path.suffix == ".keras" and path.is_file()) or (path / SAVED_MODEL_FILE).is_file():
         return path
     if (path / GENERATOR_FILE).is_file():
@@ -130,7 +132,7 @@ def find_generator(path: str | Path) -> Path:
         raise FileNotFoundError(f"{path}: this run has no {GENERATOR_FILE} yet; let it finish, "
                                 "with --resume if it was stopped")
     versions = [folder for folder in versions_of(path) if (folder / SAVED_MODEL_FILE).is_file()]
-    require(bool(versions), "model", "be a .keras file, a run folder or a SavedModel folder", "name one of these",
+    require(bool(versions), argument, "be a .keras file, a run folder or a SavedModel folder", "name one of these",
             str(path))
     return versions[-1]
 
@@ -155,13 +157,13 @@ def run_flags(folder: Path) -> str | None:
     return flags
 
 
-def load_keras(path: Path) -> keras.Model:
+def load_keras(path: Path, argument: str = "model") -> keras.Model:
     """Load the generator in a .keras file, computing in float32.
 
     Raises:
         ValueError: The file is damaged, holds code, or is not a generator.
     """
-    require(zipfile.is_zipfile(path), "model", "be a whole .keras file", "train or copy it again", str(path))
+    require(zipfile.is_zipfile(path), argument, "be a whole .keras file", "train or copy it again", str(path))
     try:
         _check_archive(path)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -208,10 +210,11 @@ def scale_of(model: keras.Model) -> int:
     return scale
 
 
-def _from_keras(path: Path) -> LoadedGenerator:
-    model = load_keras(path)
+def _from_keras(path: Path, argument: str) -> LoadedGenerator:
+    model = load_keras(path, argument)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
-    return LoadedGenerator(path, scale_of(model), receptive_field(model), {"flags": run_flags(path.parent)}, run)
+    return LoadedGenerator(path, scale_of(model), receptive_field(model), {"flags": run_flags(path.parent)}, run,
+                           {weight.path: weight.numpy() for weight in model.variables})
 
 
 def _from_saved_model(folder: Path) -> LoadedGenerator:
@@ -227,7 +230,8 @@ def _from_saved_model(folder: Path) -> LoadedGenerator:
         unlimited = getattr(loaded, UNLIMITED, None)  # versions of old have none
         return unlimited(lr) if unlimited else loaded.signatures[SIGNATURE](lr=lr)["sr"]
 
-    return LoadedGenerator(folder, facts["scale"], facts["halo"], facts, run)
+    return LoadedGenerator(folder, facts["scale"], facts["halo"], facts, run,
+                           {weight.name.partition(":")[0]: weight.numpy() for weight in signature.variables})
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

@@ -207,7 +207,11 @@ def load_weights(model: keras.Model, path: Path) -> None:
       ValueError: it is damaged, or of another architecture. Keras 3.15 by itself reads on past a wrong checksum, and
         leaves a layer that the file does not have as it was, with a warning.
     """
-    _check_whole(path)
+    if not path.exists():
+        raise FileNotFoundError(f"weights must be a .keras file; this one is not there. Received: {path}")
+    if not zipfile.is_zipfile(path) or zipfile.ZipFile(path).testzip():
+        raise ValueError(f"weights must be a whole .keras file; this one is damaged: copy or train it again. "
+                         f"Received: {path}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
@@ -215,26 +219,6 @@ def load_weights(model: keras.Model, path: Path) -> None:
     except (ValueError, UserWarning) as error:
         raise ValueError(f"weights must be of the network that is trained; give the flags they were trained with, or "
                          f"name another run. Received: {path}") from error
-
-
-def layer_names(path: Path) -> set[str]:
-    """Return the names of the layers of the model in a .keras file.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is damaged.
-    """
-    _check_whole(path)
-    with zipfile.ZipFile(path) as file:
-        return set(re.findall(r'"name": "([^"]+)"', file.read("config.json").decode()))
-
-
-def _check_whole(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"weights must be a .keras file; this one is not there. Received: {path}")
-    if not zipfile.is_zipfile(path) or zipfile.ZipFile(path).testzip():
-        raise ValueError(f"weights must be a whole .keras file; this one is damaged: copy or train it again. "
-                         f"Received: {path}")
 
 
 def _epochs(run: Path, stage: str) -> list[int]:

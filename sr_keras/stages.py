@@ -21,7 +21,7 @@ import tensorflow as tf
 from pipelines.console import UserError
 from pipelines.dataset import evaluation_dataset, training_dataset
 from pipelines.files import atomic_path
-from pipelines.options import CorruptOptions, DegradeOptions
+from pipelines.options import CorruptOptions, DegradeOptions, require
 from pipelines.pixels import to_uint8
 from pipelines.shards import ShardSet
 from pipelines.shards.record import damage_named
@@ -29,8 +29,9 @@ from sr_keras import networks
 from sr_keras.callbacks import Progress, Record, StopOnNonFinite
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
+from sr_keras.models import PROBE_SIDE, LoadedGenerator, eight_bit, in_float32, load_generator
 from sr_keras.options import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.runs import State, layer_names, load_checkpoint, load_weights, restore_checkpoint
+from sr_keras.runs import State, load_checkpoint, load_weights, restore_checkpoint
 from sr_keras.scores import bicubic
 
 VALIDATION_BATCH = 4
@@ -181,28 +182,41 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
 
 
 def build_generator(size: GeneratorOptions, start: Path | None = None) -> keras.Model:
-    """Build a generator; with `start`, a .keras file, one that goes on from there.
+    """Build a generator; with `start`, whatever `sr_keras.models` loads, one that goes on from there.
 
-    Residual blocks that the file lacks begin as the identity: a network that is deepened so computes at first what the
-    file's does, and nothing that was learned is lost.
+    Residual blocks that `start` lacks begin as the identity: a network that is deepened so computes at first what
+    `start` does, and nothing that was learned is lost.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or no generator of this size or of fewer blocks.
+        FileNotFoundError: There is no such path.
+        ValueError: It is no generator, or not of this size or of fewer blocks.
     """
     generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
     if start is None:
         return generator
-    names = layer_names(start)
-    blocks = sum(f"block{block + 1}_skip" in names for block in range(size.blocks))
-    trained = networks.generator(size.scale, blocks, size.filters, size.global_skip)
-    load_weights(trained, start)
-    for layer in generator.layers:
-        if layer.name in names:
-            layer.set_weights(trained.get_layer(layer.name).get_weights())
-        elif layer.name.endswith("_norm2"):
-            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    found = load_generator(start, argument="generator")
+    _check_fit(found, generator, start)
+    for weight in generator.variables:
+        if weight.path in found.weights:
+            weight.assign(found.weights[weight.path])
+        elif weight.path.endswith("_norm2/gamma"):
+            weight.assign(keras.ops.zeros_like(weight))
+    lr = np.random.default_rng(0).integers(0, 256, (1, PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
+    departs = np.abs(found(lr) - np.int32(eight_bit(in_float32(generator))(lr))).max()
+    require(departs <= 1, "generator", "compute here what it did", "give --noglobal_skip where it was trained so",
+            str(start))
     return generator
+
+
+def _check_fit(found: LoadedGenerator, generator: keras.Model, start: Path) -> None:
+    ours = {weight.path: weight.shape for weight in generator.variables}
+    missing = [name for name in ours if name not in found.weights and not name.startswith("block")]
+    if missing or any(ours.get(name) != weight.shape for name, weight in found.weights.items()):
+        blocks = sum(name.endswith("_conv1/kernel") for name in found.weights)
+        filters = found.weights["first/kernel"].shape[-1] if "first/kernel" in found.weights else "FILTERS"
+        raise ValueError(f"`generator` must fit the network that is trained; give --scale={found.scale} "
+                         f"--filters={filters} --blocks={blocks} or more, or name another. "
+                         f"Received: generator={str(start)!r}")
 
 
 def _save_generator(model: keras.Model, path: Path) -> None:

@@ -72,10 +72,11 @@ def _check_stages(options: TrainOptions, loss: Objective) -> None:
 def _check_paths(options: TrainOptions) -> None:
     require(bool(options.run) and not Path(options.run).is_file(), "run", "be the name of a folder",
             "give --run=runs/mine, say", options.run)
-    for name in ("generator", "autoencoder"):
-        path = getattr(options, name)
-        require(path is None or (Path(path).is_file() and Path(path).suffix == ".keras"), name, "be a .keras file",
-                f"name runs/mine/{name}.keras, say", path)
+    autoencoder, generator = options.autoencoder, options.generator
+    require(autoencoder is None or (Path(autoencoder).is_file() and Path(autoencoder).suffix == ".keras"),
+            "autoencoder", "be a .keras file", "name runs/mine/autoencoder.keras, say", autoencoder)
+    require(generator is None or Path(generator).exists(), "generator", "be a run, a .keras file or a SavedModel",
+            "name runs/mine or saved_models/srgan_sqe_x4, say", generator)
 
 
 def _check_sizes(options: TrainOptions, whole: int, evaluated: int, scale: int) -> None:

@@ -96,7 +96,8 @@ def test_every_patch_comes_once_before_one_comes_twice(plain):
 
 
 @pytest.mark.parametrize("keywords", [
-    {"cache": "memory"}, {"shuffle_buffer": 3, "crop_size": 16}, {"steps_per_epoch": 2}, {"steps_per_epoch": 9},
+    {"cache": "memory"}, {"crop_size": 64, "shrink": 1.5},
+    {"shuffle_buffer": 3, "crop_size": 16}, {"steps_per_epoch": 2}, {"steps_per_epoch": 9},
     {"min_tissue": 0.01, "slides": ["slide-a"], "corrupt": CorruptOptions(fraction=0.5)}])
 def test_a_run_that_starts_at_epoch_k_is_bit_for_bit_the_uninterrupted_one(tissue, keywords):
     steps = keywords.setdefault("steps_per_epoch", 3)
@@ -122,6 +123,28 @@ def test_eight_orientations_come_and_keep_pixels_in_place(ramp):
 def test_without_augmentation_patches_stay_as_they_are(ramp):
     hr = np.concatenate([hr for _, hr in batches(5, ramp, batch_size=2, augment=False)])
     assert np.ptp(hr, axis=0).max() == 0
+
+
+def test_half_of_the_crops_are_shrunk_evenly_up_to_the_limit(ramp):
+    steps = []  # of the ramp from pixel to pixel: by how much a crop was shrunk
+    for _, hr in batches(60, ramp, batch_size=8, crop_size=16, augment=False, shrink=2.0):
+        across, down = np.diff(hr[..., 1] * 255, axis=2).mean((1, 2)), np.diff(hr[..., 0] * 255, axis=1).mean((1, 2))
+        np.testing.assert_allclose(across, down, atol=0.07)  # one unit of 8 bit over 15 steps
+        steps.extend(across)
+    steps = np.array(steps)
+    shrunk = steps[steps > 1.01]
+    assert 0.4 < len(shrunk) / len(steps) < 0.6
+    assert 1.9 < shrunk.max() < 2.05
+    assert 1.4 < shrunk.mean() < 1.6
+
+
+def test_a_shrunk_crop_is_the_mean_over_the_area_of_each_pixel(tmp_path):
+    squares = (np.indices((16, 16)).sum(0) % 2)[..., None] * [200, 100, 40]
+    save(tmp_path / "data/slide/tile.png", np.repeat(np.repeat(squares, 2, 0), 2, 1))  # of two pixels a side
+    shards = write(tmp_path / "data", tmp_path / "shards")
+    for _, hr in batches(30, shards, batch_size=4, crop_size=16, shrink=2.0):
+        # Whatever the factor, the mean of black and colour is kept to a square's share of the crop.
+        np.testing.assert_allclose(hr.mean((1, 2)) * 255, [[100, 50, 20]] * 4, rtol=0.15)
 
 
 def test_crops_lie_anywhere_in_the_patch(ramp):
@@ -237,6 +260,8 @@ def test_slides_and_tissue_choose_patches(plain, tissue):
     ({"first_epoch": -1}, "`first_epoch` must"),
     ({"shuffle_buffer": 0}, "`shuffle_buffer` must"),
     ({"seed": -1}, "`seed` must"),
+    ({"shrink": 0.9}, "`shrink` must lie in 1 to 1,"),
+    ({"shrink": 2.1, "crop_size": 16}, "`shrink` must lie in 1 to 2,"),
 ])
 def test_wrong_arguments_are_refused(plain, keywords, message):
     with pytest.raises(ValueError, match=message):
