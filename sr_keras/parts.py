@@ -219,6 +219,10 @@ def _report(parts: dict[str, ShardSet], run: Path) -> None:
     for part, shards in parts.items():
         skipped += [{"part": part, **asdict(item)} for item in shards.skipped]
         print(f"{part:<6} {shards.count:>6} patches of {shards.patch_size} px from {len(shards.slide_ids)} slide(s)")
+    kept = sum(shards.count for part, shards in parts.items() if part != "train")
+    if parts["train"].count < kept:
+        print("most patches are kept aside, since slides are parted by number whatever their size: "
+              "name the slides to validate on with --val_data and --test_data, or try another --seed")
     write_text(run / "skipped.json", json.dumps(skipped, indent=2) + "\n")
     broken = sum(item["broken"] for item in skipped)
     if broken:

@@ -40,8 +40,8 @@ FLAGS_FILE, VERSIONS_FILE = "flags.txt", "versions.json"
 BEGUN = ("parts.json", "checkpoints")
 # What `pipelines.files.atomic_path` leaves behind where it was killed.
 LEFTOVER = re.compile(r"\.\d+\.tmp\..+")
-# What may change when a run goes on: it alters no weight.
-MAY_CHANGE = ("keep_checkpoints", "strict", "workers")
+# What may change when a run goes on: it alters no weight. A run that was moved has another name.
+MAY_CHANGE = ("keep_checkpoints", "run", "strict", "workers")
 REMOVE_CHECKPOINT = "remove its folder, and --resume goes on from the epoch before"
 
 

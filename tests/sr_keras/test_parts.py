@@ -52,6 +52,13 @@ def test_parting_follows_from_the_seed(slides, tmp_path):
     assert len(set(drawn)) > 1
 
 
+def test_split_that_keeps_most_patches_aside_says_so_with_the_remedy(slides, tmp_path, capsys):
+    prepare(options(slides, val_fraction=0.2, test_fraction=0.2), PATCHES, tmp_path / "even", seed=0)
+    assert "kept aside" not in capsys.readouterr().out
+    prepare(options(slides, val_fraction=0.2, test_fraction=0.7), PATCHES, tmp_path / "uneven", seed=0)
+    assert "--val_data" in capsys.readouterr().out
+
+
 def test_finding_parts_writes_nothing(slides, tmp_path):
     before = set(tmp_path.rglob("*"))
     assert {part: len(found) for part, found in find_parts(options(slides), PATCHES, seed=0).items()} == {

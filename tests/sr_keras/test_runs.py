@@ -77,6 +77,15 @@ def test_open_run_refuses_contradicting_flags_and_names_them(tmp_path):
     assert (tmp_path / "flags.txt").read_text().startswith("--q=0.5")
 
 
+def test_run_that_was_moved_goes_on_under_its_new_name(tmp_path):
+    open_run(tmp_path / "old", "--q=0.5\n--run=old\n", resume=False)
+    begin(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    open_run(tmp_path / "new", "--q=0.5\n--run=new\n", resume=True)
+    with pytest.raises(ValueError, match=r"--q was 0.5 and is 2.0"):
+        open_run(tmp_path / "new", "--q=2.0\n--run=new\n", resume=True)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_run_that_made_nothing_yet_gives_way_to_another(resume, tmp_path):
     open_run(tmp_path, "--q=0.5\n", resume=False)
