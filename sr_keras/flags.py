@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags
 
+from pipelines import console
 from pipelines.flags import define_corrupt_flags, define_degrade_flags, define_patch_flags
 from sr_keras.options import (
     BEST_BY,
@@ -119,6 +120,16 @@ def _define_run_flags(values: flags.FlagValues) -> None:
                          flag_values=values)
     flags.DEFINE_integer("keep_checkpoints", _DEFAULT["keep_checkpoints"], "Last checkpoints to keep beside the best.",
                          flag_values=values)
+
+
+def train_defaults() -> str:
+    """Return every flag of `define_train_flags` with its default, one a line.
+
+    Flags that were written down before a flag was there mean its default.
+    """
+    values = flags.FlagValues()
+    define_train_flags(values)
+    return console.resolved(values)
 
 
 def train_options(values: flags.FlagValues) -> TrainOptions:

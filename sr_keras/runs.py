@@ -45,10 +45,11 @@ MAY_CHANGE = ("keep_checkpoints", "run", "strict", "workers")
 REMOVE_CHECKPOINT = "remove its folder, and --resume goes on from the epoch before"
 
 
-def open_run(folder: Path, flags: str, resume: bool) -> None:
+def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None:
     """Make `folder` a run folder, or check that the run in it is the one that `flags` ask for.
 
-    A run that ended before it had its data is none yet: other flags may take its place.
+    A run that ended before it had its data is none yet: other flags may take its place. `defaults`, flags as text too,
+    are what a flag was that the run does not know, since it is younger.
 
     Raises:
       ValueError: the folder holds a run and `resume` is false; it holds something else; or the flags contradict
@@ -60,7 +61,7 @@ def open_run(folder: Path, flags: str, resume: bool) -> None:
         if not resume:
             raise ValueError(f"`run` must be a new folder; add --resume to go on with the run in it, or name another. "
                              f"Received: run={str(folder)!r}")
-        _check_same(written.read_text(encoding="utf-8"), flags, written)
+        _check_same(written.read_text(encoding="utf-8"), flags, written, defaults)
     elif not written.exists() and not all(_is_ours(path) for path in folder.glob("*")):
         raise ValueError(f"`run` must be a new folder or a run's; this one holds something else; name another. "
                          f"Received: run={str(folder)!r}")
@@ -85,11 +86,12 @@ def _remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def _check_same(before: str, now: str, path: Path) -> None:
-    old, new = (dict(line.lstrip("-").partition("=")[::2] for line in text.splitlines()) for text in (before, now))
+def _check_same(before: str, now: str, path: Path, defaults: str) -> None:
+    old, new, default = (dict(line.lstrip("-").partition("=")[::2] for line in text.splitlines())
+                         for text in (before, now, defaults))
     differing = [f"--{name} was {old.get(name, 'not given')} and is {new.get(name, 'not given')}"
                  for name in sorted(old.keys() | new.keys())
-                 if name not in MAY_CHANGE and old.get(name) != new.get(name)]
+                 if name not in MAY_CHANGE and old.get(name, default.get(name)) != new.get(name)]
     if differing:
         raise ValueError(f"flags of a resumed run must be those it was started with; resume with "
                          f"--flagfile={path} --resume, or name another run: {'; '.join(differing)}")

@@ -16,7 +16,14 @@ from absl import flags
 from pipelines import console
 from pipelines.flags import corrupt_options, degrade_options, patch_options
 from pipelines.options import CorruptOptions, require
-from sr_keras.flags import data_options, define_train_flags, generator_options, objective, train_options
+from sr_keras.flags import (
+    data_options,
+    define_train_flags,
+    generator_options,
+    objective,
+    train_defaults,
+    train_options,
+)
 from sr_keras.options import GeneratorOptions, Objective, TrainOptions
 
 FLAGS = flags.FlagValues()
@@ -51,7 +58,7 @@ def main() -> int:
         keras.mixed_precision.set_global_policy(f"mixed_{options.mixed_precision}")
     _try_files(options, loss, size, corrupt, options.crop_size or whole)
     run = Path(options.run)
-    open_run(run, console.resolved(FLAGS), FLAGS.resume)
+    open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
     parts = read_parts(found, data, patches, run)
     best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"]))
     print(f"\nthe generator: {best}\n"

@@ -24,7 +24,14 @@ from pipelines.files import write_text
 from pipelines.flags import corrupt_options, degrade_options, patch_options
 from pipelines.options import require
 from pipelines.workers import available_memory, cores
-from sr_keras.flags import data_options, define_train_flags, generator_options, objective, train_options
+from sr_keras.flags import (
+    data_options,
+    define_train_flags,
+    generator_options,
+    objective,
+    train_defaults,
+    train_options,
+)
 from sr_keras.options import Objective
 from sr_keras.study.grid import DECIDED, Cell, cell_flags, parse_grids
 
@@ -118,10 +125,13 @@ def _is_common(line: str) -> bool:
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Write flags that all cells share; refuse others than those that cells were made with."""
+    """Write flags that all cells share; refuse others than those that cells were made with.
+
+    A flag that is younger than the cells was at its default.
+    """
     if path.exists():
         before = path.read_text(encoding="utf-8")
-        changed = sorted(set(text.splitlines()) ^ set(before.splitlines()))
+        changed = sorted((set(text.splitlines()) ^ set(before.splitlines())) - set(train_defaults().splitlines()))
         require(not changed, "flags", f"be those of {path}", "name other folders for another study", changed)
     else:
         write_text(path, text)

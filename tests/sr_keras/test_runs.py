@@ -77,6 +77,14 @@ def test_open_run_refuses_contradicting_flags_and_names_them(tmp_path):
     assert (tmp_path / "flags.txt").read_text().startswith("--q=0.5")
 
 
+def test_flag_that_is_younger_than_the_run_was_at_its_default(tmp_path):
+    open_run(tmp_path, "--q=0.5\n", resume=False)
+    begin(tmp_path)
+    open_run(tmp_path, "--q=0.5\n--shrink=1.0\n", resume=True, defaults="--q=0.25\n--shrink=1.0\n")
+    with pytest.raises(ValueError, match=r"--shrink was not given and is 2.0"):
+        open_run(tmp_path, "--q=0.5\n--shrink=2.0\n", resume=True, defaults="--q=0.25\n--shrink=1.0\n")
+
+
 def test_run_that_was_moved_goes_on_under_its_new_name(tmp_path):
     open_run(tmp_path / "old", "--q=0.5\n--run=old\n", resume=False)
     begin(tmp_path / "old")

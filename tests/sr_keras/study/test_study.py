@@ -112,6 +112,9 @@ def test_row_says_what_made_it(killed_then_finished):
 
 def test_finished_study_trains_nothing_again_even_without_its_runs(killed_then_finished, tiles, tmp_path):
     shutil.copytree(killed_then_finished / "out", tmp_path / "out")
+    flags = tmp_path / "out/common.flags"
+    assert "--shrink=1.0\n" in flags.read_text()
+    flags.write_text(flags.read_text().replace("--shrink=1.0\n", ""))  # as a version before that flag wrote it
     done = study(tiles, tmp_path, GRID, EQUAL)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "work" / "cells").exists()
