@@ -166,13 +166,16 @@ def _save_autoencoder(model: keras.Model, path: Path) -> None:
 
 
 def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Path | None) -> SuperResolutionGAN:
-    generator = build_generator(plan.generator, start)
+    size = plan.generator
+    generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
     encoder = _encoder(plan) if objective.lambda_m else None
+    discriminator = networks.discriminator() if objective.lambda_d else None
+    features = networks.vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None
+    if start:  # after all that draws its weights: the same seed draws the same, from whatever file the generator comes
+        start_from(generator, start)
     model = SuperResolutionGAN(
-        generator, encoder=encoder,
-        discriminator=networks.discriminator() if objective.lambda_d else None,
-        features=networks.vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None,
-        ema_decay=plan.options.ema_decay, blur_sigma=plan.degrade.blur_sigma)
+        generator, discriminator, encoder, features, ema_decay=plan.options.ema_decay,
+        blur_sigma=plan.degrade.blur_sigma)
     judge_rate = plan.options.discriminator_learning_rate
     model.compile(
         generator_optimizer=_adam(stage.learning_rate, plan, stage),
@@ -181,8 +184,8 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
     return model
 
 
-def build_generator(size: GeneratorOptions, start: Path | None = None) -> keras.Model:
-    """Build a generator; with `start`, whatever `sr_keras.models` loads, one that goes on from there.
+def start_from(generator: keras.Model, start: Path) -> None:
+    """Give a generator the weights of a trained one, anything that `sr_keras.models` loads.
 
     Residual blocks that `start` lacks begin as the identity: a network that is deepened so computes at first what
     `start` does, and nothing that was learned is lost.
@@ -191,9 +194,6 @@ def build_generator(size: GeneratorOptions, start: Path | None = None) -> keras.
         FileNotFoundError: There is no such path.
         ValueError: It is no generator, or not of this size or of fewer blocks.
     """
-    generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
-    if start is None:
-        return generator
     found = load_generator(start, argument="generator")
     _check_fit(found, generator, start)
     for weight in generator.variables:
@@ -205,7 +205,6 @@ def build_generator(size: GeneratorOptions, start: Path | None = None) -> keras.
     departs = np.abs(found(lr) - np.int32(eight_bit(in_float32(generator))(lr))).max()
     require(departs <= 1, "generator", "compute here what it did", "give --noglobal_skip where it was trained so",
             str(start))
-    return generator
 
 
 def _check_fit(found: LoadedGenerator, generator: keras.Model, start: Path) -> None:

@@ -108,10 +108,10 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
     from sr_keras.runs import load_weights
-    from sr_keras.stages import build_generator
+    from sr_keras.stages import start_from
 
     if options.generator:
-        build_generator(size, Path(options.generator))
+        start_from(networks.generator(size.scale, size.blocks, size.filters, size.global_skip), Path(options.generator))
     if options.autoencoder and loss.lambda_m:
         load_weights(networks.autoencoder(), Path(options.autoencoder))
     if loss.lambda_v and options.stages[-1].epochs:

@@ -26,7 +26,7 @@ from sr_keras.callbacks import Record
 from sr_keras.models import eight_bit, load_generator, load_keras
 from sr_keras.options import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.runs import State, checkpoint, read_metrics, restore_checkpoint, save_checkpoint
-from sr_keras.stages import Plan, build_generator, train_stages
+from sr_keras.stages import Plan, start_from, train_stages
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("autoencoder", "warmup", "adversarial")
@@ -115,35 +115,45 @@ def test_generator_of_another_size_is_refused_by_name(plan, tmp_path):
         train_stages(plan(PLAIN, (0, 1, 0), generator=str(tmp_path / "larger.keras")))
 
 
-@pytest.mark.parametrize("size", [GeneratorOptions(blocks=2, filters=4), GeneratorOptions(blocks=3, filters=5),
-                                  GeneratorOptions(scale=2, blocks=3, filters=4)])
+@pytest.mark.parametrize("size", [(4, 2, 4), (4, 3, 5), (2, 3, 4)])
 def test_only_a_generator_of_other_size_than_blocks_is_refused(size, tmp_path):
     networks.generator(4, 3, 4).save(tmp_path / "generator.keras")
     with pytest.raises(ValueError, match=r"give --scale=4 --filters=4 --blocks=3 or more"):
-        build_generator(size, tmp_path / "generator.keras")
+        start_from(networks.generator(*size), tmp_path / "generator.keras")
 
 
 def test_a_generator_trained_without_the_skip_is_refused_with_it(randomised, tmp_path):
     randomised(networks.generator(4, 1, 4, global_skip=False)).save(tmp_path / "plain.keras")
     with pytest.raises(ValueError, match=r"`generator` must compute here what it did; give --noglobal_skip"):
-        build_generator(GeneratorOptions(blocks=1, filters=4), tmp_path / "plain.keras")
+        start_from(networks.generator(4, 1, 4), tmp_path / "plain.keras")
 
 
 def test_a_deepened_generator_starts_where_the_trained_one_ended_and_its_new_blocks_learn(plan, randomised, tmp_path):
-    trained, size = randomised(networks.generator(4, 1, 4)), GeneratorOptions(blocks=3, filters=4)
+    trained, deeper = randomised(networks.generator(4, 1, 4)), networks.generator(4, 3, 4)
     trained.save(tmp_path / "generator.keras")
-    deeper = build_generator(size, tmp_path / "generator.keras")
+    start_from(deeper, tmp_path / "generator.keras")
     lr = np.random.default_rng(1).random((2, 9, 12, 3), np.float32)
     np.testing.assert_allclose(deeper(lr, training=False), trained(lr, training=False), atol=1e-6)
     asked = plan(PLAIN, (0, 2, 0), generator=str(tmp_path / "generator.keras"), ema_decay=0.0)
-    learned = load_keras(train_stages(replace(asked, generator=size)))
+    learned = load_keras(train_stages(replace(asked, generator=GeneratorOptions(blocks=3, filters=4))))
     for name in ("block2_norm2", "block3_norm2"):
         assert np.abs(learned.get_layer(name).gamma).min() > 0 == np.abs(deeper.get_layer(name).gamma).max()
 
 
+def test_seed_draws_the_same_discriminator_wherever_the_generator_comes_from(plan, tmp_path):
+    networks.generator(4, 1, 4).save(tmp_path / "generator.keras")
+    asked, drawn = plan(Objective(lambda_m=0.0), (0, 0, 1)), []
+    for start in (None, tmp_path / "generator.keras"):
+        keras.utils.set_random_seed(1)
+        gan = stages._build_gan(asked, asked.options.stages[2], asked.objective, start)
+        drawn.append(gan.discriminator.get_weights())
+    assert_same(*drawn)
+
+
 def test_training_goes_on_from_a_shipped_saved_model():
     shipped = ROOT / "saved_models" / "srgan_sqe_x4_light"
-    ours = build_generator(GeneratorOptions(blocks=6, filters=16), shipped)
+    ours = networks.generator(4, 6, 16)
+    start_from(ours, shipped)
     lr = np.random.default_rng(2).integers(0, 256, (1, 16, 24, 3), np.uint8)
     np.testing.assert_allclose(eight_bit(ours)(lr), load_generator(shipped)(lr), atol=1)
 
