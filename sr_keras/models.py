@@ -15,7 +15,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class LoadedGenerator:
 
     `scale` is SR side over LR side. `halo` is how many LR pixels around a tile its values depend on. `facts` is what
     is known beyond that: of a SavedModel what was stored at its export, of a .keras file in a run folder the run's
-    `flags`. `weights` are those of `networks.generator` by their paths there, which training goes on from.
+    `flags`.
     """
 
     path: Path
@@ -54,7 +54,6 @@ class LoadedGenerator:
     halo: int
     facts: dict[str, Any]
     run: Callable[[tf.Tensor], tf.Tensor]
-    weights: dict[str, np.ndarray] = field(repr=False)
 
     @property
     def blur_sigma(self) -> float | None:
@@ -112,6 +111,15 @@ def load_generator(path: str | Path, scale: int | None = None, argument: str = "
     require(scale in (None, loaded.scale), "scale", f"be {loaded.scale}, that of {path}",
             "name another model or another scale", scale)
     return loaded
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the weights of a generator that `load_generator` loads, by their paths in `networks.generator`."""
+    found = find_generator(path)
+    if found.is_file():
+        return {weight.path: weight.numpy() for weight in load_keras(found).variables}
+    loaded = tf.saved_model.load(str(found))  # owns the weights, so it must outlive the reading of them
+    return {weight.name.partition(":")[0]: weight.numpy() for weight in loaded.signatures[SIGNATURE].variables}
 
 
 def find_generator(path: str | Path, argument: str = "model") -> Path:
@@ -213,8 +221,7 @@ def scale_of(model: keras.Model) -> int:
 def _from_keras(path: Path, argument: str) -> LoadedGenerator:
     model = load_keras(path, argument)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
-    return LoadedGenerator(path, scale_of(model), receptive_field(model), {"flags": run_flags(path.parent)}, run,
-                           {weight.path: weight.numpy() for weight in model.variables})
+    return LoadedGenerator(path, scale_of(model), receptive_field(model), {"flags": run_flags(path.parent)}, run)
 
 
 def _from_saved_model(folder: Path) -> LoadedGenerator:
@@ -230,8 +237,7 @@ def _from_saved_model(folder: Path) -> LoadedGenerator:
         unlimited = getattr(loaded, UNLIMITED, None)  # versions of old have none
         return unlimited(lr) if unlimited else loaded.signatures[SIGNATURE](lr=lr)["sr"]
 
-    return LoadedGenerator(folder, facts["scale"], facts["halo"], facts, run,
-                           {weight.name.partition(":")[0]: weight.numpy() for weight in signature.variables})
+    return LoadedGenerator(folder, facts["scale"], facts["halo"], facts, run)
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

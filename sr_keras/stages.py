@@ -29,7 +29,7 @@ from sr_keras import networks
 from sr_keras.callbacks import Progress, Record, StopOnNonFinite
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
-from sr_keras.models import PROBE_SIDE, LoadedGenerator, eight_bit, in_float32, load_generator
+from sr_keras.models import PROBE_SIDE, eight_bit, in_float32, load_generator, read_weights
 from sr_keras.options import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.runs import State, load_checkpoint, load_weights, restore_checkpoint
 from sr_keras.scores import bicubic
@@ -195,10 +195,11 @@ def start_from(generator: keras.Model, start: Path) -> None:
         ValueError: It is no generator, or not of this size or of fewer blocks.
     """
     found = load_generator(start, argument="generator")
-    _check_fit(found, generator, start)
+    weights = read_weights(start)
+    _check_fit(generator, weights, found.scale, start)
     for weight in generator.variables:
-        if weight.path in found.weights:
-            weight.assign(found.weights[weight.path])
+        if weight.path in weights:
+            weight.assign(weights[weight.path])
         elif weight.path.endswith("_norm2/gamma"):
             weight.assign(keras.ops.zeros_like(weight))
     lr = np.random.default_rng(0).integers(0, 256, (1, PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
@@ -207,13 +208,13 @@ def start_from(generator: keras.Model, start: Path) -> None:
             str(start))
 
 
-def _check_fit(found: LoadedGenerator, generator: keras.Model, start: Path) -> None:
+def _check_fit(generator: keras.Model, weights: dict[str, np.ndarray], scale: int, start: Path) -> None:
     ours = {weight.path: weight.shape for weight in generator.variables}
-    missing = [name for name in ours if name not in found.weights and not name.startswith("block")]
-    if missing or any(ours.get(name) != weight.shape for name, weight in found.weights.items()):
-        blocks = sum(name.endswith("_conv1/kernel") for name in found.weights)
-        filters = found.weights["first/kernel"].shape[-1] if "first/kernel" in found.weights else "FILTERS"
-        raise ValueError(f"`generator` must fit the network that is trained; give --scale={found.scale} "
+    missing = [name for name in ours if name not in weights and not name.startswith("block")]
+    if missing or any(ours.get(name) != weight.shape for name, weight in weights.items()):
+        blocks = sum(name.endswith("_conv1/kernel") for name in weights)
+        filters = weights["first/kernel"].shape[-1] if "first/kernel" in weights else "FILTERS"
+        raise ValueError(f"`generator` must fit the network that is trained; give --scale={scale} "
                          f"--filters={filters} --blocks={blocks} or more, or name another. "
                          f"Received: generator={str(start)!r}")
 

@@ -74,8 +74,7 @@ def test_tiled_equals_whole_within_one_step(loaded, histology):
 
 def test_comparison_of_tiled_and_whole_would_see_a_seam(loaded, histology):
     lr = histology[:100, :100]
-    blind = LoadedGenerator(loaded.path, loaded.scale, halo=1, facts={}, run=loaded.run,
-                            weights=loaded.weights)
+    blind = LoadedGenerator(loaded.path, loaded.scale, halo=1, facts={}, run=loaded.run)
     assert difference(enlarge_image(blind, lr, 64), loaded(lr[np.newaxis])[0]) > 10
 
 
