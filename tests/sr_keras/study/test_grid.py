@@ -102,7 +102,7 @@ def test_wrong_grid_is_refused_by_name(grid, message):
         cells(grid)
 
 
-@pytest.mark.parametrize(("flagfile", "count"), [("study_small.flags", 90), ("study_paper.flags", 195)])
+@pytest.mark.parametrize(("flagfile", "count"), [("study_small.flags", 102), ("study_paper.flags", 195)])
 def test_flagfile_is_a_study(monkeypatch, flagfile, count):
     from sr_keras.study.__main__ import FLAGS, TRAIN
 
