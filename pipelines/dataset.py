@@ -191,7 +191,7 @@ def _cropped_and_turned(pixels: tf.Tensor, crop: int, shrink: float, augment: bo
 
 
 def _side(crop: int, shrink: float, seed: tf.Tensor) -> tf.Tensor:
-    """Return the crop's side as often as a larger one, of up to `shrink` times as many pixels."""
+    """Return the side to crop: `crop` half of the time, otherwise one up to `shrink` times as long."""
     larger, by = tf.unstack(tf.random.stateless_uniform([2], seed))
     factor = tf.where(larger < 0.5, 1 + by * (shrink - 1), 1.0)
     return tf.cast(tf.round(crop * factor), tf.int32)
