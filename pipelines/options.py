@@ -4,14 +4,19 @@ Every object checks itself on construction, so a wrong value stops a run in its 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 CORRUPTIONS = ("noise", "blur", "contrast", "outlier")
 SIDES = ("lr", "hr", "both")
 SAMPLINGS = ("grid", "random")
 SCALES = (2, 4, 8)
+BLURS = ("none", "gaussian", "disc", "airy")
+RESAMPLINGS = ("nth", "box", "cascade", "bicubic", "lanczos")
+SUBSAMPLINGS = ("444", "420")
+MOST_SIGMA = 12.0  # HR pixels: a kernel that reaches further has no tissue left to blur
 SEEDS = 2**63  # TensorFlow takes them as int64
 
 
@@ -57,17 +62,114 @@ def check_seed(seed: int) -> None:
     require(0 <= seed < SEEDS, "seed", "be 0 or more and less than 2**63", "0 is the default", seed)
 
 
+Range = tuple[float, float]  # low and high, both included; equal for a fixed value
+
+
 @dataclass(frozen=True)
 class DegradeOptions:
-    """How an HR patch becomes an LR one: Gaussian blur of `blur_sigma` HR pixels, then every `scale`-th pixel."""
+    """How an HR patch becomes an LR one, in the order in which a scanner does it. The default is the paper's textbook.
+
+    Ranges are (low, high), and each example draws its own value; a kind is drawn from those that are listed, each as
+    likely. Lengths are in HR pixels unless another unit is named; images are on [0, 1].
+
+    Attributes:
+        scale: HR side over LR side.
+        blurs: Point spread functions to draw from, of BLURS.
+        blur_sigma: Of a Gaussian; a number or a range. At 0 it is the mean of the central pixels.
+        anisotropy: Longer over shorter sigma of a Gaussian, 1 or more, at a random angle; their mean square is kept.
+        disc_radius: Of a defocus disc.
+        numerical_aperture, wavelength, mpp: Of an Airy pattern; wavelength in microns, mpp that of the HR pixels.
+        resamplings: How the plane becomes coarser, of RESAMPLINGS.
+        shot_noise: Standard deviation of the Poisson noise on white.
+        read_noise: Standard deviation of the Gaussian noise, everywhere.
+        sharpen: Amount of the scanner's unsharp mask (sigma 1 LR pixel).
+        gain: Factor of each colour channel.
+        gamma: Exponent of all values.
+        jpeg_passes: Share of the examples that are compressed never, once, twice.
+        jpeg_quality: Of libjpeg, whole numbers in 1 to 100.
+        jpeg_subsamplings: Of the chroma, of SUBSAMPLINGS.
+    """
 
     scale: int = 4
-    blur_sigma: float = 1.6
+    blurs: tuple[str, ...] = ("gaussian",)
+    blur_sigma: float | Range = 1.6
+    anisotropy: Range = (1.0, 1.0)
+    disc_radius: Range = (1.0, 1.0)
+    numerical_aperture: Range = (0.4, 0.4)
+    wavelength: Range = (0.55, 0.55)
+    mpp: Range = (0.25, 0.25)
+    resamplings: tuple[str, ...] = ("nth",)
+    shot_noise: Range = (0.0, 0.0)
+    read_noise: Range = (0.0, 0.0)
+    sharpen: Range = (0.0, 0.0)
+    gain: Range = (1.0, 1.0)
+    gamma: Range = (1.0, 1.0)
+    jpeg_passes: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    jpeg_quality: Range = (75, 75)
+    jpeg_subsamplings: tuple[str, ...] = ("420",)
 
     def __post_init__(self) -> None:
-        require(self.scale in SCALES, "scale", f"be one of {SCALES}", "choose one of these", self.scale)
-        require(0 <= self.blur_sigma < inf, "blur_sigma", "be 0 or more and finite",
-                "give it in HR pixels, 0 for no blur", self.blur_sigma)
+        require(self.scale in SCALES, "scale", f"be one of {SCALES}", "HR side over LR side", self.scale)
+        for name, known in (("blurs", BLURS), ("resamplings", RESAMPLINGS), ("jpeg_subsamplings", SUBSAMPLINGS)):
+            given = getattr(self, name)
+            require(bool(given) and all(one in known for one in given), name, f"name some of {known}",
+                    "separate them by commas", given)
+        limits = {
+            "blur_sigma": (0, MOST_SIGMA), "anisotropy": (1, 4), "disc_radius": (0, 2 * MOST_SIGMA),
+            "numerical_aperture": (0.05, 1.5), "wavelength": (0.2, 1.5), "mpp": (0.01, 10), "shot_noise": (0, 0.5),
+            "read_noise": (0, 0.5), "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
+        for name, (least, most) in limits.items():
+            check_range(name, self.range_of(name), least, most)
+        shares = self.jpeg_passes
+        require(len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6, "jpeg_passes",
+                "be three shares that sum to 1", "compressed never, once, twice", shares)
+
+    def range_of(self, name: str) -> Range:
+        """Return a range by its name, a number as the range that holds it alone."""
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value, value)
+
+    @property
+    def is_textbook(self) -> bool:
+        """Whether nothing is drawn and `pipelines.degrade.degrade` is all that happens, at one `blur_sigma`."""
+        return not isinstance(self.blur_sigma, tuple) and replace(self, scale=4, blur_sigma=1.6) == DegradeOptions()
+
+
+# What LR a model is trained on and scored on, by name. "scanner" is what cameras and their software do, drawn widely;
+# "pyramid" what a slide's own coarse levels are: averages of 2x2, again and again, each level compressed.
+DEGRADATIONS: dict[str, DegradeOptions] = {
+    "textbook": DegradeOptions(),
+    "scanner": DegradeOptions(
+        blurs=("none", "gaussian", "gaussian", "disc", "airy"), blur_sigma=(0.4, 3.2), anisotropy=(1.0, 1.6),
+        disc_radius=(0.5, 3.0), numerical_aperture=(0.2, 0.75), wavelength=(0.45, 0.65), mpp=(0.2, 0.5),
+        resamplings=RESAMPLINGS, shot_noise=(0.0, 0.03), read_noise=(0.0, 0.02), sharpen=(0.0, 0.6),
+        gain=(0.96, 1.04), gamma=(0.95, 1.05), jpeg_passes=(0.35, 0.5, 0.15), jpeg_quality=(50, 98),
+        jpeg_subsamplings=("420", "444")),
+    "pyramid": DegradeOptions(
+        blurs=("none",), resamplings=("cascade",), jpeg_passes=(0.1, 0.9, 0.0), jpeg_quality=(70, 92),
+        jpeg_subsamplings=("420",)),
+}
+
+
+def degradation(name: str, **changes: Any) -> DegradeOptions:
+    """Return a preset of DEGRADATIONS, with some of its options changed.
+
+    Raises:
+        ValueError: There is no such preset, or a change is out of range.
+    """
+    require(name in DEGRADATIONS, "degradation", f"be one of {tuple(DEGRADATIONS)}",
+            "'scanner' is for slides as scanners give them", name)
+    return replace(DEGRADATIONS[name], **changes)
+
+
+def check_range(name: str, value: Range, least: float, most: float) -> None:
+    """Refuse a range that is none, or leaves [least, most].
+
+    Raises:
+        ValueError: It does.
+    """
+    require(len(value) == 2 and value[0] <= value[1], name, "have its low end first", "write low,high", value)
+    require(least <= value[0] and value[1] <= most, name, f"lie in {least} to {most}", "write low,high", value)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {name: floor for floor, names in enumerate([
     ["pipelines.quiet"],
     ["pipelines", "pipelines.options", "pipelines.pixels", "pipelines.files", "pipelines.console"],
-    ["pipelines.formats", "pipelines.pyramid.tiles", "pipelines.pyramid.store", "pipelines.degrade", "pipelines.soften",
+    ["pipelines.formats", "pipelines.pyramid.tiles", "pipelines.pyramid.store", "pipelines.degrade.textbook",
+     "pipelines.degrade.kernels", "pipelines.degrade.camera", "pipelines.degrade.jpeg", "pipelines.soften",
      "pipelines.workers"],
+    ["pipelines.degrade.family"],
+    ["pipelines.degrade"],
     ["pipelines.slide", "pipelines.pyramid.tiff", "pipelines.cluster"],
     ["pipelines.tissue", "pipelines.sample", "pipelines.pyramid.writer"],
     ["pipelines.sources", "pipelines.pyramid"],

@@ -1,0 +1,11 @@
+"""HR -> LR: what a scanner makes of the same glass at a coarser resolution.
+
+    degrade(hr, scale, blur_sigma)           the paper's: Gaussian blur, every `scale`-th pixel. Batches, differentiable
+    degrade_example(hr, options, seed)       one patch by a `DegradeOptions`: the whole family, drawn from a seed
+
+`textbook` holds the first and the conventions that both keep (half-pixel centres, mirrored edges); `kernels`, `camera`
+and `jpeg` the parts of the second, `family` their order.
+"""
+from pipelines.degrade.textbook import TRUNCATE, degrade, extend_symmetric, taps
+
+__all__ = ["TRUNCATE", "degrade", "extend_symmetric", "taps"]
