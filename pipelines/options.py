@@ -65,6 +65,16 @@ def check_seed(seed: int) -> None:
 Range = tuple[float, float]  # low and high, both included; equal for a fixed value
 
 
+def check_range(name: str, value: Range, least: float, most: float) -> None:
+    """Refuse a range that is none, or leaves [least, most].
+
+    Raises:
+        ValueError: It does.
+    """
+    require(len(value) == 2 and value[0] <= value[1], name, "have its low end first", "write low,high", value)
+    require(least <= value[0] and value[1] <= most, name, f"lie in {least} to {most}", "write low,high", value)
+
+
 @dataclass(frozen=True)
 class DegradeOptions:
     """How an HR patch becomes an LR one, in the order in which a scanner does it. The default is the paper's textbook.
@@ -143,7 +153,7 @@ DEGRADATIONS: dict[str, DegradeOptions] = {
         blurs=("none", "gaussian", "gaussian", "disc", "airy"), blur_sigma=(0.4, 3.2), anisotropy=(1.0, 1.6),
         disc_radius=(0.5, 3.0), numerical_aperture=(0.2, 0.75), wavelength=(0.45, 0.65), mpp=(0.2, 0.5),
         resamplings=RESAMPLINGS, shot_noise=(0.0, 0.03), read_noise=(0.0, 0.02), sharpen=(0.0, 0.6),
-        gain=(0.96, 1.04), gamma=(0.95, 1.05), jpeg_passes=(0.35, 0.5, 0.15), jpeg_quality=(50, 98),
+        gain=(0.98, 1.02), gamma=(0.97, 1.03), jpeg_passes=(0.35, 0.5, 0.15), jpeg_quality=(50, 98),
         jpeg_subsamplings=("420", "444")),
     "pyramid": DegradeOptions(
         blurs=("none",), resamplings=("cascade",), jpeg_passes=(0.1, 0.9, 0.0), jpeg_quality=(70, 92),
@@ -160,16 +170,6 @@ def degradation(name: str, **changes: Any) -> DegradeOptions:
     require(name in DEGRADATIONS, "degradation", f"be one of {tuple(DEGRADATIONS)}",
             "'scanner' is for slides as scanners give them", name)
     return replace(DEGRADATIONS[name], **changes)
-
-
-def check_range(name: str, value: Range, least: float, most: float) -> None:
-    """Refuse a range that is none, or leaves [least, most].
-
-    Raises:
-        ValueError: It does.
-    """
-    require(len(value) == 2 and value[0] <= value[1], name, "have its low end first", "write low,high", value)
-    require(least <= value[0] and value[1] <= most, name, f"lie in {least} to {most}", "write low,high", value)
 
 
 @dataclass(frozen=True)

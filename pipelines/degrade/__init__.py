@@ -6,6 +6,7 @@
 `textbook` holds the first and the conventions that both keep (half-pixel centres, mirrored edges); `kernels`, `camera`
 and `jpeg` the parts of the second, `family` their order.
 """
+from pipelines.degrade.family import degrade_example
 from pipelines.degrade.textbook import TRUNCATE, degrade, extend_symmetric, taps
 
-__all__ = ["TRUNCATE", "degrade", "extend_symmetric", "taps"]
+__all__ = ["TRUNCATE", "degrade", "degrade_example", "extend_symmetric", "taps"]

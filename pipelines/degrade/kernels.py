@@ -1,0 +1,204 @@
+"""Point spread and resampling as one kernel on the HR grid, and its use: HR [H, W, 3] -> LR [H/scale, W/scale, 3].
+
+A lens blurs (`point_spread`), a sensor or a program averages what falls into a coarser pixel (`resampling`). Both are
+linear, so they are one kernel, sampled at half-integer distances: LR pixel i lies between two HR pixels, on HR
+coordinate `scale*i + (scale-1)/2`, since scales are even. Edges are mirrored, as in `textbook`.
+
+A cascade is the exception, because it rounds: pyramids are made by halving, each level rounded to 8 bit and averaged
+again.
+
+Everything is TensorFlow, for use inside `Dataset.map`. Measured for a crop of 96x96: see `pipelines.benchmark`.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.degrade.textbook import TRUNCATE, extend_symmetric
+from pipelines.options import DegradeOptions
+from pipelines.pixels import quantise
+
+CUBIC = -0.5  # Keys 1981; what PIL and scikit-image take
+LANCZOS = 3
+RINGS = 2.5  # an Airy pattern is cut where 2 J1(v) / v has its third zero, at about so many times its first
+LEAST_SIGMA = 1e-3  # of "no blur": on half-integer distances the mean of the central pixels remains
+
+
+def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tensor:
+    """Blur and resample one image as `options` and a seed say.
+
+    Args:
+        hr: Float32 [H, W, C] in [0, 1]; sides divisible by the scale.
+        options: Which point spreads and resamplings there are to draw from.
+        seed: Int tensor [2].
+
+    Returns:
+        Float32 [H/scale, W/scale, C], which may leave [0, 1] by what negative lobes overshoot.
+    """
+    kinds = tf.random.stateless_uniform([2], seed)
+    resampling = tf.cast(kinds[0] * len(options.resamplings), tf.int32)
+    spread = tf.cast(kinds[1] * len(options.blurs), tf.int32)
+    between = tf.constant([name == "nth" for name in options.resamplings])[resampling]
+    kernel, reach = point_spread(options, seed, spread, between)
+    spans = np.array([_span(name, options.scale) for name in options.resamplings])
+    kernel = _combined(kernel, options, resampling)
+    side = 2 * reach + tf.constant(spans, tf.int32)[resampling]
+    sides = [length // options.scale for length in hr.shape[:2]]
+
+    def at_once() -> tf.Tensor:
+        return tf.ensure_shape(convolve(hr, kernel, side, options.scale), [*sides, hr.shape[2]])
+
+    def cascade() -> tf.Tensor:
+        level = quantise(convolve(hr, kernel, side, 2))
+        for _ in range(int(math.log2(options.scale)) - 1):
+            level = quantise(tf.nn.avg_pool2d(level[tf.newaxis], 2, 2, "VALID")[0])
+        return tf.ensure_shape(level, [*sides, hr.shape[2]])
+
+    halved = [name == "cascade" for name in options.resamplings]
+    if all(halved) or not any(halved):
+        return cascade() if halved[0] else at_once()
+    return tf.cond(tf.constant(halved)[resampling], cascade, at_once)
+
+
+def point_spread(options: DegradeOptions, seed: tf.Tensor, kind: tf.Tensor,
+                 between: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draw a point spread function.
+
+    Args:
+        options: The ranges.
+        seed: Int tensor [2].
+        kind: Int scalar, a place in `options.blurs`.
+        between: Bool scalar: sample at half-integer distances from the centre, not at whole ones.
+
+    Returns:
+        Float32 [2R + 2, 2R + 2], summing to one, R the furthest that any draw of `options` reaches. Column k is at
+        distance k - R - 1/2 where `between`, else at k - R, and the last is then 0. And an int32 scalar: how far this
+        one reaches, in pixels.
+    """
+    most = largest_reach(options)
+    offsets = tf.range(2 * most + 2, dtype=tf.float32) - (most + tf.where(between, 0.5, 0.0))
+    inside = tf.cast(offsets <= most + 0.5, tf.float32)
+    u = tf.random.stateless_uniform([5], tf.random.experimental.stateless_fold_in(seed, 1))
+    draw = {name: _within(options.range_of(name), u[k]) for k, name in enumerate(
+        ("blur_sigma", "anisotropy", "disc_radius", "numerical_aperture", "wavelength"))}
+    v = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 2))
+    mpp, angle = _within(options.mpp, v[0]), math.pi * v[1]
+    down, right = offsets[:, tf.newaxis], offsets[tf.newaxis]
+    shapes: dict[str, Callable[[], tuple[tf.Tensor, tf.Tensor]]] = {
+        "none": lambda: _gaussian(down, right, 0.0, 1.0, angle),
+        "gaussian": lambda: _gaussian(down, right, draw["blur_sigma"], draw["anisotropy"], angle),
+        "disc": lambda: _disc(tf.sqrt(down**2 + right**2), draw["disc_radius"]),
+        "airy": lambda: _airy(tf.sqrt(down**2 + right**2) * mpp, draw["numerical_aperture"] / draw["wavelength"], mpp),
+    }
+    branches = [shapes[name] for name in options.blurs]
+    kernel, reach = branches[0]() if len(set(options.blurs)) == 1 else tf.switch_case(kind, branches)
+    kernel *= inside[:, tf.newaxis] * inside
+    return kernel / tf.reduce_sum(kernel), tf.minimum(tf.cast(tf.math.ceil(reach), tf.int32) + 1, most)
+
+
+def largest_reach(options: DegradeOptions) -> int:
+    """Return how many HR pixels from its centre the widest point spread of `options` reaches."""
+    longest = math.sqrt(2) * options.range_of("blur_sigma")[1] if options.anisotropy[1] > 1 else \
+        options.range_of("blur_sigma")[1]
+    reaches = {"none": 0.0, "gaussian": TRUNCATE * longest, "disc": options.disc_radius[1] + 0.5,
+               "airy": RINGS * 0.61 * options.wavelength[1] / options.numerical_aperture[0] / options.mpp[0]}
+    return math.ceil(max(reaches[name] for name in options.blurs)) + 1
+
+
+def resampling_taps(name: str, distance: np.ndarray, scale: int) -> np.ndarray:
+    """Return the weights of HR pixels at `distance` from the centre of an LR pixel, not normalised.
+
+    "box" is the mean over scale x scale pixels, "cascade" over 2 x 2 (its first step); "bicubic" and "lanczos" are the
+    antialiased ones, their kernels stretched by the scale, as PIL and tf.image.resize(antialias=True) have them.
+    """
+    x = np.abs(distance) / (2 if name == "cascade" else scale)
+    if name in ("box", "cascade"):
+        return (x < 0.5).astype(float)
+    if name == "lanczos":
+        return np.where(x < LANCZOS, np.sinc(x) * np.sinc(x / LANCZOS), 0)
+    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x**2 + 1
+    far = ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def convolve(image: tf.Tensor, kernel: tf.Tensor, side: tf.Tensor, stride: int) -> tf.Tensor:
+    """Correlate [H, W, C] with the central part of a kernel, edges mirrored, and keep every `stride`-th sample.
+
+    Args:
+        image: Float32 [H, W, C]; sides divisible by the stride.
+        kernel: Float32 [T, T], T a multiple of twice the stride: its centre lies between pixels, as that of
+            an output pixel does.
+        side: Int scalar: so much of the kernel matters, a side; the rest is cut off.
+        stride: 2, 4 or 8.
+
+    Returns:
+        [H/stride, W/stride, C].
+    """
+    # A whole number of strides: the image is then split into stride^2 phases, which is a small dense convolution.
+    cut = tf.maximum((kernel.shape[0] - side) // stride, 0) * (stride // 2)
+    kernel = kernel[cut:kernel.shape[0] - cut, cut:kernel.shape[0] - cut]
+    kernel /= tf.reduce_sum(kernel)
+    blocks = tf.shape(kernel)[0] // stride
+    border = (tf.shape(kernel)[0] - stride) // 2
+    extended = extend_symmetric(extend_symmetric(image, 0, border, border), 1, border, border)
+    phases = tf.nn.space_to_depth(tf.transpose(extended, [2, 0, 1])[..., tf.newaxis], stride)
+    weights = tf.reshape(kernel, [blocks, stride, blocks, stride])
+    weights = tf.reshape(tf.transpose(weights, [0, 2, 1, 3]), [blocks, blocks, stride**2, 1])
+    return tf.transpose(tf.nn.conv2d(phases, weights, 1, "VALID")[..., 0], [1, 2, 0])
+
+
+def _combined(spread: tf.Tensor, options: DegradeOptions, resampling: tf.Tensor) -> tf.Tensor:
+    """Return the kernel of point spread and resampling, [T, T], T a multiple of twice the scale."""
+    places = spread.shape[0]
+    most, total = places // 2 - 1, places + max(_span(name, options.scale) for name in options.resamplings)
+    total += -total % (2 * options.scale)
+    out = np.arange(total) - (total - 1) / 2
+    maps = []
+    for name in options.resamplings:
+        if name == "nth":  # the point spread itself, which was sampled where it is needed
+            maps.append((np.abs(out[:, np.newaxis] - (np.arange(places) - most - 0.5)) < 0.1).astype(float))
+        else:
+            maps.append(resampling_taps(name, out[:, np.newaxis] - (np.arange(places) - most), options.scale))
+    chosen = tf.constant(np.stack(maps), tf.float32)[resampling]
+    return chosen @ spread @ tf.transpose(chosen)
+
+
+def _span(name: str, scale: int) -> int:
+    """Return how many HR pixels a resampling looks at beyond the two that are always there."""
+    return {"nth": 2, "box": scale, "cascade": 2, "bicubic": 4 * scale, "lanczos": 2 * LANCZOS * scale}[name]
+
+
+def _gaussian(down: tf.Tensor, right: tf.Tensor, sigma: tf.Tensor | float, anisotropy: tf.Tensor | float,
+              angle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return exp(-d^2 / 2) of the distance d in sigmas; the two sigmas have the mean square sigma^2."""
+    sigma = tf.maximum(sigma, LEAST_SIGMA)
+    shorter = sigma * tf.sqrt(2 / (1 + tf.square(anisotropy)))
+    along = (tf.cos(angle) * right + tf.sin(angle) * down) / (shorter * anisotropy)
+    across = (tf.cos(angle) * down - tf.sin(angle) * right) / shorter
+    exponent = (along**2 + across**2) / 2
+    # The nearest tap weighs 1, so that a tiny sigma does not underflow.
+    return tf.exp(tf.reduce_min(exponent) - exponent), TRUNCATE * shorter * anisotropy
+
+
+def _disc(distance: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the share of each pixel that lies in the disc, by its distance from the rim; a point at radius 0."""
+    disc = tf.clip_by_value(radius + 0.5 - distance, 0.0, 1.0)
+    nearest = tf.cast(distance <= tf.reduce_min(distance) + 1e-3, tf.float32)  # what is left of a disc within a pixel
+    return tf.where(tf.reduce_sum(disc) > 0, disc, nearest), radius + 0.5
+
+
+def _airy(microns: tf.Tensor, na_per_micron: tf.Tensor, mpp: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return (2 J1(v) / v)^2 with v = 2 pi NA r / wavelength: what a lens without aberrations makes of a point.
+
+    Source: Born and Wolf, Principles of Optics, section 8.5.2.
+    """
+    v = tf.maximum(2 * math.pi * na_per_micron * microns, 1e-3)
+    return tf.square(2 * tf.math.special.bessel_j1(v) / v), RINGS * 0.61 / na_per_micron / mpp
+
+
+def _within(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:
+    """Return the value at u in [0, 1) of the way from low to high."""
+    return bounds[0] + u * (bounds[1] - bounds[0])
