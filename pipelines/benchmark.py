@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipelines.contenders import Speed
 
 FLAGS = flags.FlagValues()
-define_degrade_flags(FLAGS)
+define_degrade_flags(FLAGS, "textbook")
 flags.DEFINE_string("data", "sample", "A slide, or a folder; its first slide is used.", flag_values=FLAGS)
 flags.DEFINE_integer("patch_size", 256, "Side of a patch in pixels.", flag_values=FLAGS)
 flags.DEFINE_float("seconds", 60.0, "How long to measure.", flag_values=FLAGS)

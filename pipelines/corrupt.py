@@ -11,14 +11,15 @@ hopeless. `python -m pipelines.preview` draws them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.degrade import degrade, extend_symmetric
-from pipelines.options import CorruptOptions, DegradeOptions, require
+from pipelines.degrade import extend_symmetric
+from pipelines.options import CorruptOptions, require
 from pipelines.pixels import quantise, to_float
 from pipelines.slide import open_slide
 
@@ -37,7 +38,7 @@ _BUCKETS = 2**31 - 1
 
 def corrupt_pair(
     lr: tf.Tensor, hr: tf.Tensor, example_id: tf.Tensor, seed: int, options: CorruptOptions,
-    degrade_options: DegradeOptions, outliers: tf.Tensor | None = None,
+    downsample: Callable[[tf.Tensor], tf.Tensor], outliers: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the pair with its bad side, or as it is if the example is one of the good ones.
 
@@ -50,7 +51,7 @@ def corrupt_pair(
         example_id: String scalar; the same for the same patch in every epoch.
         seed: Of the run; a Python integer.
         options: Which share, kinds, side and strengths.
-        degrade_options: How `lr` is made where it is made anew.
+        downsample: hr [H, W, 3] -> lr: how `lr` is made where it is made anew.
         outliers: uint8 [N, H, W, 3] from `load_outliers`; needed for the kind "outlier".
 
     Returns:
@@ -63,7 +64,6 @@ def corrupt_pair(
         return lr, hr
     require("outlier" not in options.kinds or outliers is not None,
             "outliers", "be given for the kind 'outlier'", "see load_outliers", outliers)
-    downsample = partial(_degraded, options=degrade_options)
     target, radius = (lr, LR_RADIUS) if options.side == "lr" else (hr, HR_RADIUS)
     kind, image_seed = corruption(example_id, seed, options)
 
@@ -190,10 +190,6 @@ def _cropped(tile: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
     """Return the centre of a uint8 tile as a float image of `shape`."""
     top, left = tf.unstack((tf.shape(tile)[:2] - shape[:2]) // 2)
     return to_float(tile[top:top + shape[0], left:left + shape[1]])
-
-
-def _degraded(image: tf.Tensor, options: DegradeOptions) -> tf.Tensor:
-    return quantise(degrade(image[tf.newaxis], options.scale, options.blur_sigma)[0])
 
 
 def _kernels(radius: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,42 @@
 """The pipelines' flags, defined in one place and turned at once into options objects."""
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 
-from pipelines.options import CORRUPTIONS, SAMPLINGS, SCALES, SIDES, CorruptOptions, DegradeOptions, PatchOptions
+from pipelines.options import (
+    BLURS,
+    CORRUPTIONS,
+    DEGRADATIONS,
+    RESAMPLINGS,
+    SAMPLINGS,
+    SCALES,
+    SIDES,
+    SUBSAMPLINGS,
+    CorruptOptions,
+    DegradeOptions,
+    PatchOptions,
+    degradation,
+)
 
 # Defaults have one home: the options themselves.
 _PATCH, _DEGRADE, _CORRUPT = PatchOptions(), DegradeOptions(), CorruptOptions()
+_RANGES = {
+    "blur_sigma": "Sigma of a Gaussian blur in HR pixels",
+    "anisotropy": "Longer over shorter sigma of a Gaussian blur",
+    "disc_radius": "Radius of a defocus disc in HR pixels",
+    "numerical_aperture": "Of the lens, for an Airy pattern",
+    "wavelength": "Of the light in microns, for an Airy pattern",
+    "optics_mpp": "Microns per HR pixel, for an Airy pattern",
+    "shot_noise": "Standard deviation of Poisson noise on white, of [0, 1]",
+    "read_noise": "Standard deviation of Gaussian noise, of [0, 1]",
+    "sharpen": "Amount of the scanner's unsharp mask",
+    "gain": "Factor of each colour channel",
+    "gamma": "Exponent of all values",
+    "jpeg_quality": "Quality of JPEG, whole numbers in 1 to 100",
+}
+_KINDS = {"blurs": BLURS, "resamplings": RESAMPLINGS, "jpeg_subsamplings": SUBSAMPLINGS}
 
 
 def define_patch_flags(values: flags.FlagValues) -> None:
@@ -33,17 +63,43 @@ def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | Non
         min_tissue=values.min_tissue, seed=seed)
 
 
-def define_degrade_flags(values: flags.FlagValues) -> None:
-    """Define how HR becomes LR."""
+def define_degrade_flags(values: flags.FlagValues, preset: str = "scanner") -> None:
+    """Define how HR becomes LR: a preset, and whatever of it shall be otherwise."""
     flags.DEFINE_enum("scale", str(_DEGRADE.scale), [str(s) for s in SCALES], "HR side over LR side.",
                       flag_values=values)
-    flags.DEFINE_float("blur_sigma", _DEGRADE.blur_sigma, "Gaussian blur before subsampling, in HR pixels.",
-                       flag_values=values)
+    flags.DEFINE_enum("degradation", preset, list(DEGRADATIONS),
+                      "How LR is made of HR: the paper's textbook; what scanners do; what a slide's own levels are.",
+                      flag_values=values)
+    for name, meaning in _RANGES.items():
+        flags.DEFINE_list(name, None, f"{meaning}: LOW,HIGH or a number, in place of the preset's.", flag_values=values)
+    for name, known in _KINDS.items():
+        flags.DEFINE_list(name, None, f"Some of {', '.join(known)}, in place of the preset's.", flag_values=values)
+    flags.DEFINE_list("jpeg_passes", None, "Shares of patches compressed never, once and twice.", flag_values=values)
 
 
 def degrade_options(values: flags.FlagValues) -> DegradeOptions:
-    """Return the degradation flags as options."""
-    return DegradeOptions(scale=int(values.scale), blur_sigma=values.blur_sigma)
+    """Return the degradation flags as options.
+
+    Raises:
+        ValueError: A range is none, or out of range.
+    """
+    changes: dict[str, Any] = {name: tuple(values[name].value) for name in _KINDS if values[name].value}
+    for name in (*_RANGES, "jpeg_passes"):
+        if values[name].value:
+            numbers = _numbers(name, values[name].value)
+            changes[name] = numbers if len(numbers) > 1 else numbers * 2
+    blur = changes.get("blur_sigma")
+    if blur and blur[0] == blur[1]:
+        changes["blur_sigma"] = blur[0]  # nothing is drawn: it may be the textbook
+    return degradation(values.degradation, scale=int(values.scale), **changes)
+
+
+def _numbers(name: str, parts: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in parts)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be numbers; write {name}=LOW,HIGH. "
+                         f"Received: {name}={','.join(parts)!r}") from error
 
 
 def define_corrupt_flags(values: flags.FlagValues) -> None:

@@ -80,7 +80,7 @@ class DegradeOptions:
     """How an HR patch becomes an LR one, in the order in which a scanner does it. The default is the paper's textbook.
 
     Ranges are (low, high), and each example draws its own value; a kind is drawn from those that are listed, each as
-    likely. Lengths are in HR pixels unless another unit is named; images are on [0, 1].
+    likely, so that one listed twice comes twice as often. Lengths are in HR pixels unless another unit is named; images are on [0, 1].
 
     Attributes:
         scale: HR side over LR side.
@@ -88,7 +88,7 @@ class DegradeOptions:
         blur_sigma: Of a Gaussian; a number or a range. At 0 it is the mean of the central pixels.
         anisotropy: Longer over shorter sigma of a Gaussian, 1 or more, at a random angle; their mean square is kept.
         disc_radius: Of a defocus disc.
-        numerical_aperture, wavelength, mpp: Of an Airy pattern; wavelength in microns, mpp that of the HR pixels.
+        numerical_aperture, wavelength, optics_mpp: Of an Airy pattern; wavelength in microns, mpp that of HR pixels.
         resamplings: How the plane becomes coarser, of RESAMPLINGS.
         shot_noise: Standard deviation of the Poisson noise on white.
         read_noise: Standard deviation of the Gaussian noise, everywhere.
@@ -107,7 +107,7 @@ class DegradeOptions:
     disc_radius: Range = (1.0, 1.0)
     numerical_aperture: Range = (0.4, 0.4)
     wavelength: Range = (0.55, 0.55)
-    mpp: Range = (0.25, 0.25)
+    optics_mpp: Range = (0.25, 0.25)
     resamplings: tuple[str, ...] = ("nth",)
     shot_noise: Range = (0.0, 0.0)
     read_noise: Range = (0.0, 0.0)
@@ -126,7 +126,7 @@ class DegradeOptions:
                     "separate them by commas", given)
         limits = {
             "blur_sigma": (0, MOST_SIGMA), "anisotropy": (1, 4), "disc_radius": (0, 2 * MOST_SIGMA),
-            "numerical_aperture": (0.05, 1.5), "wavelength": (0.2, 1.5), "mpp": (0.01, 10), "shot_noise": (0, 0.5),
+            "numerical_aperture": (0.05, 1.5), "wavelength": (0.2, 1.5), "optics_mpp": (0.01, 10), "shot_noise": (0, 0.5),
             "read_noise": (0, 0.5), "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
         for name, (least, most) in limits.items():
             check_range(name, self.range_of(name), least, most)
@@ -150,9 +150,9 @@ class DegradeOptions:
 DEGRADATIONS: dict[str, DegradeOptions] = {
     "textbook": DegradeOptions(),
     "scanner": DegradeOptions(
-        blurs=("none", "gaussian", "gaussian", "disc", "airy"), blur_sigma=(0.4, 3.2), anisotropy=(1.0, 1.6),
-        disc_radius=(0.5, 3.0), numerical_aperture=(0.2, 0.75), wavelength=(0.45, 0.65), mpp=(0.2, 0.5),
-        resamplings=RESAMPLINGS, shot_noise=(0.0, 0.03), read_noise=(0.0, 0.02), sharpen=(0.0, 0.6),
+        blurs=("none", "none", "gaussian", "gaussian", "disc", "airy"), blur_sigma=(0.4, 3.2), anisotropy=(1.0, 1.6),
+        disc_radius=(0.5, 3.0), numerical_aperture=(0.2, 0.75), wavelength=(0.45, 0.65), optics_mpp=(0.2, 0.5),
+        resamplings=("nth", *RESAMPLINGS), shot_noise=(0.0, 0.03), read_noise=(0.0, 0.02), sharpen=(0.0, 0.6),
         gain=(0.98, 1.02), gamma=(0.97, 1.03), jpeg_passes=(0.35, 0.5, 0.15), jpeg_quality=(50, 98),
         jpeg_subsamplings=("420", "444")),
     "pyramid": DegradeOptions(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from pipelines import corrupt
 from pipelines.console import run
-from pipelines.degrade import degrade
+from pipelines.degrade import degrade_example
 from pipelines.files import atomic_path
 from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
 from pipelines.options import CORRUPTIONS, SIDES, CorruptOptions, DegradeOptions, PatchOptions, require
@@ -48,7 +49,7 @@ flags.DEFINE_string("output", None, "PNG to write, in place of one that is there
 flags.DEFINE_string("data", "sample", "Slides or folders of tiles, the first slide is shown.", flag_values=FLAGS)
 flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the kind 'outlier' too.", flag_values=FLAGS)
 define_patch_flags(FLAGS)
-define_degrade_flags(FLAGS)
+define_degrade_flags(FLAGS, "textbook")
 
 
 def main() -> int:
@@ -140,12 +141,13 @@ def _draw_sides(figure: SubFigure, pairs: dict[str, Pair], scale: int) -> None:
 def _pairs(hr: np.ndarray, options: DegradeOptions, outliers: tf.Tensor | None) -> Iterator[tuple[str, Pair]]:
     """Yield the clean pair and, for each kind and side, what training would see of it at strength 1."""
     target = tf.constant(hr)
-    lr = quantise(degrade(target[tf.newaxis], options.scale, options.blur_sigma)[0])
+    downsample = partial(degrade_example, options=options, seed=tf.constant([0, 0], tf.int64))
+    lr = downsample(target)
     yield "clean", (lr, target)
     for kind in CORRUPTIONS if outliers is not None else CORRUPTIONS[:-1]:
         for side in SIDES:
             asked = CorruptOptions(fraction=1.0, kinds=(kind,), side=side, outlier_dir="given")
-            pair = corrupt.corrupt_pair(lr, target, tf.constant(kind), 0, asked, options, outliers)
+            pair = corrupt.corrupt_pair(lr, target, tf.constant(kind), 0, asked, downsample, outliers)
             yield f"{kind}\nside={side}", pair
 
 

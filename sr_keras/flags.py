@@ -100,6 +100,9 @@ def _define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("shrink", _DEFAULT["shrink"],
                        "Take half of the crops up to so many times larger, and shrink them: other microns per pixel.",
                        flag_values=values)
+    flags.DEFINE_float("pair_share", _DEFAULT["pair_share"],
+                       "Share of the examples that take the LR that was scanned, where the data hold pairs.",
+                       flag_values=values)
     flags.DEFINE_integer("steps_per_epoch", None, "Steps in an epoch; one pass over the patches if left out.",
                          flag_values=values)
     flags.DEFINE_integer("val_patches", _DEFAULT["val_patches"], "Validation patches an epoch.", flag_values=values)
@@ -125,10 +128,12 @@ def _define_run_flags(values: flags.FlagValues) -> None:
 def train_defaults() -> str:
     """Return every flag of `define_train_flags` with its default, one a line.
 
-    Flags that were written down before a flag was there mean its default.
+    Flags that were written down before a flag was there mean its default. Before there was a choice of degradations all
+    LR was the textbook's.
     """
     values = flags.FlagValues()
     define_train_flags(values)
+    values.degradation = "textbook"
     return console.resolved(values)
 
 

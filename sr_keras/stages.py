@@ -126,7 +126,7 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     pairs = training_dataset(
         plan.train, batch_size=plan.options.batch_size, crop_size=plan.options.crop_size, steps_per_epoch=plan.steps,
         first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, cache=plan.options.cache,
-        shrink=plan.options.shrink, seed=plan.options.seed)
+        shrink=plan.options.shrink, pair_share=plan.options.pair_share, seed=plan.options.seed)
     validation = _validation(plan)
     if not generates:
         pairs, validation = (data.map(lambda lr, hr: (hr, hr)) for data in (pairs, validation))

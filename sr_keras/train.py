@@ -25,6 +25,7 @@ from sr_keras.flags import (
     train_options,
 )
 from sr_keras.options import GeneratorOptions, Objective, TrainOptions
+from sr_keras.runs import FLAGS_FILE
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -34,6 +35,7 @@ def main() -> int:
     """Train, and say how to score and export what was trained."""
     # Every option is checked before TensorFlow is loaded, and every input before there is a run folder: a mistake is
     # answered at once, and the corrected command is a new run.
+    _keep_degradation()
     options, data, patches = train_options(FLAGS), data_options(FLAGS), patch_options(FLAGS, seed=FLAGS.seed)
     degrade, corrupt = degrade_options(FLAGS), corrupt_options(FLAGS)
     loss, size = objective(FLAGS), generator_options(FLAGS)
@@ -65,6 +67,13 @@ def main() -> int:
           f"score it:      python -m sr_keras.evaluate --model={run} --data={run} --output={run}/scores\n"
           f"export it:     python -m sr_keras.export --model={run} --name={run.name}")
     return 0
+
+
+def _keep_degradation() -> None:
+    """A run that is older than the choice of degradations goes on with the textbook, whatever the default is now."""
+    written = Path(FLAGS.run or "") / FLAGS_FILE
+    if FLAGS.resume and written.is_file() and "--degradation=" not in written.read_text(encoding="utf-8"):
+        FLAGS.degradation = "textbook"
 
 
 def _check_stages(options: TrainOptions, loss: Objective) -> None:

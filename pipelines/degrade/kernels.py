@@ -85,7 +85,7 @@ def point_spread(options: DegradeOptions, seed: tf.Tensor, kind: tf.Tensor,
     draw = {name: _within(options.range_of(name), u[k]) for k, name in enumerate(
         ("blur_sigma", "anisotropy", "disc_radius", "numerical_aperture", "wavelength"))}
     v = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 2))
-    mpp, angle = _within(options.mpp, v[0]), math.pi * v[1]
+    mpp, angle = _within(options.optics_mpp, v[0]), math.pi * v[1]
     down, right = offsets[:, tf.newaxis], offsets[tf.newaxis]
     shapes: dict[str, Callable[[], tuple[tf.Tensor, tf.Tensor]]] = {
         "none": lambda: _gaussian(down, right, 0.0, 1.0, angle),
@@ -104,7 +104,7 @@ def largest_reach(options: DegradeOptions) -> int:
     longest = math.sqrt(2) * options.range_of("blur_sigma")[1] if options.anisotropy[1] > 1 else \
         options.range_of("blur_sigma")[1]
     reaches = {"none": 0.0, "gaussian": TRUNCATE * longest, "disc": options.disc_radius[1] + 0.5,
-               "airy": RINGS * 0.61 * options.wavelength[1] / options.numerical_aperture[0] / options.mpp[0]}
+               "airy": RINGS * 0.61 * options.wavelength[1] / options.numerical_aperture[0] / options.optics_mpp[0]}
     return math.ceil(max(reaches[name] for name in options.blurs)) + 1
 
 

@@ -44,6 +44,7 @@ TRAIN = flags.FlagValues()
 define_train_flags(TRAIN)
 FLAGS = flags.FlagValues()
 FLAGS.append_flag_values(TRAIN)
+FLAGS.set_default("degradation", "textbook")  # the paper's, which the study is about
 flags.DEFINE_multi_string("grid", [], "Cells: 'method=srgan_sqe; q=0.5,1; fraction=0,0.3'; may be repeated.",
                           flag_values=FLAGS)
 flags.DEFINE_list("seeds", ["0", "1"], "Seeds of every cell.", flag_values=FLAGS)

@@ -22,7 +22,7 @@ from pipelines.corrupt import (
     noise,
 )
 from pipelines.degrade import degrade
-from pipelines.options import SIDES, CorruptOptions, DegradeOptions
+from pipelines.options import SIDES, CorruptOptions
 from pipelines.pixels import quantise, to_float
 
 IDS = np.array([f"slide-{i % 7}/{i}_{i * 3}" for i in range(2000)])
@@ -44,9 +44,13 @@ def hr(histology):
     return to_float(tf.constant(histology[100:164, 100:164]))
 
 
+def downsample(hr):
+    return quantise(degrade(hr[tf.newaxis])[0])
+
+
 @pytest.fixture(scope="module")
 def lr(hr):
-    return quantise(degrade(hr[tf.newaxis])[0])
+    return downsample(hr)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def outliers():
 @pytest.fixture(scope="module")
 def pair_of(hr, lr, outliers):
     def call(example_id, options, seed=0):
-        return corrupt_pair(lr, hr, example_id, seed, options, DegradeOptions(), tf.cast(outliers, tf.uint8))
+        return corrupt_pair(lr, hr, example_id, seed, options, downsample, tf.cast(outliers, tf.uint8))
     return call
 
 
@@ -338,4 +342,4 @@ def test_load_outliers_names_the_tile_that_is_too_small(tmp_path):
 
 def test_outlier_kind_without_outliers_is_refused(lr, hr):
     with pytest.raises(ValueError, match=r"^`outliers` must be given"):
-        corrupt_pair(lr, hr, tf.constant("a"), 0, options_of(), DegradeOptions())
+        corrupt_pair(lr, hr, tf.constant("a"), 0, options_of(), downsample)
