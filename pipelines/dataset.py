@@ -10,7 +10,8 @@ others, of the same patches and of all others, get an LR that is made.
 
 Epoch k follows from (seed, k) alone: a run that starts with `first_epoch=k` gets bit for bit what an uninterrupted one
 gets, without reading what came before. No patch comes twice before all have come once. Which examples are corrupted,
-and how, follows from (seed, example id), see `pipelines.corrupt`; it is the same in every epoch. How LR is made is drawn anew each time.
+and how, follows from (seed, example id), see `pipelines.corrupt`; it is the same in every epoch. How LR is made is
+drawn each time.
 
 Why this order: patches are cropped and turned as uint8, a quarter of the bytes. LR is made after that, so that it
 corresponds at any offset of the crop, and is rounded to 8 bit because a scanner's file holds no more. Examples are
@@ -63,8 +64,9 @@ def training_dataset(
             in random order, 16 side by side. With cache="memory" all are drawn from, at no further cost.
         augment: Flip and turn.
         pair_share: Where there are pairs, the share of the examples whose LR is the pair's own, in [0, 1].
-        shrink: Half of the crops of those whose LR is made are taken up to so many times larger, and shrunk to crop_size by the mean over their
-            area: slides of 0.25 microns per pixel then teach what 0.5 looks like too. 1 for none.
+        shrink: Half of the crops of those whose LR is made are taken up to so many times larger, and shrunk to
+            crop_size by the mean over their area: slides of 0.25 microns per pixel then teach what 0.5 looks like too.
+            1 for none.
         seed: Of the order, crops, sizes, flips, turns, degradation and corruption.
 
     Returns:
@@ -181,10 +183,7 @@ def evaluation_dataset(
         def as_scanned() -> tf.Tensor:
             return to_float(tf.ensure_shape(scanned[:side, :side], [side, side, 3]))
 
-        if lr == "made" or not there:
-            low = made()
-        else:
-            low = tf.cond(tf.size(scanned) > 0, as_scanned, made)
+        low = made() if lr == "made" or not there else tf.cond(tf.size(scanned) > 0, as_scanned, made)
         return {"example_id": example_id, "slide_id": slide_id, "lr": low, "hr": hr}
 
     examples = in_turn(chosen, limit).map(example_of, num_parallel_calls=tf.data.AUTOTUNE)

@@ -80,7 +80,8 @@ class DegradeOptions:
     """How an HR patch becomes an LR one, in the order in which a scanner does it. The default is the paper's textbook.
 
     Ranges are (low, high), and each example draws its own value; a kind is drawn from those that are listed, each as
-    likely, so that one listed twice comes twice as often. Lengths are in HR pixels unless another unit is named; images are on [0, 1].
+    likely, so that one listed twice comes twice as often. Lengths are in HR pixels unless another unit is named; images
+    are on [0, 1].
 
     Attributes:
         scale: HR side over LR side.
@@ -126,8 +127,8 @@ class DegradeOptions:
                     "separate them by commas", given)
         limits = {
             "blur_sigma": (0, MOST_SIGMA), "anisotropy": (1, 4), "disc_radius": (0, 2 * MOST_SIGMA),
-            "numerical_aperture": (0.05, 1.5), "wavelength": (0.2, 1.5), "optics_mpp": (0.01, 10), "shot_noise": (0, 0.5),
-            "read_noise": (0, 0.5), "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
+            "numerical_aperture": (0.05, 1.5), "wavelength": (0.2, 1.5), "optics_mpp": (0.01, 10),
+            "shot_noise": (0, 0.5), "read_noise": (0, 0.5), "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
         for name, (least, most) in limits.items():
             check_range(name, self.range_of(name), least, most)
         shares = self.jpeg_passes

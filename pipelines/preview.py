@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np

@@ -153,7 +153,8 @@ class TrainOptions:
         require(self.crop_size is None or self.crop_size > 0, "crop_size", "be positive",
                 "leave it out for the whole patch", self.crop_size)
         require(self.shrink >= 1, "shrink", "be 1 or more", "1 is none", self.shrink)
-        require(0 <= self.pair_share <= 1, "pair_share", "lie in [0, 1]", "0.5 is half of the examples", self.pair_share)
+        require(0 <= self.pair_share <= 1, "pair_share", "lie in [0, 1]", "0.5 is half of the examples",
+                self.pair_share)
         require(self.steps_per_epoch is None or self.steps_per_epoch > 0, "steps_per_epoch", "be positive",
                 "leave it out for one pass over the patches", self.steps_per_epoch)
         require(self.val_patches > 0, "val_patches", "be positive", "32 is the default", self.val_patches)

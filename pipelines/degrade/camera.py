@@ -1,4 +1,7 @@
-"""What a camera and its software do to the light that has arrived: noise, sharpening, colour. LR [h, w, 3] in [0, 1]."""
+"""What a camera and its software do to the light that has arrived: noise, sharpening, colour.
+
+Images are LR [h, w, 3], float32 in [0, 1].
+"""
 from __future__ import annotations
 
 import numpy as np
