@@ -11,7 +11,8 @@ are made in memory; in a folder slides become NAME_x4.tif and pictures NAME.png.
 NAME.png.report.json.
 Windows overlap by all that a pixel depends on, so there are no seams; where there is only glass, bicubic does. A file
 that fails does not stop the others, and a place that can't be read becomes white and is reported. What was stopped,
-even by kill -9, goes on with --resume to the same bytes.
+even by kill -9, goes on with --resume: to the same bytes on the same machine with as many cores, elsewhere to the same
+pixels within 1/255, before JPEG.
 
 --trust_map tells where the output, blurred and subsampled again, departs from its input: a map, its worst regions as
 GeoJSON, which QuPath imports, and a picture of both. The finished file is measured, so --resume adds it to one that is
@@ -19,9 +20,9 @@ there.
 
     python -m sr_keras.super_resolve --input=slides --output=slides_x4 --ray=auto
 
---ray does it on the machines of a Ray cluster, slides side by side and large ones in regions, to the same bytes. All of
-them must see model, input and output under the same paths. A machine that is lost costs time and no work that is done;
-when the command itself is stopped, --resume goes on.
+--ray does it on the machines of a Ray cluster, slides side by side and large ones in regions, to the same pixels within
+1/255, before JPEG. All machines must see model, input and output under the same paths. A machine that is lost costs
+time and no work that is done; when the command itself is stopped, --resume goes on.
 
 Exit status: 0 all done, 1 in part (a file failed, or a place could not be read), 2 nothing.
 """

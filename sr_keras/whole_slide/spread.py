@@ -6,8 +6,11 @@
 
 As many slides as can be dealt out evenly are done by one worker each, from reading to writing. The others, fewer than
 there are workers, are cut into regions where they are large: workers read and compute the windows of a region, and this
-process, the only one that writes the file, puts them into it. A window is the same whoever computes it, and a file the
-same in whatever order they come: the bytes are those of a run without a cluster, if the machines are of one kind.
+process, the only one that writes the file, puts them into it, in whatever order they come.
+
+The pixels are those of a run without a cluster, within 1/255 before JPEG. They are not the same bytes: sums of floats
+depend on the number of threads and on the kind of processor (by 2e-7), a few values in a million are rounded the
+other way for it, and JPEG spreads that over its block.
 
 A slide whose worker was lost is gone on with by another; what was finished of it lies in the work file, beside the
 output. Memory: here no more than the results of one region, in a worker what `options.memory` says and a region.
