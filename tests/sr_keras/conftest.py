@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import keras
 import numpy as np
@@ -24,3 +25,11 @@ def randomised() -> Callable[[keras.Model], keras.Model]:
         return model
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def open_once() -> Callable:
+    """Return an `open_engine` that opens a model once: it takes a second, and a command opens one each time."""
+    from sr_keras.engines import open_engine
+
+    return lru_cache(open_engine)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipelines import console
 from pipelines.slide import open_slide
+from sr_keras import engines
 from sr_keras import super_resolve as command
 from sr_keras.models import LoadedGenerator, load_generator
 from sr_keras.networks import generator
@@ -38,7 +39,9 @@ def loaded(model) -> LoadedGenerator:
 
 
 @pytest.fixture
-def run(model):
+def run(model, open_once, monkeypatch):
+    monkeypatch.setattr("sr_keras.engines.open_engine", open_once)
+
     def main(*argv: object) -> int:
         console.parse(["super_resolve", f"--model={model}", *map(str, argv)], command.FLAGS)
         return command.main()
@@ -157,6 +160,7 @@ def test_status_says_that_nothing_was_done(run, tmp_path):
 def test_engine_makes_the_same_picture_within_one_step(engine, package, picture, run, tmp_path, monkeypatch):
     pytest.importorskip(package)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "_apart", lambda function, *arguments: function(*arguments))
     assert run(f"--input={picture}", f"--output={tmp_path / 'keras.png'}") == 0
     assert run(f"--input={picture}", f"--output={tmp_path / 'other.png'}", f"--engine={engine}") == 0
     assert difference(pixels(tmp_path / "keras.png"), pixels(tmp_path / "other.png")) <= 1
@@ -247,7 +251,7 @@ def test_place_that_takes_no_file_is_refused_before_anything_is_computed(output,
     ("a.png", "--format=ome", "`format` must be left out for a .png"),
     ("a.png", "--quality=50", "`quality` must be left out for a .png")])
 def test_flag_that_the_output_would_not_follow_is_refused(output, flag, message, picture, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sr_keras.models.load_generator", None)
+    monkeypatch.setattr("sr_keras.engines.open_engine", None)
     with pytest.raises(ValueError, match=message):
         run(f"--input={picture}", f"--output={tmp_path / output}", flag)
 
@@ -431,7 +435,7 @@ def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkey
     ("--assume_mpp=inf", "`assume_mpp` must be positive and finite"),
 ])
 def test_flag_out_of_range_is_told_before_the_model_is_loaded(flag, message, picture, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sr_keras.models.load_generator", None)
+    monkeypatch.setattr("sr_keras.engines.open_engine", None)
     with pytest.raises(ValueError, match=message):
         run(f"--input={picture}", f"--output={tmp_path / 'a.tif'}", flag)
 

@@ -27,7 +27,9 @@ FEW = 0.001  # share of values that another order of sums may round the other wa
 
 
 @pytest.fixture
-def run(loaded):
+def run(loaded, open_once, monkeypatch):
+    monkeypatch.setattr("sr_keras.engines.open_engine", open_once)
+
     def main(*argv: object) -> int:
         console.parse(["super_resolve", f"--model={loaded.path}", *map(str, argv)], command.FLAGS)
         try:
