@@ -1,17 +1,21 @@
 # make demo              train, measure, export and picture on the sample slide (under 15 minutes on 2 cores)
 # make demo DATA=folder  the same on your own slides or tiles (make DATA="a folder" where its name has spaces)
-# make test              lint, types and all tests
+# make test              lint, types and the tests that are quick (under 10 minutes on 2 cores)
+# make test-all          lint, types and all tests, which is what continuous integration runs
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 # The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
 demo: $(VENV)/base
 	$(RUN) -m sr_keras.demo $(if $(DATA),--data="$$DATA")
 
 test: lint
+	$(RUN) -m pytest -n auto --dist loadfile -m "not slow"
+
+test-all: lint
 	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/dev
