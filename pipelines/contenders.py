@@ -81,9 +81,8 @@ def inputs(material: Material, degrade: DegradeOptions) -> dict[str, Contender]:
 
 def stages(material: Material, degrade: DegradeOptions) -> dict[str, Contender]:
     """Return pipelines each of which does one thing more than the one before; the names are of what is more."""
-    size = material.options.patch_size
     records = tf.data.TFRecordDataset([str(path) for path in material.shards.paths]).repeat()
-    pixels = records.map(lambda record: decode(record, size)[2], num_parallel_calls=tf.data.AUTOTUNE)
+    pixels = records.map(lambda record: decode(record)[2], num_parallel_calls=tf.data.AUTOTUNE)
 
     def training(**keywords) -> Contender:
         return from_dataset(training_dataset(material.shards, batch_size=BATCH, degrade=degrade, **keywords))

@@ -12,6 +12,7 @@ from typing import Any
 CORRUPTIONS = ("noise", "blur", "contrast", "outlier")
 SIDES = ("lr", "hr", "both")
 SAMPLINGS = ("grid", "random")
+PAIRS = ("files", "levels")
 SCALES = (2, 4, 8)
 BLURS = ("none", "gaussian", "disc", "airy")
 RESAMPLINGS = ("nth", "box", "cascade", "bicubic", "lanczos")
@@ -212,7 +213,9 @@ class PatchOptions:
     """Which patches are read from a slide.
 
     `patch_size` and `stride` are in pixels of the resolution that is read. That is `mpp` microns per pixel
-    where given, else `level`. `assume_mpp` is the mpp of slides that do not say theirs.
+    where given, else `level`. `assume_mpp` is the mpp of slides that do not say theirs. `pairs` says where the LR of
+    each patch comes from: "files" beside the tiles, or "levels" of the slide, `scale` times coarser; None: no LR is
+    read. Folders of tiles that have LR beside them give pairs in any case.
     """
 
     patch_size: int = 256
@@ -224,6 +227,8 @@ class PatchOptions:
     max_patches: int | None = None
     min_tissue: float = 0.5
     seed: int = 0
+    pairs: str | None = None
+    scale: int = 4
 
     def __post_init__(self) -> None:
         require(self.patch_size > 0, "patch_size", "be positive", "256 is the paper's", self.patch_size)
@@ -239,3 +244,6 @@ class PatchOptions:
         require(0 <= self.min_tissue <= 1, "min_tissue", "lie in [0, 1]", "0.5 wants half of a patch covered",
                 self.min_tissue)
         check_seed(self.seed)
+        require(self.pairs is None or self.pairs in PAIRS, "pairs", f"be one of {PAIRS}",
+                "leave it out to make LR of HR", self.pairs)
+        require(self.scale in SCALES, "scale", f"be one of {SCALES}", "HR side over LR side", self.scale)

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.options import PatchOptions, require
+from pipelines.pairs import match_files, read_pair
 from pipelines.slide import LANCZOS_SUPPORT, Resolution, Slide, SlideError, open_slide
 from pipelines.sources import Region, Source, check_disjoint, find_sources, split_sources
 from pipelines.tissue import slide_mask
@@ -39,6 +40,7 @@ class Patch:
     """One HR patch: where it is in level 0, its true mpp (None: unknown), the share of it that is tissue.
 
     `pixels` are uint8 [patch_size, patch_size, 3]. `name` tells it apart within its slide: x_y, TILE or TILE_x_y.
+    `lr` is the low resolution of a pair, uint8 [patch_size/scale, patch_size/scale, 3]; None where it is made later.
     """
 
     slide_id: str
@@ -48,6 +50,7 @@ class Patch:
     tissue: float
     pixels: np.ndarray = field(repr=False)
     name: str
+    lr: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def example_id(self) -> str:
@@ -89,29 +92,24 @@ class _Span:
 def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skipped]:
     """Yield the patches of one slide, top to bottom, and what had to be skipped.
 
-    Of tiles, `max_patches` are drawn from as many tiles as possible.
+    Of tiles, `max_patches` are drawn from as many tiles as possible. A pair of files is one patch, as large as its LR
+    covers and whatever its tissue: whoever made the pairs has chosen them.
 
     Raises:
         ValueError: The source's region does not lie in its slide.
     """
     require(not (source.tiles and source.region), "region", "be left out for tiles", "it cuts a slide", source.region)
     if source.tiles and options.mpp is not None and options.assume_mpp is None:
-        yield Skipped(source.slide_id, "slide", f"{source.paths[0].parent}: tiles do not say their microns per pixel; "
+        yield Skipped(source.slide_id, "slide", f"{source.files[0].parent}: tiles do not say their microns per pixel; "
                       f"give them by --assume_mpp, or leave --mpp out. Received: mpp={options.mpp}")
         return
     rng = np.random.default_rng(_entropy(options.seed, source.slide_id))
-    limit, paths = options.max_patches, source.paths
-    if limit is not None:
-        paths = tuple(paths[i] for i in rng.permutation(len(paths)))
-    per_file = None if limit is None else math.ceil(limit / len(paths))
-    names = _tile_names(source)
     given = 0
-    for path in paths:
-        for patch in _read_file(path, names.get(path), source, options, rng, per_file):
-            yield patch
-            given += isinstance(patch, Patch)
-            if given == limit:
-                return
+    for patch in (_read_pairs if source.lr_paths else _read_files)(source, options, rng):
+        yield patch
+        given += isinstance(patch, Patch)
+        if given == options.max_patches:
+            return
 
 
 def gives_patch(source: Source, options: PatchOptions) -> bool:
@@ -123,6 +121,30 @@ def _tile_names(source: Source) -> dict[Path, str]:
     """Return what each tile is called; a.png beside a.jpg keep their suffixes."""
     count = Counter(path.stem for path in source.paths)
     return {path: path.stem if count[path.stem] == 1 else path.name for path in source.paths if source.tiles}
+
+
+def _read_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
+    pairs, unfit = match_files(source)
+    for file, reason in unfit:
+        yield Skipped(source.slide_id, file, reason)
+    order = range(len(pairs)) if options.max_patches is None else rng.permutation(len(pairs))
+    for pair in (pairs[i] for i in order):
+        try:
+            hr, lr, tissue = read_pair(pair)
+        except (SlideError, OSError) as error:
+            yield Skipped(source.slide_id, pair.hr.name, str(error))
+        else:
+            yield Patch(source.slide_id, pair.dx, pair.dy, options.assume_mpp, tissue, hr, pair.name, lr)
+
+
+def _read_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
+    limit, paths = options.max_patches, source.paths
+    if limit is not None:
+        paths = tuple(paths[i] for i in rng.permutation(len(paths)))
+    per_file = None if limit is None else math.ceil(limit / len(paths))
+    names = _tile_names(source)
+    for path in paths:
+        yield from _read_file(path, names.get(path), source, options, rng, per_file)
 
 
 def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptions, rng: np.random.Generator,

@@ -3,12 +3,15 @@
 A `Source` is one slide: a slide file (or a rectangle of it), or all the tiles cut from one slide, which by convention
 lie in one folder. PNG, JPEG and BMP files in a folder are tiles, and so are TIFFs of at most `TILE_SIDE` pixels a side
 that do not say their mpp. A file named by itself is always a slide.
+
+A tile called NAME_lrXY is no tile of its own but the low resolution of the tile NAME beside it (see `pipelines.pairs`).
 """
 from __future__ import annotations
 
 import hashlib
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +32,7 @@ SLIDE_SUFFIXES = TIFF_SUFFIXES | {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff", ".btf"}
 LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # RGBA of 16 bit, not compressed
 CUT_THUMBNAIL = 512
+LR_NAME = re.compile(r"(?P<stem>.+)_lr(?P<dx>\d)(?P<dy>\d)")  # of the LR of a pair, without its suffix
 RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, which draws pictures of its own
 
 Region = tuple[int, int, int, int]
@@ -36,12 +40,21 @@ Region = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Source:
-    """One slide: its file, or with `tiles` the files of its tiles. `region` is (x, y, width, height) in level 0."""
+    """One slide: its file, or with `tiles` the files of its tiles. `region` is (x, y, width, height) in level 0.
+
+    With `lr_paths` the tiles are the HR of pairs, and these are the LR; `pipelines.pairs` says which belong together.
+    """
 
     slide_id: str
     paths: tuple[Path, ...]
     region: Region | None = None
     tiles: bool = False
+    lr_paths: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the slide is read from."""
+        return self.paths + self.lr_paths
 
 
 def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -72,7 +85,7 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     require(bool(found), name, "hold slides or images", "name a folder that has some",
             ",".join(map(str, names)))
     ids = _unique_ids(list(found))
-    sources = [Source(ids[key], tuple(paths), tiles=key[1]) for key, paths in found.items()]
+    sources = [_source(ids[key], paths, tiles=key[1]) for key, paths in found.items()]
     return sorted(sources, key=lambda source: source.slide_id)
 
 
@@ -123,7 +136,12 @@ def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
 
 
 def _files(source: Source) -> set[Path]:
-    return {path.resolve() for path in source.paths}
+    return {path.resolve() for path in source.files}
+
+
+def _source(slide_id: str, paths: Sequence[Path], tiles: bool) -> Source:
+    lr_paths = tuple(path for path in paths if tiles and LR_NAME.fullmatch(path.stem))
+    return Source(slide_id, tuple(path for path in paths if path not in lr_paths), tiles=tiles, lr_paths=lr_paths)
 
 
 def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipelines.files import write_text
 from pipelines.options import PatchOptions, require
+from pipelines.pairs import shape_of
 from pipelines.patches import Source, check_disjoint, find_sources, gives_patch, split_sources
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
 from pipelines.slide import SlideError
@@ -45,14 +46,17 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
 
 
 def patch_size(part: str, slides: Slides, options: DataOptions, patches: PatchOptions) -> int:
-    """Return the side of a part's patches: that of the shards, or that at which slides will be read.
+    """Return the side of a part's smallest patches: that of the shards, or that at which slides will be read.
 
     Raises:
       ValueError: the part is cut of slides, and too narrow for a patch.
     """
     if isinstance(slides, ShardSet):
         return slides.patch_size
-    size = _size(part, options, patches).patch_size
+    shapes = [shape for source in slides if (shape := shape_of(source))]
+    if shapes and all(source.lr_paths for source in slides):
+        return min(size for size, _ in shapes)
+    size = min([_size(part, options, patches).patch_size, *(size for size, _ in shapes)])
     if slides and patches.mpp is None and all(source.region for source in slides):
         side = max(min(source.region[2:]) for source in slides if source.region)
         require(size <= side, "patch_size" if part == "train" else "eval_patch_size",

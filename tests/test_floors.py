@@ -20,6 +20,7 @@ FLOORS = {name: floor for floor, names in enumerate([
     ["pipelines.slide", "pipelines.pyramid.tiff", "pipelines.cluster"],
     ["pipelines.tissue", "pipelines.sample", "pipelines.pyramid.writer"],
     ["pipelines.sources", "pipelines.pyramid"],
+    ["pipelines.pairs"],
     ["pipelines.patches"],
     ["pipelines.corrupt", "pipelines.shards.layout", "pipelines.shards.record"],
     ["pipelines.shards.reading", "pipelines.shards.writing"],

@@ -17,8 +17,10 @@ FORMAT = 1
 REMEDY = "make room and run the same command again, finished slides are kept"  # of a full disk
 
 # A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (of each its name, its bytes and
-# the tissue share of every record), skipped.
+# the tissue share of every record), skipped. Of pairs the options say which (`pairs`) and of what `scale`, and their
+# patch_size is that of the pairs; other pages have neither, as all had before there were pairs.
 Page = dict[str, Any]
+OF_FILES = ("patch_size", "stride", "min_tissue", "scale")  # options that pairs of files do not follow
 KEYS = {"slide_id", "options", "region", "files", "count", "shards", "skipped"}  # and format
 
 
@@ -72,8 +74,9 @@ def finished_page(source: Source, folder: Path, options: PatchOptions, anew: boo
     if not path.exists():
         return None
     page, now = read_page(path), fingerprint(source, options)
-    differs = [f"{name} was {page['options'].get(name)!r} and is {value!r}" for name, value in now["options"].items()
-               if page["options"].get(name) != value]
+    differs = [f"{name} was {page['options'].get(name)!r} and is {now['options'].get(name)!r}"
+               for name in dict.fromkeys((*now["options"], "pairs"))
+               if page["options"].get(name) != now["options"].get(name)]
     differs += [f"{name} differ" for name in ("region", "files") if page[name] != now[name]]
     if differs and (anew or page["count"] == 0):
         return None
@@ -88,9 +91,10 @@ def finished_page(source: Source, folder: Path, options: PatchOptions, anew: boo
 
 def fingerprint(source: Source, options: PatchOptions) -> Page:
     """Return what a slide's shards follow from. Files go by name and size: a folder may be moved."""
-    files = "\n".join(f"{path.name} {size_of(path)}" for path in source.paths)
+    files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files)
     region = list(source.region) if source.region else None
-    return {"options": asdict(options), "region": region, "files": hashlib.sha256(files.encode()).hexdigest()}
+    return {"options": _options(source, options), "region": region,
+            "files": hashlib.sha256(files.encode()).hexdigest()}
 
 
 def remove(folder: Path, slide_id: str) -> None:
@@ -105,6 +109,14 @@ def remove(folder: Path, slide_id: str) -> None:
 def size_of(path: Path) -> int | None:
     """Return a file's bytes, None where there is none."""
     return path.stat().st_size if path.exists() else None
+
+
+def _options(source: Source, options: PatchOptions) -> dict[str, Any]:
+    """Return what the choice of patches follows from; the size and scale of file pairs follow from the files."""
+    values = asdict(options)
+    if source.lr_paths:
+        return {**{name: value for name, value in values.items() if name not in OF_FILES}, "pairs": "files"}
+    return values if options.pairs else {name: values[name] for name in values if name not in ("pairs", "scale")}
 
 
 def _stem(slide_id: str) -> str:

@@ -20,11 +20,16 @@ Folder = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Shard:
-    """One TFRecord file; `tissue` has the tissue share of each of its records."""
+    """One TFRecord file; `tissue` has the tissue share of each of its records.
+
+    `pair_scale` is HR side over LR side where the records are pairs, None where LR is made of HR.
+    """
 
     path: Path
     slide_id: str
     tissue: tuple[float, ...]
+    patch_size: int
+    pair_scale: int | None = None
 
     @property
     def count(self) -> int:
@@ -41,8 +46,22 @@ class ShardSet:
     """Whole shards, ordered by slide, and what gave no patch."""
 
     shards: tuple[Shard, ...]
-    patch_size: int
     skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def patch_size(self) -> int:
+        """The smallest side of a patch: pairs may be smaller than patches without LR. 0 where there is none."""
+        return min((shard.patch_size for shard in self.shards), default=0)
+
+    @property
+    def pairs(self) -> ShardSet:
+        """Those whose records are pairs; it may be empty."""
+        return replace(self, shards=tuple(shard for shard in self.shards if shard.pair_scale))
+
+    @property
+    def plain(self) -> ShardSet:
+        """Those whose records have no LR; it may be empty."""
+        return replace(self, shards=tuple(shard for shard in self.shards if not shard.pair_scale))
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -76,7 +95,7 @@ def open_shards(folders: Folder | Sequence[Folder], slides: Collection[str] | No
     Raises:
         FileNotFoundError: No such folder.
         ValueError: No shards, an extraction not finished, a shard missing or of another size than was written, a slide
-            in two folders, or several patch sizes. Names the file.
+            in two folders, or several patch sizes of patches that are no pairs. Names the file.
     """
     pages: dict[str, tuple[Path, Page]] = {}
     for folder in [folders] if isinstance(folders, (str, os.PathLike)) else folders:
@@ -84,13 +103,14 @@ def open_shards(folders: Folder | Sequence[Folder], slides: Collection[str] | No
             require(page["slide_id"] not in pages, "shards", "have each slide in one folder only",
                     f"leave {page['slide_id']!r} out of one", str(folder))
             pages[page["slide_id"]] = Path(folder), page
-    shards = tuple(Shard(folder / shard["name"], slide_id, tuple(shard["tissue"]))
+    shards = tuple(Shard(folder / shard["name"], slide_id, tuple(shard["tissue"]), page["options"]["patch_size"],
+                         page["options"].get("scale") if page["options"].get("pairs") else None)
                    for slide_id, (folder, page) in sorted(pages.items()) for shard in page["shards"])
     require(bool(shards), "shards", "hold at least one patch", "write some with pipelines.extract", str(folders))
-    sizes = {page["options"]["patch_size"] for _, page in pages.values() if page["shards"]}
-    require(len(sizes) == 1, "shards", "have one patch size", f"there are {sorted(sizes)}: choose", str(folders))
+    sizes = {shard.patch_size for shard in shards if not shard.pair_scale}
+    require(len(sizes) <= 1, "shards", "have one patch size", f"there are {sorted(sizes)}: choose", str(folders))
     skipped = tuple(Skipped(**item) for _, page in pages.values() for item in page["skipped"])
-    return ShardSet(shards, sizes.pop(), skipped)
+    return ShardSet(shards, skipped)
 
 
 def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:

@@ -1,8 +1,8 @@
 """One patch as a record: a `tf.train.Example`.
 
 slide_id, name: bytes. x, y: the corner in level 0. mpp: 0 where unknown. tissue: share in [0, 1]. size. pixels: the
-bytes of uint8 [size, size, 3]. Raw, because a PNG of them takes 25 times as long to decode as they take to copy, for
-0.6 of the space.
+bytes of uint8 [size, size, 3]. Of a pair also lr_size, and lr: the bytes of uint8 [lr_size, lr_size, 3]. Raw, because a
+PNG of them takes 25 times as long to decode as they take to copy, for 0.6 of the space.
 """
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from pipelines.options import require
 from pipelines.patches import Patch
 
 _TEXT, _SHARE = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.float32)
+_FIELDS = {
+    "slide_id": _TEXT, "name": _TEXT, "pixels": _TEXT, "size": tf.io.FixedLenFeature([], tf.int64),
+    "lr": tf.io.FixedLenFeature([], tf.string, b""), "lr_size": tf.io.FixedLenFeature([], tf.int64, 0)}
 
 
 def encode(patch: Patch) -> bytes:
@@ -24,15 +27,21 @@ def encode(patch: Patch) -> bytes:
         "slide_id": _bytes(patch.slide_id.encode()), "name": _bytes(patch.name.encode()),
         "x": _int(patch.x), "y": _int(patch.y), "mpp": _float(patch.mpp or 0), "tissue": _float(patch.tissue),
         "size": _int(patch.pixels.shape[0]), "pixels": _bytes(patch.pixels.tobytes())}
+    if patch.lr is not None:
+        features |= {"lr_size": _int(patch.lr.shape[0]), "lr": _bytes(patch.lr.tobytes())}
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString(deterministic=True)
 
 
-def decode(record: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return (slide id, example id, pixels uint8 [size, size, 3]) of a serialised record."""
-    fields = tf.io.parse_single_example(record, {"slide_id": _TEXT, "name": _TEXT, "pixels": _TEXT})
-    pixels = tf.reshape(tf.io.decode_raw(fields["pixels"], tf.uint8), [size, size, 3])
-    return fields["slide_id"], tf.strings.join([fields["slide_id"], "/", fields["name"]]), pixels
+def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return (slide id, example id, hr uint8 [size, size, 3], lr uint8 [h, h, 3]) of a serialised record.
+
+    The sizes are the record's own, unknown to the graph; h is 0 where the record is no pair.
+    """
+    fields = tf.io.parse_single_example(record, _FIELDS)
+    hr, lr = (tf.reshape(tf.io.decode_raw(fields[pixels], tf.uint8), tf.stack([fields[size], fields[size], 3]))
+              for pixels, size in (("pixels", "size"), ("lr", "lr_size")))
+    return fields["slide_id"], tf.strings.join([fields["slide_id"], "/", fields["name"]]), hr, lr
 
 
 def decode_tissue(record: tf.Tensor) -> tf.Tensor:

@@ -91,7 +91,7 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     skipped = tuple(Skipped(**item) for slide_id in ids for item in pages[slide_id]["skipped"])
     _refuse_broken(skipped, strict)
     why = "; ".join(sorted({item.reason for item in skipped})[:LISTED])
-    paths = [str(path.parent if source.tiles else path) for source in sources[:LISTED] for path in source.paths[:1]]
+    paths = [str(path.parent if source.tiles else path) for source in sources[:LISTED] for path in source.files[:1]]
     require(_patches_in(pages) > 0, name, "give at least one patch", why or "name some slides", ", ".join(paths))
     (folder / UNFINISHED).unlink(missing_ok=True)
     return Report(len(sources), _patches_in(pages), kept, skipped)
@@ -104,8 +104,9 @@ def write_slide(source: Source, report: Callable[[int], None], folder: Path, opt
     skipped: list[Skipped] = []
     try:
         patches = _patches(source, options, strict, skipped)
-        shards = list(_write_all(patches, source, folder, options.patch_size, report))
-        return _write_page(source, folder, options, shards, skipped)
+        made: dict[str, Any] = {}
+        shards = list(_write_all(patches, source, folder, made, report))
+        return _write_page(source, folder, options, shards, skipped, made)
     except BaseException:
         remove(folder, source.slide_id)
         raise
@@ -121,13 +122,17 @@ def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[
             skipped.append(item)
 
 
-def _write_all(patches: Iterator[Patch], source: Source, folder: Path, size: int, report: Callable[[int], None]
-               ) -> Iterator[dict[str, Any]]:
-    per_shard = max(1, SHARD_BYTES // (3 * size**2))
+def _write_all(patches: Iterator[Patch], source: Source, folder: Path, made: dict[str, Any],
+               report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+    """Yield the shards as they are written; what the first patch is a pair of goes to `made`."""
     for number in count():
         first = next(patches, None)
         if first is None:
             return
+        size = first.pixels.shape[0]
+        if first.lr is not None:
+            made |= {"patch_size": size, "scale": size // first.lr.shape[0]}
+        per_shard = max(1, SHARD_BYTES // (3 * size**2))
         some = chain([first], islice(patches, per_shard - 1))
         yield _write_shard(some, shard_path(folder, source.slide_id, number), report)
 
@@ -153,9 +158,11 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
 
 
 def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[dict[str, Any]],
-                skipped: list[Skipped]) -> Page:
+                skipped: list[Skipped], made: dict[str, Any] | None = None) -> Page:
+    """Write a slide's page; `made` are options that were found only in reading."""
     page = {"format": FORMAT, "slide_id": source.slide_id, "count": sum(len(shard["tissue"]) for shard in shards),
             **fingerprint(source, options), "shards": shards, "skipped": [asdict(item) for item in skipped]}
+    page["options"] |= made or {}
     path = page_path(folder, source.slide_id)
     with full_disk_named(path, REMEDY):
         write_text(path, dumps(page) + "\n")
@@ -165,7 +172,7 @@ def _write_page(source: Source, folder: Path, options: PatchOptions, shards: lis
 def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -> Page:
     """Put it on the page that a slide kills its reader, so that the next run does not try it again."""
     remove(folder, source.slide_id)
-    skipped = Skipped(source.slide_id, "slide", f"{source.paths[0]}: {reason}")
+    skipped = Skipped(source.slide_id, "slide", f"{source.files[0]}: {reason}")
     return _write_page(source, folder, options, [], [skipped])
 
 
@@ -194,7 +201,7 @@ def _patches_in(pages: dict[str, Page]) -> int:
 
 
 def _bytes(source: Source) -> int:
-    return sum(size_of(path) or 0 for path in source.paths)
+    return sum(size_of(path) or 0 for path in source.files)
 
 
 def _processes(todo: Sequence[Source]) -> int:
