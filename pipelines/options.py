@@ -65,6 +65,16 @@ def check_seed(seed: int) -> None:
 Range = tuple[float, float]  # low and high, both included; equal for a fixed value
 
 
+def check_range(name: str, value: Range, least: float, most: float) -> None:
+    """Refuse a range that is none, or leaves [least, most].
+
+    Raises:
+        ValueError: It does.
+    """
+    require(len(value) == 2 and value[0] <= value[1], name, "have its low end first", "write low,high", value)
+    require(least <= value[0] and value[1] <= most, name, f"lie in {least} to {most}", "write low,high", value)
+
+
 @dataclass(frozen=True)
 class DegradeOptions:
     """How an HR patch becomes an LR one, in the order in which a scanner does it. The default is the paper's textbook.
@@ -160,16 +170,6 @@ def degradation(name: str, **changes: Any) -> DegradeOptions:
     require(name in DEGRADATIONS, "degradation", f"be one of {tuple(DEGRADATIONS)}",
             "'scanner' is for slides as scanners give them", name)
     return replace(DEGRADATIONS[name], **changes)
-
-
-def check_range(name: str, value: Range, least: float, most: float) -> None:
-    """Refuse a range that is none, or leaves [least, most].
-
-    Raises:
-        ValueError: It does.
-    """
-    require(len(value) == 2 and value[0] <= value[1], name, "have its low end first", "write low,high", value)
-    require(least <= value[0] and value[1] <= most, name, f"lie in {least} to {most}", "write low,high", value)
 
 
 @dataclass(frozen=True)
