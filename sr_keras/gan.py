@@ -5,10 +5,10 @@
 Batches are (lr [B, h, w, 3], hr [B, scale*h, scale*w, 3]), float32 in [0, 1]. A step, in order:
 
 1. G super-resolves lr, once.
-2. D learns to tell hr from sr. hr and sr go through it apart, so that each is normalised by its own statistics; that
-   is also how G meets D in 3, where sr comes alone.
-3. G learns against the D that has just learned (alternating updates), by the non-saturating loss. This second look at
-   sr normalises by batch statistics too, but leaves D's moving statistics alone: sr has been counted in 2.
+2. D learns to tell hr from sr, in one batch of both. Apart, each batch normalisation would give every channel of both
+   the same mean and variance, and the global average behind it would see next to nothing of what differs.
+3. G learns against the D that has just learned (alternating updates), by the non-saturating loss. sr is judged beside
+   hr again, so that it is normalised as in 2; D's moving statistics are left alone: both have been counted in 2.
 4. The average of G moves: weights and batch-norm statistics.
 
 A term of weight zero is not computed, so it can't turn the sum into NaN either.
@@ -43,7 +43,9 @@ SCORES: dict[str, Callable[..., tf.Tensor]] = {
     "psnr": metrics.psnr, "rrmse": metrics.rrmse, "ssim": metrics.ssim, "qilv": metrics.qilv,
     "ms_ssim": metrics.ms_ssim}
 
-LOGS = ("loss", *TERMS, *(f"weighted_{term}" for term in TERMS), "discriminator_loss", "d_hr", "d_sr", *SCORES)
+LOGS = ("loss", *TERMS, *(f"weighted_{term}" for term in TERMS), "discriminator_loss", "d_hr", "d_sr",
+        "d_accuracy", *SCORES)
+Judge = Callable[[tf.Tensor, tf.Tensor, bool], tuple[tf.Tensor, tf.Tensor]]
 
 
 @keras.saving.register_keras_serializable("sr_keras")
@@ -59,16 +61,18 @@ class SuperResolutionGAN(keras.Model):
         encoder: image -> code; needed by lambda_m > 0. It is frozen.
         features: image -> features, needed by lambda_v > 0. It is frozen.
         ema_decay: of the generator's exponential moving average, in [0, 1); 0 for none.
-        blur_sigma: by which `degrade` made lr of hr; lambda_c > 0 makes lr of sr alike.
+        blur_sigma: by which the textbook's `degrade` made lr of hr; lambda_c > 0 makes lr of sr alike, and needs it.
+            None where lr was made in another way.
     """
 
     def __init__(self, generator: keras.Model, discriminator: keras.Model | None = None,
                  encoder: keras.Model | None = None, features: keras.Model | None = None,
-                 ema_decay: float = 0.0, blur_sigma: float = 1.6, **kwargs: Any) -> None:
+                 ema_decay: float = 0.0, blur_sigma: float | None = None, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})
         require(0 <= ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", ema_decay)
         self.generator, self.ema_decay, self.blur_sigma = generator, ema_decay, blur_sigma
         self.discriminator: Any = discriminator
+        self._judge: Any = discriminator and _judge_of(discriminator)
         self.encoder: Any = encoder
         self.features: Any = features
         self.ema_generator: Any = _copy(generator) if ema_decay else None
@@ -102,10 +106,11 @@ class SuperResolutionGAN(keras.Model):
             **kwargs: of `keras.Model.compile`.
 
         Raises:
-            ValueError: A weight is positive and the network or optimizer it needs is missing.
+            ValueError: A weight is positive and the network, optimizer or blur that it needs is missing.
         """
         objective = objective or Objective()
-        for weight, needed in (("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features")):
+        for weight, needed in (("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features"),
+                               ("lambda_c", "blur_sigma")):
             require(not getattr(objective, weight) or getattr(self, needed) is not None, weight,
                     f"be 0 without {needed}", f"give SuperResolutionGAN its {needed}", getattr(objective, weight))
         require(not objective.lambda_d or discriminator_optimizer is not None, "discriminator_optimizer",
@@ -150,26 +155,21 @@ class SuperResolutionGAN(keras.Model):
             "fidelity": (1.0, lambda: robust(sr - hr)),
             "manifold": (o.lambda_m, lambda: robust(self.encoder(sr) - self.encoder(hr))),
             "structural": (o.lambda_s, lambda: structural(hr, sr, o.reduction)),
-            "adversarial": (o.lambda_d, lambda: adversarial_generator(self._judge_again(sr))),
+            "adversarial": (o.lambda_d, lambda: adversarial_generator(self._judge(hr, sr, False)[1])),
             "feature": (o.lambda_v, lambda: feature(self.features(hr), self.features(sr))),
             "consistency": (o.lambda_c, lambda: consistency(lr, sr, self.blur_sigma, o.reduction)),
         }
         return {name: (weight, value()) for name, (weight, value) in terms.items() if weight}
 
     def _train_discriminator(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tf.Tensor]:
-        judge = _logits(self.discriminator)
         with _watching(self.discriminator) as tape:
-            logits_hr, logits_sr = judge(hr, training=True), judge(sr, training=True)
+            logits_hr, logits_sr = self._judge(hr, sr, True)
             loss = adversarial_discriminator(logits_hr, logits_sr)
             scaled = _scaled(self.discriminator_optimizer, loss)
         _descend(self.discriminator_optimizer, tape, scaled, self.discriminator.trainable_variables)
-        return {"discriminator_loss": loss, "d_hr": tf.sigmoid(logits_hr), "d_sr": tf.sigmoid(logits_sr)}
-
-    def _judge_again(self, sr: tf.Tensor) -> tf.Tensor:
-        """Return logits [B, 1] of sr as in training, dropping the update of the moving statistics."""
-        judge = _logits(self.discriminator)
-        logits, _ = judge.stateless_call(judge.trainable_variables, judge.non_trainable_variables, sr, training=True)
-        return logits
+        right = tf.concat([logits_hr > 0, logits_sr < 0], axis=0)
+        return {"discriminator_loss": loss, "d_hr": tf.sigmoid(logits_hr), "d_sr": tf.sigmoid(logits_sr),
+                "d_accuracy": tf.cast(right, tf.float32)}
 
     def _update_average(self) -> None:
         # The ramp (that of tf.train.ExponentialMovingAverage) keeps a short run from averaging in its own start.
@@ -220,8 +220,21 @@ def _copy(model: keras.Model) -> keras.Model:
     return copied
 
 
-def _logits(discriminator: keras.Model) -> keras.Model:
-    return keras.Model(discriminator.inputs, discriminator.get_layer("logits").output)
+def _judge_of(discriminator: keras.Model) -> Judge:
+    """Return what takes (hr, sr, whether the moving statistics move) to the logits of both, normalised as one batch.
+
+    Made once, since each trace of a step would build another model; a function, since Keras would save a model twice.
+    """
+    model = keras.Model(discriminator.inputs, discriminator.get_layer("logits").output)
+
+    def judge(hr: tf.Tensor, sr: tf.Tensor, moves: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        both = tf.concat([hr, sr], axis=0)
+        logits = model(both, training=True) if moves else model.stateless_call(
+            model.trainable_variables, model.non_trainable_variables, both, training=True)[0]
+        logits_hr, logits_sr = tf.split(logits, 2)
+        return logits_hr, logits_sr
+
+    return judge
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
         start_from(generator, start)
     model = SuperResolutionGAN(
         generator, discriminator, encoder, features, ema_decay=plan.options.ema_decay,
-        blur_sigma=plan.degrade.blur_sigma)
+        blur_sigma=plan.degrade.blur_sigma if plan.degrade.is_textbook else None)
     judge_rate = plan.options.discriminator_learning_rate
     model.compile(
         generator_optimizer=_adam(stage.learning_rate, plan, stage),

@@ -15,7 +15,7 @@ from absl import flags
 
 from pipelines import console
 from pipelines.flags import corrupt_options, degrade_options, patch_options
-from pipelines.options import CorruptOptions, require
+from pipelines.options import CorruptOptions, DegradeOptions, require
 from sr_keras.flags import (
     data_options,
     define_train_flags,
@@ -40,6 +40,7 @@ def main() -> int:
     degrade, corrupt = degrade_options(FLAGS), corrupt_options(FLAGS)
     loss, size = objective(FLAGS), generator_options(FLAGS)
     _check_stages(options, loss)
+    _check_consistency(loss, degrade)
     _check_paths(options)
 
     from sr_keras.parts import find_parts, patch_size, read_parts
@@ -83,6 +84,11 @@ def _check_stages(options: TrainOptions, loss: Objective) -> None:
             autoencoder.epochs)
     require(bool(options.generator) or any(stage.epochs for stage in others), "warmup_epochs",
             "be positive where adversarial_epochs is 0", "raise one of the two", 0)
+
+
+def _check_consistency(loss: Objective, degrade: DegradeOptions) -> None:
+    require(not loss.lambda_c or degrade.is_textbook, "lambda_c", "be 0 unless LR is made by the textbook degradation",
+            "give --degradation=textbook, or leave lambda_c out", loss.lambda_c)
 
 
 def _check_paths(options: TrainOptions) -> None:

@@ -39,7 +39,8 @@ def build(objective: Objective = WHOLE, ema_decay: float = 0.9, seed: int = 1, *
     keras.utils.set_random_seed(seed)
     model = SuperResolutionGAN(
         networks.generator(4, blocks=1, filters=4), networks.discriminator(4, halvings=2),
-        networks.autoencoder(1, 4).get_layer("encoder"), networks.autoencoder(0, 4).get_layer("encoder"), ema_decay)
+        networks.autoencoder(1, 4).get_layer("encoder"), networks.autoencoder(0, 4).get_layer("encoder"), ema_decay,
+        blur_sigma=1.6)
     model.compile(keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3), objective,
                   **route or {"run_eagerly": True})
     return model
@@ -108,7 +109,8 @@ def test_consistency_brings_sr_nearer_to_lr():
     ("srgan_sqe", {"fidelity", "manifold", "structural", "adversarial"})])
 def test_method_computes_its_terms_and_no_other(method, terms):
     logs = fit(build(METHODS[method]))
-    assert set(logs) == {"loss", "discriminator_loss", "d_hr", "d_sr", *terms, *(f"weighted_{term}" for term in terms)}
+    judged = {"discriminator_loss", "d_hr", "d_sr", "d_accuracy"}
+    assert set(logs) == {"loss", *judged, *terms, *(f"weighted_{term}" for term in terms)}
 
 
 def test_term_of_weight_zero_can_not_poison_the_sum():
@@ -127,8 +129,8 @@ def test_warm_up_needs_no_discriminator():
 
 
 @pytest.mark.parametrize(("weight", "needed"), [
-    ("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features")])
-def test_weight_without_its_network_is_refused(weight, needed):
+    ("lambda_m", "encoder"), ("lambda_d", "discriminator"), ("lambda_v", "features"), ("lambda_c", "blur_sigma")])
+def test_weight_without_what_it_needs_is_refused(weight, needed):
     model = SuperResolutionGAN(networks.generator(4, 1, 4))
     with pytest.raises(ValueError, match=f"`{weight}` must be 0 without {needed}; .* Received: {weight}=0.5"):
         model.compile("adam", "adam", replace(FIDELITY, **{weight: 0.5}))
@@ -177,25 +179,42 @@ def test_batch_statistics_of_the_generator_move_once_a_step():
     np.testing.assert_allclose(model.generator.get_layer("block1_norm1").moving_mean, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_batch_statistics_of_the_discriminator_count_hr_and_sr_once_each():
+def test_batch_statistics_of_the_discriminator_move_once_a_step_by_hr_and_sr_as_one_batch():
     model = build()
     lr, hr = batch()
-    sr = model.generator(lr, training=True)
-    conv, norm = model.discriminator.get_layer("conv1"), model.discriminator.get_layer("conv1_norm")
-    keep, expected = networks.BATCH_NORM_MOMENTUM, np.zeros(4)
-    for image in (hr, sr):
-        expected = keep * expected + (1 - keep) * np.mean(conv(image), axis=(0, 1, 2))
+    both = tf.concat([hr, model.generator(lr, training=True)], 0)
+    hidden = np.asarray(model.discriminator.get_layer("conv1")(both))
+    norm, keep = model.discriminator.get_layer("conv1_norm"), networks.BATCH_NORM_MOMENTUM
     fit(model)
-    np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(norm.moving_mean, (1 - keep) * hidden.mean((0, 1, 2)), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(norm.moving_variance, keep + (1 - keep) * hidden.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_generator_learns_against_the_discriminator_that_has_just_learned():
+def judged(discriminator: keras.Model, hr: tf.Tensor, sr: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits of hr and sr, judged as one batch."""
+    logits = keras.Model(discriminator.input, discriminator.get_layer("logits").output)
+    found = np.asarray(logits(tf.concat([hr, sr], 0), training=True))
+    return found[:len(hr)], found[len(hr):]
+
+
+def test_generator_learns_against_the_discriminator_that_has_just_learned_and_sees_hr_beside_sr():
     model, twin = build(Objective(lambda_d=1.0)), build(Objective(lambda_d=1.0))
-    lr, _ = batch()
+    lr, hr = batch()
     logs = fit(model)
-    sr = twin.generator(lr, training=True)
-    logits = keras.Model(model.discriminator.input, model.discriminator.get_layer("logits").output)(sr, training=True)
+    _, logits = judged(model.discriminator, hr, twin.generator(lr, training=True))
     assert logs["adversarial"] == pytest.approx(np.mean(np.log1p(np.exp(-logits))), rel=1e-4)
+
+
+def test_accuracy_is_the_share_of_hr_and_sr_that_are_judged_right_before_the_step():
+    model = build()
+    lr, hr = batch(8)
+    of_hr, of_sr = judged(model.discriminator, hr, model.generator(lr, training=True))
+    shift = np.sort(np.concatenate([of_hr, of_sr]), axis=None)[-2:].mean()  # one is HR, which is not right for half
+    model.discriminator.get_layer("logits").bias.assign([-shift])
+    logs = model.train_on_batch(lr, hr, return_dict=True)
+    right = np.concatenate([of_hr > shift, of_sr < shift])
+    assert logs["d_accuracy"] == pytest.approx(right.mean())
+    assert right.mean() != 0.5
 
 
 def test_discriminator_gradient_does_not_reach_the_generator():
