@@ -129,7 +129,8 @@ class DegradeOptions:
         limits = {
             "blur_sigma": (0, MOST_SIGMA), "anisotropy": (1, 4), "disc_radius": (0, 2 * MOST_SIGMA),
             "numerical_aperture": (0.05, 1.5), "wavelength": (0.2, 1.5), "optics_mpp": (0.01, 10),
-            "shot_noise": (0, 0.5), "read_noise": (0, 0.5), "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
+            "shot_noise": (0, 0.5), "read_noise": (0, 0.5),
+            "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
         for name, (least, most) in limits.items():
             check_range(name, self.range_of(name), least, most)
         shares = self.jpeg_passes
