@@ -133,6 +133,8 @@ class DegradeOptions:
             "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
         for name, (least, most) in limits.items():
             check_range(name, self.range_of(name), least, most)
+        require(all(bound == int(bound) for bound in self.jpeg_quality), "jpeg_quality", "be whole numbers",
+                "75 is usual", self.jpeg_quality)
         shares = self.jpeg_passes
         require(len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6, "jpeg_passes",
                 "be three shares that sum to 1", "compressed never, once, twice", shares)

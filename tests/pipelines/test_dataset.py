@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.dataset import evaluation_dataset, training_dataset
 from pipelines.degrade import degrade
-from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
+from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions, degradation
 from pipelines.patches import Patch, Source, find_sources
 from pipelines.pixels import quantise
 from pipelines.shards import open_shards, write_shards, writing
@@ -305,3 +305,90 @@ def test_no_python_runs_inside(tissue, tmp_path):
 def test_order_is_kept_whatever_is_faster(tissue):
     for dataset in (training_dataset(tissue, batch_size=2), evaluation_dataset(tissue)):
         assert dataset.options().deterministic is True
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, histology):
+    """A slide of three pairs whose LR is the mean of 4x4 HR pixels, inverted: no degradation makes such a one."""
+    root = tmp_path_factory.mktemp("pairs")
+    for number in range(3):
+        hr = np.ascontiguousarray(histology[:128, 128 * number:128 * number + 128])
+        save(root / f"data/scanned/{number}.png", hr)
+        save(root / f"data/scanned/{number}_lr00.png", 255 - np.rint(hr.reshape(32, 4, 32, 4, 3).mean((1, 3))))
+    return write(root / "data", root / "shards", 128)
+
+
+def is_scanned(lr, hr):
+    """Tell for each example whether its LR is the inverted mean that `pairs` hold."""
+    mean = hr.reshape(len(hr), *lr.shape[1:2], 4, lr.shape[2], 4, 3).mean((2, 4))
+    return np.abs(1 - mean - lr).max((1, 2, 3)) < 1.01 / 255
+
+
+def test_lr_of_a_pair_is_cropped_and_turned_with_its_hr(pairs):
+    for lr, hr in batches(4, pairs, batch_size=4, crop_size=64, pair_share=1.0):
+        assert lr.shape == (4, 16, 16, 3)
+        assert is_scanned(lr, hr).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
+def test_share_of_examples_takes_the_lr_that_was_scanned(pairs, share):
+    taken = [is_scanned(lr, hr) for lr, hr in batches(
+        25, pairs, batch_size=8, crop_size=32, pair_share=share, degrade=degradation("pyramid"))]
+    assert abs(np.mean(taken) - share) < 4 * np.sqrt(share * (1 - share) / 200) + 1e-9
+
+
+def test_pairs_and_plain_patches_mix_and_each_made_lr_comes_from_either(pairs, tissue):
+    shards = open_shards([pairs, tissue])
+    assert (shards.pairs.count, shards.plain.count) == (3, 16)
+    for lr, hr in batches(6, shards, batch_size=8, crop_size=64, pair_share=0.5, degrade=DegradeOptions()):
+        made = quantise(degrade(hr, 4, 1.6).numpy())
+        fits = np.abs(made - lr).max((1, 2, 3)) < 1.01 / 255
+        assert (fits | is_scanned(lr, hr)).all()
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_epoch_of_a_resumed_run_is_bit_for_bit_that_of_an_uninterrupted_one_on_the_family(pairs, tissue, cache):
+    keywords = {"batch_size": 3, "crop_size": 32, "steps_per_epoch": 3, "degrade": degradation("scanner"),
+                "cache": cache, "seed": 5}
+    shards = open_shards([pairs, tissue])
+    whole = batches(9, shards, **keywords)
+    assert same(whole[6:], batches(3, shards, first_epoch=2, **keywords))
+    assert not same(whole[:3], whole[3:6])
+
+
+def test_evaluation_takes_the_lr_that_is_asked_for(pairs, tissue):
+    shards = open_shards([pairs, tissue])
+
+    def scanned(some, lr):
+        return [bool(is_scanned(one["lr"], one["hr"])[0])
+                for one in evaluation_dataset(some, lr=lr).as_numpy_iterator()]
+
+    assert scanned(shards, "auto") == [True] * 3 + [False] * 16
+    assert not any(scanned(shards, "made"))
+    assert all(scanned(shards.pairs, "real"))
+    with pytest.raises(ValueError, match="^`lr` must be 'made' or 'auto' where patches carry no LR"):
+        evaluation_dataset(shards, lr="real")
+    with pytest.raises(ValueError, match="^`lr` must be one of"):
+        evaluation_dataset(shards, lr="scanned")
+
+
+def test_evaluation_draws_for_each_patch_the_same_whatever_stands_before_it(pairs):
+    options = degradation("scanner")
+    whole = {one["example_id"][0]: one["lr"] for one in
+             evaluation_dataset(pairs, degrade=options, lr="made").as_numpy_iterator()}
+    for one in evaluation_dataset(pairs, degrade=options, lr="made", limit=1).as_numpy_iterator():
+        np.testing.assert_array_equal(one["lr"], whole[one["example_id"][0]])
+    other = next(evaluation_dataset(pairs, degrade=options, lr="made", seed=1).as_numpy_iterator())
+    assert not np.array_equal(other["lr"], whole[other["example_id"][0]])
+
+
+def test_pairs_of_another_scale_than_the_degradation_are_refused(pairs):
+    with pytest.raises(ValueError, match=r"^`scale` must be 4, that of the pairs of scanned"):
+        training_dataset(pairs, batch_size=1, degrade=DegradeOptions(scale=2))
+    with pytest.raises(ValueError, match=r"^`scale` must be 4, that of the pairs of scanned"):
+        evaluation_dataset(pairs, degrade=DegradeOptions(scale=2))
+
+
+def test_pair_share_is_a_share(pairs):
+    with pytest.raises(ValueError, match=r"^`pair_share` must lie in \[0, 1\]"):
+        training_dataset(pairs, batch_size=1, pair_share=1.5)

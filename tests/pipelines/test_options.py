@@ -1,17 +1,30 @@
 """Options check themselves, and say which one, the rule, the remedy and what they received."""
 from __future__ import annotations
 
+from functools import partial
 from math import inf, nan
 
 import pytest
 
-from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions, require_folder
+from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions, degradation, require_folder
 
 WRONG = [
     (DegradeOptions, {"scale": 3}, "scale"),
     (DegradeOptions, {"blur_sigma": -1.0}, "blur_sigma"),
     (DegradeOptions, {"blur_sigma": inf}, "blur_sigma"),
     (DegradeOptions, {"blur_sigma": nan}, "blur_sigma"),
+    (DegradeOptions, {"blur_sigma": (3.0, 1.0)}, "blur_sigma"),
+    (DegradeOptions, {"gain": (1.1, 0.9)}, "gain"),
+    (DegradeOptions, {"jpeg_quality": (0, 90)}, "jpeg_quality"),
+    (DegradeOptions, {"jpeg_quality": (50, 101)}, "jpeg_quality"),
+    (DegradeOptions, {"jpeg_quality": (50.5, 60)}, "jpeg_quality"),
+    (DegradeOptions, {"jpeg_passes": (0.5, 0.6, 0.0)}, "jpeg_passes"),
+    (DegradeOptions, {"jpeg_subsamplings": ("422",)}, "jpeg_subsamplings"),
+    (DegradeOptions, {"blurs": ()}, "blurs"),
+    (DegradeOptions, {"resamplings": ("nearest",)}, "resamplings"),
+    (DegradeOptions, {"anisotropy": (0.5, 1.0)}, "anisotropy"),
+    (partial(degradation, "scaner"), {}, "degradation"),
+    (partial(degradation, "scanner"), {"shot_noise": (0.1, 0.0)}, "shot_noise"),
     (CorruptOptions, {"fraction": 30}, "corrupt_fraction"),
     (CorruptOptions, {"kinds": ("fog",)}, "corrupt_kinds"),
     (CorruptOptions, {"kinds": ()}, "corrupt_kinds"),

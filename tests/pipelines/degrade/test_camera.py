@@ -1,0 +1,43 @@
+"""Noise by its statistics, sharpening by scikit-image, colour by hand."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from skimage.filters import unsharp_mask
+
+from pipelines.degrade.camera import colour, noise, sharpen
+
+SEED = tf.constant([1, 2], tf.int64)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
+def test_noise_has_the_variance_of_photons_and_of_reading(value):
+    lr = tf.fill([128, 128, 3], value)
+    added = (noise(lr, tf.constant(0.03), tf.constant(0.01), SEED) - lr).numpy()
+    assert added.std() == pytest.approx(np.sqrt(0.03**2 * value + 0.01**2), rel=0.02)
+    assert abs(added.mean()) < 4 * added.std() / np.sqrt(added.size)
+
+
+def test_noise_is_independent_between_pixels_and_channels_and_takes_a_strength_for_each():
+    added = noise(tf.fill([128, 128, 3], 1.0), tf.constant([0.01, 0.02, 0.03]), tf.zeros(3), SEED).numpy() - 1
+    np.testing.assert_allclose(added.std((0, 1)), [0.01, 0.02, 0.03], rtol=0.03)
+    neighbours = np.corrcoef(added[:, 1:, 0].ravel(), added[:, :-1, 0].ravel())[0, 1]
+    channels = np.corrcoef(added[..., 0].ravel(), added[..., 1].ravel())[0, 1]
+    assert max(abs(neighbours), abs(channels)) < 0.03
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.5, 1.5])
+def test_sharpening_is_scikit_images_unsharp_mask(amount, histology):
+    lr = (histology[:40, :56] / 255).astype(np.float32)
+    expected = unsharp_mask(lr, radius=1, amount=amount, channel_axis=-1)
+    found = sharpen(tf.constant(lr), tf.constant(amount, tf.float32)).numpy()
+    # scikit-image extends the border by its nearest pixel and clips; a border of 4 pixels is left out.
+    np.testing.assert_allclose(np.clip(found, 0, 1)[4:-4, 4:-4], expected[4:-4, 4:-4], atol=1e-3)
+
+
+def test_colour_multiplies_each_channel_and_bends_all(histology):
+    lr = (histology[:8, :8] / 255).astype(np.float32)
+    found = colour(tf.constant(lr), tf.constant([1.02, 1.0, 0.98]), tf.constant(1.1)).numpy()
+    np.testing.assert_allclose(found, np.array([1.02, 1.0, 0.98]) * lr**1.1, rtol=1e-5)
+    assert np.isfinite(colour(tf.constant([[[-0.01, 0.0, 1.0]]]), tf.ones(3), tf.constant(0.9)).numpy()).all()
