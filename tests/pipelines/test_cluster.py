@@ -106,6 +106,7 @@ def test_each_gpu_has_a_worker_of_its_own(ray_machines):
         ray_machines.lose()
 
 
+@pytest.mark.slow
 def test_extraction_with_a_machine_lost_gives_the_shards_of_one_process(two_machines, sample_slide, tmp_path):
     from pipelines.shards import write_shards  # workers import this file, and TensorFlow takes its time
 

@@ -379,6 +379,7 @@ def run(code: str, *arguments: str) -> None:
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_mirrored_devices_train_as_one():
     run(MIRRORED)
 

@@ -82,6 +82,7 @@ def test_metrics_hold_every_term_unweighted_and_weighted(finished):
     assert rows[2]["adversarial"] == ""  # the warm-up has no such term
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["autoencoder-0001", "adversarial-0001"])
 def test_killed_run_resumes_to_bit_identical_weights(moment, finished, sample_slide, tmp_path):
     run = tmp_path / "killed"
@@ -126,6 +127,7 @@ def test_shards_are_trained_on_whatever_tissue_they_were_extracted_with(tmp_path
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_corrected_command_is_a_new_run_where_the_first_ended_before_it_had_its_data(sample_slide, tmp_path):
     wrong = train(tmp_path / "run", sample_slide, "--val_region=9000,0,64,64", *ONE_EPOCH)
     assert wrong.returncode == 2

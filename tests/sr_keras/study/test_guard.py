@@ -37,6 +37,7 @@ def scores(tmp_path_factory, histology) -> dict[str, dict[str, float]]:
                 for row in csv.DictReader(handle)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rival", ["srgan_e", "bicubic"])
 def test_srgan_sqe_trained_with_30_percent_corrupted_beats_squared_error_and_bicubic(scores, rival):
     ours, theirs = scores["srgan_sqe"], scores[rival]

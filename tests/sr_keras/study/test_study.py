@@ -81,12 +81,14 @@ def killed_then_finished(tmp_path_factory, tiles) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_study_goes_on_and_has_each_cell_once(killed_then_finished):
     names = sorted(row["cell"] for row in table(killed_then_finished))
     assert names == ["bicubic", "srgan_sqe-q0.5-paper-0.5-mixed-hr-seed0",
                      "srgan_sqe-q2-equal-0.5-mixed-hr-seed0"]
 
 
+@pytest.mark.slow
 def test_cell_that_was_killed_ends_as_one_that_was_not(killed_then_finished, tiles, tmp_path):
     done = study(tiles, tmp_path, "--grid=method=srgan_sqe; fraction=0.5")
     assert done.returncode == 0, done.stderr
@@ -96,6 +98,7 @@ def test_cell_that_was_killed_ends_as_one_that_was_not(killed_then_finished, til
         name: whole[name] for name in whole if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_row_says_what_made_it(killed_then_finished):
     rows = {row["cell"]: row for row in table(killed_then_finished)}
     equal = rows["srgan_sqe-q2-equal-0.5-mixed-hr-seed0"]
@@ -110,6 +113,7 @@ def test_row_says_what_made_it(killed_then_finished):
         assert all(np.isfinite(float(row[name])) for name in ("psnr", "ms_ssim", "qilv", "rrmse"))
 
 
+@pytest.mark.slow
 def test_finished_study_trains_nothing_again_even_without_its_runs(killed_then_finished, tiles, tmp_path):
     shutil.copytree(killed_then_finished / "out", tmp_path / "out")
     flags = tmp_path / "out/common.flags"
@@ -121,6 +125,7 @@ def test_finished_study_trains_nothing_again_even_without_its_runs(killed_then_f
     assert table(tmp_path) == table(killed_then_finished)
 
 
+@pytest.mark.slow
 def test_cells_made_otherwise_are_refused(killed_then_finished, tiles):
     done = study(tiles, killed_then_finished, GRID, "--batch_size=3")
     assert done.returncode == 2
@@ -128,6 +133,7 @@ def test_cells_made_otherwise_are_refused(killed_then_finished, tiles):
     assert "--batch_size=3" in done.stderr
 
 
+@pytest.mark.slow
 def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
     done = study(tiles, tmp_path, "--grid=method=fidelity; warmup_learning_rate=1e30,1e-3")
     assert done.returncode == 1

@@ -80,6 +80,7 @@ def said(path: Path) -> dict:
     return report
 
 
+@pytest.mark.slow
 def test_slides_with_a_machine_lost_become_what_one_machine_makes(two_machines, losing, broken_slide, sample_slide, run,
                                                                   tmp_path, monkeypatch, capsys):
     slides = tmp_path / "slides"
@@ -105,6 +106,7 @@ def test_slides_with_a_machine_lost_become_what_one_machine_makes(two_machines, 
         assert said(path) == said(there / path.name)
 
 
+@pytest.mark.slow
 def test_slide_in_regions_with_a_machine_lost_has_the_same_pixels_and_report(two_machines, losing, broken_slide, run,
                                                                              tmp_path, monkeypatch):
     monkeypatch.setattr(spread, "LARGE", 0)
@@ -126,6 +128,7 @@ def test_slide_in_regions_with_a_machine_lost_has_the_same_pixels_and_report(two
     assert said(report_path(here)) == said(report_path(there))
 
 
+@pytest.mark.slow
 def test_interrupted_run_on_a_cluster_goes_on_without_one(two_machines, sample_slide, run, tmp_path, monkeypatch,
                                                           capsys):
     monkeypatch.setattr(spread, "LARGE", 0)

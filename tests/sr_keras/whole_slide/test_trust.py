@@ -73,7 +73,9 @@ def test_empty_slide_gives_a_quiet_map(tmp_path, height, width):
 # By the command
 
 @pytest.fixture
-def run(loaded):
+def run(loaded, open_once, monkeypatch):
+    monkeypatch.setattr("sr_keras.engines.open_engine", open_once)
+
     def main(*argv: object) -> int:
         console.parse(["super_resolve", f"--model={loaded.path}", *map(str, argv)], command.FLAGS)
         return command.main()
