@@ -105,7 +105,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
             work = _write_pyramid(run, lr, windows, target, options, made)
         report = _report(source, target, lr, windows, work, time.monotonic() - begun)
         report |= {"glass": tissue is not None, "description": made}
-        report["lr"]["trained_mpp"] = generator.mpp
+        report["lr"]["trained_mpp"] = generator.facts.lr_mpp
         report["work"]["halo_error"] = error
         reports.write_report(reports.report_path(target), report)
         return _measured(report, generator, slide, target, options, trust_map) if trust_map else report
