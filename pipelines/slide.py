@@ -10,6 +10,9 @@ level 0 and their size in the pixels that are returned. What is outside of a sli
 Resolution is in microns per pixel (mpp), the mean of x and y. `read_at` takes the coarsest level that is still at least
 as fine as asked and, where that is not the asked mpp, resamples it (Lanczos, its support widened by the factor: no
 aliasing). A level within `MPP_TOLERANCE` of what was asked is taken as it is: true pixels beat resampled ones.
+
+With `average`, a coarse level that was compressed again is passed over: pixels are means of a level that is 2 to 4
+times finer than asked, where the slide has one. A factor within `MPP_TOLERANCE` of a whole number is taken as that.
 """
 from __future__ import annotations
 
@@ -29,19 +32,29 @@ __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "
 
 # Scanners of one nominal magnification differ by this much: "40x" is 0.2275 to 0.2638.
 MPP_TOLERANCE = 0.06
-LANCZOS_SUPPORT = 3
+FINER = (2, 4)  # by so much a level is finer that is averaged: less leaves its compression in, more costs time
+LANCZOS_SUPPORT = 3  # the widest of the filters below
 BLOCK = 256
 LIKE_TISSUE = (200, 80, 160)
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What is read for an asked resolution: a level, and level-0 pixels per pixel returned. `mpp` is the true one."""
+    """What is read for an asked resolution: a level, and level-0 pixels per pixel returned. `mpp` is the true one.
+
+    `averaged` is how many pixels of the level, a side, a mean is taken of; None where none is.
+    """
 
     level: int
     downsample: float
     mpp: float | None
     resampled: bool
+    averaged: float | None = None
+
+    @property
+    def whole(self) -> int | None:
+        """How many pixels of the level, a side, make one; None where they are resampled and not counted."""
+        return self.averaged if isinstance(self.averaged, int) else None if self.resampled else 1
 
 
 def open_slide(path: str | os.PathLike[str], assume_mpp: float | None = None) -> Slide:
@@ -91,7 +104,7 @@ class Slide:
         """Return the microns per pixel of a level, None where the slide has no mpp."""
         return None if self.mpp is None else self.mpp * self.level_downsamples[level]
 
-    def resolution(self, mpp: float | None = None, level: int = 0) -> Resolution:
+    def resolution(self, mpp: float | None = None, level: int = 0, average: bool = False) -> Resolution:
         """Return what `read_at` reads for `mpp`, or for `level` where that is None.
 
         Raises:
@@ -108,7 +121,18 @@ class Slide:
         if mpp * (1 + MPP_TOLERANCE) < self.mpp:
             raise SlideError(f"{self.path}: has {self.mpp:.4g} microns per pixel at its finest; ask for that or more, "
                              f"since enlarged pixels are no ground truth. Received: mpp={mpp}")
-        return self._nearest(mpp, self.mpp)
+        return (self._averaged(mpp, self.mpp) if average else None) or self._nearest(mpp, self.mpp)
+
+    def _averaged(self, mpp: float, l0_mpp: float) -> Resolution | None:
+        """Return the means of the finest level that is not too fine; None where there is no such level."""
+        for level, downsample in sorted(enumerate(self.level_downsamples), key=lambda pair: pair[1]):
+            factor = mpp / (l0_mpp * downsample)
+            whole = round(factor)
+            if whole and abs(whole / factor - 1) <= MPP_TOLERANCE:
+                factor = whole
+            if FINER[0] <= factor <= FINER[1]:
+                return Resolution(level, factor * downsample, factor * downsample * l0_mpp, True, factor)
+        return None
 
     def _nearest(self, mpp: float, l0_mpp: float) -> Resolution:
         limit = mpp * (1 + MPP_TOLERANCE)
@@ -132,8 +156,10 @@ class Slide:
         return self._read_level(level, round(l0_x / downsample), round(l0_y / downsample), width, height)
 
     def read_at(self, l0_x: float, l0_y: float, width: int, height: int,
-                mpp: float | None = None, level: int = 0) -> np.ndarray:
+                mpp: float | None = None, level: int = 0, average: bool = False) -> np.ndarray:
         """Return `width` x `height` pixels at `mpp`, or at `level` where that is None, from (l0_x, l0_y) on.
+
+        With `average` the corner of means over a whole number of pixels is the nearest of the level's pixels.
 
         Returns:
             uint8 [height, width, 3], white outside of the slide.
@@ -141,10 +167,13 @@ class Slide:
         Raises:
             SlideError: As `resolution`, or the pixels cannot be decoded.
         """
-        wanted = self.resolution(mpp, level)
+        wanted = self.resolution(mpp, level, average)
         downsample = self.level_downsamples[wanted.level]
-        if not wanted.resampled:
-            return self._read_level(wanted.level, round(l0_x / downsample), round(l0_y / downsample), width, height)
+        whole = wanted.whole
+        if whole:
+            corner = round(l0_x / downsample), round(l0_y / downsample)
+            pixels = self._read_level(wanted.level, *corner, whole * width, whole * height)
+            return np.asarray(Image.fromarray(pixels).reduce(whole)) if whole > 1 else pixels
         factor = wanted.downsample / downsample
         level_w, level_h = self.level_dimensions[wanted.level]
         left, top = l0_x / downsample, l0_y / downsample
@@ -152,7 +181,9 @@ class Slide:
         y, y_end = _span(top, height, factor, level_h)
         pixels = self._read_level(wanted.level, x, y, x_end - x, y_end - y)
         box = (left - x, top - y, left - x + width * factor, top - y + height * factor)
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, box=box))
+        # A mean over parts of pixels jumps by half of one; Hamming's window is the nearest filter that does not.
+        kind = Image.Resampling.HAMMING if wanted.averaged else Image.Resampling.LANCZOS
+        return np.asarray(Image.fromarray(pixels).resize((width, height), kind, box=box))
 
     def thumbnail(self, max_side: int) -> np.ndarray:
         """Return the whole slide, its longer side `max_side` pixels at most, without aliasing.

@@ -39,6 +39,7 @@ from pipelines.workers import cores
 from sr_keras.export.litert import open_litert
 from sr_keras.export.onnx import DEFAULT_OPSET, open_onnx
 from sr_keras.export.parity import Pixels, check_parity
+from sr_keras.facts import from_json
 from sr_keras.models import LoadedGenerator, find_generator, load_generator
 from sr_keras.runs import FLAGS_FILE
 from sr_keras.strips import Function, Parts, cut
@@ -229,6 +230,7 @@ def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
             temporary.write_bytes(entry)
     line, _, rest = entry[DIGEST:].partition(b"\n")
     about = json.loads(line)
+    about["facts"] = from_json(about["facts"], found)
     trunk = about.pop("trunk_bytes")
     return [rest[:trunk], rest[trunk:]], about
 
@@ -242,7 +244,7 @@ def _convert(name: str, found: Path) -> bytes:
     loaded, form = load_generator(found), FORMATS[name]
     trunk, tail = models = [form.convert(part) for part in cut(loaded.run)]
     check_parity(loaded.run, _opened(form, models, 1, loaded.scale))
-    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts, "trunk_bytes": len(trunk)}
+    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts.as_json(), "trunk_bytes": len(trunk)}
     content = json.dumps(about).encode() + b"\n" + trunk + tail
     return hashlib.sha256(content).digest() + content
 

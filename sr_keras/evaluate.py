@@ -93,15 +93,16 @@ def trained_degrade(generator: LoadedGenerator, blur_sigma: float | None) -> Deg
     Raises:
         ValueError: The generator says another blur.
     """
-    known = generator.blur_sigma
+    known, assumed = generator.facts.degradation, generator.degrade
     if blur_sigma is None:
         if known is None:
-            print(f"{generator.path} does not say its blur: {generator.degrade.blur_sigma} HR pixels are taken; "
+            print(f"{generator.path} does not say its blur: {assumed.blur_sigma} HR pixels are taken; "
                   "--blur_sigma names another")
-        return generator.degrade
-    require(known in (None, blur_sigma), "blur_sigma", f"be {known}, which {generator.path} was trained with",
+        return assumed
+    asked = replace(assumed, blur_sigma=blur_sigma)
+    require(known in (None, asked), "blur_sigma", f"be {assumed.blur_sigma}, which {generator.path} was trained with",
             "leave it out", blur_sigma)
-    return replace(generator.degrade, blur_sigma=blur_sigma)
+    return asked
 
 
 def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int) -> ShardSet:

@@ -12,7 +12,6 @@ SavedModel is a program, though: TensorFlow does not confine it, so load only th
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import tensorflow as tf
 
 from pipelines.options import DegradeOptions, require
 from pipelines.pixels import to_float, to_uint8
+from sr_keras.facts import ModelFacts, from_json, of_flags, read_facts
 from sr_keras.networks import receptive_field
 from sr_keras.runs import FLAGS_FILE
 
@@ -33,8 +33,6 @@ SAVED_MODEL_FILE = "saved_model.pb"
 SIGNATURE = "serving_default"
 # A function beside the signatures of a SavedModel: no server offers it, and who computes for himself needs no limit.
 UNLIMITED = "unlimited"
-# Beside the graph, in the folder that TensorFlow leaves to others: what the graph does not say of itself.
-FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 CODE = ("Lambda", "__lambda__", "function")
 PROBE_SIDE = 8
 LONGEST_REASON = 200
@@ -45,40 +43,20 @@ class LoadedGenerator:
     """A generator ready for use.
 
     `scale` is SR side over LR side. `halo` is how many LR pixels around a tile its values depend on. `facts` is what
-    is known beyond that: of a SavedModel what was stored at its export, of a .keras file in a run folder the run's
-    `flags`.
+    is known beyond that: of a SavedModel what was stored at its export, of a .keras file in a run folder what the run's
+    flags say.
     """
 
     path: Path
     scale: int
     halo: int
-    facts: dict[str, Any]
+    facts: ModelFacts
     run: Callable[[tf.Tensor], tf.Tensor]
 
     @property
-    def blur_sigma(self) -> float | None:
-        """Blur that it was trained to undo, in HR pixels; None where nothing says it.
-
-        Raises:
-            ValueError: What says it is no number.
-        """
-        return _number_in(self.facts.get("flags"), "blur_sigma", self.path / FACTS_FILE)
-
-    @property
-    def mpp(self) -> float | None:
-        """Microns per pixel of the LR that it was trained on; None where nothing says them.
-
-        Raises:
-            ValueError: What says them is no number.
-        """
-        hr_mpp = _number_in(self.facts.get("flags"), "mpp", self.path / FACTS_FILE)
-        return None if hr_mpp is None else self.scale * hr_mpp
-
-    @property
     def degrade(self) -> DegradeOptions:
-        """How LR was made that it was trained on; where nothing says its blur, the default one is taken."""
-        blur = self.blur_sigma
-        return DegradeOptions(self.scale) if blur is None else DegradeOptions(self.scale, blur)
+        """How LR was made that it was trained on; where nothing says it, the textbook's way is taken."""
+        return self.facts.degradation or DegradeOptions(self.scale)
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """Super-resolve lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3].
@@ -153,16 +131,9 @@ def versions_of(folder: Path) -> list[Path]:
 
 
 def run_flags(folder: Path) -> str | None:
-    """Return the flags of the run in `folder`, one a line; None where it is no run.
-
-    Raises:
-        ValueError: Their blur or mpp is no number.
-    """
+    """Return the flags of the run in `folder`, one a line; None where it is no run."""
     path = folder / FLAGS_FILE
-    flags = path.read_text(encoding="utf-8") if path.is_file() else None
-    for name in ("blur_sigma", "mpp"):  # here the file can be named; what is exported with them asks for them later
-        _number_in(flags, name, path)
-    return flags
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def load_keras(path: Path, argument: str = "model") -> keras.Model:
@@ -221,11 +192,13 @@ def scale_of(model: keras.Model) -> int:
 def _from_keras(path: Path, argument: str) -> LoadedGenerator:
     model = load_keras(path, argument)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
-    return LoadedGenerator(path, scale_of(model), receptive_field(model), {"flags": run_flags(path.parent)}, run)
+    facts = of_flags(run_flags(path.parent), path.parent / FLAGS_FILE)
+    return LoadedGenerator(path, scale_of(model), receptive_field(model), facts, run)
 
 
 def _from_saved_model(folder: Path) -> LoadedGenerator:
-    facts = _read_facts(folder)
+    said = read_facts(folder)
+    facts = from_json(said, folder)
     try:
         loaded = tf.saved_model.load(str(folder))
         signature = loaded.signatures[SIGNATURE]
@@ -237,29 +210,7 @@ def _from_saved_model(folder: Path) -> LoadedGenerator:
         unlimited = getattr(loaded, UNLIMITED, None)  # versions of old have none
         return unlimited(lr) if unlimited else loaded.signatures[SIGNATURE](lr=lr)["sr"]
 
-    return LoadedGenerator(folder, facts["scale"], facts["halo"], facts, run)
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        known = isinstance(facts["scale"], int) and isinstance(facts["halo"], int)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: does not say its scale and halo; write it with python -m sr_keras.export. "
-                         f"{_reason(error)}") from error
-    require(known, str(FACTS_FILE), "hold whole numbers for scale and halo", "export the model again", facts)
-    return facts
-
-
-def _number_in(flags: str | None, name: str, where: Path) -> float | None:
-    """Return the number that a flag has among flags, one a line; None where it is not there."""
-    said = re.search(rf"^--{name}=(.+)$", flags or "", re.MULTILINE)
-    if said is None:
-        return None
-    try:
-        return float(said[1])
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be a number; mend it in {where}. Received: {name}={said[1]!r}") from error
+    return LoadedGenerator(folder, said["scale"], said["halo"], facts, run)
 
 
 def _reason(error: Exception) -> str:

@@ -64,12 +64,11 @@ flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto
                   "What runs the network; auto is the fastest that is installed, measured once.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace what is there.", flag_values=FLAGS)
 flags.DEFINE_boolean("resume", False, "Go on with what was stopped; what is finished stays.", flag_values=FLAGS)
-flags.DEFINE_float("mpp", None, "Microns per pixel to read at; 1.0 is about 10x.", flag_values=FLAGS)
+flags.DEFINE_float("mpp", None, "Microns per pixel to read at; 1.0 is about 10x. Averaged from a level that is 2 to 4 "
+                   "times finer where there is one.", flag_values=FLAGS)
 flags.DEFINE_integer("level", 0, "Slide level to read where no mpp is asked.", flag_values=FLAGS)
 flags.DEFINE_float("assume_mpp", None, "mpp of slides that do not say theirs.", flag_values=FLAGS)
 flags.DEFINE_list("region", None, "x,y,width,height of a part, in level-0 pixels.", flag_values=FLAGS)
-flags.DEFINE_float("soften", None, "Variance in input pixels of a blur of what is read; what a level lacks that was "
-                   "averaged from a finer one if left out, 0 for none.", flag_values=FLAGS)
 flags.DEFINE_integer("quality", None, "Of JPEG, 1 to 100; 90 in a .tif, 95 in a .jpg if left out.", flag_values=FLAGS)
 flags.DEFINE_boolean("lossless", False, "No JPEG in the .tif.", flag_values=FLAGS)
 flags.DEFINE_enum("format", None, ["tiff", "ome"], "Of a .tif: for OpenSlide, or OME-TIFF for Bio-Formats; what the "
@@ -147,9 +146,8 @@ def enlarge_options(values: flags.FlagValues) -> EnlargeOptions:
     """Return the flags as options."""
     return EnlargeOptions(
         mpp=values.mpp, level=values.level, assume_mpp=values.assume_mpp, region=_region(values.region),
-        soften=values.soften, quality=values.quality, lossless=values.lossless, format=values.format,
-        everywhere=values.everywhere, halo=values.halo, tile=values.tile, memory=values.memory,
-        overwrite=values.overwrite, resume=values.resume)
+        quality=values.quality, lossless=values.lossless, format=values.format, everywhere=values.everywhere,
+        halo=values.halo, tile=values.tile, memory=values.memory, overwrite=values.overwrite, resume=values.resume)
 
 
 def _maps(trust_map: str | None, pairs: list[tuple[Path, Path]], scale: int,

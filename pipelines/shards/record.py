@@ -49,6 +49,11 @@ def decode_tissue(record: tf.Tensor) -> tf.Tensor:
     return tf.io.parse_single_example(record, {"tissue": _SHARE})["tissue"]
 
 
+def decode_mpp(record: tf.Tensor) -> tf.Tensor:
+    """Return the microns per pixel of a serialised record, float32; 0 where they are unknown."""
+    return tf.io.parse_single_example(record, {"mpp": tf.io.FixedLenFeature([], tf.float32)})["mpp"]
+
+
 @contextmanager
 def damage_named(paths: Iterable[Path]) -> Iterator[None]:
     """While records of these shards, or of copies of them, are read: name the damaged file, which TensorFlow does not.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import keras
 
     from sr_keras.export.forms import Forms
+    from sr_keras.facts import ModelFacts
 
 FORMATS = ("saved_model", "litert", "onnx", "tensorrt")
 PRECISIONS = ("float32", "float16", "int8_dynamic", "int8")
@@ -43,6 +44,9 @@ flags.DEFINE_string("calibration_data", None, "What int8 is calibrated with: a r
                     flag_values=FLAGS)
 flags.DEFINE_integer("max_pixels", 2**20, "LR pixels that a request to a server may have, or a batch of them on a GPU; "
                      "fewer take less of its memory.", flag_values=FLAGS)
+flags.DEFINE_list("lr_mpp", None, "low,high: microns per pixel of the input that it is for; by default those of its "
+                  "training patches.", flag_values=FLAGS)
+flags.DEFINE_string("stain", None, "The stain that it is for, for instance H&E.", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "For the card: what it was trained on (tissue, stain, magnification, source).",
                     flag_values=FLAGS)
 flags.DEFINE_string("data_licence", None, "For the card: the terms that data stands under.", flag_values=FLAGS)
@@ -57,20 +61,22 @@ def main() -> int:
 
     from sr_keras.export.forms import check_installed, engine_commands
     from sr_keras.export.parity import parity_table
+    from sr_keras.export.purpose import facts_of
     from sr_keras.export.saved_model import export_saved_model
     from sr_keras.export.serving import write_serving_files
-    from sr_keras.models import find_generator, load_keras, run_flags
+    from sr_keras.models import find_generator, load_keras, run_flags, scale_of
 
     check_installed(FLAGS.formats)
     path = find_generator(FLAGS.model)
     require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
             FLAGS.model)
     generator = load_keras(path)
-    run: dict[str, Any] = {"flags": run_flags(path.parent), "versions": _versions(path.parent)}
+    facts = facts_of(path.parent, scale_of(generator), lr_mpp=_range("lr_mpp", FLAGS.lr_mpp), stain=FLAGS.stain,
+                     trained_on=FLAGS.data or _named_data(run_flags(path.parent)))
     written: list[Forms] = []
     version = export_saved_model(
-        generator, Path(FLAGS.output) / FLAGS.name, facts=run, max_pixels=FLAGS.max_pixels,
-        extra=lambda folder: written.append(_write_forms(generator, path, folder, run, scores)))
+        generator, Path(FLAGS.output) / FLAGS.name, facts=facts, max_pixels=FLAGS.max_pixels,
+        extra=lambda folder: written.append(_write_forms(generator, path, folder, facts, scores)))
     write_serving_files(Path(FLAGS.output))
     (forms,) = written
     print(f"{parity_table(forms.rows)}\n\n"
@@ -84,7 +90,7 @@ def main() -> int:
     return 0
 
 
-def _write_forms(generator: keras.Model, path: Path, folder: Path, run: dict[str, Any], scores: str | None) -> Forms:
+def _write_forms(generator: keras.Model, path: Path, folder: Path, facts: ModelFacts, scores: str | None) -> Forms:
     """Write the forms beside the SavedModel in `folder`, and the card that says how they differ."""
     from sr_keras.export.forms import write_forms
     from sr_keras.export.model_card import model_card, parity_text
@@ -94,17 +100,16 @@ def _write_forms(generator: keras.Model, path: Path, folder: Path, run: dict[str
     from sr_keras.models import load_generator
 
     loaded = load_generator(folder)  # knows its scale, its halo, and the degradation of its flags
-    facts = {"name": FLAGS.name, "version": next_version(Path(FLAGS.output) / FLAGS.name).name,
+    about = {"name": FLAGS.name, "version": next_version(Path(FLAGS.output) / FLAGS.name).name,
              "scale": loaded.scale, "halo": loaded.halo, "code_licence": CODE_LICENCE,
              "data_licence": FLAGS.data_licence or "unknown"}
-    forms = write_forms(generator, folder, FLAGS.formats, precisions=FLAGS.precisions, facts=facts,
+    forms = write_forms(generator, folder, FLAGS.formats, precisions=FLAGS.precisions, facts=about,
                         compared=compared_tissue(path.parent, loaded.degrade),
                         calibration=calibration_tissue(FLAGS.calibration_data, path.parent, loaded.degrade))
     card = model_card(
         FLAGS.name, scale=loaded.scale, halo=loaded.halo, parameters=generator.count_params(),
-        data=FLAGS.data or _named_data(run["flags"]), data_licence=FLAGS.data_licence, scores=scores,
-        parity=parity_text(parity_table(forms.rows), forms.compared, forms.calibrated, forms.lacking),
-        flags=run["flags"], trained_with=run["versions"])
+        facts=facts, data_licence=FLAGS.data_licence, scores=scores,
+        parity=parity_text(parity_table(forms.rows), forms.compared, forms.calibrated, forms.lacking))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return forms
 
@@ -130,12 +135,14 @@ def _read_scores(path: str | None) -> str | None:
                          f"sr_keras.evaluate wrote. Received: scores={path!r}") from error
 
 
-def _versions(folder: Path) -> dict[str, str] | None:
-    """Return the versions that a run folder says it was trained with; None where it is no run."""
-    from sr_keras.runs import VERSIONS_FILE, read_json
-
-    path = folder / VERSIONS_FILE
-    return read_json(path, "remove it, and the card says that they are unknown") if path.is_file() else None
+def _range(name: str, given: list[str] | None) -> tuple[float, float] | None:
+    """Return a flag of two numbers."""
+    try:
+        low, high = map(float, given or (0, 0))
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be two numbers; write low,high. Received: {name}={','.join(given or [])!r}"
+                         ) from error
+    return (low, high) if given else None
 
 
 def _named_data(run_flags: str | None) -> str | None:

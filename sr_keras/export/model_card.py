@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
+from sr_keras.facts import ModelFacts, in_words
+
 UNKNOWN = "unknown (not given when this card was written)"
 PACKAGES = ("sr_keras", "tensorflow", "keras")
 FENCE = "```"
 
 
-def model_card(name: str, *, scale: int, halo: int, parameters: int, data: str | None = None,
-               data_licence: str | None = None, scores: str | None = None, parity: str | None = None,
-               flags: str | None = None, trained_with: Mapping[str, str] | None = None) -> str:
+def model_card(name: str, *, scale: int, halo: int, parameters: int, facts: ModelFacts | None = None,
+               data_licence: str | None = None, scores: str | None = None, parity: str | None = None) -> str:
     """Return the card of a model.
 
     Args:
@@ -25,23 +26,23 @@ def model_card(name: str, *, scale: int, halo: int, parameters: int, data: str |
         scale: SR side over LR side.
         halo: LR pixels around a tile that its values depend on.
         parameters: how many numbers were learned.
-        data: what it was trained on: tissue, stain, magnification, number of slides, source.
+        facts: what it was made for and trained on, by which flags and software.
         data_licence: under which terms that data stands.
         scores: a table of scores in Markdown, and what they were measured on.
         parity: what `parity_text` returns; left out where it is not given.
-        flags: the training run's flags, one a line.
-        trained_with: versions of the software it was trained with, by name.
     """
+    facts = facts or ModelFacts()
     sections = {
         "What it is": _what(scale, halo, parameters),
         "How to load it": _loading(name, scale),
+        "What input it is for": _purpose(facts),
         "What it must not be used for": _limits(scale),
-        "Training data": f"{data or UNKNOWN}\n\nLicence of the data: {data_licence or UNKNOWN}",
+        "Training data": f"{facts.trained_on or UNKNOWN}\n\nLicence of the data: {data_licence or UNKNOWN}",
         "Scores": scores or f"Scores are {UNKNOWN}.",
         **({"Forms, and how they differ from Keras": parity} if parity else {}),
         "Licence": _licence(data_licence),
-        "Training flags": f"{FENCE}\n{flags.strip()}\n{FENCE}" if flags else f"Flags are {UNKNOWN}.",
-        "Versions": _versions(trained_with),
+        "Training flags": f"{FENCE}\n{facts.flags.strip()}\n{FENCE}" if facts.flags else f"Flags are {UNKNOWN}.",
+        "Versions": _versions(facts.versions),
     }
     title = f"# {name}: super-resolution x{scale} for histology"
     return "\n\n".join([title, *(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items())]) + "\n"
@@ -89,6 +90,17 @@ sr = model.signatures["serving_default"](lr=tf.constant(lr))["sr"]  # uint8 [B, 
 {FENCE}"""
 
 
+def _purpose(facts: ModelFacts) -> str:
+    mpp = f"{facts.lr_mpp[0]:.3g} to {facts.lr_mpp[1]:.3g} microns per pixel" if facts.lr_mpp else UNKNOWN
+    usual = f"{facts.usual_departure[0]:.1f} to {facts.usual_departure[1]:.1f} of 255 at a slide's median" \
+        if facts.usual_departure else UNKNOWN
+    return f"""\
+- Resolution: {mpp}
+- Stain: {facts.stain or UNKNOWN}
+- Degradation: {in_words(facts.degradation) if facts.degradation else UNKNOWN}
+- Usual departure of the output, degraded again, from the input: {usual}"""
+
+
 def _limits(scale: int) -> str:
     return f"""\
 - **Not for diagnosis, nor for any decision about a patient.** It is research software, not validated clinically.
@@ -97,11 +109,8 @@ def _limits(scale: int) -> str:
   without checking that against true scans.
 - Stains, scanners, organs and magnifications other than those named under Training data and Scores: nothing is known of
   how it does there.
-- The input must be a sharp scan of low resolution. The network was trained to undo one known degradation
-  (`blur_sigma` and `scale` of the training flags), not defocus, compression or noise in general.
-- What is sharper than that, since a scanner sharpened it or a program averaged it from a finer level, comes out with
-  contrast that the tissue does not have. `sr_keras.super_resolve` softens a slide's averaged levels by itself; for
-  others there is `--soften`.
+- Input of another kind than named under What input it is for. `sr_keras.super_resolve` looks at its input and warns
+  where it is, and `--trust_map` shows where the output does not agree with it.
 - Keep the original beside every picture made with it, and say that it was made."""
 
 

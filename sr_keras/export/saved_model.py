@@ -2,7 +2,7 @@
 
     NAME/VERSION/saved_model.pb, variables/    the signatures that `sr_keras.export.signatures` lists, and beside them
                                                `unlimited`: serving_default without its limit, for `sr_keras.models`
-    NAME/VERSION/assets.extra/sr_keras.json    scale, halo, max_pixels and whatever facts were given
+    NAME/VERSION/facts.json                    scale, halo, max_pixels, and what LR it was made for: `sr_keras.facts`
     NAME/VERSION/assets.extra/tf_serving_warmup_requests
                                                what a server asks itself before it is ready
     NAME/VERSION/README.md                     the model card
@@ -25,10 +25,10 @@ from pipelines.files import atomic_path
 from pipelines.options import require
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export.parity import ParityError, check_parity
-from sr_keras.export.serving import WARMUP_TILE, write_warmup
+from sr_keras.export.serving import WARMUP_FILE, WARMUP_TILE, write_warmup
 from sr_keras.export.signatures import DEFAULT_MAX_PIXELS, ENCODED, FLOAT, signatures_of
+from sr_keras.facts import FACTS_FILE, ModelFacts
 from sr_keras.models import (
-    FACTS_FILE,
     SIGNATURE,
     UNLIMITED,
     eight_bit,
@@ -46,7 +46,7 @@ LEAST_PIXELS = WARMUP_TILE**2  # one of the client's tiles
 
 
 def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str | None = None,
-                       facts: dict[str, Any] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS,
+                       facts: ModelFacts | None = None, max_pixels: int = DEFAULT_MAX_PIXELS,
                        extra: Callable[[Path], None] | None = None) -> Path:
     """Write the next version of a model and check it.
 
@@ -54,7 +54,7 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
         generator: lr -> sr, float, made by `networks.generator`.
         folder: NAME, in which versions are numbered from 1.
         card: the model card, Markdown; none if left out.
-        facts: what else to keep beside scale, halo and max_pixels, for JSON.
+        facts: what LR it was made for.
         max_pixels: how many LR pixels a request may have; see `sr_keras.export.signatures` for what they cost.
         extra: writes further files into the version's folder before it takes its name; called with that folder when the
             SavedModel in it is whole and checked. What it raises is passed on, and nothing is left behind.
@@ -70,13 +70,13 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
     require(LEAST_PIXELS <= max_pixels < 2**31, "max_pixels", f"be {LEAST_PIXELS} or more, and fit in 31 bits",
             f"{DEFAULT_MAX_PIXELS} is the default", max_pixels)
     generator = in_float32(generator)
-    facts = {**(facts or {}), "scale": scale_of(generator), "halo": receptive_field(generator),
-             "max_pixels": max_pixels}
+    said = {"scale": scale_of(generator), "halo": receptive_field(generator), "max_pixels": max_pixels,
+            **(facts or ModelFacts()).as_json()}
     target = next_version(Path(folder))
     with atomic_path(target) as temporary:
-        _write(generator, temporary, facts)
-        (temporary / FACTS_FILE).parent.mkdir()
-        (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _write(generator, temporary, said)
+        (temporary / FACTS_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        (temporary / WARMUP_FILE).parent.mkdir()
         write_warmup(temporary, target.parent.name, max_pixels)
         if card is not None:
             (temporary / CARD_FILE).write_text(card, encoding="utf-8")

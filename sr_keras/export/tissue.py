@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
+import tensorflow as tf
 
 from pipelines.dataset import evaluation_dataset
-from pipelines.degrade import degrade
+from pipelines.degrade import degrade_example
 from pipelines.options import DegradeOptions, PatchOptions
 from pipelines.patches import find_sources
 from pipelines.pixels import to_float, to_uint8
@@ -49,7 +50,7 @@ def compared_tissue(run: Path | None, options: DegradeOptions) -> Tissue:
         run: the folder of the run, or whatever folder the generator lies in; None for none.
         options: how LR is made.
     """
-    shards = _part(run, "val")
+    shards = part_of(run, "val")
     if shards is None or shards.patch_size < LEAST_SIDE:
         image = skimage.data.immunohistochemistry()
         hr = np.stack([image[y:y + HEIGHT, x:x + WIDTH] for y, x in CORNERS])
@@ -72,7 +73,7 @@ def calibration_tissue(data: str | None, run: Path | None, options: DegradeOptio
         FileNotFoundError: `data` does not exist.
         ValueError: It holds no patch, or patches that do not divide by the scale.
     """
-    shards = _part(run, "train") if data is None else _named(Path(data))
+    shards = part_of(run, "train") if data is None else _named(Path(data))
     if shards is not None:
         return _calibration(shards, options, data or "the run's training slides")
     if data is not None:
@@ -101,8 +102,8 @@ def _named(data: Path) -> ShardSet | None:
     return open_shards(data) if is_shards(data) else None
 
 
-def _part(run: Path | None, part: str) -> ShardSet | None:
-    """Return a part of a run; None where there is no run, or its patches lie there no more."""
+def part_of(run: Path | None, part: str) -> ShardSet | None:
+    """Return the shards of a part of a run; None where there is no run, or its patches lie there no more."""
     if run is None or not (run / PARTS_FILE).is_file():
         return None
     try:
@@ -117,4 +118,6 @@ def _pairs(shards: ShardSet, options: DegradeOptions, count: int) -> tuple[np.nd
 
 
 def _lr(hr: np.ndarray, options: DegradeOptions) -> np.ndarray:
-    return to_uint8(degrade(to_float(hr), options.scale, options.blur_sigma).numpy())
+    """Degrade each picture by a draw of its own."""
+    return np.stack([to_uint8(degrade_example(to_float(one), options, tf.constant([0, i])).numpy())
+                     for i, one in enumerate(hr)])

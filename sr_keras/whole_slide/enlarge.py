@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from pipelines.options import DegradeOptions, require
+from pipelines.options import require
 from pipelines.pyramid import PyramidWriter
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.whole_slide import reports
@@ -76,7 +76,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
                                    trust_map)
         return report | {"kept": True}
     with open_slide(source, options.assume_mpp) as slide:
-        lr = view_of(slide, options, generator.degrade)
+        lr = view_of(slide, options)
         full = generator.halo
         windows = plan(lr.shape, generator.scale, full if options.halo is None else options.halo,
                        needs(generator, generator.scale), options.tile,
@@ -105,15 +105,15 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
             work = _write_pyramid(run, lr, windows, target, options, made)
         report = _report(source, target, lr, windows, work, time.monotonic() - begun)
         report |= {"glass": tissue is not None, "description": made}
-        report["lr"]["trained_mpp"] = generator.mpp
+        report["lr"]["trained_mpp"] = generator.facts.lr_mpp
         report["work"]["halo_error"] = error
         reports.write_report(reports.report_path(target), report)
         return _measured(report, generator, slide, target, options, trust_map) if trust_map else report
 
 
-def view_of(slide: Slide, options: EnlargeOptions, degrade: DegradeOptions) -> LRView:
-    """Return what is read of a slide for a generator whose LR was made by `degrade`."""
-    return LRView(slide, options.mpp, options.level, options.region, degrade=degrade, softened=options.soften)
+def view_of(slide: Slide, options: EnlargeOptions) -> LRView:
+    """Return what is read of a slide."""
+    return LRView(slide, options.mpp, options.level, options.region)
 
 
 def enlarge_image(generator: LoadedGenerator, lr: np.ndarray, tile: int | None = None) -> np.ndarray:
@@ -153,7 +153,7 @@ def _report(source: Path, target: Path, lr: LRView, windows: Plan, work: Work, s
     return {
         "status": "done", "source": str(source), "output": str(target), "bytes": target.stat().st_size,
         "lr": {"width": width, "height": height, "mpp": lr.mpp, "level": lr.level, "l0_region": list(lr.l0_box),
-               "softened": lr.softened},
+               "averaged": lr.averaged},
         "sr": {"width": scale * width, "height": scale * height, "mpp": None if lr.mpp is None else lr.mpp / scale},
         "work": {
             "seconds": seconds, "mpixels_per_s": work.pixels / 1e6 / seconds, "windows": windows.windows,
@@ -197,7 +197,7 @@ def _measured(report: dict[str, Any], generator: LoadedGenerator, slide: Slide, 
     for old in trust_paths(trust_map):  # of another output: if measuring fails, it must not be taken for this one's
         old.unlink(missing_ok=True)
     # A view of its own: the notes of the one that was super-resolved lay in a file that is gone.
-    lr = view_of(slide, options, generator.degrade)
+    lr = view_of(slide, options)
     with _bar(f"{slide.path.name}, trust", lr, generator.scale) as bar:
         tell = _teller(bar)
         trust = measure_file(lr, target, generator.degrade, lambda pixels: tell(pixels, False))

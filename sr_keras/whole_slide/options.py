@@ -9,7 +9,6 @@ from typing import Any
 
 from pipelines.options import check_resolution, require
 from pipelines.pyramid import PyramidOptions
-from pipelines.soften import MOST
 from pipelines.sources import Region
 from sr_keras.whole_slide.windows import FIXED_GIB, MEMORY_GIB, pyramid_tile
 
@@ -19,17 +18,15 @@ class EnlargeOptions:
     """What is read, how it is computed and how it is written.
 
     Read is `region` (x, y, width, height in level 0; None for all) at `mpp`, or at `level` where that is None;
-    `assume_mpp` is for slides that do not say theirs. `soften` is the variance in LR pixels of a blur of what is read,
-    None for what a level lacks that was averaged from a finer one. `quality` is that of JPEG, None the format's own.
-    `format` is "tiff" or "ome", None what the output's name says. `halo` and `tile` are in LR pixels, None for what is
-    best in `memory` GiB.
+    `assume_mpp` is for slides that do not say theirs. `quality` is that of JPEG, None the format's own. `format` is
+    "tiff" or "ome", None what the output's name says. `halo` and `tile` are in LR pixels, None for what is best in
+    `memory` GiB.
     """
 
     mpp: float | None = None
     level: int = 0
     assume_mpp: float | None = None
     region: Region | None = None
-    soften: float | None = None
     quality: int | None = None
     lossless: bool = False
     format: str | None = None
@@ -44,8 +41,6 @@ class EnlargeOptions:
         check_resolution(self.mpp, self.level, self.assume_mpp)
         require(self.region is None or len(self.region) == 4, "region", "be x,y,width,height",
                 "give four whole numbers, in level-0 pixels", self.region)
-        require(self.soften is None or 0 <= self.soften <= MOST, "soften", f"lie in [0, {MOST}]",
-                "0 takes pixels as they are, leave it out for what fits", self.soften)
         require(self.quality is None or not self.lossless, "quality", "be left out when lossless is given",
                 "choose one of the two", self.quality)
         require(self.halo is None or self.halo >= 0, "halo", "be 0 or more", "leave it out for one that leaves no seam",

@@ -92,7 +92,7 @@ def summary(report: dict[str, Any]) -> str:
     lines = {
         "source": f"{source['file']}, sha256 {source['sha256'][:16]}...",
         "model": f"{model['name']}{version}, x{model['scale']}, sha256 {model['sha256'][:16]}..., {model['engine']}",
-        "read": f"{lr['width']} x {lr['height']} pixels{_mpp(lr['mpp'])}, level {lr['level']}{_softened(lr)}",
+        "read": f"{lr['width']} x {lr['height']} pixels{_mpp(lr['mpp'])}, level {lr['level']}{_averaged(lr)}",
         "written": f"{sr['width']} x {sr['height']} pixels{_mpp(sr['mpp'])}, {report['bytes'] / 2**20:.1f} MiB",
         "time": f"{_time(work['seconds'])}, {work['mpixels_per_s']:.2f} Mpixel/s; the network was at work for "
                 f"{work['network_share']:.0%} of it",
@@ -133,8 +133,9 @@ def _mpp(mpp: float | None) -> str:
     return ", mpp unknown" if mpp is None else f" of {mpp:.4g} microns"
 
 
-def _softened(lr: dict[str, Any]) -> str:
-    return f", softened by {lr['softened']:.2g}, since it was averaged from a finer one" if lr["softened"] else ""
+def _averaged(lr: dict[str, Any]) -> str:
+    side = lr["averaged"]
+    return f", means of {side:.3g}x{side:.3g} of its pixels" if side else ""
 
 
 def _glass(work: dict[str, Any]) -> str:

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipelines.cluster import Cluster
-from pipelines.options import DegradeOptions
 from pipelines.pyramid.store import Held
 from pipelines.pyramid.writer import UNFINISHED
 from pipelines.slide import SlideError, open_slide
@@ -156,11 +155,10 @@ class Computed(NamedTuple):
 def compute_region(region: Plan, report: Report, *, recipe: Recipe, source: Path, options: EnlargeOptions,
                    tissue: bool) -> Computed:
     """Read and compute the windows of a region in a worker; `tissue` says whether bicubic does for glass."""
-    degrade = recipe.generator.degrade
-    lr = _view(source, options, degrade)
+    lr = _view(source, options)
     lr.bad, finished = BadPlaces(), list[Finished]()
     work = super_resolve_plane(recipe.generator, lr, region, _Nowhere(),
-                               has_tissue=_tissue(source, options, degrade).any_in if tissue else None,
+                               has_tissue=_tissue(source, options).any_in if tissue else None,
                                each=finished.append)
     return Computed(finished, work, lr.bad.cells)
 
@@ -195,13 +193,13 @@ def _opened(engine: str, model: Path, threads: int | None) -> Engine:
 
 
 @lru_cache(maxsize=1)
-def _view(source: Path, options: EnlargeOptions, degrade: DegradeOptions) -> LRView:
-    return view_of(open_slide(source, options.assume_mpp), options, degrade)
+def _view(source: Path, options: EnlargeOptions) -> LRView:
+    return view_of(open_slide(source, options.assume_mpp), options)
 
 
 @lru_cache(maxsize=1)
-def _tissue(source: Path, options: EnlargeOptions, degrade: DegradeOptions) -> TissueMap:
-    return TissueMap(_view(source, options, degrade))
+def _tissue(source: Path, options: EnlargeOptions) -> TissueMap:
+    return TissueMap(_view(source, options))
 
 
 def _resuming(job: Job, options: EnlargeOptions) -> EnlargeOptions:

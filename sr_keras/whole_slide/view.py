@@ -4,9 +4,9 @@
         lr = LRView(slide, mpp=1.0, region=(20000, 8000, 4096, 4096))
         lr.shape, lr[0:256, 512:768]                  # (1024, 1024, 3), uint8 [256, 256, 3]
 
-The plane is a level, or an mpp (resampled where no level has it), all of it or a rectangle. One that was averaged from
-a finer level is softened to what a generator was trained on, see `pipelines.soften`. `lr_` coordinates count its pixels
-from its own corner, `l0_` those of the slide's level 0.
+The plane is a level, or an mpp, all of it or a rectangle. An mpp is read as means of a level that is 2 to 4 times finer
+where there is one, since a slide's coarse levels were compressed again; see `pipelines.slide`. `lr_` coordinates count
+its pixels from its own corner, `l0_` those of the slide's level 0.
 
 A piece that can't be read is read again in smaller blocks, on the grid of the level, so that hardly more is lost than
 is broken. What stays unreadable is white, and `BadPlaces` remembers where.
@@ -21,10 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.formats import PlainReader, open_reader
-from pipelines.options import DegradeOptions, require
+from pipelines.options import require
 from pipelines.pixels import WHITE
 from pipelines.slide import Slide, SlideError
-from pipelines.soften import soften, softening
 from pipelines.sources import Region
 from pipelines.tissue import slide_mask
 
@@ -44,8 +43,7 @@ class LRView:
     """A plane of an open slide, with `.shape` and `[y0:y1, x0:x1]` in LR pixels."""
 
     def __init__(self, slide: Slide, mpp: float | None = None, level: int = 0, region: Region | None = None,
-                 bad: BadPlaces | None = None, degrade: DegradeOptions | None = None,
-                 softened: float | None = None) -> None:
+                 bad: BadPlaces | None = None) -> None:
         """Choose what to read.
 
         Args:
@@ -54,32 +52,33 @@ class LRView:
             level: The level to read where no mpp is asked.
             region: (x, y, width, height) in level 0; the whole slide if left out.
             bad: Where unreadable places are noted.
-            degrade: How LR was made that a generator was trained on; None for pixels as they are.
-            softened: The variance to soften by, for one who knows it; what `softening` says if left out.
 
         Raises:
             SlideError: The slide has no mpp, is not as fine as asked, or has no such level.
             ValueError: The region is not inside the slide, or less than a pixel.
         """
-        resolution = slide.resolution(mpp, level)
+        resolution = slide.resolution(mpp, level, average=True)
         self.slide = slide
         self.level, self.mpp, self.downsample = resolution.level, resolution.mpp, resolution.downsample
+        self.averaged = resolution.averaged  # pixels of the level, a side, to one of the plane
         self._asked_mpp = mpp if resolution.resampled else None
-        self.softened = softened if softened is not None else \
-            softening(self.downsample, degrade.scale, degrade.blur_sigma) if degrade else 0.0
         self.l0_box = _checked(region, slide)
         self._level_x = self._level_y = 0  # of the plane's corner, by which blocks are laid
-        if resolution.resampled:
+        if resolution.whole is None:
             self._l0_x, self._l0_y = (float(corner) for corner in self.l0_box[:2])
             # Whole pixels only: one that reaches beyond the border would be mixed with white, in some windows.
             width, height = (int(side / self.downsample + WHOLE) for side in self.l0_box[2:])
-            require(min(width, height) > 0, "mpp", "be finer than a pixel for all that is read of "
-                    f"{slide.path.name}, {self.l0_box[2]}x{self.l0_box[3]} of {slide.mpp:.4g}", "give less", mpp)
         else:  # on the pixels of the level, between two of which a corner may lie
-            (self._level_x, width), (self._level_y, height) = (
-                _snapped(corner, side, self.downsample, level_side) for corner, side, level_side in
+            finer = slide.level_downsamples[self.level]
+            (x, width), (y, height) = (
+                _snapped(corner, side, finer, level_side) for corner, side, level_side in
                 zip(self.l0_box[:2], self.l0_box[2:], slide.level_dimensions[self.level], strict=True))
-            self._l0_x, self._l0_y = self._level_x * self.downsample, self._level_y * self.downsample
+            self._l0_x, self._l0_y = x * finer, y * finer
+            width, height = width // resolution.whole, height // resolution.whole
+            if resolution.whole == 1:
+                self._level_x, self._level_y = x, y
+        require(min(width, height) > 0, "mpp", "be finer than a pixel for all that is read of "
+                f"{slide.path.name}, {self.l0_box[2]}x{self.l0_box[3]} of {slide.mpp or 0:.4g}", "give less", mpp)
         self.shape = (height, width, 3)
         self.bad = bad or BadPlaces()
         self.failure: SlideError | None = None  # why the last place could not be read
@@ -90,13 +89,13 @@ class LRView:
         Raises:
             SlideError: It is a picture that can't be decoded; there is no part of it that could.
         """
-        if not self.softened:
-            return self._pixels(*window)
-        wide = [slice(max(0, part.start - 1), min(side, part.stop + 1)) for part, side in
-                zip(window, self.shape[:2], strict=True)]
-        beyond = [(1 - part.start + more.start, 1 - more.stop + part.stop) for part, more in
-                  zip(window, wide, strict=True)]  # the border
-        return soften(np.pad(self._pixels(*wide), (*beyond, (0, 0)), "edge"), self.softened)
+        rows, columns = window
+        pixels = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+        largest = max(1, int(SOURCE_SIDE / max(1.0, self.downsample / self.slide.level_downsamples[self.level])))
+        for y, x in self._blocks(rows, columns, largest):
+            self._read_into(pixels[y.start - rows.start:y.stop - rows.start,
+                                   x.start - columns.start:x.stop - columns.start], y, x, BLOCKS)
+        return pixels
 
     def l0_rectangle(self, lr_x: float, lr_y: float, lr_width: float, lr_height: float) -> Region:
         """Return where a rectangle of the plane lies in the slide: x, y, width, height in level-0 pixels."""
@@ -119,14 +118,6 @@ class LRView:
             right, bottom = min(width, x + w - self._level_x), min(height, y + h - self._level_y)
             found.append(self.l0_rectangle(left, top, right - left, bottom - top))
         return found
-
-    def _pixels(self, rows: slice, columns: slice) -> np.ndarray:
-        pixels = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
-        largest = max(1, int(SOURCE_SIDE / max(1.0, self.downsample / self.slide.level_downsamples[self.level])))
-        for y, x in self._blocks(rows, columns, largest):
-            self._read_into(pixels[y.start - rows.start:y.stop - rows.start,
-                                   x.start - columns.start:x.stop - columns.start], y, x, BLOCKS)
-        return pixels
 
     def _read_into(self, pixels: np.ndarray, rows: slice, columns: slice, sides: tuple[int, ...]) -> None:
         """Fill `pixels`; where that fails, block by block of the next smaller size."""
@@ -153,7 +144,7 @@ class LRView:
         l0_x = self._l0_x + columns.start * self.downsample
         l0_y = self._l0_y + rows.start * self.downsample
         return self.slide.read_at(l0_x, l0_y, columns.stop - columns.start, rows.stop - rows.start,
-                                  self._asked_mpp, self.level)
+                                  self._asked_mpp, self.level, average=True)
 
 
 class TissueMap:

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from skimage.registration import phase_cross_correlation
-from skimage.transform import resize_local_mean
+from skimage.transform import downscale_local_mean, resize_local_mean
 
 from pipelines.slide import LIKE_TISSUE, MPP_TOLERANCE, SlideError, open_slide
 
@@ -116,6 +117,60 @@ def test_level_that_is_not_there_is_refused(slide):
         slide.read_at(0, 0, 8, 8, level=3)
 
 
+# Averages of a finer level
+
+def write_pyramid(path, image, downsamples, mpp=0.25):
+    """Write a slide whose coarse levels are painted one colour each: who reads one is seen."""
+    with tifffile.TiffWriter(path) as tiff:
+        for i, downsample in enumerate(downsamples):
+            side = int(image.shape[0] / downsample)
+            level = np.full((side, side, 3), 20 * i, np.uint8) if i else image
+            tiff.write(level, photometric="rgb", tile=(128, 128), resolution=(1e4 / (mpp * downsample),) * 2,
+                       resolutionunit="CENTIMETER", subfiletype=1 if i else 0, metadata=None)
+    return path
+
+
+@pytest.mark.parametrize(("mpp", "expected"), [
+    (0.25, (0, None)), (0.26, (0, None)), (0.5, (0, 2)), (0.75, (0, 3)), (0.97, (0, 4)), (1.0, (0, 4)),
+    (1.05, (0, 4)), (0.625, (0, 2.5)), (0.4, (0, None)), (1.2, (1, 2.4)), (2.0, (1, 4)), (16.0, (2, 4)),
+    (9.0, (2, 2.25)), (40.0, (2, None))])
+def test_average_is_of_the_finest_level_that_is_2_to_4_times_finer_by_mpp(histology, tmp_path, mpp, expected):
+    with open_slide(write_pyramid(tmp_path / "a.tif", histology, (1, 2, 16))) as slide:
+        found = slide.resolution(mpp, average=True)
+        assert (found.level, found.averaged) == (expected[0], pytest.approx(expected[1]) if expected[1] else None)
+        assert found.mpp == pytest.approx(mpp, rel=MPP_TOLERANCE)
+        assert found.mpp == pytest.approx(0.25 * found.downsample)
+        assert slide.resolution(mpp).averaged is None
+
+
+@pytest.mark.parametrize(("mpp", "factor"), [(0.5, 2), (0.75, 3), (1.0, 4)])
+def test_average_over_whole_pixels_is_their_mean(histology, tmp_path, mpp, factor):
+    with open_slide(write_pyramid(tmp_path / "a.tif", histology, (1, 2, 4))) as slide:
+        ours = slide.read_at(24, 48, 90, 70, mpp, average=True)
+    rows, columns = 70 * factor, 90 * factor
+    area = histology[48:48 + rows, 24:24 + columns]
+    expected = downscale_local_mean(np.pad(area, ((0, rows - area.shape[0]), (0, columns - area.shape[1]), (0, 0)),
+                                           constant_values=255), (factor, factor, 1))
+    assert np.abs(ours - expected).max() <= 0.56  # PIL divides by 9 in whole numbers
+
+
+def test_average_keeps_half_pixel_centres(tmp_path):
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, np.newaxis, np.newaxis], (256, 256, 3)).copy()
+    with open_slide(write_pyramid(tmp_path / "a.tif", ramp, (1, 2))) as slide:
+        for mpp in (0.5, 0.625, 0.75, 1.0):
+            factor = mpp / 0.25
+            column = slide.read_at(0, 0, 1, int(256 / factor), mpp, average=True)[:, 0, 0]
+            inner = np.arange(2, len(column) - 2)
+            assert np.abs(column[2:-2] - (factor * inner + (factor - 1) / 2)).max() <= 0.51
+
+
+def test_average_over_parts_of_pixels_does_not_alias(tmp_path):
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[::2] = 255
+    with open_slide(write_pyramid(tmp_path / "a.tif", stripes, (1, 2))) as slide:
+        assert np.abs(slide.read_at(0, 0, 100, 100, 0.625, average=True)[2:-2].astype(int) - 127.5).max() < 16
+
+
 @pytest.mark.parametrize("max_side", [64, 100, 300, 2000])
 def test_thumbnail_is_the_whole_slide_averaged(slide, histology, max_side):
     side = min(max_side, 512)
@@ -153,3 +208,18 @@ def test_real_slide_lies_at_the_same_place_at_every_resolution(shared_data, mpp)
     expected = Image.fromarray(fine).resize((side, side), Image.Resampling.LANCZOS, box=box)
     shift, _, _ = phase_cross_correlation(np.asarray(expected)[..., 1], coarse[..., 1], upsample_factor=50)
     assert np.abs(shift).max() <= 0.2
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.7, 1.0])
+def test_average_of_a_real_slide_is_that_of_its_finest_level(shared_data, mpp):
+    with open_slide(shared_data / "slides" / "metaplasia-HE.tif") as slide:
+        fine = slide.read_at(6000, 3000, 512, 512, level=0)
+        wanted = slide.resolution(mpp, average=True)
+        side = int(512 / wanted.downsample)
+        coarse = slide.read_at(6000, 3000, side, side, mpp, average=True)
+    side_read = round(side * wanted.downsample)
+    expected = resize_local_mean(fine[:side_read, :side_read], (side, side), channel_axis=-1, preserve_range=True)
+    assert wanted.level == 0
+    assert np.abs(coarse - expected).mean() < (0.3 if wanted.whole else 3)
+    shift, _, _ = phase_cross_correlation(expected[..., 1], coarse[..., 1], upsample_factor=50)
+    assert np.abs(shift).max() <= 0.2  # the piece of level 0 was rounded to whole pixels

@@ -16,6 +16,7 @@ from pipelines.pixels import to_float, to_uint8
 from sr_keras import engines, tiling
 from sr_keras.engines import ENGINES, FORMATS, installed, measure, open_engine
 from sr_keras.export.saved_model import export_saved_model
+from sr_keras.facts import ModelFacts
 from sr_keras.models import LoadedGenerator
 from sr_keras.networks import generator, receptive_field
 
@@ -135,8 +136,8 @@ def test_engine_keeps_what_a_loaded_generator_knows(name, network, run):
     for opened in (open_engine(name, run), open_engine(name, run / "generator.keras")):  # the second from the cache
         assert isinstance(opened, LoadedGenerator)
         assert (opened.name, opened.path) == (name, run / "generator.keras")
-        assert (opened.scale, opened.halo, opened.blur_sigma) == (4, receptive_field(network), 0.8)
-        assert opened.facts["flags"] == FLAGS
+        assert (opened.scale, opened.halo, opened.degrade.blur_sigma) == (4, receptive_field(network), 0.8)
+        assert opened.facts.flags == FLAGS
 
 
 @pytest.mark.parametrize("name", CONVERTED)
@@ -158,10 +159,10 @@ def test_tiles_with_the_halo_give_the_whole(name, run):
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_saved_model_opens_on_every_engine(name, network, tmp_path):
-    export_saved_model(network, tmp_path / "demo", facts={"flags": FLAGS})
+    export_saved_model(network, tmp_path / "demo", facts=ModelFacts(flags=FLAGS))
     opened = open_engine(name, tmp_path / "demo")
     expected = to_uint8(np.asarray(network(to_float(pixels(2, 9, 13)), training=False)))
-    assert (opened.halo, opened.blur_sigma) == (receptive_field(network), 0.8)
+    assert (opened.halo, opened.degrade.blur_sigma) == (receptive_field(network), 0.8)
     assert np.abs(opened(pixels(2, 9, 13)).astype(int) - expected).max() <= 1
 
 

@@ -53,13 +53,21 @@ def test_run_is_exported_with_all_that_it_says_of_itself(run, export, tmp_path):
     for said in ("--blocks=1", "train_data=breast_slides", "| 27.1 |", "commit abc123", "x4"):
         assert said in card, said
     assert "Licence of the data: unknown" in card
-    assert load_generator(tmp_path / "breast").facts["flags"] == (run / "flags.txt").read_text()
+    assert load_generator(tmp_path / "breast").facts.flags == (run / "flags.txt").read_text()
 
 
 def test_described_data_and_its_licence_reach_the_card(run, export, tmp_path):
     export(f"--model={run / 'generator.keras'}", "--name=breast", f"--output={tmp_path}", "--data=12 H&E slides",
            "--data_licence=CC0", f"--scores={run / 'scores' / 'scores.md'}")
     assert "12 H&E slides\n\nLicence of the data: CC0" in (tmp_path / "breast" / "1" / "README.md").read_text()
+
+
+def test_what_it_is_made_for_reaches_the_facts_and_the_card(run, export, tmp_path):
+    export(f"--model={run}", "--name=breast", f"--output={tmp_path}", "--lr_mpp=0.9,2.1", "--stain=H&E")
+    facts = load_generator(tmp_path / "breast").facts
+    assert (facts.lr_mpp, facts.stain, facts.versions["commit"]) == ((0.9, 2.1), "H&E", "abc123")
+    assert "- Resolution: 0.9 to 2.1 microns per pixel\n- Stain: H&E\n" in (
+        tmp_path / "breast" / "1" / "README.md").read_text()
 
 
 def test_keras_file_on_its_own_is_exported_with_a_card_that_knows_little(run, export, tmp_path):
@@ -140,6 +148,7 @@ def test_flags_know_what_can_be_written():
     ("--model=", "`model` must be given"),
     ("--scores=/no/such/table.md", "`scores` must be a Markdown table.*scores='/no/such/table.md'"),
     ("--scores=tests", "`scores` must be a Markdown table"),
+    ("--lr_mpp=2.1,0.9", "`lr_mpp` must have its low end first"), ("--lr_mpp=1", "`lr_mpp` must be two numbers"),
     ("--max_pixels=65535", "`max_pixels` must be 65536 or more"),
 ])
 def test_wrong_flag_is_refused(flag, says, run, export, tmp_path):
@@ -164,7 +173,7 @@ def test_versions_that_are_damaged_are_one_line_that_names_the_file(run, export,
 
 def test_lower_limit_of_pixels_is_that_of_the_graph_and_stands_beside_it(run, export, tmp_path):
     export(f"--model={run}", "--name=small", f"--output={tmp_path}", f"--max_pixels={256 * 256}")
-    facts = json.loads((tmp_path / "small" / "1" / "assets.extra" / "sr_keras.json").read_text())
+    facts = json.loads((tmp_path / "small" / "1" / "facts.json").read_text())
     assert facts["max_pixels"] == 256 * 256
     signatures = (loaded := tf.saved_model.load(str(tmp_path / "small" / "1"))).signatures
     assert signatures["about"](side=tf.constant([1]))["max_pixels"].numpy() == [256 * 256]

@@ -15,7 +15,8 @@ import pytest
 from pipelines.options import DegradeOptions
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export.saved_model import export_saved_model
-from sr_keras.models import FACTS_FILE, find_generator, in_float32, load_generator, load_keras
+from sr_keras.facts import FACTS_FILE, OLD_FACTS_FILE, ModelFacts
+from sr_keras.models import find_generator, in_float32, load_generator, load_keras
 from sr_keras.networks import autoencoder, generator, receptive_field
 
 
@@ -66,11 +67,23 @@ def test_blur_is_the_one_that_the_flags_say_in_every_form(said, blur, network, t
     network.save(tmp_path / "generator.keras")
     if said:
         (tmp_path / "flags.txt").write_text(said)
-    export_saved_model(network, tmp_path / "demo", facts={"flags": said})
+    export_saved_model(network, tmp_path / "demo", facts=ModelFacts(flags=said))
     for path in (tmp_path / "generator.keras", tmp_path / "demo"):
         loaded = load_generator(path)
-        assert (loaded.blur_sigma, loaded.facts["flags"]) == (blur, said)
-        assert loaded.degrade == DegradeOptions(4, DegradeOptions().blur_sigma if blur is None else blur)
+        assert loaded.facts == ModelFacts(degradation=None if blur is None else DegradeOptions(blur_sigma=blur),
+                                          flags=said)
+        assert loaded.degrade == DegradeOptions(blur_sigma=1.6 if blur is None else blur)
+
+
+def test_version_that_is_older_than_its_facts_loads_and_says_what_its_flags_say(network, tmp_path):
+    version = export_saved_model(network, tmp_path / "demo")
+    old = {"flags": "--blur_sigma=0.8\n--mpp=0.5\n--scale=4\n", "versions": None, "scale": 4, "halo": 8}
+    (version / OLD_FACTS_FILE).write_text(json.dumps(old))
+    (version / FACTS_FILE).unlink()
+    loaded = load_generator(version)
+    assert (loaded.scale, loaded.halo, loaded.degrade) == (4, 8, DegradeOptions(blur_sigma=0.8))
+    assert loaded.facts.lr_mpp == (2.0, 2.0)
+    assert (loaded.facts.stain, loaded.facts.usual_departure) == (None, None)
 
 
 def test_floats_give_the_floats_of_the_8_bit_picture(run, lr):
@@ -234,5 +247,5 @@ def test_saved_model_that_does_not_say_its_halo_is_refused(facts, saved_model, t
 def test_blur_that_is_no_number_names_the_file_that_says_so(run, tmp_path):
     shutil.copy(run / "generator.keras", tmp_path)
     (tmp_path / "flags.txt").write_text("--blur_sigma=abc\n")
-    with pytest.raises(ValueError, match=r"`blur_sigma` must be a number; mend it in .*flags\.txt.*blur_sigma='abc'"):
+    with pytest.raises(ValueError, match=r"`flags` of a run must be those.*blur_sigma.*abc.*flags\.txt"):
         load_generator(tmp_path)

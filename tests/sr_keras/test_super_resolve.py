@@ -428,7 +428,6 @@ def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkey
 
 @pytest.mark.parametrize(("flag", "message"), [
     ("--region=1,2,3", "`region` must be x,y,width,height"), ("--region=1,2,3,-4", "`region` must be x,y,width,height"),
-    ("--soften=0.6", "`soften` must lie in"),
     ("--quality=0", "`quality` must lie in 1 to 100"), ("--level=-1", "`level` must be 0 or more"),
     ("--tile=0", "`tile` must be 1 or more"), ("--mpp=inf", "`mpp` must be positive and finite"),
     ("--mpp=nan", "`mpp` must be positive and finite"), ("--memory=inf", "`memory` must be more than .* and finite"),

@@ -5,12 +5,16 @@ import re
 
 import pytest
 
+from pipelines.options import DEGRADATIONS
 from sr_keras.export.model_card import model_card, parity_text
+from sr_keras.facts import ModelFacts
 
 SIZE = {"scale": 4, "halo": 12, "parameters": 123456}
-GIVEN = {"data": "40 H&E slides of breast, 0.25 mpp", "data_licence": "CC BY 4.0",
-         "scores": "| psnr |\n| --- |\n| 27.1 |",
-         "flags": "--q=0.5\n--train_data=breast\n", "trained_with": {"tensorflow": "2.21.0", "commit": "abc123"}}
+FACTS = ModelFacts(
+    lr_mpp=(0.9, 2.1), stain="H&E", degradation=DEGRADATIONS["scanner"], trained_on="40 slides of breast, 0.25 mpp",
+    usual_departure=(2.0, 3.25), flags="--q=0.5\n--train_data=breast\n",
+    versions={"tensorflow": "2.21.0", "commit": "abc123"})
+GIVEN = {"facts": FACTS, "data_licence": "CC BY 4.0", "scores": "| psnr |\n| --- |\n| 27.1 |"}
 
 
 def sections(card: str) -> dict[str, str]:
@@ -19,7 +23,7 @@ def sections(card: str) -> dict[str, str]:
 
 def test_bare_card_says_unknown_wherever_nothing_was_given():
     found = sections(model_card("demo", **SIZE))
-    for heading in ("Training data", "Scores", "Licence", "Training flags", "Versions"):
+    for heading in ("Training data", "What input it is for", "Scores", "Licence", "Training flags", "Versions"):
         assert "unknown (not given" in found[heading], heading
     assert found["Training data"].count("unknown") == 2  # the data, and its licence
 
@@ -28,12 +32,15 @@ def test_full_card_holds_what_was_given_and_nothing_unknown():
     card = model_card("demo", **SIZE, **GIVEN)
     found = sections(card)
     assert "unknown" not in card
-    assert GIVEN["data"] in found["Training data"]
+    assert FACTS.trained_on in found["Training data"]
     assert "CC BY 4.0" in found["Licence"]
     assert "Apache License 2.0" in found["Licence"]
     assert GIVEN["scores"] in found["Scores"]
-    assert f"```\n{GIVEN['flags']}```" in found["Training flags"]
+    assert f"```\n{FACTS.flags}```" in found["Training flags"]
     assert "commit abc123" in found["Versions"]
+    for said in ("0.9 to 2.1 microns per pixel", "H&E", "Gaussian of 0.4 to 3.2 HR pixels",
+                 "JPEG quality 50 to 98 in 65% of them", "2.0 to 3.2 of 255"):
+        assert said in found["What input it is for"], said
     assert re.search(r"Exported: \d{4}-\d{2}-\d{2}, with Python 3", found["Versions"])
 
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -17,10 +18,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines.options import DEGRADATIONS
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.export import parity
 from sr_keras.export.parity import ParityError
 from sr_keras.export.saved_model import check_signatures, export_saved_model, next_version
+from sr_keras.facts import ModelFacts
 from sr_keras.models import load_generator
 from sr_keras.networks import SKIP_GAIN, generator, receptive_field
 
@@ -50,6 +53,8 @@ SIGNATURES = {
     "encoded": ({"image_bytes": (tf.string, [None])}, {"sr_bytes": tf.string}),
     "about": ({"side": (tf.int32, [None])}, {"sr_side": tf.int32, "halo": tf.int32, "max_pixels": tf.int32}),
 }
+FACTS = ModelFacts(lr_mpp=(0.9, 2.1), stain="H&E", degradation=DEGRADATIONS["scanner"], usual_departure=(2.0, 3.5),
+                   flags="--q=0.5\n")
 CLI = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
 
 
@@ -61,7 +66,7 @@ def network(randomised) -> keras.Model:
 @pytest.fixture(scope="module")
 def version(network, tmp_path_factory) -> Path:
     return export_saved_model(network, tmp_path_factory.mktemp("saved_models") / "demo", card="# demo\n",
-                              facts={"flags": "--q=0.5\n"})
+                              facts=FACTS)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -138,8 +143,14 @@ def test_values_outside_the_range_are_clipped_and_do_not_wrap(bias, pixel, tmp_p
 
 
 def test_version_holds_its_facts_and_its_card(network, version):
-    facts = json.loads((version / "assets.extra" / "sr_keras.json").read_text())
-    assert facts == {"scale": 4, "halo": receptive_field(network), "max_pixels": 2**20, "flags": "--q=0.5\n"}
+    facts = json.loads((version / "facts.json").read_text())
+    assert facts == {"scale": 4, "halo": receptive_field(network), "max_pixels": 2**20, "flags": "--q=0.5\n",
+                     "lr_mpp": [0.9, 2.1], "stain": "H&E", "degradation": asdict(DEGRADATIONS["scanner"]) | {
+                         name: list(value) for name, value in asdict(DEGRADATIONS["scanner"]).items()
+                         if isinstance(value, tuple)}, "trained_on": None, "usual_departure": [2.0, 3.5],
+                     "versions": None}
+    assert load_generator(version).facts == FACTS
+    assert load_generator(version).degrade == DEGRADATIONS["scanner"]
     assert (version / "README.md").read_text() == "# demo\n"
 
 

@@ -18,12 +18,10 @@ from PIL import Image
 from pipelines.pixels import to_float, to_uint8
 from pipelines.pyramid import PyramidOptions, PyramidWriter, store
 from pipelines.slide import open_slide
-from pipelines.soften import softening
 from sr_keras.models import load_generator
 from sr_keras.whole_slide import reports
 from sr_keras.whole_slide.enlarge import EnlargeOptions, enlarge_file
 from sr_keras.whole_slide.loop import super_resolve_plane
-from sr_keras.whole_slide.view import LRView
 
 LOSSLESS = EnlargeOptions(lossless=True)
 REGION = EnlargeOptions(lossless=True, region=(64, 32, 301, 200))
@@ -121,14 +119,13 @@ def test_picture_and_slide_take_one_path_to_the_same_pixels(loaded, sample_slide
     ({"mpp": 1.0, "region": (100, 40, 60, 80)}, ((40, 30, 3), 1.0)),
 ])
 def test_level_mpp_and_region_choose_what_is_read(asked, expected, loaded, sample_slide, tmp_path):
-    as_read = EnlargeOptions(lossless=True, soften=0.0, **asked)
-    report = enlarge_file(loaded, sample_slide, tmp_path / "a.tif", as_read)
+    report = enlarge_file(loaded, sample_slide, tmp_path / "a.tif", EnlargeOptions(lossless=True, **asked))
     (height, width, _), mpp = expected
     assert (report["lr"]["width"], report["lr"]["height"]) == (width, height)
     assert report["sr"]["mpp"] == pytest.approx(mpp / 4)
     with open_slide(sample_slide) as slide:
         x, y = asked.get("region", (0, 0))[:2]
-        lr = slide.read_at(x, y, width, height, asked.get("mpp"), asked.get("level", 0))
+        lr = slide.read_at(x, y, width, height, asked.get("mpp"), asked.get("level", 0), average=True)
     assert difference(level_0(tmp_path / "a.tif"), loaded(lr[np.newaxis])[0]) <= 1
 
 
@@ -152,13 +149,14 @@ def test_slide_of_one_level_is_read_and_one_without_mpp_is_told_its_own(loaded, 
     assert report["sr"] == {"width": 1024, "height": 512, "mpp": 0.25}
 
 
-def test_averaged_level_is_softened_and_the_report_says_so(loaded, sample_slide, tmp_path):
-    report = enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(LOSSLESS, level=2))
-    assert report["lr"]["softened"] == softening(4, 4, loaded.degrade.blur_sigma) > 0
-    assert "softened by 0.11" in reports.summary(report)
-    with open_slide(sample_slide) as slide:
-        lr = LRView(slide, level=2, degrade=loaded.degrade)[0:128, 0:128]
+def test_mpp_is_averaged_from_a_finer_level_and_the_report_says_so(loaded, sample_slide, histology, tmp_path):
+    report = enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(LOSSLESS, mpp=2.0))
+    assert (report["lr"]["averaged"], report["lr"]["level"]) == (4, 0)
+    assert "level 0, means of 4x4 of its pixels" in reports.summary(report)
+    lr = np.asarray(Image.fromarray(histology).reduce(4))
     assert difference(level_0(tmp_path / "a.tif"), loaded(lr[np.newaxis])[0]) <= 1
+    by_level = enlarge_file(loaded, sample_slide, tmp_path / "b.tif", replace(LOSSLESS, level=2))
+    assert by_level["lr"]["averaged"] is None
 
 
 @pytest.mark.parametrize(("asked", "told"), [({}, True), ({"mpp": 2.0}, False), ({"level": 1}, True)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.options import DegradeOptions
 from pipelines.slide import open_slide
 from sr_keras.whole_slide.view import BadPlaces, LRView, TissueMap
 
@@ -90,25 +89,29 @@ def test_tissue_is_found_where_it_is_in_any_plane(tmp_path, histology):
             assert not at(1000, 300)
 
 
-def test_level_that_was_averaged_is_softened_and_a_scan_is_not(sample_slide):
+@pytest.mark.parametrize("asked", [{"mpp": 1.0}, {"mpp": 2.0, "region": (101, 61, 201, 130)}, {"mpp": 1.5}])
+def test_windows_of_an_averaged_plane_are_the_very_pixels_of_the_whole(asked, sample_slide):
     with open_slide(sample_slide) as slide:
-        for level, is_softened in ((0, False), (2, True)):
-            pixels, view = LRView(slide, level=level), LRView(slide, level=level, degrade=DegradeOptions())
-            box = (slice(0, pixels.shape[0]), slice(0, pixels.shape[1]))
-            assert (view.softened > 0) == is_softened
-            assert np.array_equal(view[box], pixels[box]) != is_softened
+        lr = LRView(slide, **asked)
+        assert lr.averaged == asked["mpp"] / 0.5
+        whole = lr[0:lr.shape[0], 0:lr.shape[1]]
+        for rows, columns in ((slice(0, 30), slice(7, 50)), (slice(11, lr.shape[0]), slice(20, lr.shape[1]))):
+            np.testing.assert_array_equal(lr[rows, columns], whole[rows, columns])
 
 
-def test_softened_window_is_that_of_the_softened_plane(sample_slide):
+def test_averaged_plane_says_where_it_lies_and_mixes_no_white_in(sample_slide, histology):
     with open_slide(sample_slide) as slide:
-        view = LRView(slide, level=2, degrade=DegradeOptions())
-        whole = view[0:view.shape[0], 0:view.shape[1]]
-        for rows, columns in ((slice(0, 40), slice(30, 71)), (slice(13, 128), slice(0, 128)),
-                              (slice(5, 6), slice(9, 10))):
-            assert np.array_equal(view[rows, columns], whole[rows, columns])
+        lr = LRView(slide, mpp=2.0, region=(30, 40, 482, 472))
+        assert (lr.shape, lr.mpp) == ((118, 120, 3), 2.0)
+        assert lr.l0_rectangle(0, 0, 120, 118) == (30, 40, 480, 472)
+        expected = histology[40:, 30:510].reshape(118, 4, 120, 4, 3).mean((1, 3))
+        assert np.abs(lr[0:118, 0:120] - expected).max() <= 0.5
 
 
-def test_softening_that_is_given_is_taken(sample_slide):
-    with open_slide(sample_slide) as slide:
-        assert LRView(slide, level=2, degrade=DegradeOptions(), softened=0.0).softened == 0
-        assert LRView(slide, degrade=DegradeOptions(), softened=0.3).softened == 0.3
+def test_plane_of_a_real_slide_is_averaged_to_its_border(shared_data):
+    with open_slide(shared_data / "slides" / "metaplasia-HE.tif") as slide:
+        lr = LRView(slide, mpp=1.0)
+        assert (lr.level, lr.averaged, lr.shape[:2]) == (0, 4, (2921, 3299))
+        corner = lr[2900:2921, 3280:3299]
+        expected = slide.read_at(3280 * 4, 2900 * 4, 19 * 4, 21 * 4).reshape(21, 4, 19, 4, 3).mean((1, 3))
+        assert np.abs(corner - expected).max() <= 0.5
