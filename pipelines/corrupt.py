@@ -10,6 +10,7 @@ hopeless. `python -m pipelines.preview` draws them.
 """
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -110,34 +111,39 @@ def noise(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
     """Add what a dim lamp and a warm camera add: Poisson shot noise and Gaussian read noise.
 
     The standard deviation is strength * sqrt(value / PHOTONS + READ_NOISE^2), apart from clipping: 0.08 on white at 1.
+    Both are drawn together, as one Gaussian of that variance. Its cumulative distribution is within 0.0033 of the exact
+    one at strength 1 and 0.0065 at 2: where photons are few, read noise prevails. Poisson counts take 17 ms more.
     """
     if strength == 0:
         return image
-    shot_seed, read_seed = tf.unstack(tf.random.split(seed, 2))
-    photons = PHOTONS / strength**2
-    counts = tf.random.stateless_poisson(tf.shape(image), shot_seed, image * photons, tf.float32)
-    read = tf.random.stateless_normal(tf.shape(image), read_seed, stddev=READ_NOISE * strength)
-    return tf.clip_by_value(counts * (1 / photons) + read, 0.0, 1.0)
+    variance = image * (strength**2 / PHOTONS) + (READ_NOISE * strength) ** 2
+    return tf.clip_by_value(image + tf.sqrt(variance) * _normal(tf.shape(image), seed), 0.0, 1.0)
 
 
 def blur(image: tf.Tensor, strength: float, seed: tf.Tensor, radius: float = HR_RADIUS) -> tf.Tensor:
     """Put the image out of focus: half the seeds a defocus disc, half a Gaussian as wide.
 
     The disc has radius `radius * strength` pixels; the Gaussian half of that as sigma, which is the same standard
-    deviation. Edges are symmetric. Computed by FFT: 3 ms for 256x256x3 where a depthwise convolution takes 25.
+    deviation. Edges are symmetric. The sides must be known when the graph is built. Computed by FFT, since a depthwise
+    convolution takes 25 ms for 256x256x3; the upper and the lower half of the image are the real and the imaginary
+    part of one transform, since an inverse transform to real values takes twice the time of a complex one.
     """
     if strength == 0:
         return image
-    disc, gaussian = _kernels(radius * strength)
-    kernel = tf.where(_draw(seed, 1)[0] < 0.5, disc, gaussian)
-    reach = disc.shape[0] // 2
-    extended = extend_symmetric(extend_symmetric(image, 0, reach, reach), 1, reach, reach)
-    planes = tf.transpose(extended, [2, 0, 1])
-    sides = tf.shape(planes)[1:]
-    spectrum = tf.signal.rfft2d(planes) * tf.signal.rfft2d(kernel, sides)
-    # The kernel starts at index 0 instead of at its centre, and so the result lies `2 * reach` further down and right.
-    blurred = tf.signal.irfft2d(spectrum, sides)[:, 2 * reach:, 2 * reach:]
-    return tf.clip_by_value(tf.transpose(blurred, [1, 2, 0]), 0.0, 1.0)
+    kernels = _kernels(radius * strength)
+    border = len(kernels[0]) - 1
+    height, width = image.shape[:2]
+    half = -(-height // 2)
+    rows, columns = (_fast_side(side + border) for side in (half, width))
+    spectra = [np.fft.fft2(kernel, (rows, columns)).astype(np.complex64) for kernel in kernels]
+    extended = extend_symmetric(image, 0, border // 2, half + rows - height - border // 2)
+    extended = extend_symmetric(extended, 1, border // 2, columns - width - border // 2)
+    planes = tf.transpose(tf.complex(extended[:rows], extended[half:half + rows]), [2, 0, 1])
+    spectrum = tf.signal.fft2d(planes) * tf.cond(_draw(seed, 1)[0] < 0.5, *(partial(tf.constant, s) for s in spectra))
+    # The kernel starts at index 0 instead of at its centre, and so the result lies `border` further down and right.
+    halves = tf.transpose(tf.signal.ifft2d(spectrum)[:, border:border + half, border:border + width], [1, 2, 0])
+    blurred = tf.concat([tf.math.real(halves), tf.math.imag(halves)[:height - half]], 0)
+    return tf.clip_by_value(blurred, 0.0, 1.0)
 
 
 def contrast(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
@@ -147,12 +153,14 @@ def contrast(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
     is as much more or less stain in the tissue, and glass stays white. Exposure: the contrast about mid-grey is
     multiplied by 2^strength or 2^-strength and the brightness moved by EXPOSURE * strength, up or down.
     """
+    if strength == 0:
+        return image
     staining, more, lighter = tf.unstack(_draw(seed, 3) < 0.5)
     factor = tf.where(more, 2.0**strength, 2.0**-strength)
-    shift = EXPOSURE * strength * tf.where(lighter, 1.0, -1.0)
-    stained = tf.pow(image, factor)
-    exposed = tf.clip_by_value(factor * image + (0.5 * (1 - factor) + shift), 0.0, 1.0)
-    return tf.where(staining, stained, exposed)
+    offset = 0.5 * (1 - factor) + EXPOSURE * strength * tf.where(lighter, 1.0, -1.0)
+    # A power by exp and log takes a fifth of tf.pow's time. Black stays black: its logarithm is -inf, and exp(-inf) 0.
+    return tf.cond(staining, lambda: tf.exp(factor * tf.math.log(image)),
+                   lambda: tf.clip_by_value(factor * image + offset, 0.0, 1.0))
 
 
 def outlier(image: tf.Tensor, strength: float, tile: tf.Tensor) -> tf.Tensor:
@@ -200,6 +208,21 @@ def _kernels(radius: float) -> tuple[np.ndarray, np.ndarray]:
     disc = np.clip(radius + 0.5 - distance, 0, 1)  # a pixel on the rim counts by the share of it that is inside
     gaussian = np.exp(-distance**2 / (2 * (radius / 2) ** 2))
     return (disc / disc.sum()).astype(np.float32), (gaussian / gaussian.sum()).astype(np.float32)
+
+
+def _fast_side(least: int) -> int:
+    """Return the next number that has no prime factor above 5: others take an FFT up to half as long again."""
+    return next(n for n in itertools.count(least) if 60**30 % n == 0)
+
+
+def _normal(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draw normal values by Box and Muller's method from 16 bits each, to 4.9 sigma: 3 times as fast as tf.random."""
+    count = tf.reduce_prod(shape)
+    bits = tf.random.stateless_uniform([2, (count + 3) // 4], seed, None, None, tf.int32)
+    distance, angle = tf.unstack((tf.cast(tf.bitcast(bits, tf.uint16), tf.float32) + 0.5) * (1 / 65536))
+    distance, angle = tf.sqrt(-2 * tf.math.log(distance)), 2 * math.pi * angle
+    values = tf.stack([distance * tf.cos(angle), distance * tf.sin(angle)])
+    return tf.reshape(tf.reshape(values, [-1])[:count], shape)
 
 
 def _draw(seed: tf.Tensor, count: int) -> tf.Tensor:

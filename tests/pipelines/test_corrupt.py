@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from pipelines.corrupt import (
     CLEAN,
@@ -204,6 +204,24 @@ def test_noise_has_the_variance_of_shot_and_read_noise(value, strength):
     assert noisy.var() == pytest.approx(variance, rel=0.03)
 
 
+@pytest.mark.parametrize(("value", "strength"), [(0.02, 1.0), (0.3, 1.0), (0.9, 1.0), (0.1, 2.0)])
+def test_noise_is_distributed_as_photon_counts_and_read_noise(value, strength):
+    noisy = np.sort(noise(tf.fill([256, 256, 3], value), strength, SEED).numpy(), axis=None)
+    photons = PHOTONS / strength**2
+    counts = np.arange(stats.poisson.ppf(1 - 1e-9, value * photons) + 1)
+    levels = np.linspace(0, 0.999, 500)
+    exact = stats.norm.cdf((levels[:, np.newaxis] - counts / photons) / (READ_NOISE * strength)) @ stats.poisson.pmf(
+        counts, value * photons)
+    assert np.abs(np.searchsorted(noisy, levels, side="right") / noisy.size - exact).max() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 3, 3), (64, 64, 3)])
+def test_noise_gives_each_pixel_its_own_value(shape):
+    noisy = noise(tf.fill(shape, 0.5), 0.5, SEED).numpy()
+    assert noisy.shape == shape
+    assert len(np.unique(noisy)) > 0.99 * noisy.size
+
+
 def test_noise_is_independent_between_pixels_and_colours():
     field = noise(tf.fill([128, 128, 3], 0.5), 1.0, SEED).numpy() - 0.5
     pairs = (field[1:], field[:-1]), (field[:, 1:], field[:, :-1]), (field[..., 1:], field[..., :-1])
@@ -236,13 +254,17 @@ def test_blur_is_a_disc_or_a_gaussian_of_one_width(radius, strength):
             assert width == pytest.approx(radius * strength / 2, rel=0.05)
 
 
-def test_gaussian_blur_equals_scipy(hr):
+@pytest.mark.parametrize("sides", [(64, 64), (37, 50), (48, 21)])
+def test_gaussian_blur_equals_scipy(sides, hr):
+    hr = hr[:sides[0], :sides[1]]
     golden = ndimage.gaussian_filter(hr.numpy(), HR_RADIUS / 2, axes=(0, 1), mode="reflect", truncate=4.0)
     errors = [np.abs(blur(hr, 1.0, tf.constant([0, s])).numpy() - golden).max() for s in range(12)]
     assert min(errors) < 2e-4
 
 
-def test_defocus_blur_equals_a_convolution_with_the_disc(hr):
+@pytest.mark.parametrize("sides", [(64, 64), (37, 50), (48, 21)])
+def test_defocus_blur_equals_a_convolution_with_the_disc(sides, hr):
+    hr = hr[:sides[0], :sides[1]]
     offsets = np.arange(-6, 7)
     disc = np.clip(HR_RADIUS + 0.5 - np.hypot(offsets[:, np.newaxis], offsets), 0, 1)
     golden = ndimage.convolve(hr.numpy(), (disc / disc.sum())[..., np.newaxis], mode="reflect")
