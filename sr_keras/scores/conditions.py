@@ -81,7 +81,7 @@ def _jpeg(quality: int, subsampling: str) -> dict[str, Any]:
 REAL = Condition(REAL_NAME, "real pairs", None)
 STANDARD = (
     REAL, blurred(1.6), blurred(0.8), blurred(2.4), blurred(3.2),
-    resampled("box", "box (mean of the HR pixels)", "box"), resampled("bicubic", "antialiased bicubic", "bicubic"),
+    resampled("box", "box average", "box"), resampled("bicubic", "antialiased bicubic", "bicubic"),
     compressed(90, "444"), compressed(80), compressed(60), noisy(0.01), noisy(0.03),
     resampled("pyramid-75", "pyramid (2x2 means, JPEG 75 4:2:0)", "cascade", **_jpeg(75, "420")))
 CURVES = (

@@ -38,7 +38,7 @@ from sr_keras.scores.measure import score
 from sr_keras.scores.patches import limit_of, lr_dataset, pairs_of, share_out
 
 PER_SLIDE = 25  # patches of a slide for each kind of LR: a model of 1.1 M multiply-adds takes ten minutes on two cores
-READING = ("Gain of SR over bicubic, the mean over slides of each slide's mean. SR is better above 0, in RRMSE below 0. "
+READING = ("Gain of SR over bicubic, the mean over slides of each slide's mean: SR is better above 0, in RRMSE below. "
            "A slide is below bicubic when its gain in PSNR is negative. Sigmas are in HR pixels.")
 
 

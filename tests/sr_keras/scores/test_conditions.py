@@ -73,7 +73,7 @@ def test_presets_are_known_by_their_names(name):
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"`lr` must be one of standard, pairs, textbook, .*scanner, pyramid; .*'boxes'"):
+    with pytest.raises(ValueError, match=r"`lr` must be one of standard, pairs, textbook, .*scanner, pyramid;.*boxes"):
         condition_named("boxes")
 
 

@@ -9,8 +9,8 @@ from pipelines.shards import open_shards, write_shards
 from pipelines.sources import find_sources
 from sr_keras.scores.conditions import REAL, condition_named
 from sr_keras.scores.patches import find_sets, limit_of, lr_dataset, pairs_of, share_out
-from tests.sr_keras.scores.conftest import SIDE, write_pairs
 
+SIDE = 64
 OPTIONS = PatchOptions(patch_size=SIDE, min_tissue=0)
 
 
@@ -49,17 +49,18 @@ def test_shards_are_sets_as_they_are_given(plain_folder, pair_folder, tmp_path):
     assert not (tmp_path / "scores").exists()
 
 
-def test_patches_of_two_sizes_are_two_sets(histology, tmp_path):
-    write_pairs(tmp_path / "pairs" / "small", histology, 2)
-    write_pairs(tmp_path / "pairs" / "large", histology, 2, side=2 * SIDE)
+def test_patches_of_two_sizes_are_two_sets(write_pairs, tmp_path):
+    write_pairs(tmp_path / "pairs" / "small", 2)
+    write_pairs(tmp_path / "pairs" / "large", 2, side=2 * SIDE)
     sets = find_sets([str(tmp_path / "pairs")], tmp_path / "scores" / "data", OPTIONS, 4)
     assert sorted(one.patch_size for one in sets) == [SIDE, 2 * SIDE]
 
 
 def test_real_lr_is_what_lies_beside_hr(sets):
-    (batch,) = lr_dataset(pairs_of(sets[1], 4), REAL, 4, None, seed=0).batch(2).take(1)
-    hr, lr = (np.rint(batch[name].numpy().reshape(-1, *batch[name].shape[-3:]) * 255) for name in ("hr", "lr"))
-    mean = hr.reshape(len(hr), SIDE // 4, 4, SIDE // 4, 4, 3).mean((2, 4))
+    (batch,) = lr_dataset(pairs_of(sets[1], 4), REAL, 4, None, seed=0).unbatch().batch(5).as_numpy_iterator()
+    assert len(batch["lr"]) == 5
+    hr, lr = (np.rint(batch[name] * 255) for name in ("hr", "lr"))
+    mean = hr.reshape(5, SIDE // 4, 4, SIDE // 4, 4, 3).mean((2, 4))
     np.testing.assert_array_equal(lr, np.rint(mean))
 
 
@@ -68,8 +69,8 @@ def test_data_without_pairs_has_no_real_lr(sets):
         pairs_of(sets[0], 4)
 
 
-def test_pairs_of_another_scale_are_refused_by_name(histology, tmp_path):
-    write_pairs(tmp_path / "half", histology, 2, scale=2)
+def test_pairs_of_another_scale_are_refused_by_name(write_pairs, tmp_path):
+    write_pairs(tmp_path / "half", 2, scale=2)
     write_shards(find_sources(str(tmp_path / "half")), tmp_path / "shards", OPTIONS)
     with pytest.raises(ValueError, match=r"pairs of half"):
         pairs_of(open_shards(tmp_path / "shards"), 4)
