@@ -1,5 +1,6 @@
-"""Score a generator beside bicubic: a table, a CSV of every patch, and a picture of the best, median and worst.
+"""Score a generator beside bicubic: on every kind of LR that slides come with, or on one.
 
+    python -m sr_keras.evaluate --lr=standard --data=tiles/val,pairs/val --output=scores
     python -m sr_keras.evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
     python -m sr_keras.evaluate --data=my_slides --output=scores --mpp=0.5 --max_patches=100
 
@@ -7,16 +8,25 @@
 
 --data takes a run (its test part; its val part where it has no test), shards, or slides, images and folders of tiles,
 which are first cut into patches in OUTPUT/data (the flags that say how apply to these alone). Choose slides that no
-training patch came from. LR is made as in training: a run and an exported model say by which scale and blur; with a
-.keras file on its own give its --blur_sigma.
+training patch came from.
 
-OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and sheet.png. Those of the same model and
-data are replaced; those of others are not.
+--lr says which LR the model is given. A model that is good on one kind can be worse than bicubic on another.
+
+    standard   the whole list: blur, resampling, JPEG, noise, and the real LR of the pairs in the data. OUTPUT gets
+               standard.md (the tables), standard.csv, standard.json and standard.png (curves of gain over bicubic)
+    pairs      the real LR alone
+    NAME       one kind of the list (box, jpeg-80, ...) or a preset that LR is drawn from (scanner, pyramid)
+
+Without --lr it is the LR that the model was trained on: a run and an exported model say how it was made; with a .keras
+file on its own give its --blur_sigma. For one kind of LR OUTPUT gets scores.csv (a row per patch and method), scores.md
+(the table) and sheet.png (the best, median and worst patches).
+
+Results of the same model and data are replaced; those of others are not.
 """
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +37,7 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.files import write_text
 from pipelines.flags import define_patch_flags, patch_options
-from pipelines.options import DegradeOptions, PatchOptions, require, require_folder
+from pipelines.options import DegradeOptions, check_seed, require, require_folder
 from sr_keras.options import SHIPPED_MODEL
 
 if TYPE_CHECKING:
@@ -35,17 +45,24 @@ if TYPE_CHECKING:
 
     from pipelines.shards import ShardSet
     from sr_keras.models import LoadedGenerator
+    from sr_keras.scores.conditions import Condition
 
-BATCH = 4
-TABLE_FILE, ROWS_FILE, SHEET_FILE = "scores.md", "scores.csv", "sheet.png"
+FILES = TABLE_FILE, ROWS_FILE, SHEET_FILE = "scores.md", "scores.csv", "sheet.png"
+STANDARD_FILES = "standard.md", "standard.csv", "standard.json", "standard.png"
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
                     flag_values=FLAGS)
 flags.DEFINE_list("data", [], "A run, shards, or slides, images, folders of slides or of tiles; 'sample'.",
                   flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
-flags.DEFINE_integer("limit", None, "Score so many patches, from each slide the same number as far as it has them.",
+flags.DEFINE_string("lr", None, "Which LR: standard (the whole list), pairs (the real LR in the data), or a kind by "
+                    "its name; as in training if left out.", flag_values=FLAGS)
+flags.DEFINE_integer("limit", None, "Score so many patches, from each slide the same number as far as it has them; 0 "
+                     "for all. With --lr=standard so many of each slide for each kind of LR, 25 if left out.",
                      flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Of what is random in LR.", flag_values=FLAGS)
+flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto"],
+                  "What computes SR; auto is the fastest. They agree within one grey level of 255.", flag_values=FLAGS)
 flags.DEFINE_float("blur_sigma", None, "Blur the model was trained to undo, in HR pixels, where it does not say it.",
                    flag_values=FLAGS)
 define_patch_flags(FLAGS)
@@ -55,34 +72,80 @@ def main() -> int:
     """Score, and print the table."""
     for name, example in (("model", "saved_models/srgan_sqe_x4"), ("data", "my_slides"), ("output", "scores")):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}={example}, say", FLAGS[name].value)
-    require(FLAGS.limit is None or FLAGS.limit > 0, "limit", "be positive", "leave it out for all patches", FLAGS.limit)
+    require(FLAGS.limit is None or FLAGS.limit >= 0, "limit", "be 0 or more", "0 takes all patches", FLAGS.limit)
+    require(FLAGS.lr is None or FLAGS.blur_sigma is None, "blur_sigma", "be left out with --lr",
+            "choose one of the two", FLAGS.blur_sigma)
+    check_seed(FLAGS.seed)
 
-    output, patches = Path(FLAGS.output), patch_options(FLAGS)
-    title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}"
+    output, standard = Path(FLAGS.output), FLAGS.lr == "standard"
+    title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}{f', LR {FLAGS.lr}' if FLAGS.lr else ''}"
     for path in FLAGS.data:
         require(path == "sample" or Path(path).exists(), "data", "exist", "check the spelling", path)
-    check_output(output, title)
-
-    from sr_keras.models import load_generator
-
-    generator = load_generator(FLAGS.model)
-    degrade = trained_degrade(generator, FLAGS.blur_sigma)
-    shards = find_shards(FLAGS.data, output / "data", patches, degrade.scale)
-    table = evaluate(generator, shards, degrade, output, FLAGS.limit, title)
-    print(f"\n{table}\n{output / ROWS_FILE}, {output / TABLE_FILE}, {output / SHEET_FILE}")
+    check_output(output, title, STANDARD_FILES if standard else FILES)
+    (score_on_standard if standard else score_on_one)(output, title)
     return 0
 
 
-def check_output(output: Path, title: str) -> None:
+def score_on_standard(output: Path, title: str) -> None:
+    """Score on the whole list of LR kinds, and print the compact table."""
+    from sr_keras.scores.patches import find_sets
+    from sr_keras.scores.standard import PER_SLIDE, READING, score_standard, write_standard
+
+    generator = _generator()
+    per_slide = (PER_SLIDE if FLAGS.limit is None else FLAGS.limit) or None
+    patches = patch_options(FLAGS)
+    sets = find_sets(FLAGS.data, output / "data", replace(patches, max_patches=patches.max_patches or per_slide),
+                     generator.scale)
+    gains = score_standard(generator, sets, generator.scale, per_slide, FLAGS.seed)
+    many = f"{per_slide} patches" if per_slide else "all patches"
+    made = f"{title}: x{generator.scale}, {many} of each of {len(gains[0].slides)} slides, seed {FLAGS.seed}."
+    about = {"model": FLAGS.model, "data": FLAGS.data, "scale": generator.scale, "per_slide": per_slide,
+             "seed": FLAGS.seed}
+    print(f"\n{made}\n\n{write_standard(gains, [output / name for name in STANDARD_FILES], made, about)}\n{READING}\n\n"
+          f"{', '.join(str(output / name) for name in STANDARD_FILES)}")
+
+
+def score_on_one(output: Path, title: str) -> None:
+    """Score on one kind of LR, and print the table."""
+    from sr_keras.scores.conditions import condition_named, trained_condition
+    from sr_keras.scores.patches import find_shards, pairs_of
+
+    condition = condition_named(FLAGS.lr) if FLAGS.lr else None  # before the model: a wrong name is said at once
+    generator = _generator()
+    chosen = condition.at_scale(generator.scale) if condition else trained_condition(
+        trained_degrade(generator, FLAGS.blur_sigma))
+    shards = find_shards(FLAGS.data, output / "data", patch_options(FLAGS), generator.scale)
+    if chosen.is_real:
+        shards = pairs_of(shards, generator.scale)
+    table = evaluate(generator, shards, chosen, generator.scale, output, FLAGS.limit or None, title, FLAGS.seed)
+    print(f"\n{table}\n{', '.join(str(output / name) for name in FILES)}")
+
+
+def _generator() -> LoadedGenerator:
+    if FLAGS.engine == "tensorflow":
+        from sr_keras.models import load_generator
+
+        return load_generator(FLAGS.model)
+    from sr_keras.engines import open_engine
+
+    return open_engine(FLAGS.engine, FLAGS.model)
+
+
+def check_output(output: Path, title: str, files: Sequence[str]) -> None:
     """Refuse a folder whose scores are not those of `title`: the table, written first, says whose they are.
+
+    Args:
+        output: The folder.
+        title: Of the model, the data and the LR.
+        files: What will be written there, the table first.
 
     Raises:
         ValueError: They are of another model or of other data, or it is no folder.
     """
     require_folder(str(output))
-    table = output / TABLE_FILE
+    table = output / files[0]
     said = table.read_text(encoding="utf-8", errors="replace") if table.is_file() else ""
-    there = [name for name in (TABLE_FILE, ROWS_FILE, SHEET_FILE) if (output / name).exists()]
+    there = [name for name in files if (output / name).exists()]
     require(not there or said.startswith(f"{title}: "), "output", "hold no scores of another model or other data",
             f"name another folder, or remove {', '.join(there)} there", str(output))
 
@@ -105,67 +168,37 @@ def trained_degrade(generator: LoadedGenerator, blur_sigma: float | None) -> Deg
     return asked
 
 
-def find_shards(data: list[str], folder: Path, options: PatchOptions, scale: int) -> ShardSet:
-    """Return the shards that `data` names, or those of its slides, written to `folder` as `options` say.
-
-    Raises:
-        FileNotFoundError: A path does not exist.
-        ValueError: There are no patches, shards are given beside slides, `folder` lies in one of slides, or patches
-            are too small or do not divide by the scale.
-    """
-    from pipelines.patches import find_sources
-    from pipelines.shards import is_shards, open_shards, write_shards
-    from pipelines.sources import is_among
-    from sr_keras.metrics import WINDOW
-    from sr_keras.parts import PARTS_FILE, open_part
-
-    if len(data) == 1 and (Path(data[0]) / PARTS_FILE).is_file():
-        return open_part(Path(data[0]))
-    given = [is_shards(path) for path in data]
-    if all(given):
-        return open_shards(data)
-    require(not any(given), "data", "be shards or slides, not both", "score one after the other", ",".join(data))
-    require(not is_among(folder, data), "output", "lie outside of the data: its pictures would be scored the next time",
-            "name another folder", str(folder.parent))
-    require(options.patch_size >= WINDOW, "patch_size", f"be {WINDOW} or more",
-            "SSIM looks at windows of that side", options.patch_size)
-    require(options.patch_size % scale == 0, "patch_size", f"be divisible by scale={scale}, the model's",
-            "choose a multiple of it", options.patch_size)
-    sources = find_sources(data)
-    skipped = write_shards(sources, folder, options).skipped
-    if skipped:
-        print(f"{len(skipped)} patches or slides are left out, for one {skipped[0].slide_id}: {skipped[0].reason}")
-    # Slides of an earlier evaluation into the same folder stay there, and out of this one.
-    return open_shards(folder, {source.slide_id for source in sources})
-
-
-def evaluate(upscale: Any, shards: ShardSet, degrade: DegradeOptions, output: Path, limit: int | None = None,
-             title: str = "") -> str:
-    """Score a model and bicubic, write scores.csv, scores.md and sheet.png, and return the table.
+def evaluate(upscale: Any, shards: ShardSet, condition: Condition, scale: int, output: Path,
+             limit: int | None = None, title: str = "", seed: int = 0) -> str:
+    """Score a model and bicubic on one kind of LR, write FILES, and return the table.
 
     Args:
         upscale: lr float32 [B, h, w, 3] -> sr.
         shards: The patches.
-        degrade: How LR is made of them.
+        condition: Which LR.
+        scale: Of the model.
         output: Folder to write to.
         limit: Use so many patches.
         title: What scores.md shall say of the model and the data.
+        seed: Of what is random in LR.
     """
-    from pipelines.dataset import evaluation_dataset
     from pipelines.shards.record import damage_named
-    from sr_keras.scores import markdown_table, picture_sheet, score, slide_table, summarise, write_csv
+    from sr_keras.scores import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
+    from sr_keras.scores.patches import lr_dataset
 
-    dataset = evaluation_dataset(shards, batch_size=BATCH, degrade=degrade, limit=limit)
+    dataset = lr_dataset(shards, condition, scale, limit, seed)
+    names = set(METRICS) - ({"lr_consistency"} if condition.is_real else set())
+    degrade = condition.degrade or DegradeOptions(scale)
     with damage_named(shards.paths):
-        rows = score(upscale, _counted(dataset, min(limit or shards.count, shards.count)), degrade)
+        rows = score(upscale, _counted(dataset, min(limit or shards.count, shards.count)), degrade, names)
     summary = summarise(rows)
     table = markdown_table(summary)
-    made = f"{title}: x{degrade.scale}, blur of {degrade.blur_sigma} HR pixels, patches of {shards.patch_size} pixels."
+    made = f"{title}: x{scale}, {condition.label}, patches of {shards.patch_size} pixels."
     per_slide = f"\n**By slide, bicubic → SR**\n\n{slide_table(rows)}" if summary.slides > 1 else ""
     write_text(output / TABLE_FILE, f"{made}\n\n{table}{per_slide}")
     write_csv(rows, output / ROWS_FILE)
     picture_sheet(rows, dataset.as_numpy_iterator(), upscale, output / SHEET_FILE, degrade)
-    return table
+    return f"{made}\n\n{table}"
 
 
 def _counted(dataset: tf.data.Dataset, count: int) -> Iterator[dict[str, Any]]:

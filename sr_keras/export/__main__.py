@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("saved_model", "litert", "onnx", "tensorrt")
 PRECISIONS = ("float32", "float16", "int8_dynamic", "int8")
-SCORES_FILE = "scores.md"
+SCORES_FILES = ("standard.md", "scores.md")  # of all kinds of LR, and of one
 CODE_LICENCE = "Apache-2.0"
 
 FLAGS = flags.FlagValues()
@@ -50,8 +50,8 @@ flags.DEFINE_string("stain", None, "The stain that it is for, for instance H&E."
 flags.DEFINE_string("data", None, "For the card: what it was trained on (tissue, stain, magnification, source).",
                     flag_values=FLAGS)
 flags.DEFINE_string("data_licence", None, "For the card: the terms that data stands under.", flag_values=FLAGS)
-flags.DEFINE_string("scores", None, f"For the card: a Markdown table, or the folder with {SCORES_FILE} that "
-                    "sr_keras.evaluate wrote.", flag_values=FLAGS)
+flags.DEFINE_string("scores", None, f"For the card: a Markdown table, or the folder with "
+                    f"{' or '.join(SCORES_FILES)} that sr_keras.evaluate wrote.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -127,12 +127,14 @@ def _check() -> None:
 def _read_scores(path: str | None) -> str | None:
     if path is None:
         return None
-    found = Path(path) / SCORES_FILE if Path(path).is_dir() else Path(path)
+    given = Path(path)
+    found = [given / name for name in SCORES_FILES if (given / name).is_file()] if given.is_dir() else [given]
+    remedy = "name what sr_keras.evaluate wrote"
+    require(bool(found), "scores", f"be a Markdown table, or a folder with {' or '.join(SCORES_FILES)}", remedy, path)
     try:
-        return found.read_text(encoding="utf-8")
+        return "\n".join(one.read_text(encoding="utf-8") for one in found)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`scores` must be a Markdown table, or a folder with {SCORES_FILE}; name what "
-                         f"sr_keras.evaluate wrote. Received: scores={path!r}") from error
+        raise ValueError(f"`scores` must be a Markdown table; {remedy}. Received: scores={path!r}") from error
 
 
 def _range(name: str, given: list[str] | None) -> tuple[float, float] | None:

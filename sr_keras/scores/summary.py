@@ -51,7 +51,7 @@ def summarise(rows: Sequence[Row], resamples: int = 1000, seed: int = 0) -> Summ
     Raises:
         ValueError: There are no rows, or a patch lacks one of its two methods.
     """
-    slide_ids, values = _by_patch(rows)
+    slide_ids, values = by_patch(rows)
     slides = len(set(slide_ids))
     estimates = {method: {name: _estimate(slide_ids, column, resamples, seed) for name, column in columns.items()}
                  for method, columns in values.items()}
@@ -61,7 +61,7 @@ def summarise(rows: Sequence[Row], resamples: int = 1000, seed: int = 0) -> Summ
 def markdown_table(summary: Summary) -> str:
     """Return the summary as a Markdown table, the better method in bold, with its notes below."""
     names = list(summary.estimates[SR])
-    lines = ["| | " + " | ".join(_heading(name) for name in names) + " |", "| --- |" + " ---: |" * len(names)]
+    lines = ["| | " + " | ".join(heading(name) for name in names) + " |", "| --- |" + " ---: |" * len(names)]
     for method in (*METHODS, DIFFERENCE):
         cells = [_cell(summary, method, name) for name in names]
         lines.append(f"| {LABELS[method]} | " + " | ".join(cells) + " |")
@@ -71,13 +71,13 @@ def markdown_table(summary: Summary) -> str:
 
 def slide_table(rows: Sequence[Row]) -> str:
     """Return each slide's means, bicubic -> SR, as a Markdown table."""
-    slide_ids, values = _by_patch(rows)
+    slide_ids, values = by_patch(rows)
     names = list(values[SR])
-    lines = ["| slide | patches | " + " | ".join(_heading(name) for name in names) + " |",
+    lines = ["| slide | patches | " + " | ".join(heading(name) for name in names) + " |",
              "| --- |" + " ---: |" * (1 + len(names))]
     for slide_id in dict.fromkeys(slide_ids):
         mine = slide_ids == slide_id
-        cells = [" → ".join(f"{_mean(values[method][name][mine]):.{METRICS[name].digits}f}" for method in METHODS)
+        cells = [" → ".join(f"{finite_mean(values[method][name][mine]):.{METRICS[name].digits}f}" for method in METHODS)
                  for name in names]
         lines.append(f"| {slide_id} | {mine.sum()} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -105,7 +105,7 @@ def pick(rows: Sequence[Row], metric: str, each: int = 2) -> dict[str, str]:
     return chosen
 
 
-def _by_patch(rows: Sequence[Row]) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]]:
+def by_patch(rows: Sequence[Row]) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]]:
     """Return the slide of each patch [N], and the scores by method and metric, each [N] in the same order."""
     by_method = {method: {row["example_id"]: row for row in rows if row["method"] == method} for method in METHODS}
     require(bool(rows) and by_method[BICUBIC].keys() == by_method[SR].keys(), "rows",
@@ -118,6 +118,17 @@ def _by_patch(rows: Sequence[Row]) -> tuple[np.ndarray, dict[str, dict[str, np.n
     return np.array([by_method[SR][i]["slide_id"] for i in ids]), values
 
 
+def finite_mean(values: np.ndarray) -> float:
+    """Return the mean of what is finite; NaN where nothing is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else np.nan
+
+
+def heading(name: str) -> str:
+    """Return a metric's name for the head of a table, with an arrow to where better is."""
+    return f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}"
+
+
 def _difference(sr: np.ndarray, other: np.ndarray) -> np.ndarray:
     finite = np.isfinite(sr) & np.isfinite(other)
     return np.where(finite, np.where(finite, sr, 0) - np.where(finite, other, 0), np.nan)
@@ -125,7 +136,7 @@ def _difference(sr: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _estimate(slide_ids: np.ndarray, column: np.ndarray, resamples: int, seed: int) -> Estimate:
     slides = dict.fromkeys(slide_ids)
-    units = np.array([_mean(column[slide_ids == slide_id]) for slide_id in slides]) if len(slides) > 1 else column
+    units = np.array([finite_mean(column[slide_ids == slide_id]) for slide_id in slides]) if len(slides) > 1 else column
     units = units[np.isfinite(units)]
     if not len(units):
         return Estimate(np.nan, np.nan, np.nan)
@@ -133,11 +144,6 @@ def _estimate(slide_ids: np.ndarray, column: np.ndarray, resamples: int, seed: i
     means = [units[rng.integers(len(units), size=len(units))].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(units.mean()), float(low), float(high))
-
-
-def _mean(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else np.nan
 
 
 def _interval_note(slides: int) -> str:
@@ -155,10 +161,6 @@ def _left_out(values: dict[str, dict[str, np.ndarray]]) -> list[str]:
         if count:
             notes.append(f"{METRICS[name].label}: {count} infinite values are left out.")
     return notes
-
-
-def _heading(name: str) -> str:
-    return f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}"
 
 
 def _cell(summary: Summary, method: str, name: str) -> str:

@@ -1,12 +1,14 @@
-"""What tests of trained networks share."""
+"""What tests of trained networks and of their scores share."""
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from sr_keras.networks import SKIP_GAIN
 
@@ -33,3 +35,19 @@ def open_once() -> Callable:
     from sr_keras.engines import open_engine
 
     return lru_cache(open_engine)
+
+
+@pytest.fixture(scope="session")
+def write_pairs(histology) -> Callable[..., Path]:
+    """Write HR tiles of one slide, and beside each the mean over scale x scale pixels as its real LR."""
+
+    def write(folder: Path, tiles: int, scale: int = 4, side: int = 64, top: int = 0) -> Path:
+        folder.mkdir(parents=True)
+        for i in range(tiles):
+            hr = histology[top:top + side, i * side:(i + 1) * side]
+            lr = hr.reshape(side // scale, scale, side // scale, scale, 3).mean((1, 3))
+            Image.fromarray(hr).save(folder / f"t{i}.png")
+            Image.fromarray(np.rint(lr).astype(np.uint8)).save(folder / f"t{i}_lr00.png")
+        return folder
+
+    return write

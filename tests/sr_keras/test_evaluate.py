@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -181,12 +182,75 @@ def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_
     assert str(path) in line
 
 
+def test_lr_is_the_one_that_is_asked_for_and_the_table_names_it(model, tile_folder, tmp_path):
+    def evaluated(name, *arguments):
+        run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / name}", "--patch_size=128", "--limit=2",
+            "--min_tissue=0", *arguments)
+        return rows_of(tmp_path / name), (tmp_path / name / "scores.md").read_text(encoding="utf-8").splitlines()[0]
+
+    plain, title = evaluated("plain")
+    assert title.endswith(": x4, blur of 1.6 HR pixels, patches of 128 pixels.")
+    textbook, title = evaluated("textbook", "--lr=textbook")
+    assert textbook == plain
+    assert title.endswith(", LR textbook: x4, textbook (sigma 1.6), patches of 128 pixels.")
+    box, title = evaluated("box", "--lr=box")
+    assert title.endswith(", LR box: x4, box average, patches of 128 pixels.")
+    assert [row["psnr"] for row in box] != [row["psnr"] for row in plain]
+    assert "lr_consistency" in plain[0]
+    assert "lr_consistency" not in box[0]  # it is the textbook's alone
+    with pytest.raises(ValueError, match="`output` must hold no scores of another model or other data"):
+        evaluated("box", "--lr=jpeg-80")
+
+
+def test_real_lr_of_pairs_is_scored(model, write_pairs, tmp_path, capsys):
+    """The mean of 4x4 as real LR gives bicubic the scores of --lr=box."""
+    write_pairs(tmp_path / "pairs" / "slide", 2)
+    given = (f"--model={model}", f"--data={tmp_path / 'pairs'}")
+    run(*given, f"--output={tmp_path / 'real'}", "--lr=pairs")
+    assert ", LR pairs: x4, real pairs, patches of 64 pixels." in capsys.readouterr().out
+    run(*given, f"--output={tmp_path / 'box'}", "--lr=box")
+    real, box = rows_of(tmp_path / "real"), rows_of(tmp_path / "box")
+    assert len(real) == len(box) == 4
+    for one, other in zip(real, box, strict=True):
+        assert float(one["psnr"]) == pytest.approx(float(other["psnr"]), abs=0.02)
+
+
+def test_tiles_without_pairs_have_no_real_lr(model, tile_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"`data` must hold pairs, .*name such data"):
+        run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / 'scores'}", "--lr=pairs",
+            "--patch_size=64", "--min_tissue=0")
+    assert not list((tmp_path / "scores").glob("s*"))
+
+
+@pytest.mark.slow
+def test_standard_list_is_scored_on_tiles_and_pairs(model, tile_folder, write_pairs, tmp_path, capsys):
+    write_pairs(tmp_path / "pairs" / "slide-a", 2)
+    given = (f"--model={model}", f"--data={tile_folder},{tmp_path / 'pairs'}", "--lr=standard", "--patch_size=64",
+             "--min_tissue=0", f"--output={tmp_path / 'scores'}")
+    assert run(*given, "--limit=1") == 0
+    page = (tmp_path / "scores" / "standard.md").read_text(encoding="utf-8")
+    assert ", LR standard: x4, 1 patches of each of 2 slides, seed 0." in page
+    assert page.splitlines()[2] in capsys.readouterr().out
+    told = json.loads((tmp_path / "scores" / "standard.json").read_text())
+    assert len(told["lr"]) == 20
+    assert told["lr"]["pairs"]["slides"].keys() == {"slide-a"}
+    assert told["lr"]["jpeg-80"]["slides"].keys() == {"slide-a", "slide-b"}
+    with Image.open(tmp_path / "scores" / "standard.png") as picture:
+        assert picture.size[0] == 3 * 420
+    before = (tmp_path / "scores" / "standard.csv").read_bytes()
+    assert run(*given, "--limit=1") == 0
+    assert (tmp_path / "scores" / "standard.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize(("changed", "says"), [
     ({"--model": ""}, "`model` must be given"),
     ({"--model": "/no/such/model"}, "/no/such/model"),
     ({"--data": "/no/such/slides", "--model": "/no/such/model"}, "`data` must exist.*data='/no/such/slides'"),
     ({"--output": str(ROOT / "setup.py")}, "`output` must be a folder"),
-    ({"--limit": "0"}, "`limit` must be positive"),
+    ({"--limit": "-1"}, "`limit` must be 0 or more"),
+    ({"--lr": "boxes"}, r"`lr` must be one of standard, pairs, textbook, .*lr='boxes'"),
+    ({"--lr": "box", "--blur_sigma": "1.6"}, "`blur_sigma` must be left out with --lr"),
+    ({"--seed": "-1"}, "`seed` must be 0 or more"),
     ({"--blur_sigma": "-1"}, "`blur_sigma` must be 0 or more"),
     ({"--patch_size": "8"}, "`patch_size` must be 11 or more"),
     ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),

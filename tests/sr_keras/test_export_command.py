@@ -56,6 +56,16 @@ def test_run_is_exported_with_all_that_it_says_of_itself(run, export, tmp_path):
     assert load_generator(tmp_path / "breast").facts.flags == (run / "flags.txt").read_text()
 
 
+def test_card_has_the_table_of_all_kinds_of_lr_before_that_of_one(run, export, tmp_path):
+    scores = tmp_path / "scores"
+    scores.mkdir()
+    for name, table in (("scores", "one kind"), ("standard", "all kinds")):
+        (scores / f"{name}.md").write_text(f"| {table} |\n", encoding="utf-8")
+    export(f"--model={run}", "--name=breast", f"--output={tmp_path / 'models'}", f"--scores={scores}")
+    card = (tmp_path / "models" / "breast" / "1" / "README.md").read_text()
+    assert "## Scores\n\n| all kinds |\n\n| one kind |\n\n## " in card
+
+
 def test_described_data_and_its_licence_reach_the_card(run, export, tmp_path):
     export(f"--model={run / 'generator.keras'}", "--name=breast", f"--output={tmp_path}", "--data=12 H&E slides",
            "--data_licence=CC0", f"--scores={run / 'scores' / 'scores.md'}")
@@ -147,7 +157,7 @@ def test_flags_know_what_can_be_written():
     ("--name=a:b", "`name` must be the plain name of a folder"),
     ("--model=", "`model` must be given"),
     ("--scores=/no/such/table.md", "`scores` must be a Markdown table.*scores='/no/such/table.md'"),
-    ("--scores=tests", "`scores` must be a Markdown table"),
+    ("--scores=tests", r"`scores` must be a Markdown table, or a folder with standard\.md or scores\.md"),
     ("--lr_mpp=2.1,0.9", "`lr_mpp` must have its low end first"), ("--lr_mpp=1", "`lr_mpp` must be two numbers"),
     ("--max_pixels=65535", "`max_pixels` must be 65536 or more"),
 ])
