@@ -1,4 +1,4 @@
-"""What happens around the steps of a stage: guard, progress bar, records, pictures, checkpoint.
+"""What happens around the steps of a stage: guards, progress bar, records, pictures, checkpoint.
 
 One `Record` does all that an epoch leaves behind, in this order: metrics.csv, TensorBoard, picture, checkpoint.
 The checkpoint is last: an epoch counts only once it stands, and a killed run does the epoch again.
@@ -19,6 +19,9 @@ from tqdm import tqdm
 from pipelines.console import UserError
 from pipelines.files import atomic_path
 from sr_keras.runs import State, record_metrics, save_checkpoint
+
+# Of the discriminator's accuracy over an epoch, where 0.5 is guessing. One that learns is above 0.9 after 150 steps.
+UNDECIDED, WINS = 0.6, 0.99
 
 
 class NonFiniteLoss(UserError):
@@ -47,6 +50,24 @@ class StopOnNonFinite(keras.callbacks.Callback):
             if not math.isfinite(value):
                 raise NonFiniteLoss(f"the term '{name}' is {value} in epoch {self._epoch + 1}, step {batch + 1}",
                                     self._stage, self._run)
+
+
+class WatchDiscriminator(keras.callbacks.Callback):
+    """Say in a line that the discriminator taught the generator nothing for an epoch: undecided, or never wrong."""
+
+    def __init__(self, stage: str):
+        super().__init__()
+        self._stage = stage
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        accuracy = (logs or {}).get("d_accuracy")
+        if accuracy is None or UNDECIDED <= accuracy <= WINS:
+            return
+        found = ("is undecided: the adversarial term teaches little yet; train longer, or raise" if accuracy < UNDECIDED
+                 else "wins outright: the generator has no answer to it; give a larger generator, or lower")
+        # On a line of its own beside the bar.
+        tqdm.write(f"{self._stage}, epoch {epoch + 1}: the discriminator (accuracy {accuracy:.3f}) {found} "
+                   "--discriminator_learning_rate", file=sys.stderr)
 
 
 class Progress(keras.callbacks.Callback):

@@ -26,7 +26,7 @@ from pipelines.pixels import to_uint8
 from pipelines.shards import ShardSet
 from pipelines.shards.record import damage_named
 from sr_keras import networks
-from sr_keras.callbacks import Progress, Record, StopOnNonFinite
+from sr_keras.callbacks import Progress, Record, StopOnNonFinite, WatchDiscriminator
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
 from sr_keras.models import PROBE_SIDE, eight_bit, in_float32, load_generator, read_weights
@@ -135,7 +135,7 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     try:
         model.fit(pairs, steps_per_epoch=plan.steps, initial_epoch=state.epoch, epochs=stage.epochs, verbose=0,
                   shuffle=False, validation_data=validation, callbacks=[
-                      StopOnNonFinite(stage.name, plan.run), progress,
+                      StopOnNonFinite(stage.name, plan.run), progress, WatchDiscriminator(stage.name),
                       Record(plan.run, stage.name, state, score, higher, plan.options.keep_checkpoints, picture)])
     finally:
         progress.close()

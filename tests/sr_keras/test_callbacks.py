@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sr_keras.callbacks import NonFiniteLoss, Progress, Record, StopOnNonFinite
+from sr_keras.callbacks import NonFiniteLoss, Progress, Record, StopOnNonFinite, WatchDiscriminator
 from sr_keras.runs import State, read_metrics, restore_checkpoint
 
 
@@ -64,3 +64,14 @@ def test_progress_shows_where_a_resumed_stage_stands(capsys):
     assert "15/20" in shown
     assert "loss=0.2500" in shown
     assert "ssim=0.7500" in shown
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [
+    (0.52, "is undecided"), (0.999, "wins outright"), (0.75, None), (0.97, None), (None, None)])
+def test_a_discriminator_that_guesses_or_is_never_wrong_is_told_of_in_a_line(accuracy, told, capsys):
+    WatchDiscriminator("adversarial").on_epoch_end(4, {"loss": 1.0} if accuracy is None else {"d_accuracy": accuracy})
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (told is not None)
+    if told:
+        assert lines[0].startswith(f"adversarial, epoch 5: the discriminator (accuracy {accuracy:.3f}) {told}")
+        assert lines[0].endswith("--discriminator_learning_rate")

@@ -21,7 +21,7 @@ from pipelines.console import UserError
 from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
 from pipelines.patches import find_sources
 from pipelines.shards import ShardSet, open_shards, write_shards
-from sr_keras import networks, stages
+from sr_keras import callbacks, networks, stages
 from sr_keras.callbacks import Record
 from sr_keras.models import eight_bit, load_generator, load_keras
 from sr_keras.options import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
@@ -249,8 +249,16 @@ def test_srgan_meets_features_and_discriminator_in_the_adversarial_stage_alone(s
     for name in ("feature", "weighted_feature", "adversarial", "weighted_adversarial", "discriminator_loss"):
         assert warmup[name] == ""
         assert float(adversarial[name]) > 0
+    assert warmup["d_accuracy"] == ""
+    assert float(adversarial["d_accuracy"]) in (0, 0.25, 0.5, 0.75, 1)  # of two HR and two SR
     assert float(adversarial["weighted_feature"]) == pytest.approx(0.006 * float(adversarial["feature"]), rel=1e-3)
     assert not (srgan / "autoencoder.keras").exists()  # SRGAN has no manifold
+
+
+def test_discriminator_is_watched(plan, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks, "UNDECIDED", 1.1)
+    train_stages(plan(Objective(lambda_m=0.0), (0, 0, 1)))
+    assert "adversarial, epoch 1: the discriminator (accuracy" in capsys.readouterr().err
 
 
 def test_tensorboard_holds_weighted_terms_both_judgements_and_a_picture(srgan):
@@ -259,6 +267,7 @@ def test_tensorboard_holds_weighted_terms_both_judgements_and_a_picture(srgan):
     terms = ("fidelity", "adversarial", "feature")
     assert {"loss", "val_ssim", *terms, *(f"weighted_{term}" for term in terms)} <= set(found)
     assert all(0 < float(tf.make_ndarray(found[name].tensor)) < 1 for name in ("d_hr", "d_sr"))
+    assert "d_accuracy" in found
     width, height, png = tf.make_ndarray(found["LR, bicubic, SR, HR"].tensor)
     assert (int(width), int(height)) == (4 * SIDE, 2 * SIDE)
     assert tf.io.decode_png(png).shape == (2 * SIDE, 4 * SIDE, 3)
