@@ -8,6 +8,7 @@
       skipped.json    patches and slides that could not be read, with the reason
       checkpoints/    STAGE-0007/: model.keras and state.json, whole or not there
       metrics.csv     a row per stage and epoch
+      manifold.json   how far the autoencoder's code moves with noise, blur and contrast
       tensorboard/, pictures/
       autoencoder.keras, warmup.keras, adversarial.keras   the best of each finished stage
       generator.keras the best generator of the last stage: what is evaluated, exported and used

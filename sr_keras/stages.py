@@ -6,6 +6,7 @@ resumed one go through the same files.
 """
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import tensorflow as tf
 
 from pipelines.console import UserError
 from pipelines.dataset import evaluation_dataset, training_dataset
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, write_text
 from pipelines.options import CorruptOptions, DegradeOptions, require
 from pipelines.pixels import to_uint8
 from pipelines.shards import ShardSet
@@ -29,6 +30,7 @@ from sr_keras import networks
 from sr_keras.callbacks import Progress, Record, StopOnNonFinite, WatchDiscriminator
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
+from sr_keras.manifold import code_movement, told
 from sr_keras.models import PROBE_SIDE, eight_bit, in_float32, load_generator, read_weights
 from sr_keras.options import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.runs import State, load_checkpoint, load_weights, restore_checkpoint
@@ -36,6 +38,7 @@ from sr_keras.scores import bicubic
 
 VALIDATION_BATCH = 4
 PICTURED = 4
+MEASURED = 16
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,10 @@ def train_stages(plan: Plan) -> Path:
     """Train what is not yet trained and return the path of the best generator of the last stage."""
     autoencoder, warmup, adversarial = plan.options.stages
     final = Path(plan.options.generator) if plan.options.generator else None
-    if plan.objective.lambda_m and not plan.options.autoencoder:
-        _stage(plan, autoencoder, partial(_build_autoencoder, plan), _save_autoencoder)
+    if plan.objective.lambda_m:
+        if not plan.options.autoencoder:
+            _stage(plan, autoencoder, partial(_build_autoencoder, plan), _save_autoencoder)
+        _measure_manifold(plan)
     # Before it meets a discriminator the generator learns without the costly features too, as SRGAN's did.
     calm = replace(plan.objective, lambda_d=0.0, lambda_v=0.0)
     for stage, objective in ((warmup, calm), (adversarial, plan.objective)):
@@ -159,6 +164,16 @@ def _build_autoencoder(plan: Plan) -> keras.Model:
                   loss=QuasiNorm(plan.objective.q, plan.objective.epsilon), jit_compile=_jit_compile(plan.options))
     model.optimizer.build(model.trainable_variables)  # so that its state can be loaded; float16 has wrapped it
     return model
+
+
+def _measure_manifold(plan: Plan) -> None:
+    """Say, and leave in the run folder, what of the validation patches' faults the frozen code shows."""
+    path = plan.run / "manifold.json"
+    if not path.exists():
+        batches = _validation(plan).take(MEASURED // VALIDATION_BATCH).as_numpy_iterator()
+        movement = code_movement(_encoder(plan), np.concatenate([hr for _, hr in batches]))
+        write_text(path, json.dumps(movement, indent=2) + "\n")
+        print(f"autoencoder: {told(movement)}")
 
 
 def _save_autoencoder(model: keras.Model, path: Path) -> None:

@@ -30,7 +30,7 @@ FLOORS = {name: floor for floor, names in enumerate([
     ["pipelines.extract", "pipelines.preview", "pipelines.benchmark"],
     ["sr_keras", "sr_keras.options", "sr_keras.windows", "sr_keras.layers"],
     ["sr_keras.losses", "sr_keras.metrics", "sr_keras.tiling", "sr_keras.runs", "sr_keras.facts"],
-    ["sr_keras.networks", "sr_keras.callbacks", "sr_keras.parts", "sr_keras.scores.conditions",
+    ["sr_keras.networks", "sr_keras.manifold", "sr_keras.callbacks", "sr_keras.parts", "sr_keras.scores.conditions",
      "sr_keras.scores.measure"],
     ["sr_keras.gan", "sr_keras.models", "sr_keras.scores.summary"],
     ["sr_keras.scores.pictures", "sr_keras.export", "sr_keras.export.model_card", "sr_keras.export.tissue",

@@ -23,6 +23,7 @@ from pipelines.patches import find_sources
 from pipelines.shards import ShardSet, open_shards, write_shards
 from sr_keras import callbacks, networks, stages
 from sr_keras.callbacks import Record
+from sr_keras.manifold import told
 from sr_keras.models import eight_bit, load_generator, load_keras
 from sr_keras.options import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.runs import State, checkpoint, read_metrics, restore_checkpoint, save_checkpoint
@@ -211,7 +212,12 @@ def test_autoencoder_in_float16_goes_on_where_it_stopped(plan, precision, monkey
     asked = plan(Objective(lambda_d=0.0), (2, 1, 0))
     stopped_after_one_epoch(asked, monkeypatch)
     train_stages(asked)
-    assert "autoencoder: goes on after epoch 1 of 2" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "autoencoder: goes on after epoch 1 of 2" in out
+    movement = json.loads((asked.run / "manifold.json").read_text())
+    assert set(movement) == {"noise", "blur", "contrast"}
+    assert all(value > 0 for value in movement.values())
+    assert f"autoencoder: {told(movement)}\n" in out
     assert rows(asked.run) == [("autoencoder", "1"), ("autoencoder", "2"), ("warmup", "1")]
 
 
