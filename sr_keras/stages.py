@@ -59,9 +59,18 @@ class Plan:
         """Steps in an epoch."""
         return self.options.steps_per_epoch or max(1, self.train.count // self.options.batch_size)
 
+    @property
+    def blur_sigma(self) -> float | None:
+        """The blur by which every LR is made, None where LR is scanned or made in another way than the textbook's."""
+        sigma, scanned = self.degrade.blur_sigma, self.train.pairs.shards and self.options.pair_share
+        return None if isinstance(sigma, tuple) or scanned or not self.degrade.is_textbook else sigma
+
 
 def train_stages(plan: Plan) -> Path:
     """Train what is not yet trained and return the path of the best generator of the last stage."""
+    require(not plan.objective.lambda_c or plan.blur_sigma is not None, "lambda_c",
+            "be 0 unless all LR is made by the textbook degradation",
+            "give --degradation=textbook and no pairs or --pair_share=0, or leave it out", plan.objective.lambda_c)
     autoencoder, warmup, adversarial = plan.options.stages
     final = Path(plan.options.generator) if plan.options.generator else None
     if plan.objective.lambda_m:
@@ -190,7 +199,7 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
         start_from(generator, start)
     model = SuperResolutionGAN(
         generator, discriminator, encoder, features, ema_decay=plan.options.ema_decay,
-        blur_sigma=plan.degrade.blur_sigma if plan.degrade.is_textbook else None)
+        blur_sigma=plan.blur_sigma)
     judge_rate = plan.options.discriminator_learning_rate
     model.compile(
         generator_optimizer=_adam(stage.learning_rate, plan, stage),

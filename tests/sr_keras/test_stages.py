@@ -18,7 +18,7 @@ import tensorflow as tf
 from tensorflow.python.summary.summary_iterator import summary_iterator
 
 from pipelines.console import UserError
-from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions
+from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions, degradation
 from pipelines.patches import find_sources
 from pipelines.shards import ShardSet, open_shards, write_shards
 from sr_keras import callbacks, networks, stages
@@ -108,6 +108,21 @@ def test_given_networks_are_what_a_stage_starts_from(plan, randomised, tmp_path)
         np.testing.assert_allclose(ours, given, atol=1e-6)
     encoder = stages._build_gan(asked, asked.options.stages[1], asked.objective, None).encoder
     assert_same(encoder.get_weights(), autoencoder.get_layer("encoder").get_weights())
+
+
+@pytest.mark.parametrize(("degrade", "pair_scale", "pair_share", "blur"), [
+    (DegradeOptions(), None, 0.5, 1.6), (DegradeOptions(blur_sigma=0.8), 4, 0.0, 0.8),
+    (DegradeOptions(), 4, 0.5, None), (DegradeOptions(blur_sigma=(0.8, 1.6)), None, 0.5, None),
+    (degradation("scanner"), None, 0.5, None), (degradation("pyramid"), None, 0.5, None)])
+def test_lr_of_more_than_one_known_blur_is_refused_where_sr_is_to_agree_with_it(
+        degrade, pair_scale, pair_share, blur, plan):
+    asked = plan(replace(PLAIN, lambda_c=1.0), (0, 1, 0), pair_share=pair_share)
+    held = replace(asked.train, shards=tuple(replace(shard, pair_scale=pair_scale) for shard in asked.train.shards))
+    asked = replace(asked, train=held, degrade=degrade)
+    assert asked.blur_sigma == blur
+    if blur is None:
+        with pytest.raises(ValueError, match=r"`lambda_c` must be 0 unless all LR is made by the textbook degradation"):
+            train_stages(asked)
 
 
 def test_generator_of_another_size_is_refused_by_name(plan, tmp_path):

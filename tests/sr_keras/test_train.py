@@ -160,6 +160,7 @@ def test_corrected_command_is_a_new_run_where_the_first_ended_before_it_had_its_
     ("--corrupt_kinds=outlier --outlier_dir=/no/such", "/no/such"),
     ("--best_by=ms_ssim", "161"),
     ("--method=gan", "--method=gan"),
+    ("--lambda_c=1 --degradation=scanner", "`lambda_c` must be 0 unless LR is made by the textbook degradation"),
     ("--q=3", "`q` must lie in (0, 2]"),
     ("--colour=red", "colour"),
 ])
