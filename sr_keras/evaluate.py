@@ -37,7 +37,7 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.files import write_text
 from pipelines.flags import define_patch_flags, patch_options
-from pipelines.options import DegradeOptions, check_seed, require, require_folder
+from pipelines.options import DegradeOptions, PatchOptions, check_seed, require, require_folder
 from sr_keras.options import SHIPPED_MODEL
 
 if TYPE_CHECKING:
@@ -93,12 +93,13 @@ def score_on_standard(output: Path, title: str) -> None:
 
     generator = _generator()
     per_slide = (PER_SLIDE if FLAGS.limit is None else FLAGS.limit) or None
-    patches = patch_options(FLAGS)
+    patches = _patches(generator.scale)
     sets = find_sets(FLAGS.data, output / "data", replace(patches, max_patches=patches.max_patches or per_slide),
                      generator.scale)
     gains = score_standard(generator, sets, generator.scale, per_slide, FLAGS.seed)
-    many = f"{per_slide} patches" if per_slide else "all patches"
-    made = f"{title}: x{generator.scale}, {many} of each of {len(gains[0].slides)} slides, seed {FLAGS.seed}."
+    slides = {slide_id for gain in gains for slide_id in gain.slides}
+    made = (f"{title}: x{generator.scale}, {len(slides)} slides, {per_slide or 'all'} patches a slide, "
+            f"seed {FLAGS.seed}.")
     about = {"model": FLAGS.model, "data": FLAGS.data, "scale": generator.scale, "per_slide": per_slide,
              "seed": FLAGS.seed}
     print(f"\n{made}\n\n{write_standard(gains, [output / name for name in STANDARD_FILES], made, about)}\n{READING}\n\n"
@@ -114,11 +115,16 @@ def score_on_one(output: Path, title: str) -> None:
     generator = _generator()
     chosen = condition.at_scale(generator.scale) if condition else trained_condition(
         trained_degrade(generator, FLAGS.blur_sigma))
-    shards = find_shards(FLAGS.data, output / "data", patch_options(FLAGS), generator.scale)
+    shards = find_shards(FLAGS.data, output / "data", _patches(generator.scale), generator.scale)
     if chosen.is_real:
         shards = pairs_of(shards, generator.scale)
     table = evaluate(generator, shards, chosen, generator.scale, output, FLAGS.limit or None, title, FLAGS.seed)
     print(f"\n{table}\n{', '.join(str(output / name) for name in FILES)}")
+
+
+def _patches(scale: int) -> PatchOptions:
+    """Return which patches are cut; the real LR of a slide's own levels is that of the model's scale."""
+    return replace(patch_options(FLAGS), scale=scale)
 
 
 def _generator() -> LoadedGenerator:

@@ -44,7 +44,7 @@ def picture_of_curves(gains: Sequence[Gain], path: str | os.PathLike[str]) -> No
         row[0].set_ylabel(f"gain in {METRICS[name].label}", color=INK)
     for panel, curve in zip(axes[-1], CURVES, strict=True):
         panel.set_xlabel(curve.label, color=INK)
-    axes[0][0].legend(frameon=False, fontsize=8, labelcolor=FAINT)
+    axes[0][0].legend(frameon=False, fontsize=8, labelcolor=FAINT, loc="lower right")
     figure.suptitle("Gain of SR over bicubic: above 0 is better than bicubic", color=INK, fontsize=12)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI, pil_kwargs={"optimize": True})

@@ -229,7 +229,7 @@ def test_standard_list_is_scored_on_tiles_and_pairs(model, tile_folder, write_pa
              "--min_tissue=0", f"--output={tmp_path / 'scores'}")
     assert run(*given, "--limit=1") == 0
     page = (tmp_path / "scores" / "standard.md").read_text(encoding="utf-8")
-    assert ", LR standard: x4, 1 patches of each of 2 slides, seed 0." in page
+    assert ", LR standard: x4, 2 slides, 1 patches a slide, seed 0." in page
     assert page.splitlines()[2] in capsys.readouterr().out
     told = json.loads((tmp_path / "scores" / "standard.json").read_text())
     assert len(told["lr"]) == 20
