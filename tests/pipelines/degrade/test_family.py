@@ -1,6 +1,7 @@
 """The whole chain: what follows from a seed, what comes out, and what each effect does in its place."""
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,11 @@ def test_lr_has_eight_bit_values_and_follows_from_the_seed(name, hr):
 def test_dataset_map_gives_what_eager_gives(name, hr):
     """A rounding may fall to the other side where a graph sums in another order, and JPEG spreads it."""
     options = degradation(name)
-    mapped = tf.data.Dataset.range(6).map(lambda k: degrade_example(tf.constant(hr), options, tf.stack([k, k + 1])))
+    @tf.autograph.experimental.do_not_convert
+    def example(number):
+        return degrade_example(tf.constant(hr), options, tf.stack([number, number + 1]))
+
+    mapped = tf.data.Dataset.range(4).map(example)
     for number, lr in enumerate(mapped.as_numpy_iterator()):
         expected = lr_of(hr, options, (number, number + 1))
         assert np.mean(np.abs(lr - expected) > 0.5 / 255) < 0.05
@@ -63,11 +68,10 @@ def test_pyramid_is_an_average_as_a_scanner_compresses_it(hr):
         level = np.floor(level.reshape(len(level) // 2, 2, len(level) // 2, 2, 3).mean((1, 3)) + 0.5)
     nearest = min(np.abs(lr - placed(level.astype(np.uint8), row, column)).mean()
                   for row in range(16) for column in range(16))
-    assert nearest < 1.0
+    assert nearest < 0.01
 
 
 def placed(level, row, column):
-    import io
     file = io.BytesIO()
     Image.fromarray(np.pad(level, ((row, 0), (column, 0), (0, 0)), mode="symmetric")).save(
         file, "JPEG", quality=75, subsampling=2)
@@ -77,7 +81,7 @@ def placed(level, row, column):
 def test_noise_is_half_of_the_time_under_a_quarter_of_its_range(hr):
     flat = np.full_like(hr, 0.5)
     options = DegradeOptions(blurs=("none",), resamplings=("box",), read_noise=(0.0, 0.08))
-    strengths = [lr_of(flat, options, (number, 0)).std((0, 1)) for number in range(60)]
+    strengths = [lr_of(flat, options, (number, 0)).std((0, 1)) for number in range(30)]
     assert 0.3 < np.mean(np.concatenate(strengths) < 0.02) < 0.7
     assert np.max(strengths) > 0.06
 

@@ -44,11 +44,9 @@ def test_resampling_is_that_of_pil_away_from_the_border(name, scale, histology):
 def test_cascade_halves_and_rounds_as_pyramids_do(histology):
     level = histology[:64, :64].astype(np.float32)
     for _ in range(2):
-        level = np.rint(level.reshape(len(level) // 2, 2, len(level) // 2, 2, 3).mean((1, 3)))
+        level = np.floor(level.reshape(len(level) // 2, 2, len(level) // 2, 2, 3).mean((1, 3)) + 0.5)
     found = 255 * lr_of(histology[:64, :64] / 255, options_of(resampling="cascade"))
-    # A mean that ends in a half may be rounded to either side, twice.
-    assert np.mean(np.abs(found - level) > 0.01) < 0.2
-    np.testing.assert_allclose(found, level, atol=1.01)
+    np.testing.assert_allclose(found, level, atol=0.01)
 
 
 @pytest.mark.parametrize("resampling", RESAMPLINGS)
@@ -60,7 +58,7 @@ def test_lr_pixels_lie_on_half_pixel_centres_of_hr(blur, resampling):
     lr = lr_of(hr, options_of(blur, resampling, anisotropy=(1.0, 2.0), blur_sigma=(0.5, 2.0)))
     centre = (4 * np.arange(24) + 1.5) / 255
     inner = slice(8, -8)
-    tolerance = 0.51 / 255 if resampling == "cascade" else 1e-4
+    tolerance = 0.76 / 255 if resampling == "cascade" else 1e-4
     np.testing.assert_allclose(lr[inner, inner, 0], np.broadcast_to(centre[inner, None], (8, 8)), atol=tolerance)
     np.testing.assert_allclose(lr[inner, inner, 1], np.broadcast_to(centre[None, inner], (8, 8)), atol=tolerance)
 
