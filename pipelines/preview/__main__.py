@@ -1,0 +1,112 @@
+"""Draw what training sees of a few patches: LR beside real LR, or the corruptions of an uncurated set.
+
+    python -m pipelines.preview --output=family.png
+    python -m pipelines.preview --output=family.png --data=pairs
+    python -m pipelines.preview --output=corruptions.png --show=corruptions --degradation=textbook
+
+The first shows what the textbook, a pyramid and scanners make of the same HR. Where the data hold pairs, the real LR
+stands beside them, and a table is printed of how near each comes to it. The second shows every corruption at three
+strengths, then which side of a pair is bad.
+"""
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+from absl import flags
+from matplotlib.figure import Figure
+
+from pipelines import corrupt
+from pipelines.console import run
+from pipelines.files import atomic_path
+from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
+from pipelines.options import DEGRADATIONS, PatchOptions, degradation, require
+from pipelines.patches import Patch, Skipped, find_sources, read_patches
+from pipelines.pixels import to_float
+from pipelines.preview.corruptions import draw_corruptions
+from pipelines.preview.degradations import draw_degradations, likenesses
+from pipelines.preview.likeness import likeness_table
+from pipelines.sources import Source, is_among
+
+CANDIDATES = 64  # patches of a slide to choose from
+ROWS, MEMBERS = 3, 5  # of the picture of degradations: slides, and how many members of --degradation it shows
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("output", None, "PNG to write, in place of one that is there; outside of the data.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("data", "sample", "Slides, folders of tiles, or pairs.", flag_values=FLAGS)
+flags.DEFINE_enum("show", "degradations", ["degradations", "corruptions"], "What to draw.", flag_values=FLAGS)
+flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the corruption 'outlier' too.",
+                    flag_values=FLAGS)
+define_patch_flags(FLAGS)
+define_degrade_flags(FLAGS)
+
+
+def main() -> int:
+    """Draw the picture, and print the table and where the picture is."""
+    options = patch_options(FLAGS)
+    output = _checked(FLAGS.output)
+    sources = find_sources(FLAGS.data)
+    figure = _corruptions(sources[0], options) if FLAGS.show == "corruptions" else _degradations(sources, options)
+    with atomic_path(output) as temporary:
+        figure.savefig(temporary, dpi=180, format="png")
+    print(output)
+    return 0
+
+
+def _corruptions(source: Source, options: PatchOptions) -> Figure:
+    patch = choose_patch(source, options)
+    outliers = FLAGS.outlier_dir and corrupt.load_outliers(FLAGS.outlier_dir, options.patch_size)
+    figure = draw_corruptions(to_float(patch.pixels), degrade_options(FLAGS), outliers)
+    resolution = "resolution unknown" if patch.mpp is None else f"{patch.mpp:g} microns per pixel"
+    figure.suptitle(f"{patch.example_id}, {resolution}", x=0.01, ha="left", fontsize=9, color="0.35")
+    return figure
+
+
+def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
+    asked = degrade_options(FLAGS)
+    presets = {name: degradation(name, scale=asked.scale) for name in DEGRADATIONS if name != FLAGS.degradation}
+    presets[FLAGS.degradation] = asked  # last
+    chosen = [choose_patch(source, options) for source in sources[:ROWS]]
+    for patch in chosen:
+        require(patch.pixels.shape[0] % asked.scale == 0, "patch_size", f"be divisible by scale={asked.scale}",
+                "choose a multiple of it", patch.pixels.shape[0])
+    if all(patch.lr is None for patch in chosen):
+        print("There are no pairs in the data, so synthetic LR cannot be compared with real LR.")
+    else:
+        found = (patch for source in sources for patch in read_patches(source, options))
+        rows = likenesses([patch for patch in found if isinstance(patch, Patch)], presets)
+        print(f"{len(rows['real'])} pairs of {len(sources)} slides\n{likeness_table(rows)}")
+    return draw_degradations(chosen, [*presets.items(), *[(FLAGS.degradation, asked)] * (MEMBERS - 1)])
+
+
+def _checked(output: str | None) -> Path:
+    """Return the PNG to write; refuse one that is, or would be, among the pictures that it shows."""
+    require(bool(output), "output", "be given", "name the PNG to write", output)
+    path = Path(output or "")
+    require(path.suffix.lower() == ".png" and not path.is_dir(), "output", "be a .png file", "it is written as PNG",
+            output)
+    inputs = f"{FLAGS.data},{FLAGS.outlier_dir or ''}"
+    require(not is_among(path, inputs), "output", "lie outside of data and outlier_dir",
+            "it would be one of their slides or tiles: name another file", output)
+    return path
+
+
+def choose_patch(source: Source, options: PatchOptions) -> Patch:
+    """Return the patch of a slide with the most to see: the largest spread of values, of CANDIDATES.
+
+    Raises:
+        ValueError: The slide gives no patch; says why.
+    """
+    found = list(islice(read_patches(source, options), CANDIDATES))
+    patches = [patch for patch in found if isinstance(patch, Patch)]
+    if not patches:
+        reason = next((item.reason for item in found if isinstance(item, Skipped)), "nothing was found")
+        raise ValueError("`data` must have a patch to show; choose another slide or patch_size. "
+                         f"Received: {source.slide_id!r} ({reason})")
+    return max(patches, key=lambda patch: patch.pixels.std(axis=(0, 1)).sum())
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, FLAGS, __doc__))
