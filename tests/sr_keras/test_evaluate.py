@@ -223,6 +223,16 @@ def test_tiles_without_pairs_have_no_real_lr(model, tile_folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_engines_agree_on_the_scores(model, tile_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for engine in ("tensorflow", "litert"):
+        run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / engine}", "--patch_size=64",
+            "--min_tissue=0", "--limit=2", f"--engine={engine}")
+    for one, other in zip(rows_of(tmp_path / "tensorflow"), rows_of(tmp_path / "litert"), strict=True):
+        assert float(one["psnr"]) == pytest.approx(float(other["psnr"]), abs=0.02)
+
+
+@pytest.mark.slow
 def test_standard_list_is_scored_on_tiles_and_pairs(model, tile_folder, write_pairs, tmp_path, capsys):
     write_pairs(tmp_path / "pairs" / "slide-a", 2)
     given = (f"--model={model}", f"--data={tile_folder},{tmp_path / 'pairs'}", "--lr=standard", "--patch_size=64",
