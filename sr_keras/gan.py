@@ -70,7 +70,8 @@ class SuperResolutionGAN(keras.Model):
                  ema_decay: float = 0.0, blur_sigma: float | None = None, **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})
         require(0 <= ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", ema_decay)
-        self.generator, self.ema_decay, self.blur_sigma = generator, ema_decay, blur_sigma
+        self.generator, self.ema_decay = generator, ema_decay
+        self.blur_sigma: Any = blur_sigma
         self.discriminator: Any = discriminator
         self._judge: Any = discriminator and _judge_of(discriminator)
         self.encoder: Any = encoder

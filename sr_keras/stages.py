@@ -30,7 +30,7 @@ from sr_keras import networks
 from sr_keras.callbacks import Progress, Record, StopOnNonFinite, WatchDiscriminator
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
-from sr_keras.manifold import code_movement, told
+from sr_keras.manifold import code_movement, denoising, told
 from sr_keras.models import PROBE_SIDE, eight_bit, in_float32, load_generator, read_weights
 from sr_keras.options import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.runs import State, load_checkpoint, load_weights, restore_checkpoint
@@ -143,7 +143,8 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
         shrink=plan.options.shrink, pair_share=plan.options.pair_share, seed=plan.options.seed)
     validation = _validation(plan)
     if not generates:
-        pairs, validation = (data.map(lambda lr, hr: (hr, hr)) for data in (pairs, validation))
+        images, validation = pairs.map(lambda lr, hr: hr), validation.map(lambda lr, hr: (hr, hr))
+        pairs = denoising(images, plan.options.seed, state.epoch * plan.steps)
     progress = Progress(stage.name, stage.epochs, plan.steps, state.epoch, score)
     picture = _panel(model, validation, plan.degrade.scale) if generates else None
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipelines.pixels import to_float
-from sr_keras.manifold import code_movement, told
+from sr_keras.manifold import MOST_NOISE, code_movement, denoising, told
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,31 @@ def test_movement_follows_from_the_seed(tissue):
 def test_image_of_one_colour_is_refused():
     with pytest.raises(ValueError, match="`hr` must be images of something; give tissue"):
         code_movement(encoder(lambda x: x), np.full((1, 16, 16, 3), 0.5, np.float32))
+
+
+def noisy(seed: int, first: int = 0, size: int = 64) -> list[tuple[np.ndarray, np.ndarray]]:
+    grey = tf.data.Dataset.from_tensors(np.full((size, 16, 16, 3), 0.5, np.float32)).repeat(3 - first)
+    return list(denoising(grey, seed, first).as_numpy_iterator())
+
+
+def test_noise_is_each_image_s_own_and_the_target_is_good():
+    (images, target), *_ = noisy(seed=3)
+    assert np.all(target == 0.5)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    deviations = np.std(images, axis=(1, 2, 3))
+    assert np.mean(deviations) == pytest.approx(MOST_NOISE / 2, rel=0.2)
+    assert deviations.min() < 0.1 * MOST_NOISE
+    assert 0.9 * MOST_NOISE < deviations.max() < 1.1 * MOST_NOISE
+    assert np.abs(images.mean((1, 2, 3)) - 0.5).max() < 0.05
+
+
+def test_noise_follows_from_seed_and_place():
+    whole, rest, other = noisy(3, size=2), noisy(3, first=1, size=2), noisy(4, size=2)
+    for (ours, _), (golden, _) in zip(rest, whole[1:], strict=True):
+        np.testing.assert_array_equal(ours, golden)
+    assert not np.array_equal(whole[0][0], whole[1][0])
+    assert not np.array_equal(whole[0][0], other[0][0])
 
 
 def test_line_names_every_kind():

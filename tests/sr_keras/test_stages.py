@@ -23,7 +23,7 @@ from pipelines.patches import find_sources
 from pipelines.shards import ShardSet, open_shards, write_shards
 from sr_keras import callbacks, networks, stages
 from sr_keras.callbacks import Record
-from sr_keras.manifold import told
+from sr_keras.manifold import denoising, told
 from sr_keras.models import eight_bit, load_generator, load_keras
 from sr_keras.options import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.runs import State, checkpoint, read_metrics, restore_checkpoint, save_checkpoint
@@ -224,11 +224,14 @@ def stopped_after_one_epoch(asked: Plan, monkeypatch) -> None:
 
 def test_autoencoder_in_float16_goes_on_where_it_stopped(plan, precision, monkeypatch, capsys):
     precision("mixed_float16")
-    asked = plan(Objective(lambda_d=0.0), (2, 1, 0))
+    asked, places = plan(Objective(lambda_d=0.0), (2, 1, 0)), []
+    monkeypatch.setattr(stages, "denoising", lambda images, seed, first: places.append(first) or denoising(
+        images, seed, first))
     stopped_after_one_epoch(asked, monkeypatch)
     train_stages(asked)
     out = capsys.readouterr().out
     assert "autoencoder: goes on after epoch 1 of 2" in out
+    assert places == [0, 1]  # of the first batch: the noise goes on too
     movement = json.loads((asked.run / "manifold.json").read_text())
     assert set(movement) == {"noise", "blur", "contrast"}
     assert all(value > 0 for value in movement.values())
