@@ -25,8 +25,10 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from pipelines.console import UserError
+from pipelines.pixels import as_rgb
 
 KEPT_BYTES = 256 * 2**20
+COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 LARGEST_SEGMENT_BYTES = 2**30
 # Outside of this a resolution is that of a printer or a screen (72 dpi is 353 microns per pixel), not of a microscope.
 PLAUSIBLE_MPP = (0.01, 20.0)
@@ -53,6 +55,9 @@ class Reader(Protocol):
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return [height, width] or [height, width, C] as stored; the window lies inside the level."""
+
+    def read_own(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return the same, also where `read` interpolates between pixels of the level."""
 
     def close(self) -> None:
         """Close the file."""
@@ -109,6 +114,8 @@ class OpenSlideReader:
         self.level_downsamples: tuple[float, ...] = self._slide.level_downsamples
         keys = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
         self.mpp = mean_mpp(*[float(self._slide.properties.get(key, "nan")) for key in keys])
+        self._twin: TiffReader | None = None
+        self._twin_levels: dict[int, int | None] = {}  # of the twin, for each of ours
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         # OpenSlide takes whole level-0 pixels. Where the downsample is no integer that is up to half a
@@ -123,8 +130,34 @@ class OpenSlideReader:
             self._slide = openslide.OpenSlide(self._path)
             raise
 
+    def read_own(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        if self.level_downsamples[level].is_integer():
+            return self.read(level, x, y, width, height)
+        if level not in self._twin_levels:
+            self._twin_levels[level] = self._level_of_twin(level)
+        twin_level = self._twin_levels[level]
+        if self._twin is None or twin_level is None:
+            return self.read(level, x, y, width, height)
+        return self._twin.read(twin_level, x, y, width, height)
+
     def close(self) -> None:
         self._slide.close()
+        if self._twin:
+            self._twin.close()
+
+    def _level_of_twin(self, level: int) -> int | None:
+        """Return where tifffile has the same level in the same colours; None where it has not, and `read` must do."""
+        try:
+            with told_by_file(self._path):
+                twin = self._twin = self._twin or TiffReader(self._path)
+                width, height = self.level_dimensions[level]
+                number = twin.level_dimensions.index((width, height))
+                window = (width // 2, height // 2, min(COMPARED, width // 2), min(COMPARED, height // 2))
+                ours, theirs = (as_rgb(pixels, self._path.name).mean(axis=(0, 1)) for pixels in (
+                    self.read(level, *window), twin.read(number, *window)))
+        except SlideError:
+            return None
+        return number if np.abs(ours - theirs).max() < SAME_COLOUR else None
 
 
 class TiffReader:
@@ -154,6 +187,8 @@ class TiffReader:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         planes = [self._window(page, first, x, y, width, height) for page, first in _planes(self._levels[level])]
         return np.concatenate(planes, axis=-1)
+
+    read_own = read
 
     def close(self) -> None:
         self._file.close()
@@ -220,6 +255,8 @@ class PlainReader:
         if self._pixels is None:
             self._pixels = np.asarray(self._image.convert(_plain_mode(self._image)))
         return self._pixels[y:y + height, x:x + width]
+
+    read_own = read
 
     def close(self) -> None:
         self._image.close()

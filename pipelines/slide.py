@@ -33,6 +33,7 @@ __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "
 # Scanners of one nominal magnification differ by this much: "40x" is 0.2275 to 0.2638.
 MPP_TOLERANCE = 0.06
 FINER = (2, 4)  # by so much a level is finer that is averaged: less leaves its compression in, more costs time
+SHAPE_TOLERANCE = 0.05  # some scanners fill up the last tile of a level
 LANCZOS_SUPPORT = 3  # the widest of the filters below
 BLOCK = 256
 LIKE_TISSUE = (200, 80, 160)
@@ -85,8 +86,11 @@ class Slide:
         self.slide_id = slide_id_of(path)
         self.mpp = reader.mpp or assume_mpp
         self.dimensions: Dimensions = reader.level_dimensions[0]
-        self.level_dimensions = reader.level_dimensions
-        self.level_downsamples = reader.level_downsamples
+        self._levels = _true_levels(reader.level_dimensions)  # of the reader
+        self.level_dimensions = tuple(reader.level_dimensions[level] for level in self._levels)
+        self.level_downsamples = tuple(
+            _true_downsample(reader.level_downsamples[level], self.dimensions, reader.level_dimensions[level])
+            for level in self._levels)
         self._reader = reader
 
     def __enter__(self) -> Slide:
@@ -174,16 +178,48 @@ class Slide:
             corner = round(l0_x / downsample), round(l0_y / downsample)
             pixels = self._read_level(wanted.level, *corner, whole * width, whole * height)
             return np.asarray(Image.fromarray(pixels).reduce(whole)) if whole > 1 else pixels
-        factor = wanted.downsample / downsample
-        level_w, level_h = self.level_dimensions[wanted.level]
+        # A mean over parts of pixels jumps by half of one; Hamming's window is the nearest filter that does not.
+        kind = Image.Resampling.HAMMING if wanted.averaged else Image.Resampling.LANCZOS
+        return self.read_scaled(wanted.level, wanted.downsample, l0_x, l0_y, width, height, kind)
+
+    def read_scaled(self, level: int, l0_per_pixel: float, l0_x: float, l0_y: float, width: int, height: int,
+                    kind: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
+        """Return `width` x `height` pixels of `l0_per_pixel` level-0 pixels each, resampled from a level.
+
+        Returns:
+            uint8 [height, width, 3], white outside of the slide.
+
+        Raises:
+            SlideError: The pixels cannot be decoded.
+        """
+        downsample = self.level_downsamples[level]
+        factor = l0_per_pixel / downsample
+        level_w, level_h = self.level_dimensions[level]
         left, top = l0_x / downsample, l0_y / downsample
         x, x_end = _span(left, width, factor, level_w)
         y, y_end = _span(top, height, factor, level_h)
-        pixels = self._read_level(wanted.level, x, y, x_end - x, y_end - y)
+        pixels = self._read_level(level, x, y, x_end - x, y_end - y)
         box = (left - x, top - y, left - x + width * factor, top - y + height * factor)
-        # A mean over parts of pixels jumps by half of one; Hamming's window is the nearest filter that does not.
-        kind = Image.Resampling.HAMMING if wanted.averaged else Image.Resampling.LANCZOS
         return np.asarray(Image.fromarray(pixels).resize((width, height), kind, box=box))
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return `width` x `height` pixels of a level from its own pixel (x, y) on, as they are stored.
+
+        `read_region` goes by level 0, and where a downsample is no whole number it interpolates by up to half a pixel
+        of level 0.
+
+        Returns:
+            uint8 [height, width, 3].
+
+        Raises:
+            SlideError: The window leaves the level, or the pixels cannot be decoded.
+        """
+        level_w, level_h = self.level_dimensions[level]
+        if not (0 <= x <= level_w - width and 0 <= y <= level_h - height):
+            raise SlideError(f"{self.path}: level {level} has {level_w} x {level_h} pixels; ask for some of them. "
+                             f"Received: {width} x {height} from {x},{y} on")
+        with told_by_file(self.path):
+            return as_rgb(self._reader.read_own(self._levels[level], x, y, width, height), self.path.name)
 
     def thumbnail(self, max_side: int) -> np.ndarray:
         """Return the whole slide, its longer side `max_side` pixels at most, without aliasing.
@@ -237,7 +273,28 @@ class Slide:
 
     def _rgb(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         with told_by_file(self.path):
-            return as_rgb(self._reader.read(level, x, y, width, height), self.path.name)
+            return as_rgb(self._reader.read(self._levels[level], x, y, width, height), self.path.name)
+
+
+def _true_levels(dimensions: tuple[Dimensions, ...]) -> list[int]:
+    """Return the levels that can be the slide: a label has another shape, a mask the size of the image before it."""
+    width, height = dimensions[0]
+    levels = [0]
+    for level, (level_w, level_h) in enumerate(dimensions[1:], 1):
+        same_shape = abs(level_h - height * level_w / width) <= 2 + SHAPE_TOLERANCE * level_h
+        if same_shape and dimensions[level] != dimensions[levels[-1]]:
+            levels.append(level)
+    return levels
+
+
+def _true_downsample(downsample: float, l0_size: Dimensions, level_size: Dimensions) -> float:
+    """Return the whole number that a level was reduced by, where its size is that fraction rounded up or down.
+
+    What the sizes say, 3.9992 for 4, is half a pixel off at the far end of a level of 3,000 pixels.
+    """
+    whole = round(downsample)
+    off = [abs(level - l0 / whole) for l0, level in zip(l0_size, level_size, strict=True)]
+    return float(whole) if max(off) <= 1 else downsample
 
 
 def _span(start: float, size: int, factor: float, level_size: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -223,3 +224,38 @@ def test_average_of_a_real_slide_is_that_of_its_finest_level(shared_data, mpp):
     assert np.abs(coarse - expected).mean() < (0.3 if wanted.whole else 3)
     shift, _, _ = phase_cross_correlation(expected[..., 1], coarse[..., 1], upsample_factor=50)
     assert np.abs(shift).max() <= 0.2  # the piece of level 0 was rounded to whole pixels
+
+
+def write_levels(path, images):
+    with tifffile.TiffWriter(path) as tiff:
+        for number, image in enumerate(images):
+            tiff.write(image, photometric="rgb" if image.ndim == 3 else "minisblack", tile=(64, 64), metadata=None,
+                       compression="adobe_deflate", subfiletype=int(number > 0))
+    return path
+
+
+def test_label_and_mask_among_the_levels_are_none(tmp_path, histology):
+    half = histology.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
+    mask, label = np.full((256, 256), 255, np.uint8), np.full((64, 128, 3), 80, np.uint8)
+    path = write_levels(tmp_path / "a.tif", [histology, half, mask, label])
+    assert openslide.OpenSlide(path).level_count == 4
+    with open_slide(path) as slide:
+        assert (slide.level_dimensions, slide.level_downsamples) == (((512, 512), (256, 256)), (1, 2))
+        np.testing.assert_array_equal(slide.read_region(0, 0, 1, 256, 256), half)
+        assert slide.thumbnail(128).std() > 10
+
+
+def test_level_of_a_size_rounded_up_has_the_downsample_that_was_meant(tmp_path, histology):
+    image = histology[:509, :511]
+    path = write_levels(tmp_path / "a.tif", [image, image[::2, ::2], image[::4, ::4], image[:175, :176]])
+    assert openslide.OpenSlide(path).level_downsamples[3] == pytest.approx(3.984, abs=1e-3)
+    with open_slide(path) as slide:
+        assert slide.level_downsamples == (1, 2, pytest.approx(2.906, abs=1e-3), 4)
+
+
+def test_read_level_gives_stored_pixels_where_read_region_interpolates(tmp_path, histology):
+    image = histology[:509, :511]
+    with open_slide(write_levels(tmp_path / "a.tif", [image, image[::4, ::4]])) as slide:
+        np.testing.assert_array_equal(slide.read_level(1, 60, 61, 60, 50), image[::4, ::4][61:111, 60:120])
+        with pytest.raises(SlideError, match="level 1 has 128 x 128 pixels"):
+            slide.read_level(1, 100, 0, 60, 50)
