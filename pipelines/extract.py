@@ -8,6 +8,12 @@ be read is skipped and listed at the end, and is on the slide's page in the outp
 
 --ray=auto reads them on the machines of a Ray cluster, to the same bytes; all of them must see slides and output under
 the same paths. A machine that is lost costs nothing but time.
+
+Pairs, whose LR was scanned and is not made of HR:
+
+    python -m pipelines.extract --data=pairs/ --output=shards/pairs          NAME.jpeg beside NAME_lrXY.png
+    python -m pipelines.extract --data=hr/ --lr_data=lr/ --output=shards/pairs       two folders of the same names
+    python -m pipelines.extract --data=slides/ --pairs=levels --output=shards/levels     levels of the slides
 """
 from __future__ import annotations
 
@@ -20,13 +26,18 @@ from absl import flags
 from pipelines.cluster import Cluster
 from pipelines.console import run
 from pipelines.flags import define_patch_flags, patch_options
-from pipelines.options import require, require_folder
+from pipelines.options import SCALES, PatchOptions, require, require_folder
 
 LISTED = 10
 
 FLAGS = flags.FlagValues()
 define_patch_flags(FLAGS)
 flags.DEFINE_list("data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is the one that comes along.",
+                  flag_values=FLAGS)
+flags.DEFINE_string("lr_data", None, "Folder with the LR of the tiles in --data, which is then one folder: the same "
+                    "folders and names in both.", flag_values=FLAGS)
+flags.DEFINE_enum("scale", str(PatchOptions().scale), [str(scale) for scale in SCALES],
+                  "HR side over LR side of --pairs=levels; that of pairs of files follows from their sizes.",
                   flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the choice of patches.", flag_values=FLAGS)
@@ -40,11 +51,16 @@ def main() -> int:
     """Extract, and say what came of it."""
     options = patch_options(FLAGS, seed=FLAGS.seed)
     folder = require_folder(FLAGS.output)
+    from pipelines.pairs import pair_folders
     from pipelines.patches import find_sources
     from pipelines.shards import write_shards
 
     sources = find_sources(FLAGS.data)
-    homes = {path.parent for source in sources for path in source.paths}
+    if FLAGS.lr_data:
+        require(len(FLAGS.data) == 1, "data", "be one folder where lr_data is one", "pair the others by themselves",
+                FLAGS.data)
+        sources = pair_folders(sources, FLAGS.data[0], FLAGS.lr_data)
+    homes = {path.parent for source in sources for path in source.files}
     require(not any(home.resolve().is_relative_to(folder.resolve()) for home in homes), "output",
             "hold none of the slides", "no slide is looked for beside shards: name another folder", FLAGS.output)
     with Cluster(FLAGS.ray, most=FLAGS.workers) if FLAGS.ray else nullcontext() as cluster:

@@ -9,6 +9,7 @@ from pipelines.options import (
     BLURS,
     CORRUPTIONS,
     DEGRADATIONS,
+    PAIRS,
     RESAMPLINGS,
     SAMPLINGS,
     SCALES,
@@ -52,7 +53,12 @@ def define_patch_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("max_patches", _PATCH.max_patches, "Most patches a slide may give; all if left out.",
                          flag_values=values)
     flags.DEFINE_float("min_tissue", _PATCH.min_tissue,
-                       "Least share of a patch that is tissue; of shards all are used.", flag_values=values)
+                       "Least share of a patch that is tissue; of shards and of pairs of files all are used.",
+                       flag_values=values)
+    flags.DEFINE_enum("pairs", _PATCH.pairs, PAIRS,
+                      "Where the LR of each patch comes from: 'levels' is the slide's own level that is scale times "
+                      "coarser; 'files' demands tiles with LR beside them, which are found without it. Left out, LR is "
+                      "made of HR.", flag_values=values)
 
 
 def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | None = None) -> PatchOptions:
@@ -60,7 +66,8 @@ def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | Non
     return PatchOptions(
         patch_size=patch_size or values.patch_size, stride=values.stride, mpp=values.mpp, level=values.level,
         assume_mpp=values.assume_mpp, sampling=values.sampling, max_patches=values.max_patches,
-        min_tissue=values.min_tissue, seed=seed)
+        min_tissue=values.min_tissue, seed=seed, pairs=values.pairs,
+        scale=int(values.scale) if "scale" in values else _PATCH.scale)
 
 
 def define_degrade_flags(values: flags.FlagValues, preset: str = "scanner") -> None:

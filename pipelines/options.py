@@ -250,3 +250,11 @@ class PatchOptions:
         require(self.pairs is None or self.pairs in PAIRS, "pairs", f"be one of {PAIRS}",
                 "leave it out to make LR of HR", self.pairs)
         require(self.scale in SCALES, "scale", f"be one of {SCALES}", "HR side over LR side", self.scale)
+        for name in ("patch_size", "stride"):
+            require((getattr(self, name) or 0) % self.unit == 0, name, f"be divisible by scale={self.scale} for pairs",
+                    "choose a multiple of it", getattr(self, name))
+
+    @property
+    def unit(self) -> int:
+        """What corners of patches are multiples of: LR and HR of pairs begin at the same place."""
+        return self.scale if self.pairs == "levels" else 1

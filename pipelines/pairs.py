@@ -4,19 +4,22 @@
     NAME_lrXY.png   its LR: pixel (0, 0) lies over HR columns X to X+scale-1 and rows Y to Y+scale-1
 
 LR pixel i lies on HR coordinate X + scale*i + (scale-1)/2 (half-pixel centres). The scale follows from the sizes. What
-of HR has no LR over it is cut off; that may be less than one LR pixel.
+of HR has no LR over it is cut off: less than the width of an LR pixel. Two folders of the same names are pairs too
+(`pair_folders`); there LR covers all of HR. LR that does not show what HR shows is refused: `pipelines.correspondence`.
 """
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.options import SCALES
+from pipelines.correspondence import mismatch, refusal, sample
+from pipelines.options import SCALES, require
 from pipelines.slide import SlideError, open_slide
-from pipelines.sources import LR_NAME, Source
+from pipelines.sources import LR_NAME, Source, is_tile
 from pipelines.tissue import slide_mask
 
 MASK_SIDE = 64  # pixels, of the mask that tells a pair's share of tissue
@@ -40,15 +43,34 @@ class FilePair:
         return self.side * self.scale
 
 
+def pair_folders(sources: Sequence[Source], data: str | Path, lr_data: str | Path) -> list[Source]:
+    """Return the tiles of the folder `data` as HR, with those of `lr_data` as their LR: the same folders, same names.
+
+    Raises:
+        FileNotFoundError: `lr_data` is no folder.
+        ValueError: There are slides in `data` that are no tiles.
+    """
+    if not Path(lr_data).is_dir():
+        raise FileNotFoundError(f"`lr_data` must be a folder; check the spelling. Received: lr_data={str(lr_data)!r}")
+    paired = []
+    for source in sources:
+        require(source.tiles, "lr_data", "go with folders of tiles", "for scans of whole slides there is "
+                f"python -m pipelines.register; {source.paths[0]} is none of tiles", str(lr_data))
+        folder = Path(lr_data) / source.files[0].parent.relative_to(data)
+        lr_paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        paired.append(replace(source, lr_paths=tuple(path for path in lr_paths if is_tile(path))))
+    return paired
+
+
 def match_files(source: Source) -> tuple[list[FilePair], list[tuple[str, str]]]:
-    """Return the pairs of a slide, of one size and scale all, and (file name, reason) of each file that is in none."""
+    """Return the pairs of a slide, all of one size and scale, and (file name, reason) of each file that is in none."""
     hr_paths = {path.stem: path for path in source.paths}
     partners = defaultdict(list)
-    for path in source.lr_paths:
+    for path in source.lr_paths or ():
         partners[_place(path)[0]].append(path)
-    unfit = [(path.name, f"{path}: has no LR beside it (a missing partner: {path.stem}_lrXY)")
+    unfit = [(path.name, f"{path}: has no partner, the LR {path.stem}_lrXY beside it or {path.stem} in lr_data")
              for path in source.paths if path.stem not in partners]
-    unfit += [(path.name, f"{path}: has no HR beside it (a missing partner: {stem})")
+    unfit += [(path.name, f"{path}: has no partner, the HR {stem}")
               for stem, paths in partners.items() if stem not in hr_paths for path in paths]
     pairs = []
     for stem, paths in partners.items():
@@ -62,7 +84,7 @@ def match_files(source: Source) -> tuple[list[FilePair], list[tuple[str, str]]]:
 
 def shape_of(source: Source) -> tuple[int, int] | None:
     """Return (patch size, scale) of a slide's pairs from the heads of the files; None where it gives none."""
-    pairs = match_files(source)[0] if source.lr_paths else []
+    pairs = match_files(source)[0]
     return (pairs[0].patch_size, pairs[0].scale) if pairs else None
 
 
@@ -70,13 +92,33 @@ def read_pair(pair: FilePair) -> tuple[np.ndarray, np.ndarray, float]:
     """Return (hr uint8 [side*scale, side*scale, 3], lr uint8 [side, side, 3], the share of HR that is tissue).
 
     Raises:
-        SlideError: One of them cannot be read.
+        SlideError: One of them cannot be read, or they do not correspond.
     """
+    hr, lr = _read(pair)
+    reason = mismatch(hr, lr)
+    if reason:
+        raise SlideError(f"{pair.lr}: {reason}")
     with open_slide(pair.hr) as slide:
-        hr = slide.read_region(pair.dx, pair.dy, 0, pair.patch_size, pair.patch_size)
-        tissue = float(slide_mask(slide, MASK_SIDE).mean())
+        return hr, lr, float(slide_mask(slide, MASK_SIDE).mean())
+
+
+def refuse_pairs(pairs: Sequence[FilePair]) -> str | None:
+    """Return why a slide's pairs are refused as a whole, told from some of them; None where they are not."""
+    images = []
+    for pair in sample(pairs):
+        try:
+            images.append(_read(pair))
+        except (SlideError, OSError):
+            continue  # it is listed when it is its turn
+    reason = refusal(images)
+    return f"{pairs[0].lr.parent}: most pairs do not correspond; {reason}" if reason else None
+
+
+def _read(pair: FilePair) -> tuple[np.ndarray, np.ndarray]:
+    with open_slide(pair.hr) as slide:
+        hr = slide.read_level(0, pair.dx, pair.dy, pair.patch_size, pair.patch_size)
     with open_slide(pair.lr) as slide:
-        return hr, slide.read_region(0, 0, 0, pair.side, pair.side), tissue
+        return hr, slide.read_level(0, 0, 0, pair.side, pair.side)
 
 
 def _place(lr: Path) -> tuple[str, int, int]:
@@ -116,5 +158,5 @@ def _of_one_size(pairs: list[FilePair], unfit: list[tuple[str, str]]) -> tuple[l
     same = [pair for pair in pairs if (pair.side, pair.scale) == (side, scale)]
     others = [(pair.lr.name, f"{pair.lr}: must have the size of the slide's other pairs, LR {side} x {side} at scale "
                f"{scale}; put it into a folder of its own. Received: {pair.side} x {pair.side} at {pair.scale}")
-              for pair in pairs if pair not in same]
+              for pair in pairs if (pair.side, pair.scale) != (side, scale)]
     return same, unfit + others

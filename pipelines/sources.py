@@ -49,12 +49,17 @@ class Source:
     paths: tuple[Path, ...]
     region: Region | None = None
     tiles: bool = False
-    lr_paths: tuple[Path, ...] = ()
+    lr_paths: tuple[Path, ...] | None = None
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether the tiles have their LR beside them."""
+        return self.lr_paths is not None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the slide is read from."""
-        return self.paths + self.lr_paths
+        return self.paths + (self.lr_paths or ())
 
 
 def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -123,13 +128,15 @@ def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
     """Refuse two parts of a study that share a slide.
 
     Raises:
-        ValueError: A slide id or a file is in both, and not as two regions that share no pixel.
+        ValueError: A slide id or a file is in both, and not as two regions that share no pixel; or tiles and pairs in
+            folders of one name, which are of one slide.
     """
     held_out = [(other, _files(other)) for other in val]
     for one in train:
         files = _files(one)
         for other, other_files in held_out:
-            same = one.slide_id == other.slide_id or files & other_files
+            same = one.slide_id == other.slide_id or files & other_files or (
+                one.is_pairs != other.is_pairs and _folder_name(one) == _folder_name(other))
             if same and not (one.region and other.region and not _overlap(one.region, other.region)):
                 raise ValueError("`train_data` and `val_data` must share no slide; leave it out of one of them. "
                                  f"Received both with: {other.slide_id}")
@@ -139,9 +146,14 @@ def _files(source: Source) -> set[Path]:
     return {path.resolve() for path in source.files}
 
 
+def _folder_name(source: Source) -> str | None:
+    return source.files[0].parent.name if source.tiles else None
+
+
 def _source(slide_id: str, paths: Sequence[Path], tiles: bool) -> Source:
     lr_paths = tuple(path for path in paths if tiles and LR_NAME.fullmatch(path.stem))
-    return Source(slide_id, tuple(path for path in paths if path not in lr_paths), tiles=tiles, lr_paths=lr_paths)
+    return Source(slide_id, tuple(path for path in paths if path not in lr_paths), tiles=tiles,
+                  lr_paths=lr_paths or None)
 
 
 def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
@@ -158,7 +170,7 @@ def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[
         inner[:] = [one for one in inner if not one.startswith(".")]
         tiles = []
         for path in sorted(Path(folder) / one for one in names if not one.startswith(".")):
-            if _is_tile(path):
+            if is_tile(path):
                 tiles.append(path)
             elif path.suffix.lower() in SLIDE_SUFFIXES:
                 yield (path.resolve(), False), [path]
@@ -166,7 +178,8 @@ def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[
             yield (Path(folder).resolve(), True), tiles
 
 
-def _is_tile(path: Path) -> bool:
+def is_tile(path: Path) -> bool:
+    """Tell whether a file in a folder is a tile."""
     suffix = path.suffix.lower()
     # A link that leads nowhere has no size; it is skipped as a slide when it is read.
     if suffix not in TIFF_SUFFIXES or not path.exists() or path.stat().st_size > LARGEST_TILE_BYTES:

@@ -33,13 +33,16 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
     them alone.
 
     Raises:
-      ValueError: no slide is left to validate on, or a slide is in two parts.
+      ValueError: no slide is left to validate on, a slide is in two parts, or pairs are of another scale than
+        `patches` say.
       FileNotFoundError: a path that does not exist.
     """
     found = _find(options, patches, seed)
     regions = any(getattr(options, f"{part}_region") for part in PARTS)
     require(bool(found["val"]), "val_data", "name what to validate on where no slide of train_data is kept for it",
             "give it, or --val_region" if regions else "give it, or raise --val_fraction", ",".join(options.val_data))
+    for slides in found.values():
+        _check_scale(slides, patches.scale)
     for one, other in combinations(found, 2):
         check_disjoint(_sources(found[one]), _sources(found[other]))
     return found
@@ -54,7 +57,7 @@ def patch_size(part: str, slides: Slides, options: DataOptions, patches: PatchOp
     if isinstance(slides, ShardSet):
         return slides.patch_size
     shapes = [shape for source in slides if (shape := shape_of(source))]
-    if shapes and all(source.lr_paths for source in slides):
+    if shapes and all(source.is_pairs for source in slides):
         return min(size for size, _ in shapes)
     size = min([_size(part, options, patches).patch_size, *(size for size, _ in shapes)])
     if slides and patches.mpp is None and all(source.region for source in slides):
@@ -150,6 +153,18 @@ def _find(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, S
     parts = split(sources) if isinstance(slides["train"], ShardSet) else _usable(sources, split, options, patches)
     chosen = {part: _only(slides["train"], mine) for part, mine in parts.items()}
     return {**chosen, "test": slides["test"] or chosen["test"]}
+
+
+def _check_scale(slides: Slides, scale: int) -> None:
+    """Refuse pairs of another scale than the model's."""
+    given: dict[str, int | None]
+    if isinstance(slides, ShardSet):
+        given = {shard.slide_id: shard.pair_scale for shard in slides.pairs.shards}
+    else:
+        given = {source.slide_id: shape[1] for source in slides if (shape := shape_of(source))}
+    for slide_id, found in given.items():
+        require(found == scale, "scale", f"be {found}, that of the pairs of {slide_id}",
+                "or leave that slide out: a model has one scale", scale)
 
 
 def _usable(sources: list[Source], split: Callable[[list[Source]], dict[str, list[Source]]], options: DataOptions,

@@ -114,7 +114,7 @@ def size_of(path: Path) -> int | None:
 def _options(source: Source, options: PatchOptions) -> dict[str, Any]:
     """Return what the choice of patches follows from; the size and scale of file pairs follow from the files."""
     values = asdict(options)
-    if source.lr_paths:
+    if source.is_pairs:
         return {**{name: value for name, value in values.items() if name not in OF_FILES}, "pairs": "files"}
     return values if options.pairs else {name: values[name] for name in values if name not in ("pairs", "scale")}
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.options import PatchOptions
 from pipelines.patches import find_sources
@@ -78,6 +79,25 @@ def test_extract_says_what_it_made_and_skipped(tmp_path, tile_folder):
     assert "cudart" not in done.stderr
 
 
+def test_extract_reads_pairs_of_two_folders_and_names_what_has_no_partner(tmp_path, tile_folder):
+    for path in tile_folder.rglob("*.png"):
+        target = tmp_path / "lr" / path.relative_to(tile_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).reduce(4).save(target)
+    (tmp_path / "lr" / "slide-a" / "tile0.png").unlink()
+    done = extract(f"--data={tile_folder}", f"--lr_data={tmp_path / 'lr'}", f"--output={tmp_path / 'shards'}")
+    assert done.returncode == 0
+    assert "15 patches of 2 slides" in done.stdout
+    assert "skipped: slide-a, tile0.png" in done.stdout
+    assert {shard.pair_scale for shard in open_shards(tmp_path / "shards").shards} == {4}
+
+
+def test_extract_of_levels_from_a_slide_with_one_is_an_error_of_one_line(tmp_path, tile_folder):
+    done = extract(f"--data={next(tile_folder.rglob('*.png'))}", "--pairs=levels", f"--output={tmp_path / 'shards'}")
+    assert done.returncode == 2
+    assert "has one level, and pairs of levels need another" in done.stderr.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("output", ["", "slide-a"])
 def test_output_among_the_slides_is_refused_and_nothing_is_written(output, tmp_path, tile_folder):
     data = shutil.copytree(tile_folder, tmp_path / "data")
@@ -96,6 +116,10 @@ def test_output_among_the_slides_is_refused_and_nothing_is_written(output, tmp_p
     (["--output=x", "--data=nowhere"], "nowhere"),
     (["--output=x", "--sampling=random"], "`max_patches` must"),
     (["--output=x", "--no_such_flag=1"], "no_such_flag"),
+    (["--output=x", "--pairs=no"], "pairs"),
+    (["--output=x", "--pairs=levels", "--patch_size=130"], "`patch_size` must be divisible by scale=4 for pairs"),
+    (["--output=x", "--lr_data=nowhere"], "`lr_data` must be a folder"),
+    (["--output=x", "--data=sample,sample", "--lr_data=tests"], "`data` must be one folder where lr_data is one"),
 ])
 def test_mistakes_are_answered_in_one_line(arguments, message):
     done = extract(*arguments)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pipelines.options import PatchOptions
-from pipelines.pairs import shape_of
+from pipelines.pairs import pair_folders, shape_of
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.shards import open_shards, write_shards
 from pipelines.shards.record import decode, encode
@@ -82,6 +82,79 @@ def test_missing_partners_are_listed_and_lr_is_never_a_tile(case):
     assert {type(item) for item in read_patches(source, OPTIONS)} == {Skipped}
 
 
+def test_two_folders_of_the_same_names_are_pairs(tmp_path, histology):
+    for number in range(3):
+        save_pair(tmp_path / "hr" / "case", f"t{number}", histology[:256, 128 * number:128 * number + 256], 0, 0, 64)
+    (tmp_path / "lr" / "case").mkdir(parents=True)
+    for path in (tmp_path / "hr" / "case").glob("*_lr00.png"):
+        path.rename(tmp_path / "lr" / "case" / f"{path.stem.removesuffix('_lr00')}.png")
+    (tmp_path / "lr" / "case" / "t2.png").rename(tmp_path / "lr" / "case" / "other.png")
+    (source,) = pair_folders(find_sources(tmp_path / "hr"), tmp_path / "hr", tmp_path / "lr")
+    found = list(read_patches(source, OPTIONS))
+    assert [item.name for item in found if isinstance(item, Patch)] == ["t0", "t1"]
+    assert {item.where for item in found if isinstance(item, Skipped)} == {"t2.png", "other.png"}
+    assert found[-1].pixels.shape == (256, 256, 3)
+    np.testing.assert_array_equal(averaged(found[-1].pixels), found[-1].lr)
+    Image.fromarray(histology[:255, :255]).save(tmp_path / "hr" / "case" / "t1.png")
+    reasons = {item.where: item.reason for item in read_patches(source, OPTIONS) if isinstance(item, Skipped)}
+    assert "LR 64 x 64, HR 255 x 255" in reasons["t1.png"]
+
+
+def test_second_folder_that_lacks_a_slide_pairs_none_of_its_tiles(tmp_path, tile_folder):
+    (tmp_path / "lr").mkdir()
+    sources = pair_folders(find_sources(tile_folder), tile_folder, tmp_path / "lr")
+    assert {type(item) for source in sources for item in read_patches(source, OPTIONS)} == {Skipped}
+    with pytest.raises(FileNotFoundError, match="`lr_data` must be a folder"):
+        pair_folders(sources, tile_folder, tmp_path / "nowhere")
+
+
+def test_second_folder_goes_with_tiles_alone(tmp_path, sample_slide):
+    with pytest.raises(ValueError, match=r"`lr_data` must go with folders of tiles; .*pipelines\.register"):
+        pair_folders(find_sources(sample_slide), sample_slide.parent, tmp_path)
+
+
+def test_lr_of_another_place_is_listed_and_the_others_are_read(case, histology):
+    Image.fromarray(averaged(histology[256:508, 256:508])).save(case / "t1_lr11.png")
+    found = list(read_patches(find_sources(case)[0], OPTIONS))
+    assert [item.name for item in found if isinstance(item, Patch)] == ["t0", "t2"]
+    (item,) = [item for item in found if isinstance(item, Skipped)]
+    assert (item.where, item.broken) == ("t1.png", True)
+    assert "t1_lr11.png: LR does not show what HR shows (correlation" in item.reason
+
+
+def test_slide_whose_pairs_mostly_do_not_correspond_is_refused_in_one_line(case, tmp_path):
+    (case / "t0_lr31.png").rename(tmp_path / "t.png")
+    (case / "t1_lr11.png").rename(case / "t0_lr31.png")
+    (case / "t2_lr13.png").rename(case / "t1_lr11.png")
+    (tmp_path / "t.png").rename(case / "t2_lr13.png")
+    (item,) = read_patches(find_sources(case)[0], OPTIONS)
+    assert (item.where, "most pairs do not correspond; in 3 of 3 places" in item.reason) == ("slide", True)
+    with pytest.raises(ValueError, match=r"give at least one patch; .*most pairs do not correspond"):
+        write(find_sources(case), tmp_path / "shards")
+
+
+def test_pairs_of_files_are_asked_for_in_vain_where_tiles_have_no_lr(tile_folder):
+    items = [item for source in find_sources(tile_folder) for item in read_patches(source, PatchOptions(pairs="files"))]
+    assert [item.where for item in items] == ["slide", "slide"]
+    assert all("has no LR beside it" in item.reason for item in items)
+
+
+@pytest.mark.parametrize(("options", "reads"), [
+    ({"mpp": 0.5, "assume_mpp": 0.5}, True), ({"mpp": 0.5, "assume_mpp": 0.25}, False), ({"mpp": 0.5}, False),
+    ({"level": 1}, False)])
+def test_pairs_of_files_are_read_as_they_are_or_not_at_all(case, options, reads):
+    found = list(read_patches(find_sources(case)[0], PatchOptions(**options)))
+    assert [getattr(item, "mpp", None) for item in found] == ([0.5] * 3 if reads else [None])
+
+
+def test_pairs_of_another_size_than_the_others_are_listed(case, histology):
+    save_pair(case, "t3", histology[256:512, 256:512], 1, 1, 60)
+    found = list(read_patches(find_sources(case)[0], OPTIONS))
+    assert [item.name for item in found if isinstance(item, Patch)] == ["t0", "t1", "t2"]
+    (item,) = [item for item in found if isinstance(item, Skipped)]
+    assert "t3_lr11.png: must" in item.reason
+
+
 @pytest.mark.parametrize("lr_size", [(60, 63), (80, 80), (300, 300)])
 def test_sizes_that_do_not_divide_are_listed(case, lr_size):
     Image.new("RGB", lr_size).save(case / "t1_lr11.png")
@@ -113,7 +186,7 @@ def test_pairs_and_tiles_lie_in_one_set_that_can_be_parted(case, tmp_path, tile_
 
 
 def test_tiles_that_become_pairs_are_not_taken_for_what_was_written(case, tmp_path):
-    alone = [replace(source, lr_paths=()) for source in find_sources(case)]
+    alone = [replace(source, lr_paths=None) for source in find_sources(case)]
     write(alone, tmp_path / "shards")
     with pytest.raises(ValueError, match="pairs was None and is 'files'"):
         write(find_sources(case), tmp_path / "shards")

@@ -210,6 +210,14 @@ def test_shared_file_under_another_name_is_refused():
         check_disjoint([Source("one", (Path("a.svs"),))], [Source("other", (Path("a.svs"),))])
 
 
+def test_tiles_and_pairs_of_one_folder_name_are_of_one_slide():
+    tiles = Source("tiles--case", (Path("tiles/case/a.png"),), tiles=True)
+    pairs = Source("pairs--case", (Path("pairs/case/b.png"),), tiles=True, lr_paths=(Path("pairs/case/b_lr11.png"),))
+    with pytest.raises(ValueError, match=r"share no slide.*pairs--case"):
+        check_disjoint([tiles], [pairs])
+    check_disjoint([tiles], [Source("other--case", (Path("other/case/c.png"),), tiles=True)])
+
+
 @pytest.mark.parametrize(("one", "other", "shares"), [
     ((0, 0, 10, 10), (10, 0, 10, 10), False), ((0, 0, 10, 10), (9, 9, 5, 5), True),
     ((0, 0, 10, 10), (0, 10, 10, 1), False), (None, (0, 0, 1, 1), True), ((0, 0, 1, 1), None, True)])

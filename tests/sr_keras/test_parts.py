@@ -246,3 +246,37 @@ def test_no_tissue_anywhere_is_an_error(tmp_path):
         Image.fromarray(np.full((32, 32, 3), 245, np.uint8)).save(tmp_path / name / "glass.png")
     with pytest.raises(ValueError, match=r"^`train_data` must give at least one patch.*no tissue"):
         prepare(options(*(tmp_path / name for name in "abc")), PatchOptions(patch_size=32), tmp_path / "run", 0)
+
+
+@pytest.fixture
+def pairs(tmp_path, histology):
+    """Two folders of four pairs each: 62 pixels of HR have LR, at half the side."""
+    for slide in range(2):
+        folder = tmp_path / "pairs" / f"pair{slide}"
+        folder.mkdir(parents=True)
+        for tile in range(4):
+            hr = histology[64 * slide:64 * slide + 64, 64 * tile:64 * tile + 64]
+            Image.fromarray(hr).save(folder / f"{tile}.png")
+            Image.fromarray(hr[1:63, 1:63]).resize((31, 31), Image.Resampling.BOX).save(folder / f"{tile}_lr11.png")
+    return tmp_path / "pairs"
+
+
+def test_pairs_and_tiles_make_one_part_and_patch_size_is_that_of_the_smaller(slides, pairs, tmp_path):
+    patches = PatchOptions(patch_size=32, min_tissue=0, scale=2)
+    given = options(slides, pairs / "pair0", val_data=(str(pairs / "pair1"),))
+    found = find_parts(given, patches, seed=0)
+    assert [patch_size(part, found[part], given, patches) for part in ("train", "val")] == [32, 62]
+    parts = read_parts(found, given, patches, tmp_path / "run")
+    assert [(part.pairs.count, part.plain.count) for part in parts.values()] == [(4, 20), (4, 0)]
+    again = open_part(tmp_path / "run", "val")
+    assert (again.patch_size, again.shards[0].pair_scale) == (62, 2)
+
+
+@pytest.mark.parametrize("as_shards", [False, True])
+def test_pairs_of_another_scale_than_the_model_are_refused(slides, pairs, tmp_path, as_shards):
+    train = pairs
+    if as_shards:
+        train = tmp_path / "shards"
+        write_shards(find_sources(pairs), train, PATCHES, workers=1, progress=False)
+    with pytest.raises(ValueError, match=r"`scale` must be 2, that of the pairs of pair0; .*Received: scale=4"):
+        find_parts(options(train, val_data=(str(slides),)), PATCHES, seed=0)
