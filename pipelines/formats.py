@@ -116,6 +116,8 @@ class OpenSlideReader:
         self.mpp = mean_mpp(*[float(self._slide.properties.get(key, "nan")) for key in keys])
         self._twin: TiffReader | None = None
         self._twin_levels: dict[int, int | None] = {}  # of the twin, for each of ours
+        self.bounds_corner = (int(self._slide.properties.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
+                              int(self._slide.properties.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0)))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         # OpenSlide takes whole level-0 pixels. Where the downsample is no integer that is up to half a

@@ -91,6 +91,8 @@ class Slide:
         self.level_downsamples = tuple(
             _true_downsample(reader.level_downsamples[level], self.dimensions, reader.level_dimensions[level])
             for level in self._levels)
+        # Where in level 0 the scanned area begins: (x, y). Viewers that show this area alone count pixels from there.
+        self.bounds_corner: tuple[int, int] = getattr(reader, "bounds_corner", (0, 0))
         self._reader = reader
 
     def __enter__(self) -> Slide:

@@ -63,14 +63,14 @@ def from_json(said: Mapping[str, Any], where: Path) -> ModelFacts:
     Raises:
         ValueError: Something of it is out of range.
     """
-    known = {field.name: said.get(field.name) for field in fields(ModelFacts)}
+    known: dict[str, Any] = {field.name: said.get(field.name) for field in fields(ModelFacts)}
     try:
         for name in ("lr_mpp", "usual_departure"):
             known[name] = None if known[name] is None else tuple(map(float, known[name]))
-        degradation = known["degradation"]
-        if degradation is not None:
-            known["degradation"] = DegradeOptions(**{name: tuple(value) if isinstance(value, list) else value
-                                                     for name, value in degradation.items()})
+        if known["degradation"] is not None:
+            options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                       for name, value in known["degradation"].items()}
+            known["degradation"] = DegradeOptions(**options)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"`facts` must be as sr_keras.export writes them; export the model again ({error}). "
                          f"Received: {str(where)!r}") from error
@@ -92,7 +92,7 @@ def of_flags(flags: str | None, where: Path) -> ModelFacts:
     try:
         values(["run", *old, *lines])
         options = degrade_options(values) if lines else None
-        lr_mpp = float(said["mpp"]) * int(said["scale"]) if "mpp" in said and "scale" in said else None
+        lr_mpp = float(said["mpp"]) * int(said["scale"]) if said.get("mpp") and "scale" in said else None
     except (ValueError, absl_flags.Error) as error:
         raise ValueError(f"`flags` of a run must be those that it was started with; mend them ({error}). "
                          f"Received: {str(where)!r}") from error
@@ -121,7 +121,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def in_words(options: DegradeOptions) -> str:
     """Return how LR is made, in a sentence."""
     if options.is_textbook:
-        return f"a Gaussian blur of {options.range_of('blur_sigma')[0]:.3g} HR pixels, every {options.scale}th pixel"
+        sigma = options.range_of("blur_sigma")[0]
+        return f"a Gaussian blur of {sigma:.3g} HR pixels, every {_NTH[options.scale]} pixel"
+    if options == DegradeOptions(options.scale, blurs=("none",), resamplings=("box",)):
+        return f"the mean of {options.scale}x{options.scale} HR pixels"
     never = options.jpeg_passes[0]
     blurs = [_BLUR_WORDS[name].format(_range(options.range_of(_BLUR_RANGES[name])) if name in _BLUR_RANGES else "")
              for name in BLURS if name in options.blurs]
@@ -136,6 +139,7 @@ def in_words(options: DegradeOptions) -> str:
     return "; ".join(parts)
 
 
+_NTH = {2: "2nd", 4: "4th", 8: "8th"}
 _BLUR_WORDS = {"none": "none", "gaussian": "Gaussian of {} HR pixels", "disc": "disc of radius {}",
                "airy": "Airy of NA {}"}
 _BLUR_RANGES = {"gaussian": "blur_sigma", "disc": "disc_radius", "airy": "numerical_aperture"}

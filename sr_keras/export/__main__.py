@@ -12,6 +12,7 @@ the commands that build the engines elsewhere are printed.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ flags.DEFINE_integer("max_pixels", 2**20, "LR pixels that a request to a server 
 flags.DEFINE_list("lr_mpp", None, "low,high: microns per pixel of the input that it is for; by default those of its "
                   "training patches.", flag_values=FLAGS)
 flags.DEFINE_string("stain", None, "The stain that it is for, for instance H&E.", flag_values=FLAGS)
+flags.DEFINE_string("departure_data", None, "A run or shards, to measure how far its output departs from its input as "
+                    "a rule; by default the run's validation slides.", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "For the card: what it was trained on (tissue, stain, magnification, source).",
                     flag_values=FLAGS)
 flags.DEFINE_string("data_licence", None, "For the card: the terms that data stands under.", flag_values=FLAGS)
@@ -61,10 +64,11 @@ def main() -> int:
 
     from sr_keras.export.forms import check_installed, engine_commands
     from sr_keras.export.parity import parity_table
-    from sr_keras.export.purpose import facts_of
+    from sr_keras.export.purpose import facts_of, measured_on
     from sr_keras.export.saved_model import export_saved_model
     from sr_keras.export.serving import write_serving_files
-    from sr_keras.models import find_generator, load_keras, run_flags, scale_of
+    from sr_keras.models import find_generator, load_generator, load_keras, run_flags, scale_of
+    from sr_keras.whole_slide.usual import PATCHES, usual_departure
 
     check_installed(FLAGS.formats)
     path = find_generator(FLAGS.model)
@@ -73,6 +77,9 @@ def main() -> int:
     generator = load_keras(path)
     facts = facts_of(path.parent, scale_of(generator), lr_mpp=_range("lr_mpp", FLAGS.lr_mpp), stain=FLAGS.stain,
                      trained_on=FLAGS.data or _named_data(run_flags(path.parent)))
+    loaded = load_generator(path)
+    batches = measured_on(FLAGS.departure_data, path.parent, loaded, PATCHES)
+    facts = replace(facts, usual_departure=usual_departure(loaded, batches))
     written: list[Forms] = []
     version = export_saved_model(
         generator, Path(FLAGS.output) / FLAGS.name, facts=facts, max_pixels=FLAGS.max_pixels,

@@ -1,20 +1,25 @@
 """What an exported model is said to be made for: what was given, else what its run shows, else nothing.
 
     facts = facts_of(Path("runs/mine"), scale=4, stain="H&E", trained_on="40 slides of breast")
+    batches = measured_on(None, Path("runs/mine"), generator, patches=12)    # for `sr_keras.whole_slide.usual`
 """
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
-from pipelines.options import Range
-from pipelines.shards import ShardSet
+from pipelines.dataset import evaluation_dataset
+from pipelines.options import Range, degradation
+from pipelines.shards import ShardSet, open_shards
 from pipelines.shards.record import decode_mpp
 from sr_keras.export.tissue import part_of
 from sr_keras.facts import ModelFacts, of_flags
-from sr_keras.models import run_flags
+from sr_keras.models import LoadedGenerator, run_flags
+from sr_keras.parts import PARTS_FILE, open_part
 from sr_keras.runs import FLAGS_FILE, VERSIONS_FILE, read_json
 
 
@@ -38,6 +43,32 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
     seen = (scale * hr_mpp[0], scale * hr_mpp[1]) if hr_mpp else None
     return replace(facts, lr_mpp=lr_mpp or seen or facts.lr_mpp, stain=stain, trained_on=trained_on,
                    versions=_versions(run))
+
+
+def measured_on(data: str | None, run: Path, generator: LoadedGenerator, patches: int) -> Iterable[Mapping[str, Any]]:
+    """Return batches of the slides that a model's usual departure is measured on.
+
+    Real pairs say most: their LR is what scanners give. Where LR must be made, a model that was trained on a family is
+    measured on what pyramids do.
+
+    Args:
+        data: A run or shards; None for the val part of `run`, or nothing where it is none.
+        run: The folder of the run, or whatever folder the generator lies in.
+        generator: The model.
+        patches: How many of a slide, about.
+
+    Raises:
+        FileNotFoundError: `data` does not exist.
+        ValueError: It holds no patches.
+    """
+    if data is None:
+        shards = part_of(run, "val")
+    else:
+        shards = open_part(Path(data), "val") if (Path(data) / PARTS_FILE).is_file() else open_shards(data)
+    if shards is None:
+        return []
+    made = generator.degrade if generator.degrade.is_textbook else degradation("pyramid", scale=generator.scale)
+    return evaluation_dataset(shards, degrade=made, limit=patches * len(shards.slide_ids)).as_numpy_iterator()
 
 
 def read_mpp(shards: ShardSet) -> Range | None:

@@ -18,10 +18,12 @@ The way of a file, in the order of the modules:
 
 How far the output, degraded again, departs from what was scanned is measured on the finished file:
 
+    fitting    which degradation makes the input of the output on this slide
     departure  the map, square by square
+    usual      what it shows on slides that a model was validated on
     regions    where it is far out, for QuPath
     overview   a picture of both
-    trust      the three files
+    trust      the four files
 
 `lr_` coordinates are pixels of the plane that is read, `hr_` those of the output, `l0_` those of the slide's level 0.
 The generator is anything that has `scale` and `halo` and makes uint8 SR of uint8 LR: `sr_keras.engines` opens them.

@@ -1,12 +1,12 @@
 """How far SR departs from what was scanned, measured on the finished file, block by block.
 
     with open_slide("case.svs") as slide:
-        trust = measure_file(LRView(slide), Path("case_x4.tif"), generator.degrade)
+        trust = measure_file(LRView(slide), Path("case_x4.tif"), scale=4)
     trust.departure, trust.threshold                  # float32 [rows, columns] in grey levels of 255; what is far out
 
-The departure is `metrics.lr_consistency` square by square: the root mean square of degrade(sr) - lr. An 8-bit LR leaves
-0.3 to a perfect SR, a JPEG of quality 90 adds to it. It tells what SR invents or hides at the size of LR pixels; finer
-detail that is wrong and vanishes in the blur does not show.
+The departure is `metrics.lr_consistency` square by square: the root mean square of degrade(sr) - lr, where `degrade` is
+what fits this slide, see `fitting`. An 8-bit LR leaves 0.3 to a perfect SR, a JPEG of quality 90 adds to it. It tells
+what SR invents or hides at the size of LR pixels; finer detail that is wrong and vanishes in the blur does not show.
 
 Each block has the margin that the blur looks around. So nothing has to outlive a kill, the seams between tiles are
 measured too, and so is what the compression did. Squares are 16 pixels of the output wide, or so many times as many
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ import numpy as np
 import tifffile
 
 from pipelines.files import atomic_path
-from pipelines.options import DegradeOptions, require
+from pipelines.options import DegradeOptions, Range, require
 from pipelines.pixels import to_float
 from pipelines.pyramid.tiff import MICRONS_PER_CM
 from pipelines.slide import open_slide
 from pipelines.tissue import TYPICAL_MPP, tissue_mask
+from sr_keras.whole_slide.fitting import degrade_again, fit_degradation, reach
 from sr_keras.whole_slide.loop import Plane
-from sr_keras.whole_slide.view import LRView
+from sr_keras.whole_slide.samples import sample_windows
+from sr_keras.whole_slide.view import LRView, TissueMap
 
 FINEST = 16  # pixels of the output to a square of the map, at least
 LONGEST_SIDE = 2048
@@ -41,6 +43,8 @@ BLOCK = 1024  # pixels of the output that are measured at once, a side
 # would see.
 FENCE = 3.0
 VISIBLE = 2.0
+UNUSUAL = 1.5  # a median so many times beyond what is usual comes of input that the model does not know
+WINDOWS, WINDOW = 8, 96  # how many are looked at to find the degradation that fits, and their side in LR pixels
 UNIT = "grey levels of 255"
 SAYS = '{"departure": '  # so a map begins its description
 
@@ -50,7 +54,8 @@ class TrustMap:
     """The departure of an output of `width` x `height` pixels, and what the input looks like, by squares of `square`.
 
     `departure` is float32 [rows, columns] in grey levels of 255, `thumbnail` uint8 [rows, columns, 3]; squares at the
-    right and lower border are cut off. `mpp` is the output's.
+    right and lower border are cut off. `mpp` is the output's. `degradation` is how the output was degraded again, and
+    `usual` is what is usual for the model at the median of a slide; None where nobody knows.
     """
 
     departure: np.ndarray
@@ -59,6 +64,8 @@ class TrustMap:
     width: int
     height: int
     mpp: float | None = None
+    degradation: DegradeOptions | None = None
+    usual: Range | None = None
 
     @cached_property
     def quartiles(self) -> tuple[float, float, float]:
@@ -74,15 +81,27 @@ class TrustMap:
         return max(VISIBLE, high + FENCE * (high - low))
 
 
-def measure_file(lr: LRView, output: Path, degrade: DegradeOptions,
-                 progress: Callable[[int], None] | None = None) -> TrustMap:
-    """Return the map of a finished slide or picture; see `measure`.
+    @property
+    def is_unusual(self) -> bool:
+        """Whether the slide departs everywhere further than is usual: no region of it stands out."""
+        return self.usual is not None and self.quartiles[1] > UNUSUAL * self.usual[1]
+
+
+def measure_file(lr: LRView, output: Path, scale: int, progress: Callable[[int], None] | None = None,
+                 usual: Range | None = None) -> TrustMap:
+    """Return the map of a finished slide or picture, by the degradation that fits it; see `measure`.
 
     Raises:
         SlideError: One of the two can't be read at all. Places of either that can't are white.
+        ValueError: The sides do not fit.
     """
     with open_slide(output) as slide:
-        return measure(lr, LRView(slide), degrade, None if lr.mpp is None else lr.mpp / degrade.scale, progress)
+        sr = LRView(slide)
+        _check_sides(lr, sr, scale)
+        windows = sample_windows(lr.shape, WINDOWS, WINDOW, TissueMap(lr).any_in)
+        pairs = ((lr[rows, columns], sr[_times(rows, scale), _times(columns, scale)]) for rows, columns in windows)
+        fitted = fit_degradation(pairs, scale)
+        return replace(measure(lr, sr, fitted, None if lr.mpp is None else lr.mpp / scale, progress), usual=usual)
 
 
 def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOptions, mpp: float | None = None,
@@ -92,7 +111,7 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
     Args:
         lr: The input, uint8 [h, w, 3], of which only `.shape` and `[y0:y1, x0:x1]` are used.
         sr: The output, [scale*h, scale*w, 3], likewise.
-        degrade: How the model takes its LR to have been made.
+        degrade: How LR was made: one of `fitting.candidates`, or another textbook blur.
         mpp: Microns per pixel of the output.
         progress: Called with how many pixels of the output were measured since the last call.
 
@@ -100,8 +119,7 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
         ValueError: The sides do not fit.
     """
     scale, (height, width) = degrade.scale, lr.shape[:2]
-    require(tuple(sr.shape[:2]) == (scale * height, scale * width), "output", f"have {scale} times the sides of the "
-            f"input, {width}x{height}", "give the pair that belongs together", f"{sr.shape[1]}x{sr.shape[0]}")
+    _check_sides(lr, sr, scale)
     side = square_side(height, width, scale)
     shape = -(-height // side), -(-width // side)
     departure, thumbnail = np.empty(shape, np.float32), np.empty((*shape, 3), np.uint8)
@@ -114,7 +132,7 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
         thumbnail[there] = np.rint(_means(pixels, side))
         if progress:
             progress(error.shape[0] * error.shape[1] * scale**2)
-    return TrustMap(departure, thumbnail, scale * side, scale * width, scale * height, mpp)
+    return TrustMap(departure, thumbnail, scale * side, scale * width, scale * height, mpp, degrade)
 
 
 def square_side(height: int, width: int, scale: int) -> int:
@@ -147,19 +165,24 @@ def is_map(path: Path) -> bool:
 def _compared(lr: Plane | np.ndarray, sr: Plane | np.ndarray, rows: slice, columns: slice,
               options: DegradeOptions) -> tuple[np.ndarray, np.ndarray]:
     """Return a block of LR and degrade(sr) - lr there, on [0, 1]."""
-    from pipelines.degrade import degrade, taps  # TensorFlow: who asks for help does not wait for it
-
-    scale = options.scale
-    first, weights = taps(scale, options.blur_sigma)
-    reach = -(-max(-first, first + len(weights) - scale) // scale)
+    scale, margin = options.scale, reach(options)
     # Where the slide ends the window ends, and degrade mirrors there as it would with the whole slide.
-    y, x = (slice(max(0, core.start - reach), min(side, core.stop + reach))
+    y, x = (slice(max(0, core.start - margin), min(side, core.stop + margin))
             for core, side in zip((rows, columns), lr.shape[:2], strict=True))
-    seen = to_float(sr[scale * y.start:scale * y.stop, scale * x.start:scale * x.stop])
-    again = degrade(seen[np.newaxis], scale, options.blur_sigma).numpy()[0]
+    again = degrade_again(to_float(sr[_times(y, scale), _times(x, scale)]), options)
     pixels = lr[rows, columns]
     return pixels, again[rows.start - y.start:rows.stop - y.start,
                          columns.start - x.start:columns.stop - x.start] - to_float(pixels)
+
+
+def _check_sides(lr: Plane | np.ndarray, sr: Plane | np.ndarray, scale: int) -> None:
+    height, width = lr.shape[:2]
+    require(tuple(sr.shape[:2]) == (scale * height, scale * width), "output", f"have {scale} times the sides of the "
+            f"input, {width}x{height}", "give the pair that belongs together", f"{sr.shape[1]}x{sr.shape[0]}")
+
+
+def _times(part: slice, scale: int) -> slice:
+    return slice(scale * part.start, scale * part.stop)
 
 
 def _means(values: np.ndarray, side: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import html
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,11 +201,19 @@ def _measured(report: dict[str, Any], generator: LoadedGenerator, slide: Slide, 
     lr = view_of(slide, options)
     with _bar(f"{slide.path.name}, trust", lr, generator.scale) as bar:
         tell = _teller(bar)
-        trust = measure_file(lr, target, generator.degrade, lambda pixels: tell(pixels, False))
-    said = write_trust(trust_map, trust, slide.path.name) | {"seconds": time.monotonic() - begun}
+        trust = measure_file(lr, target, generator.scale, lambda pixels: tell(pixels, False),
+                             generator.facts.usual_departure)
+    place = partial(_in_qupath, slide, lr, generator.scale)
+    said = write_trust(trust_map, trust, slide.path.name, place) | {"seconds": time.monotonic() - begun}
     report = report | {"trust": said, "peak_rss_bytes": reports.peak_rss()}
     reports.write_report(reports.report_path(target), report)
     return report
+
+
+def _in_qupath(slide: Slide, lr: LRView, scale: int, hr_x: float, hr_y: float) -> tuple[float, float]:
+    """Return where a pixel of the output lies in the input: QuPath shows the scanned area, where a slide says it."""
+    x, y = lr.l0_point(hr_x / scale, hr_y / scale)
+    return x - slide.bounds_corner[0], y - slide.bounds_corner[1]
 
 
 def _text(made: dict[str, Any]) -> str:

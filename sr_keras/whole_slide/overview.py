@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.files import atomic_path
+from sr_keras.facts import in_words
 from sr_keras.whole_slide.departure import UNIT, TrustMap
 from sr_keras.whole_slide.regions import Region
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DPI = 150
+CAPTION = """Compared at the size of the input's pixels; the input is taken as
+{}.
+Detail that the network invents finer than that vanishes before it is compared: this map cannot show it."""
 
 
 def write_overview(path: Path, trust: TrustMap, regions: list[Region], title: str) -> None:
@@ -39,11 +43,20 @@ def write_overview(path: Path, trust: TrustMap, regions: list[Region], title: st
         axes.set(title=name, xlim=(0, trust.width * pixel), ylim=(trust.height * pixel, 0), xlabel=unit)
         for number, region in enumerate(regions):
             _mark(axes, region, str(number + 1), pixel)
-    figure.suptitle(f"{title}: {trust.quartiles[1]:.2f} at the median of the tissue; "
-                    + (f"{len(regions)} worst regions beyond {trust.threshold:.1f}" if regions else
-                       f"no region beyond {trust.threshold:.1f}"))
+    found = f"{len(regions)} worst regions beyond" if regions else "no region beyond"
+    figure.suptitle(f"{title}: {trust.quartiles[1]:.2f} at the median of the tissue{_usual(trust)}; "
+                    f"{found} {trust.threshold:.1f}", fontsize=10, wrap=True)
+    figure.supxlabel(CAPTION.format(in_words(trust.degradation) if trust.degradation else "unknown"),
+                     fontsize=7, color="0.3")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _usual(trust: TrustMap) -> str:
+    if trust.usual is None:
+        return ""
+    low, high = trust.usual
+    return f", {low:.1f} to {high:.1f} is usual{': unfamiliar input' if trust.is_unusual else ''}"
 
 
 def _axis_unit(trust: TrustMap) -> tuple[str, float]:

@@ -2,10 +2,12 @@
 
     regions = worst_regions(trust)                    # the largest departure first
     geojson(regions)                                  # polygons in pixels of the output
+    geojson(regions, lambda x, y: (x / 4, y / 4))     # in pixels of the input, read at level 0
 """
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ REGIONS = 20
 VERMILION = (213, 94, 0)
 
 Point = tuple[int, int]
+Place = Callable[[float, float], tuple[float, float]]  # x and y in another image
 
 
 class Region(NamedTuple):
@@ -83,18 +86,19 @@ def outline(mask: np.ndarray) -> list[Point]:
     return [*turns, turns[0]]
 
 
-def geojson(regions: list[Region]) -> dict[str, Any]:
-    """Return regions as annotations that QuPath imports."""
+def geojson(regions: list[Region], place: Place | None = None) -> dict[str, Any]:
+    """Return regions as annotations that QuPath imports, in pixels of the output or wherever `place` puts these."""
     def feature(number: int, region: Region) -> dict[str, Any]:
+        ring = [[round(at, 2) for at in place(*point)] if place else list(point) for point in region.ring]
         return {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [[list(point) for point in region.ring]]},
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
             "properties": {
                 "objectType": "annotation",
                 "name": f"{number}: departs by up to {region.largest:.1f}",
                 "classification": {"name": "SR departs from LR", "color": list(VERMILION)},
                 "measurements": {f"Departure, largest ({UNIT})": round(region.largest, 3),
                                  f"Departure, RMS ({UNIT})": round(region.rms, 3),
-                                 "Departing area (pixels)": region.area}}}
+                                 "Departing area (pixels of the output)": region.area}}}
 
     return {"type": "FeatureCollection", "features": [feature(i + 1, region) for i, region in enumerate(regions)]}

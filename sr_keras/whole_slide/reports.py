@@ -103,8 +103,8 @@ def summary(report: dict[str, Any]) -> str:
         "unreadable": _bad(report["bad"]),
     }
     wanted = lr["trained_mpp"]
-    if wanted and lr["mpp"] and abs(lr["mpp"] / wanted - 1) > MPP_TOLERANCE:
-        lines["trained"] = f"on input of {wanted:.4g} microns, which is --mpp={wanted:.4g}"
+    if wanted and lr["mpp"] and abs(lr["mpp"] / wanted[0] - 1) > MPP_TOLERANCE:
+        lines["trained"] = f"on input of {wanted[0]:.4g} microns, which is --mpp={wanted[0]:.4g}"
     if report.get("trust"):
         lines["trust"] = trust_line(report["trust"])
     if work["halo_error"]:
@@ -119,7 +119,9 @@ def trust_line(trust: dict[str, Any]) -> str:
     worst = f"; {len(trust['worst'])} regions beyond {trust['threshold']:.1f}, worst at left, top, right, bottom " \
             f"{', '.join(map(str, trust['worst'][0]['hr_box']))}" if trust["worst"] else \
             f"; no region beyond {trust['threshold']:.1f}"
-    return f"departs by {trust['median']:.2f} of 255 at the median{worst}; measured in {_time(trust['seconds'])}"
+    how = f", the input taken as {trust['degradation']['words']}" if trust["degradation"] else ""
+    return f"departs by {trust['median']:.2f} of 255 at the median{_usual(trust)}{worst}; measured in " \
+           f"{_time(trust['seconds'])}{how}"
 
 
 def bad_places(cells: int, cell_pixels: int, plane_pixels: int,
@@ -136,6 +138,13 @@ def _mpp(mpp: float | None) -> str:
 def _averaged(lr: dict[str, Any]) -> str:
     side = lr["averaged"]
     return f", means of {side:.3g}x{side:.3g} of its pixels" if side else ""
+
+
+def _usual(trust: dict[str, Any]) -> str:
+    if trust["usual"] is None:
+        return ""
+    low, high = trust["usual"]
+    return f", where {low:.1f} to {high:.1f} is usual{': unfamiliar input' if trust['unusual'] else ''}"
 
 
 def _glass(work: dict[str, Any]) -> str:

@@ -102,6 +102,10 @@ class LRView:
         return (round(self._l0_x + lr_x * self.downsample), round(self._l0_y + lr_y * self.downsample),
                 round(lr_width * self.downsample), round(lr_height * self.downsample))
 
+    def l0_point(self, lr_x: float, lr_y: float) -> tuple[float, float]:
+        """Return where a point of the plane lies in the slide: x and y in level-0 pixels."""
+        return self._l0_x + lr_x * self.downsample, self._l0_y + lr_y * self.downsample
+
     @property
     def all_bad(self) -> bool:
         """Whether nothing of the plane could be read."""

@@ -3,15 +3,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.options import DegradeOptions, PatchOptions
+from pipelines.options import DEGRADATIONS, DegradeOptions, PatchOptions
 from pipelines.patches import find_sources
 from pipelines.shards import open_shards, write_shards
-from sr_keras.export.purpose import facts_of, read_mpp
+from sr_keras.export.purpose import facts_of, measured_on, read_mpp
 from sr_keras.facts import ModelFacts
 
 
@@ -58,3 +59,13 @@ def test_folder_that_is_no_run_says_nothing(tmp_path):
 def test_range_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`lr_mpp` must have its low end first"):
         facts_of(tmp_path, 4, lr_mpp=(2.0, 1.0))
+
+
+@pytest.mark.parametrize("degradation", [DegradeOptions(), DEGRADATIONS["scanner"]])
+def test_validation_slides_of_the_run_are_measured_on(degradation, run, shards, tmp_path):
+    generator = SimpleNamespace(scale=4, degrade=degradation)
+    assert list(measured_on(None, tmp_path, generator, 12)) == []  # no run
+    for data, patches, expected in ((None, 12, 2), (None, 1, 1), (str(shards), 12, 2), (str(run), 12, 2)):
+        found = list(measured_on(data, run, generator, patches))
+        assert sum(len(one["lr"]) for one in found) == expected
+        assert found[0]["lr"].shape[1:] == (32, 32, 3)

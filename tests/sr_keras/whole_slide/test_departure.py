@@ -49,7 +49,7 @@ def test_mean_square_of_map_is_that_of_lr_consistency(histology, monkeypatch, sc
     monkeypatch.setattr(departure, "BLOCK", 128)
     lr, sr = histology[:256 // scale, :256 // scale], histology[256:, :256]
     expected = 255 * float(lr_consistency(to_float(lr)[np.newaxis], to_float(sr)[np.newaxis], scale, sigma)[0])
-    found = measure(lr, sr, DegradeOptions(scale, sigma)).departure
+    found = measure(lr, sr, DegradeOptions(scale, blur_sigma=sigma)).departure
     assert np.sqrt(np.mean(found.astype(float)**2)) == pytest.approx(expected, rel=1e-5)
 
 
