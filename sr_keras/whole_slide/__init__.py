@@ -8,6 +8,7 @@ The way of a file, in the order of the modules:
     options    what can be asked for
     targets    which file goes where; nothing is written over unasked
     view       the plane that is read, piece by piece: `[y0:y1, x0:x1]` in LR pixels; what can't be read is white
+    familiar   whether it is what the model was made for: by `samples`, `sharpness`, `stain` and `compression`
     windows    which pieces it is cut into: as large as memory allows, with a halo so that there are no seams
     loop       read ahead -> network, or bicubic on glass -> sink
     sinks      what takes the tiles: a pyramid on disk, a picture in memory

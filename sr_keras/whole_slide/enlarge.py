@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,7 @@ from pipelines.pyramid import PyramidWriter
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.whole_slide import reports
 from sr_keras.whole_slide.departure import measure_file
+from sr_keras.whole_slide.familiar import look, unfamiliar
 from sr_keras.whole_slide.loop import Sink, Work, halo_error, super_resolve_plane
 from sr_keras.whole_slide.options import EnlargeOptions
 from sr_keras.whole_slide.sinks import ImageSink, PyramidSink, check_size, write_image
@@ -84,8 +86,13 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
                        1 if options.tile and is_picture(target) else None, options.memory)
         if is_picture(target):
             check_size(lr.shape, generator.scale, source, target, read_again=bool(trust_map))
+        found = TissueMap(lr).any_in
+        seen = look(view_of(slide, options), found)
+        causes = unfamiliar(seen, generator.facts)
+        for cause in causes:
+            tqdm.write(f"warning: {source}: {cause}", file=sys.stderr)
         # In a picture of one window there is nothing to save.
-        tissue = None if options.everywhere or len(windows) == 1 else TissueMap(lr).any_in
+        tissue = None if options.everywhere or len(windows) == 1 else found
         error = None
         if windows.halo < full:
             worst, mean = halo_error(generator, lr, generator.scale, windows.halo, full, tissue)
@@ -105,8 +112,8 @@ def enlarge_file(generator: LoadedGenerator, source: Path, target: Path, options
         else:
             work = _write_pyramid(run, lr, windows, target, options, made)
         report = _report(source, target, lr, windows, work, time.monotonic() - begun)
-        report |= {"glass": tissue is not None, "description": made}
-        report["lr"]["trained_mpp"] = generator.facts.lr_mpp
+        report |= {"glass": tissue is not None, "description": made,
+                   "input": seen.as_json() | {"unfamiliar": causes}}
         report["work"]["halo_error"] = error
         reports.write_report(reports.report_path(target), report)
         return _measured(report, generator, slide, target, options, trust_map) if trust_map else report

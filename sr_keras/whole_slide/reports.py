@@ -15,7 +15,6 @@ from typing import Any
 
 import sr_keras
 from pipelines.files import write_text
-from pipelines.slide import MPP_TOLERANCE
 
 LISTED_PLACES = 100
 MUCH = 0.25  # computed twice
@@ -102,9 +101,8 @@ def summary(report: dict[str, Any]) -> str:
         "memory": f"{report['peak_rss_bytes'] / 2**30:.2f} GiB at most",
         "unreadable": _bad(report["bad"]),
     }
-    wanted = lr["trained_mpp"]
-    if wanted and lr["mpp"] and abs(lr["mpp"] / wanted[0] - 1) > MPP_TOLERANCE:
-        lines["trained"] = f"on input of {wanted[0]:.4g} microns, which is --mpp={wanted[0]:.4g}"
+    if report["input"]["unfamiliar"]:
+        lines["unfamiliar"] = "; ".join(report["input"]["unfamiliar"])
     if report.get("trust"):
         lines["trust"] = trust_line(report["trust"])
     if work["halo_error"]:

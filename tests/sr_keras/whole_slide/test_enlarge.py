@@ -18,6 +18,7 @@ from PIL import Image
 from pipelines.pixels import to_float, to_uint8
 from pipelines.pyramid import PyramidOptions, PyramidWriter, store
 from pipelines.slide import open_slide
+from sr_keras.facts import ModelFacts
 from sr_keras.models import load_generator
 from sr_keras.whole_slide import reports
 from sr_keras.whole_slide.enlarge import EnlargeOptions, enlarge_file
@@ -160,13 +161,19 @@ def test_mpp_is_averaged_from_a_finer_level_and_the_report_says_so(loaded, sampl
 
 
 @pytest.mark.parametrize(("asked", "told"), [({}, True), ({"mpp": 2.0}, False), ({"level": 1}, True)])
-def test_model_that_was_trained_on_another_resolution_than_is_read_says_which(asked, told, loaded, sample_slide,
-                                                                            tmp_path):
-    trained = replace(loaded, facts={"flags": "--level=0\n--mpp=0.5\n--scale=4\n"})
-    report = enlarge_file(trained, sample_slide, tmp_path / "a.tif", EnlargeOptions(region=(0, 0, 64, 48), **asked))
-    assert report["lr"]["trained_mpp"] == 2.0
-    assert ("trained    on input of 2 microns, which is --mpp=2" in reports.summary(report)) == told
-    assert enlarge_file(loaded, sample_slide, tmp_path / "b.tif", REGION)["lr"]["trained_mpp"] is None
+def test_input_of_another_resolution_than_the_model_is_for_is_warned_of(asked, told, loaded, sample_slide, tmp_path,
+                                                                       capsys):
+    made_for = replace(loaded, facts=ModelFacts(lr_mpp=(1.9, 2.1)))
+    report = enlarge_file(made_for, sample_slide, tmp_path / "a.tif", EnlargeOptions(region=(0, 0, 256, 256), **asked))
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == told
+    if told:
+        assert f"{sample_slide}: it is read at {report['lr']['mpp']:.3g} microns per pixel" in warned[0]
+        assert "and the model is for 1.9 to 2.1: read it with --mpp=1.9" in warned[0]
+        assert f"unfamiliar {report['input']['unfamiliar'][0]}" in reports.summary(report)
+    assert report["input"]["mpp"] == report["lr"]["mpp"]
+    assert report["input"]["stain"]["kind"] == "not H&E"  # the sample is stained with DAB
+    assert json.loads(json.dumps(report))["input"]["blur"] >= 0
 
 
 # No seams
