@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sr_keras.engines import ENGINES
+from sr_keras.facts import ModelFacts
 from sr_keras.whole_slide.windows import needs, plan, pyramid_tile
 
 
@@ -29,7 +30,7 @@ def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
-    engine, whole = (SimpleNamespace(name=name, parts=parts, facts={"flags": "--filters=48\n"})
+    engine, whole = (SimpleNamespace(name=name, parts=parts, facts=ModelFacts(flags="--filters=48\n"))
                      for parts in (object(), None))
     in_parts, at_once = (plan((20000, 30000), 4, 33, needs(one, 4)) for one in (engine, whole))
     assert in_parts.overhead < 0.6 * at_once.overhead
@@ -38,6 +39,6 @@ def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
 
 
 def test_fewer_filters_mean_larger_windows():
-    few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts={"flags": f"--filters={filters}\n"})
+    few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts=ModelFacts(flags=f"--filters={filters}\n"))
                  for filters in (32, 64))
     assert plan((20000, 30000), 4, 24, needs(few, 4)).overhead < plan((20000, 30000), 4, 24, needs(many, 4)).overhead
