@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,30 @@ from pipelines.cluster import ENVIRONMENT
 from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
 DATA = Path(os.environ.get("SR_KERAS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+RAY_START_SECONDS = 180
+
+
+@contextmanager
+def ray_starts_on_a_busy_machine() -> Iterator[None]:
+    """Have less started of Ray, whose nodes give up after 15 s, and wait for a node longer than Ray's own 30 s."""
+    from ray._private import services, utils
+
+    get_node = services.get_node
+
+    def wait_for_node(*address: str) -> Any:
+        end = time.monotonic() + RAY_START_SECONDS
+        while True:
+            try:
+                return get_node(*address)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "get_node", wait_for_node)
+        patch.setattr(utils, "get_dashboard_dependency_error", lambda: ImportError("nobody looks at a dashboard"))
+        yield
 
 
 class TwoMachines:
@@ -24,14 +50,16 @@ class TwoMachines:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self._ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        with ray_starts_on_a_busy_machine():
+            self._ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         self._second: Any = None
         self.address = self._ray.address
 
     def complete(self, **resources: int) -> None:
         """Add the second machine if it is not there."""
         if self._second is None:
-            self._second = self._ray.add_node(**{"num_cpus": 1, **resources})
+            with ray_starts_on_a_busy_machine():
+                self._second = self._ray.add_node(**{"num_cpus": 1, **resources})
 
     def lose(self) -> None:
         """Have the second machine die, with all that runs on it."""

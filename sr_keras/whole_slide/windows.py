@@ -108,5 +108,5 @@ def plan(shape: tuple[int, ...], scale: int, halo: int, need: Needs | None = Non
 def filters_of(generator: Any) -> int:
     """Return the channels of a loaded generator as far as its facts tell them; else those of the largest default."""
     facts = getattr(generator, "facts", None)
-    said = re.search(r"^--filters=(\d+)$", (facts and facts.flags) or "", re.MULTILINE)
+    said = re.search(r"^--filters=(\d+)$", getattr(facts, "flags", None) or "", re.MULTILINE)
     return int(said[1]) if said else DEFAULT_FILTERS

@@ -267,6 +267,7 @@ def srgan(tmp_path_factory, shards) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_srgan_meets_features_and_discriminator_in_the_adversarial_stage_alone(srgan):
     with open(srgan / "metrics.csv", newline="") as handle:
         warmup, adversarial = csv.DictReader(handle)
@@ -285,6 +286,7 @@ def test_discriminator_is_watched(plan, monkeypatch, capsys):
     assert "adversarial, epoch 1: the discriminator (accuracy" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_weighted_terms_both_judgements_and_a_picture(srgan):
     (path,) = (srgan / "tensorboard" / "adversarial").iterdir()
     found = {value.tag: value for event in summary_iterator(str(path)) for value in event.summary.value}
