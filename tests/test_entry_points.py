@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = [
-    *(f"pipelines.{name}" for name in ("benchmark", "extract", "preview", "sample")),
+    *(f"pipelines.{name}" for name in ("benchmark", "extract", "preview", "register", "sample")),
     *(f"sr_keras.{name}" for name in ("benchmark", "client", "demo", "evaluate", "export", "study", "super_resolve",
                                         "train")),
 ]

@@ -1,0 +1,66 @@
+"""Lay two scans of the same glass over each other: a cheap low-resolution one and a good one.
+
+    python -m pipelines.register --lr=scan10x.svs --hr=scan40x.svs --output=pairs.json
+    python -m pipelines.extract --pairs=pairs.json --output=shards/pairs
+
+Finds rotation (any, a glass scanned face down too), scale (about 2, 4 or 8) and shift, then the place of each patch to
+a fraction of a pixel. Patches that are out of focus, folded, torn or blank are left out. Look at the picture beside the
+output, pairs.png: a checkerboard of both scans, in which the tissue should run on from field to field.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from pipelines.console import run
+from pipelines.options import require
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("lr", None, "The scan of low resolution.", flag_values=FLAGS)
+flags.DEFINE_string("hr", None, "The scan of the same glass that is 2, 4 or 8 times finer.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "JSON file to write; a picture goes beside it.", flag_values=FLAGS)
+flags.DEFINE_integer("patch_size", 128, "Side of the patches that are compared, in LR pixels.", flag_values=FLAGS)
+flags.DEFINE_integer("max_patches", 2000, "Most patches to compare, from all over the tissue.", flag_values=FLAGS)
+
+LEAST_PATCH = 32
+
+
+def main() -> int:
+    """Register, write what was found, and say how good it is."""
+    output = _checked(FLAGS.output)
+    for name in ("lr", "hr"):
+        require(bool(FLAGS[name].value), name, "be given", "name a slide", FLAGS[name].value)
+    require(FLAGS.patch_size >= LEAST_PATCH, "patch_size", f"be {LEAST_PATCH} or more",
+            "a smaller patch shows too little to compare", FLAGS.patch_size)
+    require(FLAGS.max_patches > 0, "max_patches", "be positive", "2000 give some thousand pairs", FLAGS.max_patches)
+    # The products are small: their threads cost more than they save, many times more where cores are busy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from pipelines.register.scans import register_scans
+
+    found = register_scans(Path(FLAGS.lr), Path(FLAGS.hr), output, FLAGS.patch_size, FLAGS.max_patches)
+    quality, accepted = found.quality, len(found.patches)
+    print(f"{quality['hr_pixels_per_lr_pixel']:.4f} HR pixels per LR pixel (scale {found.scale}), "
+          f"{quality['rotation_degrees']:.3f} degrees{', mirrored' if quality['mirrored'] else ''}")
+    print(f"{accepted} of {accepted + len(found.rejected)} patches fit, median residual "
+          f"{quality['median_residual_hr_pixels']:.2f} HR pixels, correlation {quality['median_correlation']:.2f}")
+    if found.rejected:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in quality["rejected"].items())
+        print(f"left out: {len(found.rejected) / (accepted + len(found.rejected)):.0%} ({reasons})")
+    print(f"look at {output.with_suffix('.png')}, then: "
+          f"python -m pipelines.extract --pairs={output} --output=shards/{output.stem}")
+    return 0
+
+
+def _checked(output: str | None) -> Path:
+    require(bool(output), "output", "be given", "name the .json file to write", output)
+    path = Path(output or "")
+    require(path.suffix.lower() == ".json" and not path.is_dir(), "output", "be a .json file", "it is written as JSON",
+            output)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, FLAGS, __doc__))

@@ -1,0 +1,115 @@
+"""Patches of two scans laid over each other: the shift that is left, and whether they show the same.
+
+Both are compared on LR's own pixel grid: HR is brought onto a grid `fine` times finer and averaged down to it. What
+varies slowly (stain, lamp) is taken out, the border fades (Hann), and cross-correlation gives the shift to 1/64 of an
+LR pixel. (Plain correlation, not of phases alone: on blurred, noisy, compressed scans its error is a third, 0.07
+HR pixels against 0.19 in the median at scale 4.)
+
+Source: Guizar-Sicairos, Thurman, Fienup, "Efficient subpixel image registration algorithms", Optics Letters 2008,
+through scikit-image.
+"""
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import window
+from skimage.registration import phase_cross_correlation
+from skimage.transform import downscale_local_mean
+
+from pipelines.register.planes import Matrix, Plane, aligned, magnification, moved
+from pipelines.register.registration import Fit
+
+STEPS_PER_PIXEL = 64
+SLOW, FAST = 4.0, 1.5  # sigmas in LR pixels: what is slower is taken out; what is faster tells focus
+FLAT = 0.004  # standard deviation, on [0, 1], of a patch without anything in it: noise and compression have as much
+FAINT = 0.3  # of the patch's contrast: parts with less do not count
+PASSES, SETTLED = 3, 0.1  # look again at the corrected place until the shift is this small, in LR pixels
+PARTS, BLOCKS = 2, 4  # along a side, for shifts and for correlations of parts
+
+
+def fit_patch(lr: Plane, hr: Plane, matrix: Matrix, x: int, y: int, size: int, fine: int) -> Fit | str:
+    """Compare one patch.
+
+    Args:
+        lr, hr: The two scans.
+        matrix: From pixels of `lr` to those of `hr`.
+        x, y, size: The patch, in pixels of `lr`.
+        fine: What HR is averaged by.
+
+    Returns:
+        The fit, or why there is none: "outside" of HR, or "blank".
+
+    Raises:
+        SlideError: The pixels cannot be decoded.
+    """
+    whole = lr.read(x, y, size, size).mean(axis=2)
+    target = _structure(whole, SLOW)
+    if target.std() < FLAT:
+        return "blank"
+    shift = np.zeros(2)
+    for _ in range(PASSES):
+        finer = aligned(hr, moved(matrix, shift), x, y, size, fine, order=1, grey=True)
+        if finer is None:
+            return "outside"
+        averaged = downscale_local_mean(finer, (fine, fine))
+        image = _structure(averaged, SLOW)
+        if image.std() < FLAT:
+            return "blank"
+        left = _shift(target, image)
+        shift -= matrix[:, :2] @ left
+        if np.hypot(*left) <= SETTLED:
+            break
+    correlation, weakest = _correlations(target, image)
+    fast_target, fast_image = _structure(whole, FAST), _structure(averaged, FAST)
+    return Fit(
+        x, y, (float(shift[0]), float(shift[1])), correlation, weakest,
+        residual=_residual(target, image, left) * magnification(matrix),
+        sharpness=float((fast_target * fast_image).sum() / (fast_image**2).sum()),
+        detail=float(_structure(finer, 1.0).std() / fast_image.std()))
+
+
+def _structure(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Return an image without what is slower than `sigma`."""
+    return image - ndimage.gaussian_filter(image, sigma)
+
+
+@cache
+def _fade(size: int) -> np.ndarray:
+    return window("hann", (size, size))
+
+
+def _shift(target: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return (x, y) that `image` has to be moved by to lie on `target`, in pixels; both are centred on zero."""
+    fade = _fade(len(target))
+    found, _, _ = phase_cross_correlation(target * fade, image * fade, upsample_factor=STEPS_PER_PIXEL,
+                                          normalization=None)
+    return found[::-1]
+
+
+def _correlations(target: np.ndarray, image: np.ndarray) -> tuple[float, float]:
+    """Return the correlation of the whole, and of the worst of BLOCKS x BLOCKS parts with something in them."""
+    blocks = [(one, other) for one, other in _parts(target, image, BLOCKS)
+              if one.std() >= FAINT * target.std() or other.std() >= FAINT * image.std()]
+    return _correlation(target, image), min(_correlation(*block) for block in blocks)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    return float((one * other).sum() / max(np.sqrt((one**2).sum() * (other**2).sum()), 1e-12))
+
+
+def _residual(target: np.ndarray, image: np.ndarray, left: np.ndarray) -> float:
+    """Return the root mean square of the parts' own shifts, in LR pixels; faint parts do not count."""
+    shifts = [_shift(*part) - left for part in _parts(target, image, PARTS)
+              if min(part[0].std() / target.std(), part[1].std() / image.std()) >= FAINT]
+    return float(np.sqrt(np.mean(np.sum(np.square(shifts), axis=1)))) if shifts else 0.0
+
+
+def _parts(target: np.ndarray, image: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut both alike into count x count."""
+    side = len(target) // count
+    return [(target[i:i + side, j:j + side], image[i:i + side, j:j + side])
+            for i in range(0, side * count, side) for j in range(0, side * count, side)]
+
