@@ -90,10 +90,11 @@ def degrade_options(values: flags.FlagValues) -> DegradeOptions:
     Raises:
         ValueError: A range is none, or out of range.
     """
-    changes: dict[str, Any] = {name: tuple(values[name].value) for name in _KINDS if values[name].value}
+    given: dict[str, Any] = {name: values[name].value for name in (*_KINDS, *_RANGES, "jpeg_passes")}
+    changes: dict[str, Any] = {name: tuple(given[name]) for name in _KINDS if given[name]}
     for name in (*_RANGES, "jpeg_passes"):
-        if values[name].value:
-            numbers = _numbers(name, values[name].value)
+        if given[name]:
+            numbers = _numbers(name, given[name])
             changes[name] = numbers if len(numbers) > 1 else numbers * 2
     blur = changes.get("blur_sigma")
     if blur and blur[0] == blur[1]:

@@ -133,7 +133,7 @@ def train_defaults() -> str:
     """
     values = flags.FlagValues()
     define_train_flags(values)
-    values.degradation = "textbook"
+    values["degradation"].value = "textbook"
     return console.resolved(values)
 
 

@@ -74,7 +74,7 @@ def _keep_degradation() -> None:
     """A run that is older than the choice of degradations goes on with the textbook, whatever the default is now."""
     written = Path(FLAGS.run or "") / FLAGS_FILE
     if FLAGS.resume and written.is_file() and "--degradation=" not in written.read_text(encoding="utf-8"):
-        FLAGS.degradation = "textbook"
+        FLAGS["degradation"].value = "textbook"
 
 
 def _check_stages(options: TrainOptions, loss: Objective) -> None:

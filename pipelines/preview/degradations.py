@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -58,7 +59,7 @@ def likenesses(patches: Sequence[Patch], presets: Mapping[str, DegradeOptions]) 
 
 def member(options: DegradeOptions, rng: np.random.Generator) -> DegradeOptions:
     """Return one of the degradations that `options` has to draw from, with nothing left to draw but noise and phase."""
-    values = {}
+    values: dict[str, Any] = {}
     for name in RANGES:
         low, high = options.range_of(name)
         u = rng.random() ** (2 if name in MOSTLY_WEAK else 1)
@@ -66,8 +67,10 @@ def member(options: DegradeOptions, rng: np.random.Generator) -> DegradeOptions:
         if low < high:  # a single number stays one, or the textbook would not be known as such
             values[name] = (round(value), round(value)) if name == "jpeg_quality" else (value, value)
     passes = rng.choice(3, p=options.jpeg_passes)
-    return replace(options, **values, jpeg_passes=tuple(float(k == passes) for k in range(3)), **{
-        name: (str(rng.choice(getattr(options, name))),) for name in ("blurs", "resamplings", "jpeg_subsamplings")})
+    values["jpeg_passes"] = tuple(float(k == passes) for k in range(3))
+    for name in ("blurs", "resamplings", "jpeg_subsamplings"):
+        values[name] = (str(rng.choice(getattr(options, name))),)
+    return replace(options, **values)
 
 
 def caption(fixed: DegradeOptions) -> str:

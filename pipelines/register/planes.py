@@ -72,7 +72,7 @@ def apply(matrix: Matrix, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
-def moved(matrix: Matrix, shift: Sequence[float]) -> Matrix:
+def moved(matrix: Matrix, shift: Sequence[float] | np.ndarray) -> Matrix:
     """Return the matrix with (x, y) added to where it leads."""
     return np.column_stack([matrix[:, :2], matrix[:, 2] + shift])
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from scipy.special import gammaln
 
 from pipelines.corrupt import corrupt_pair, load_outliers
 from pipelines.dataset import Shards, evaluation_dataset
+from pipelines.degrade import degrade_example
 from pipelines.files import atomic_path, write_text
 from pipelines.options import CorruptOptions, DegradeOptions, require
 from pipelines.shards import ShardSet, open_shards
@@ -120,9 +122,11 @@ def cell_residuals(generator: str | Path, shards: Shards, degrade: DegradeOption
     asked = corrupt.fraction > 0 and "outlier" in corrupt.kinds and corrupt.outlier_dir is not None
     outliers = load_outliers(str(corrupt.outlier_dir), shards.patch_size) if asked else None
 
+    downsample = partial(degrade_example, options=degrade, seed=tf.constant([seed, 0], tf.int64))
+
     @tf.autograph.experimental.do_not_convert
     def pair_of(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return corrupt_pair(example["lr"], example["hr"], example["example_id"], seed, corrupt, degrade, outliers)
+        return corrupt_pair(example["lr"], example["hr"], example["example_id"], seed, corrupt, downsample, outliers)
 
     @tf.function(reduce_retracing=True, autograph=False)
     def residual(lr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
