@@ -1,7 +1,6 @@
 """Options check themselves, and say which one, the rule, the remedy and what they received."""
 from __future__ import annotations
 
-from functools import partial
 from math import inf, nan
 
 import pytest
@@ -23,8 +22,7 @@ WRONG = [
     (DegradeOptions, {"blurs": ()}, "blurs"),
     (DegradeOptions, {"resamplings": ("nearest",)}, "resamplings"),
     (DegradeOptions, {"anisotropy": (0.5, 1.0)}, "anisotropy"),
-    (partial(degradation, "scaner"), {}, "degradation"),
-    (partial(degradation, "scanner"), {"shot_noise": (0.1, 0.0)}, "shot_noise"),
+    (DegradeOptions, {"shot_noise": (0.1, 0.0)}, "shot_noise"),
     (CorruptOptions, {"fraction": 30}, "corrupt_fraction"),
     (CorruptOptions, {"kinds": ("fog",)}, "corrupt_kinds"),
     (CorruptOptions, {"kinds": ()}, "corrupt_kinds"),
@@ -61,3 +59,14 @@ def test_options_refuse_what_cannot_be_and_name_it(options, values, named):
     with pytest.raises(ValueError, match=rf"^`{named}` must .*; .*\. Received: {named}=") as caught:
         options(**values)
     assert "\n" not in str(caught.value)
+
+
+def test_preset_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match=r"^`degradation` must be one of .*scanner.*Received: degradation='scaner'"):
+        degradation("scaner")
+
+
+def test_preset_takes_changes_and_checks_them():
+    assert degradation("scanner", jpeg_quality=(80, 90)).jpeg_quality == (80, 90)
+    with pytest.raises(ValueError, match="^`jpeg_quality` must have its low end first"):
+        degradation("scanner", jpeg_quality=(90, 80))
