@@ -68,5 +68,5 @@ def test_preset_that_does_not_exist_is_named():
 
 def test_preset_takes_changes_and_checks_them():
     assert degradation("scanner", jpeg_quality=(80, 90)).jpeg_quality == (80, 90)
-    with pytest.raises(ValueError, match="^`jpeg_quality` must have its low end first"):
+    with pytest.raises(ValueError, match=r"^`jpeg_quality` must have its low end first"):
         degradation("scanner", jpeg_quality=(90, 80))
