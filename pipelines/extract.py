@@ -14,6 +14,7 @@ Pairs, whose LR was scanned and is not made of HR:
     python -m pipelines.extract --data=pairs/ --output=shards/pairs          NAME.jpeg beside NAME_lrXY.png
     python -m pipelines.extract --data=hr/ --lr_data=lr/ --output=shards/pairs       two folders of the same names
     python -m pipelines.extract --data=slides/ --pairs=levels --output=shards/levels     levels of the slides
+    python -m pipelines.extract --pairs=pairs.json --output=shards/pairs       two scans that pipelines.register matched
 """
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from absl import flags
 
 from pipelines.cluster import Cluster
 from pipelines.console import run
-from pipelines.flags import define_patch_flags, patch_options
+from pipelines.flags import define_patch_flags, patch_options, registered
 from pipelines.options import SCALES, PatchOptions, require, require_folder
 
 LISTED = 10
@@ -39,6 +40,8 @@ flags.DEFINE_string("lr_data", None, "Folder with the LR of the tiles in --data,
 flags.DEFINE_enum("scale", str(PatchOptions().scale), [str(scale) for scale in SCALES],
                   "HR side over LR side of --pairs=levels; that of pairs of files follows from their sizes.",
                   flag_values=FLAGS)
+flags.DEFINE_boolean("match_colours", False, "Give HR the colours of LR, where --pairs are two scans.",
+                     flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the choice of patches.", flag_values=FLAGS)
 flags.DEFINE_integer("workers", None, "Slides read at the same time; one a core if left out.", flag_values=FLAGS)
@@ -51,11 +54,17 @@ def main() -> int:
     """Extract, and say what came of it."""
     options = patch_options(FLAGS, seed=FLAGS.seed)
     folder = require_folder(FLAGS.output)
-    from pipelines.pairs import pair_folders
+    from pipelines.pairs import pair_folders, pair_scans
     from pipelines.patches import find_sources
     from pipelines.shards import write_shards
 
-    sources = find_sources(FLAGS.data)
+    pages = registered(FLAGS.pairs)
+    require(not pages or FLAGS["data"].using_default_value, "data", "be left out where pairs names registered scans",
+            "they are the slides", FLAGS.data)
+    if pages:
+        sources, options = pair_scans(pages, options)
+    else:
+        sources = find_sources(FLAGS.data)
     if FLAGS.lr_data:
         require(len(FLAGS.data) == 1, "data", "be one folder where lr_data is one", "pair the others by themselves",
                 FLAGS.data)

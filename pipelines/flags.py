@@ -9,7 +9,6 @@ from pipelines.options import (
     BLURS,
     CORRUPTIONS,
     DEGRADATIONS,
-    PAIRS,
     RESAMPLINGS,
     SAMPLINGS,
     SCALES,
@@ -55,10 +54,11 @@ def define_patch_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float("min_tissue", _PATCH.min_tissue,
                        "Least share of a patch that is tissue; of shards and of pairs of files all are used.",
                        flag_values=values)
-    flags.DEFINE_enum("pairs", _PATCH.pairs, PAIRS,
-                      "Where the LR of each patch comes from: 'levels' is the slide's own level that is scale times "
-                      "coarser; 'files' demands tiles with LR beside them, which are found without it. Left out, LR is "
-                      "made of HR.", flag_values=values)
+    flags.DEFINE_string("pairs", _PATCH.pairs,
+                        "Where the LR of each patch comes from: 'levels' is the slide's own level that is scale times "
+                        "coarser; 'files' demands tiles with LR beside them, which are found without it; what "
+                        "pipelines.register wrote (.json, several by commas) for two scans of the same glass. Left "
+                        "out, LR is made of HR.", flag_values=values)
 
 
 def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | None = None) -> PatchOptions:
@@ -66,8 +66,14 @@ def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | Non
     return PatchOptions(
         patch_size=patch_size or values.patch_size, stride=values.stride, mpp=values.mpp, level=values.level,
         assume_mpp=values.assume_mpp, sampling=values.sampling, max_patches=values.max_patches,
-        min_tissue=values.min_tissue, seed=seed, pairs=values.pairs,
+        min_tissue=values.min_tissue, seed=seed, pairs="scans" if registered(values.pairs) else values.pairs,
+        match_colours="match_colours" in values and values.match_colours,
         scale=int(values.scale) if "scale" in values else _PATCH.scale)
+
+
+def registered(pairs: str | None) -> list[str]:
+    """Return the files of pipelines.register that the flag `pairs` names."""
+    return pairs.split(",") if pairs and pairs.endswith(".json") else []
 
 
 def define_degrade_flags(values: flags.FlagValues, preset: str = "scanner") -> None:

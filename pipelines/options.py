@@ -12,7 +12,7 @@ from typing import Any
 CORRUPTIONS = ("noise", "blur", "contrast", "outlier")
 SIDES = ("lr", "hr", "both")
 SAMPLINGS = ("grid", "random")
-PAIRS = ("files", "levels")
+PAIRS = ("files", "levels", "scans")
 SCALES = (2, 4, 8)
 BLURS = ("none", "gaussian", "disc", "airy")
 RESAMPLINGS = ("nth", "box", "cascade", "bicubic", "lanczos")
@@ -217,8 +217,9 @@ class PatchOptions:
 
     `patch_size` and `stride` are in pixels of the resolution that is read. That is `mpp` microns per pixel
     where given, else `level`. `assume_mpp` is the mpp of slides that do not say theirs. `pairs` says where the LR of
-    each patch comes from: "files" beside the tiles, or "levels" of the slide, `scale` times coarser; None: no LR is
-    read. Folders of tiles that have LR beside them give pairs in any case.
+    each patch comes from: "files" beside the tiles, "levels" of the slide, `scale` times coarser, or two "scans" of one
+    glass (with `match_colours` HR takes the colours of LR); None: no LR is read. Folders of tiles that have LR beside
+    them give pairs in any case.
     """
 
     patch_size: int = 256
@@ -232,6 +233,7 @@ class PatchOptions:
     seed: int = 0
     pairs: str | None = None
     scale: int = 4
+    match_colours: bool = False
 
     def __post_init__(self) -> None:
         require(self.patch_size > 0, "patch_size", "be positive", "256 is the paper's", self.patch_size)
@@ -250,6 +252,8 @@ class PatchOptions:
         require(self.pairs is None or self.pairs in PAIRS, "pairs", f"be one of {PAIRS}",
                 "leave it out to make LR of HR", self.pairs)
         require(self.scale in SCALES, "scale", f"be one of {SCALES}", "HR side over LR side", self.scale)
+        require(not self.match_colours or self.pairs == "scans", "match_colours", "go with pairs of two scans",
+                "name the .json of pipelines.register by --pairs", self.match_colours)
         for name in ("patch_size", "stride"):
             require((getattr(self, name) or 0) % self.unit == 0, name, f"be divisible by scale={self.scale} for pairs",
                     "choose a multiple of it", getattr(self, name))

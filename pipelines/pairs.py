@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.correspondence import mismatch, refusal, sample
-from pipelines.options import SCALES, require
-from pipelines.slide import SlideError, open_slide
+from pipelines.options import SCALES, PatchOptions, require
+from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.sources import LR_NAME, Source, is_tile
 from pipelines.tissue import slide_mask
 
@@ -60,6 +60,34 @@ def pair_folders(sources: Sequence[Source], data: str | Path, lr_data: str | Pat
         lr_paths = sorted(folder.iterdir()) if folder.is_dir() else []
         paired.append(replace(source, lr_paths=tuple(path for path in lr_paths if is_tile(path))))
     return paired
+
+
+def pair_scans(pages: Sequence[str | Path], options: PatchOptions) -> tuple[list[Source], PatchOptions]:
+    """Return slides that were registered with a second scan, named by HR, and the options with the scale of the pairs.
+
+    Args:
+        pages: What pipelines.register wrote.
+        options: Of the patches; `scale` is replaced by that of the scans.
+
+    Raises:
+        FileNotFoundError: A page or one of its slides is not there.
+        ValueError: A page is none, of other files than are there, or of another scale than the first; or the options
+            do not go with it.
+    """
+    # Slow to import, and of no use to others.
+    from pipelines.register.cut import check_cut, scan_paths
+    from pipelines.register.registration import read_registration
+
+    sources: list[Source] = []
+    for page in pages:
+        found = read_registration(page)
+        options = replace(options, scale=found.scale) if not sources else options
+        require(found.scale == options.scale, "pairs", f"be of one scale, {options.scale} as the first",
+                "extract them by themselves", str(page))
+        check_cut(found, options)
+        lr, hr = scan_paths(found, Path(page))
+        sources.append(Source(slide_id_of(hr), (hr,), scans=(Path(page), lr)))
+    return sources, options
 
 
 def match_files(source: Source) -> tuple[list[FilePair], list[tuple[str, str]]]:

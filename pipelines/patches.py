@@ -10,8 +10,9 @@ given back as `Skipped`, and the rest goes on.
 
 A tile is a small slide of its own, with coordinates of its own: `Patch.name` says which tile it is from.
 
-Where pairs are asked for, a patch brings the LR that was scanned: from a file beside the tile (`pipelines.pairs`), or
-from a coarser level of the slide (`pipelines.levels`). LR that does not show what HR shows is skipped.
+Where pairs are asked for, a patch brings the LR that was scanned: from a file beside the tile (`pipelines.pairs`), from
+a coarser level of the slide (`pipelines.levels`), or from a second scan of the same glass (`pipelines.register`; the
+name is then the corner in LR pixels). LR that does not show what HR shows is skipped.
 """
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
         return
     rng = np.random.default_rng(_entropy(options.seed, source.slide_id))
     given = 0
-    for patch in (_read_pairs if source.is_pairs else _read_files)(source, options, rng):
+    read = _read_pairs if source.is_pairs else _read_scans if source.scans else _read_files
+    for patch in read(source, options, rng):
         yield patch
         given += isinstance(patch, Patch)
         if given == options.max_patches:
@@ -108,6 +110,9 @@ def _unfit(source: Source, options: PatchOptions) -> str | None:
     if source.is_pairs:
         as_it_is = options.level == 0 and (not mpp or not own or abs(mpp / own - 1) <= MPP_TOLERANCE)
         return None if as_it_is else f"{where}: pairs of files are read as they are; leave --mpp and --level out"
+    if options.pairs == "scans" and not source.scans:
+        return (f"{where}: has no second scan that it was registered with; give the .json of pipelines.register to "
+                "pipelines.extract by --pairs, and name its shards here")
     if options.pairs == "files":
         return f"{where}: has no LR beside it; name it TILE_lrXY, give --lr_data, or leave --pairs out"
     if options.pairs == "levels" and source.tiles:
@@ -137,6 +142,34 @@ def _read_pairs(source: Source, options: PatchOptions, rng: np.random.Generator)
             yield Skipped(source.slide_id, pair.hr.name, str(error))
         else:
             yield Patch(source.slide_id, pair.dx, pair.dy, options.assume_mpp, tissue, hr, pair.name, lr)
+
+
+def _read_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
+    # Slow to import, and of no use to others.
+    from pipelines.register.cut import cut, hr_corner, hr_mpp, places_with_tissue
+    from pipelines.register.registration import read_registration
+
+    page, lr_path = source.scans or (Path(), Path())
+    found, side = read_registration(page), options.patch_size // options.scale
+    try:
+        with open_slide(lr_path) as lr, open_slide(source.paths[0]) as hr:
+            places = places_with_tissue(found, lr, options)
+            if not places:
+                reason = f"{page}: has no tissue (no patch with min_tissue={options.min_tissue})"
+                yield Skipped(source.slide_id, "slide", reason, broken=False)
+            if options.max_patches is not None and len(places) > options.max_patches:
+                places = [places[i] for i in sorted(rng.permutation(len(places))[:options.max_patches])]
+            for place in places:
+                name = f"{place.x}_{place.y}"
+                try:
+                    pixels, lr_pixels = cut(found, lr, hr, place, side, options.match_colours)
+                except SlideError as error:
+                    yield Skipped(source.slide_id, name, str(error))
+                else:
+                    yield Patch(source.slide_id, *hr_corner(found, place), hr_mpp(found), place.tissue, pixels, name,
+                                lr_pixels)
+    except (SlideError, OSError) as error:
+        yield Skipped(source.slide_id, "slide", str(error))
 
 
 def _read_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:

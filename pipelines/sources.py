@@ -43,6 +43,7 @@ class Source:
     """One slide: its file, or with `tiles` the files of its tiles. `region` is (x, y, width, height) in level 0.
 
     With `lr_paths` the tiles are the HR of pairs, and these are the LR; `pipelines.pairs` says which belong together.
+    `scans` are the page of `pipelines.register` and the second scan, LR, of a slide that was registered with it.
     """
 
     slide_id: str
@@ -50,6 +51,7 @@ class Source:
     region: Region | None = None
     tiles: bool = False
     lr_paths: tuple[Path, ...] | None = None
+    scans: tuple[Path, Path] | None = None
 
     @property
     def is_pairs(self) -> bool:
@@ -59,7 +61,7 @@ class Source:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the slide is read from."""
-        return self.paths + (self.lr_paths or ())
+        return self.paths + (self.lr_paths or ()) + (self.scans or ())
 
 
 def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],

@@ -6,7 +6,7 @@ and pairs are cut inside of those that fit.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,20 @@ from pipelines.register.colours import recoloured
 from pipelines.register.planes import Plane, aligned, apply, moved
 from pipelines.register.registration import Fit, Registration, ScanFile
 from pipelines.slide import Slide, SlideError
+from pipelines.tissue import slide_mask
 
 CUBIC = 3
+MASK_SIDE = 2048
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pair may be cut: its corner in LR pixels, and the patch in which it lies."""
+    """Where a pair may be cut: its corner in LR pixels, the patch it lies in, and its share of tissue."""
 
     x: int
     y: int
     fit: Fit
+    tissue: float = 1.0
 
 
 def scan_paths(found: Registration, page: Path, name: str = "pairs") -> tuple[Path, Path]:
@@ -66,14 +69,27 @@ def places(found: Registration, options: PatchOptions) -> list[Place]:
     return [Place(fit.x + dx, fit.y + dy, fit) for fit in found.patches for dy in steps for dx in steps]
 
 
+def places_with_tissue(found: Registration, lr: Slide, options: PatchOptions) -> list[Place]:
+    """Return those that have `min_tissue`, each with its share."""
+    mask = slide_mask(lr, MASK_SIDE)
+    scale, side = mask.shape[1] / lr.dimensions[0], options.patch_size // found.scale
+    shares = []
+    for place in places(found, options):
+        top, left = int(place.y * scale), int(place.x * scale)
+        size = max(1, round(side * scale))
+        shares.append(replace(place, tissue=float(mask[top:top + size, left:left + size].mean())))
+    return [place for place in shares if place.tissue >= options.min_tissue]
+
+
 def hr_mpp(found: Registration) -> float | None:
     """Return the microns per pixel of the HR that is cut, None where the finer scan does not say its own."""
     return found.hr.mpp and found.hr.mpp * found.magnification / found.scale
 
 
 def hr_corner(found: Registration, place: Place) -> tuple[int, int]:
-    """Return the level-0 pixel of HR that lies under the middle of the first pixel of a pair."""
-    x, y = apply(moved(found.matrix, place.fit.shift), np.array([place.x, place.y])).round()
+    """Return the level-0 pixel of HR that is nearest to the first pixel of the HR patch."""
+    first = np.array([place.x, place.y]) + (1 / found.scale - 1) / 2
+    x, y = apply(moved(found.matrix, place.fit.shift), first).round()
     return int(x), int(y)
 
 

@@ -52,9 +52,10 @@ def fit_patch(lr: Plane, hr: Plane, matrix: Matrix, x: int, y: int, size: int, f
     shift = np.zeros(2)
     finer: Any = None
     for _ in range(PASSES):
-        finer = aligned(hr, moved(matrix, shift), x, y, size, fine, order=1, grey=True)
-        if finer is None:
+        found = aligned(hr, moved(matrix, shift), x, y, size, fine, order=1, grey=True)
+        if found is None:
             return "outside"
+        finer = found
         averaged = downscale_local_mean(finer, (fine, fine))
         image = _structure(averaged, SLOW)
         if image.std() < FLAT:

@@ -20,7 +20,8 @@ REMEDY = "make room and run the same command again, finished slides are kept"  #
 # the tissue share of every record), skipped. Of pairs the options say which (`pairs`) and of what `scale`, and their
 # patch_size is that of the pairs; other pages have neither, as all had before there were pairs.
 Page = dict[str, Any]
-OF_FILES = ("patch_size", "stride", "min_tissue", "scale")  # options that pairs of files do not follow
+OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not follow
+OF_FILES = ("patch_size", "stride", "min_tissue", "scale", "match_colours")  # options that pairs of files do not follow
 KEYS = {"slide_id", "options", "region", "files", "count", "shards", "skipped"}  # and format
 
 
@@ -116,7 +117,7 @@ def _options(source: Source, options: PatchOptions) -> dict[str, Any]:
     values = asdict(options)
     if source.is_pairs:
         return {**{name: value for name, value in values.items() if name not in OF_FILES}, "pairs": "files"}
-    return values if options.pairs else {name: values[name] for name in values if name not in ("pairs", "scale")}
+    return values if options.pairs else {name: values[name] for name in values if name not in OF_PAIRS}
 
 
 def _stem(slide_id: str) -> str:

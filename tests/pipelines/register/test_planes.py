@@ -19,7 +19,7 @@ def test_plane_of_step_one_gives_the_slides_own_pixels(sample, histology):
     np.testing.assert_allclose(Plane(sample, 1).read(30, 40, 50, 60), histology[40:100, 30:80] / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("step", [2, 4, 8, 16])
 def test_coarser_plane_averages_what_it_covers(sample, histology, step):
     plane = Plane(sample, step)
     assert plane.step == step
