@@ -153,7 +153,7 @@ def _read_scans(source: Source, options: PatchOptions, rng: np.random.Generator)
     found, side = read_registration(page), options.patch_size // options.scale
     try:
         with open_slide(lr_path) as lr, open_slide(source.paths[0]) as hr:
-            places = places_with_tissue(found, lr, options)
+            places = places_with_tissue(found, hr, options)
             if not places:
                 reason = f"{page}: has no tissue (no patch with min_tissue={options.min_tissue})"
                 yield Skipped(source.slide_id, "slide", reason, broken=False)

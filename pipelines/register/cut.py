@@ -69,14 +69,15 @@ def places(found: Registration, options: PatchOptions) -> list[Place]:
     return [Place(fit.x + dx, fit.y + dy, fit) for fit in found.patches for dy in steps for dx in steps]
 
 
-def places_with_tissue(found: Registration, lr: Slide, options: PatchOptions) -> list[Place]:
-    """Return those that have `min_tissue`, each with its share."""
-    mask = slide_mask(lr, MASK_SIDE)
-    scale, side = mask.shape[1] / lr.dimensions[0], options.patch_size // found.scale
+def places_with_tissue(found: Registration, hr: Slide, options: PatchOptions) -> list[Place]:
+    """Return those that have `min_tissue`, each with its share. HR is looked at: its colours are the truer ones."""
+    mask = slide_mask(hr, MASK_SIDE)
+    scale, half = mask.shape[1] / hr.dimensions[0], (options.patch_size / found.scale - 1) / 2
+    size = max(1, round(options.patch_size / found.scale * found.magnification * scale))
     shares = []
     for place in places(found, options):
-        top, left = int(place.y * scale), int(place.x * scale)
-        size = max(1, round(side * scale))
+        middle = apply(moved(found.matrix, place.fit.shift), np.array([place.x, place.y]) + half)
+        left, top = np.maximum(np.rint((middle + 0.5) * scale - size / 2), 0).astype(int)
         shares.append(replace(place, tissue=float(mask[top:top + size, left:left + size].mean())))
     return [place for place in shares if place.tissue >= options.min_tissue]
 

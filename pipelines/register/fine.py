@@ -11,7 +11,6 @@ through scikit-image.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -50,7 +49,6 @@ def fit_patch(lr: Plane, hr: Plane, matrix: Matrix, x: int, y: int, size: int, f
     if target.std() < FLAT:
         return "blank"
     shift = np.zeros(2)
-    finer: Any = None
     for _ in range(PASSES):
         found = aligned(hr, moved(matrix, shift), x, y, size, fine, order=1, grey=True)
         if found is None:
