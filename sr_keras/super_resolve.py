@@ -14,8 +14,13 @@ that fails does not stop the others, and a place that can't be read becomes whit
 even by kill -9, goes on with --resume: to the same bytes on the same machine with as many cores, elsewhere to the same
 pixels within 1/255, before JPEG.
 
---trust_map tells where the output, blurred and subsampled again, departs from its input: a map, its worst regions as
-GeoJSON, which QuPath imports, and a picture of both. The finished file is measured, so --resume adds it to one that is
+The input is looked at first: a line warns of each way in which it is not what the model was made for (resolution,
+stain, blur, JPEG quality), and the report holds what was seen. --mpp averages a level that is 2 to 4 times finer, where
+there is one: a slide's coarse levels were compressed again.
+
+--trust_map tells where the output, degraded again by what fits this slide, departs from its input: a map, a picture,
+and its worst regions as GeoJSON, once for the output and once for the input slide as QuPath opens them. It can't show
+invented detail that is finer than the input's pixels. The finished file is measured, so --resume adds it to one that is
 there.
 
     python -m sr_keras.super_resolve --input=slides --output=slides_x4 --ray=auto

@@ -173,6 +173,15 @@ def test_worst_region_of_a_slides_part_is_told_in_pixels_of_the_output(loaded, s
     assert f"worst at left, top, right, bottom {left}, {top}, {right}, {bottom}; measured in" in capsys.readouterr().out
 
 
+def test_regions_on_the_input_count_from_the_scanned_area_where_a_slide_says_one(sample_slide):
+    with open_slide(sample_slide) as slide:
+        lr = LRView(slide, mpp=1.0, region=(100, 60, 200, 200))
+        assert slide.bounds_corner == (0, 0)
+        assert enlarge._in_qupath(slide, lr, 4, 40, 20) == (120, 70)
+        slide.bounds_corner = (50, 10)
+        assert enlarge._in_qupath(slide, lr, 4, 40, 20) == (70, 60)
+
+
 def test_several_files_get_a_folder_of_maps_and_none_becomes_input(picture, sample_slide, run, tmp_path):
     folder = tmp_path / "in"
     (folder / "case").mkdir(parents=True)
