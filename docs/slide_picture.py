@@ -25,7 +25,7 @@ from sr_keras.scores import bicubic
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PLACES = ((300, 620), (1080, 1700))  # corners in level 0 of what is shown
+PLACES = ((1080, 1700), (1240, 1100))  # corners in level 0 of what is shown
 SIDE, SCORED, SCALE = 160, 1024, 4  # shown, and scored around it
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--new", default="saved_models/srgan_sqe_x4")
     asked = parser.parse_args()
     models = {"model of 0.1.0": load_generator(asked.old), "this model": load_generator(asked.new)}
-    figure, axes = plt.subplots(len(PLACES), 3 + len(models), figsize=(13, 2.85 * len(PLACES)), squeeze=False)
+    figure, axes = plt.subplots(len(PLACES), 3 + len(models), figsize=(13, 3.1 * len(PLACES)), squeeze=False)
     for row, (x, y) in zip(axes, PLACES, strict=True):
         with open_slide(asked.slide) as slide:
             hr = slide.read_region(x - (SCORED - SIDE) // 2 if x > SCORED else 0,
@@ -52,7 +52,7 @@ def main() -> None:
             axis.set_axis_off()
             said = "" if name in ("LR", "as scanned") else f"\n{scores(hr, image)}"
             axis.set_title(f"{name}{said}", fontsize=9)
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, h_pad=1.5)
     figure.savefig(asked.output, dpi=110)
     print(asked.output)
 
