@@ -261,7 +261,7 @@ def test_standard_list_is_scored_on_tiles_and_pairs(model, tile_folder, write_pa
     ({"--lr": "boxes"}, r"`lr` must be one of standard, pairs, textbook, .*lr='boxes'"),
     ({"--lr": "box", "--blur_sigma": "1.6"}, "`blur_sigma` must be left out with --lr"),
     ({"--seed": "-1"}, "`seed` must be 0 or more"),
-    ({"--blur_sigma": "-1"}, "`blur_sigma` must be 0 or more"),
+    ({"--blur_sigma": "-1"}, "`blur_sigma` must lie in 0 to 12"),
     ({"--patch_size": "8"}, "`patch_size` must be 11 or more"),
     ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),
     ({"--colour": "red"}, "colour"),
