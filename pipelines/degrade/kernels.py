@@ -27,6 +27,7 @@ RINGS = 2.5  # an Airy pattern is cut where 2 J1(v) / v has its third zero, at a
 # A mean of four 8-bit values ends in a half a quarter of the time: libvips, which writes most pyramids, rounds that up.
 # So much more settles it, whatever the order of the sum did to the last bit.
 HALF_UP = 0.002 / 255
+LARGE = 128  # HR pixels a side, of an image that is convolved in groups of pixels
 LEAST_SIGMA = 1e-3  # of "no blur": on half-integer distances the mean of the central pixels remains
 
 
@@ -140,17 +141,28 @@ def convolve(image: tf.Tensor, kernel: tf.Tensor, side: tf.Tensor, stride: int) 
     Returns:
         [H/stride, W/stride, C].
     """
-    # A whole number of strides: the image is then split into stride^2 phases, which is a small dense convolution.
     cut = tf.maximum((kernel.shape[0] - side) // stride, 0) * (stride // 2)
     kernel = kernel[cut:kernel.shape[0] - cut, cut:kernel.shape[0] - cut]
     kernel /= tf.reduce_sum(kernel)
-    blocks = tf.shape(kernel)[0] // stride
-    border = (tf.shape(kernel)[0] - stride) // 2
-    extended = extend_symmetric(extend_symmetric(image, 0, border, border), 1, border, border)
-    phases = tf.nn.space_to_depth(tf.transpose(extended, [2, 0, 1])[..., tf.newaxis], stride)
-    weights = tf.reshape(kernel, [blocks, stride, blocks, stride])
-    weights = tf.reshape(tf.transpose(weights, [0, 2, 1, 3]), [blocks, blocks, stride**2, 1])
-    return tf.transpose(tf.nn.conv2d(phases, weights, 1, "VALID")[..., 0], [1, 2, 0])
+    taps, (height, width, channels) = tf.shape(kernel)[0], image.shape
+    # A convolution of few output channels takes as long as one of 16. In a large image a position gives a group of
+    # 2 x 2 pixels, each channel of each an output. It looks at blocks of `stride * group` HR pixels a side.
+    group = 2 if max(height, width) > LARGE else 1
+    block = stride * group
+    blocks = (taps + 2 * block - stride - 1) // block
+    border, room = (taps - stride) // 2, blocks * block - taps
+    places = [(stride * row, stride * column) for row in range(group) for column in range(group)]
+    shifted = tf.stack([tf.pad(kernel, [[row, room - row], [column, room - column]]) for row, column in places], -1)
+    weights = tf.transpose(tf.reshape(shifted, [blocks, block, blocks, block, -1]), [0, 2, 1, 3, 4])
+    weights = tf.reshape(weights, [blocks, blocks, block**2, 1, group**2, 1]) * tf.eye(channels)[:, tf.newaxis]
+    weights = tf.reshape(weights, [blocks, blocks, block**2 * channels, group**2 * channels])
+    for axis, length in enumerate((height, width)):
+        after = (-(-length // block) + blocks - 1) * block - length - border
+        image = extend_symmetric(image, axis, border, after)
+    lr = tf.nn.conv2d(tf.nn.space_to_depth(image[tf.newaxis], block), weights, 1, "VALID")
+    lr = tf.ensure_shape(lr, [1, -(-height // block), -(-width // block), group**2 * channels])
+    lr = tf.nn.depth_to_space(lr, group) if group > 1 else lr
+    return lr[0, :height // stride, :width // stride]
 
 
 def _combined(spread: tf.Tensor, options: DegradeOptions, resampling: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,8 @@
 """Draw what training sees of a few patches: LR beside real LR, or the corruptions of an uncurated set.
 
     python -m pipelines.preview --output=family.png
-    python -m pipelines.preview --output=family.png --data=pairs
+    python -m pipelines.preview --output=family.png --data=pairs/
+    python -m pipelines.preview --output=family.png --data=slide.svs --pairs=levels
     python -m pipelines.preview --output=corruptions.png --show=corruptions --degradation=textbook
 
 The first shows what the textbook, a pyramid and scanners make of the same HR. Where the data hold pairs, the real LR

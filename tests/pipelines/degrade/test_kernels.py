@@ -77,11 +77,12 @@ def test_gaussian_and_box_equal_scipys_gaussian_averaged(histology):
     np.testing.assert_allclose(lr_of(hr, options_of("gaussian", blur_sigma=2.4)), expected, atol=1e-3)
 
 
-def test_kernel_is_correlated_as_scipy_does_it(histology):
-    """An oblique kernel: a transposed or mirrored one would show."""
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (252, 256), (132, 60)])
+def test_kernel_is_correlated_as_scipy_does_it(height, width, histology):
+    """An oblique kernel: a transposed or mirrored one would show. Large images are computed in groups of pixels."""
     options = options_of("gaussian", "nth", blur_sigma=(1.5, 1.5), anisotropy=(2.5, 2.5))
     kernel, _ = spread_of(options, between=True)
-    hr = histology[:64, :64] / 255
+    hr = histology[:height, :width] / 255
     planes = [ndimage.correlate(hr[..., c], kernel, mode="reflect", origin=-1)[1::4, 1::4] for c in range(3)]
     np.testing.assert_allclose(lr_of(hr, options), np.stack(planes, -1), atol=1e-4)
 
