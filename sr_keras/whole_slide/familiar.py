@@ -9,6 +9,7 @@ that lies outside, and only where that is sure.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,7 +78,10 @@ def _resolution(seen: Seen, facts: ModelFacts) -> str | None:
     if low / (1 + MPP_TOLERANCE) <= seen.mpp <= high * (1 + MPP_TOLERANCE):
         return None
     wanted = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-    remedy = f"read it with --mpp={low:.3g}" if seen.mpp < low else "a finer scan is needed"
+    # Means over whole pixels are best.
+    times = max(2, math.ceil(low / seen.mpp))
+    better = times * seen.mpp if times * seen.mpp <= high else low
+    remedy = f"read it with --mpp={better:.3g}" if seen.mpp < low else "a finer scan is needed"
     return f"it is read at {seen.mpp:.3g} microns per pixel, and the model is for {wanted}: {remedy}"
 
 

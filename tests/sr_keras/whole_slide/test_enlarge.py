@@ -169,7 +169,7 @@ def test_input_of_another_resolution_than_the_model_is_for_is_warned_of(asked, t
     assert len(warned) == told
     if told:
         assert f"{sample_slide}: it is read at {report['lr']['mpp']:.3g} microns per pixel" in warned[0]
-        assert "and the model is for 1.9 to 2.1: read it with --mpp=1.9" in warned[0]
+        assert "and the model is for 1.9 to 2.1: read it with --mpp=2" in warned[0]
         assert f"unfamiliar {report['input']['unfamiliar'][0]}" in reports.summary(report)
     assert report["input"]["mpp"] == report["lr"]["mpp"]
     assert report["input"]["stain"]["kind"] == "not H&E"  # the sample is stained with DAB

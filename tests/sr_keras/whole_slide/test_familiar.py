@@ -46,7 +46,7 @@ def test_input_that_the_model_is_for_is_passed_in_silence():
 
 
 @pytest.mark.parametrize(("seen", "says"), [
-    ({"mpp": 0.5}, "it is read at 0.5 microns per pixel, and the model is for 0.9 to 2.1: read it with --mpp=0.9"),
+    ({"mpp": 0.5}, "it is read at 0.5 microns per pixel, and the model is for 0.9 to 2.1: read it with --mpp=1"),
     ({"mpp": 4.0}, "a finer scan is needed"),
     ({"stain": Stain(OTHER, 0.38)}, "does not look like H&E, which the model is for: 38% of its stain"),
     ({"stain": Stain(DARK, 0.0)}, "dark, as fluorescence is"),
@@ -58,6 +58,12 @@ def test_each_cause_is_a_line_of_its_own(seen, says):
     assert says in line
     assert "\n" not in line
     assert len(unfamiliar(Seen(0.5, Stain(OTHER, 0.4), 1.5, Jpeg(30, None)), FACTS)) == 4
+
+
+def test_resolution_that_no_whole_multiple_reaches_is_named_as_it_is():
+    facts = ModelFacts(lr_mpp=(0.9, 0.95))
+    assert "--mpp=0.9" in unfamiliar(Seen(0.4), facts)[0]
+    assert "--mpp=0.92" in unfamiliar(Seen(0.23), facts)[0]
 
 
 def test_little_beyond_the_limits_is_not_worth_a_line():
@@ -160,8 +166,8 @@ def test_damaged_and_other_files_say_nothing(content, tmp_path):
 @pytest.mark.parametrize(("name", "asked", "causes"), [
     ("CMU-1-Small-Region.svs", {"mpp": 1.0}, []), ("metaplasia-HE.tif", {"mpp": 1.0}, []),
     ("metaplasia-HE.tif", {"level": 2}, []), ("OS-1-detail.ome.tif", {"mpp": 0.9}, []),
-    ("metaplasia-HE.tif", {"mpp": 0.5}, ["read it with --mpp=0.9"]),
-    ("CMU-1-Small-Region.svs", {}, ["read it with --mpp=0.9", "JPEG of quality 30"]),
+    ("metaplasia-HE.tif", {"mpp": 0.5}, ["read it with --mpp=1.01"]),
+    ("CMU-1-Small-Region.svs", {}, ["read it with --mpp=0.998", "JPEG of quality 30"]),
     ("fluorescence-DAPI.ndpi", {"mpp": 1.0}, ["as fluorescence is"]),
 ])
 def test_real_slides_are_judged_rightly(name, asked, causes, shared_data):
