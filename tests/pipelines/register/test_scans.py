@@ -18,6 +18,7 @@ MATRIX = similarity(3.97, 0.7, 12.3, -3.6)
 SIDE, PATCH = 380, 48
 BLANK, TORN, DEFOCUSED = (96, 240), (240, 96), (96, 96)  # (x, y) of what is wrong on the second scan
 WRONG = 96
+SLOW = pytest.mark.slow
 
 
 @dataclass
@@ -90,11 +91,11 @@ def test_page_holds_what_was_found_and_a_picture_lies_beside(scans):
 
 
 @pytest.mark.parametrize(("matrix", "mpp"), [
-    (similarity(3.97, 90.7, 1530.3, 12.4), HR_MPP * 3.97),
-    (similarity(4.1, 180.0, 1531.2, 1533.9), None),
-    (similarity(3.97, -0.7, 1528.7, 20.2, mirrored=True), HR_MPP * 3.97),
-    (similarity(1.98, -3.0, -10.0, 60.0), HR_MPP * 1.98),
-], ids=["quarter turn", "upside down, mpp unknown", "face down", "scale 2"])
+    pytest.param(similarity(3.97, 90.7, 1530.3, 12.4), HR_MPP * 3.97, id="quarter turn", marks=SLOW),
+    pytest.param(similarity(4.1, 180.0, 1531.2, 1533.9), None, id="upside down, mpp unknown", marks=SLOW),
+    pytest.param(similarity(3.97, -0.7, 1528.7, 20.2, mirrored=True), HR_MPP * 3.97, id="face down"),
+    pytest.param(similarity(1.98, -3.0, -10.0, 60.0), HR_MPP * 1.98, id="scale 2", marks=SLOW),
+])
 def test_turned_and_mirrored_scans_are_found_back(tmp_path, tissue, hr_path, matrix, mpp):
     side = 360 if abs(np.linalg.det(matrix[:, :2])) > 9 else 700
     lr = write_scan(tmp_path / "lr.tif", second_scan(tissue, matrix, side, side), mpp)
@@ -103,6 +104,7 @@ def test_turned_and_mirrored_scans_are_found_back(tmp_path, tissue, hr_path, mat
     assert found.quality["mirrored"] == (np.linalg.det(matrix[:, :2]) < 0)
 
 
+@pytest.mark.slow
 def test_smooth_distortion_is_followed_by_each_patch(tmp_path, tissue, hr_path):
     """A stage that is not straight: up to 3 LR pixels that no affine transform has."""
     straight = second_scan(tissue, MATRIX, SIDE, SIDE, noise=0)
@@ -135,7 +137,7 @@ def test_scans_of_different_glass_are_refused_and_nothing_is_written(tmp_path, t
     assert [path.name for path in tmp_path.iterdir()] == ["lr.tif"]
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0, 0.5])
+@pytest.mark.parametrize("scale", [1.0, pytest.param(3.0, marks=SLOW), pytest.param(0.5, marks=SLOW)])
 def test_scale_that_is_none_of_ours_is_told_with_what_was_measured(tmp_path, tissue, hr_path, scale):
     side = round(1400 / max(scale, 1))
     lr = write_scan(tmp_path / "lr.tif", second_scan(tissue, similarity(scale, 0, 20, 10), side, side))
@@ -143,7 +145,8 @@ def test_scale_that_is_none_of_ours_is_told_with_what_was_measured(tmp_path, tis
         register_scans(lr, hr_path, tmp_path / "pairs.json", PATCH, 50, progress=False)
 
 
-@pytest.mark.parametrize("slide", ["CMU-1-Small-Region.svs", pytest.param("metaplasia-HE.tif", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("slide", ["CMU-1-Small-Region.svs", "metaplasia-HE.tif"])
 def test_second_scan_of_a_real_slide_is_found_back(tmp_path, shared_data, slide):
     with open_slide(shared_data / "slides" / slide) as hr:
         left, top, width, height = (0, 0, 2220, 2967) if slide.startswith("CMU") else (4000, 2000, 6000, 6000)
