@@ -2,8 +2,8 @@
 
 Training is an infinite stream, cut into epochs of a given number of batches:
 
-    shards -> filter -> cache -> shuffle -> repeat -> crop, shrink, flips, quarter turns -> LR by the degradation
-           -> corruption -> batch -> prefetch
+    shards -> filter -> cache -> shuffle -> repeat -> crop, shrink, flips, quarter turns, other colours
+           -> LR by the degradation -> corruption -> batch -> prefetch
 
 Shards of pairs carry the LR that was really scanned. A share of the examples, `pair_share`, takes it as it is; the
 others, of the same patches and of all others, get an LR that is made.
@@ -28,15 +28,18 @@ import tensorflow as tf
 
 from pipelines.corrupt import corrupt_pair, load_outliers
 from pipelines.degrade import degrade_example
+from pipelines.degrade.camera import colour
 from pipelines.options import CorruptOptions, DegradeOptions, check_seed, require
-from pipelines.pixels import to_float
+from pipelines.pixels import quantise, to_float
 from pipelines.shards import ShardSet, copy_shards, open_shards
 from pipelines.shards.record import decode
 from pipelines.shards.streams import Order, fold, from_disk, from_memory, in_turn
 
 Shards = ShardSet | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_ORDER, _AUGMENT, _SHRINK, _DEGRADE, _PAIR_ORDER, _CHOICE = range(1, 7)  # what a seed is for: no two purposes share one
+# What a seed is for: no two purposes share one.
+_ORDER, _AUGMENT, _SHRINK, _DEGRADE, _PAIR_ORDER, _CHOICE, _COLOUR = range(1, 8)
+DENSITY_STRETCH = 1.6  # of each colour, at most, and its reciprocal at least
 LR_SOURCES = ("auto", "made", "real")
 _as_it_is = tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes 2 s
 
@@ -45,7 +48,8 @@ def training_dataset(
     shards: Shards, *, batch_size: int, crop_size: int | None = None, steps_per_epoch: int | None = None,
     first_epoch: int = 0, degrade: DegradeOptions | None = None, corrupt: CorruptOptions | None = None,
     slides: Iterable[str] | None = None, min_tissue: float = 0.0, cache: str | os.PathLike[str] = "none",
-    shuffle_buffer: int = 512, augment: bool = True, shrink: float = 1.0, pair_share: float = 0.5, seed: int = 0,
+    shuffle_buffer: int = 512, augment: bool = True, shrink: float = 1.0, pair_share: float = 0.5,
+    recolour: float = 0.0, seed: int = 0,
 ) -> tf.data.Dataset:
     """Return infinite, shuffled batches of (lr, hr).
 
@@ -67,7 +71,9 @@ def training_dataset(
         shrink: Half of the crops of those whose LR is made are taken up to so many times larger, and shrunk to
             crop_size by the mean over their area: slides of 0.25 microns per pixel then teach what 0.5 looks like too.
             1 for none.
-        seed: Of the order, crops, sizes, flips, turns, degradation and corruption.
+        recolour: Share, in [0, 1], of those whose LR is made that get other colours before, as of another stain: red,
+            green and blue in another order, the optical density of each times 0.6 to 1.6. Glass stays white.
+        seed: Of the order, crops, sizes, flips, turns, colours, degradation and corruption.
 
     Returns:
         lr float32 [batch_size, crop_size/scale, crop_size/scale, 3] in 8-bit steps; hr float32 [batch_size, crop_size,
@@ -92,6 +98,7 @@ def training_dataset(
             f"lie in 1 to {chosen.patch_size / crop:.4g}, the side of a patch over that of a crop",
             "make it or the crop smaller", shrink)
     require(0 <= pair_share <= 1, "pair_share", "lie in [0, 1]", "0.5 is half of the examples", pair_share)
+    require(0 <= recolour <= 1, "recolour", "lie in [0, 1]", "0 leaves all colours", recolour)
     pairs = chosen.pairs if pair_share else replace(chosen, shards=())
     check_pairs(pairs, degrade.scale)
 
@@ -120,6 +127,8 @@ def training_dataset(
 
         def made() -> tuple[tf.Tensor, tf.Tensor]:
             hr = to_float(_cropped_and_turned(pixels, crop, shrink, augment, augment_seed))
+            if recolour:
+                hr = _recoloured(hr, recolour, fold(augment_seed, _COLOUR))
             return degrade_example(hr, degrade, degrade_seed), hr
 
         def as_scanned() -> tuple[tf.Tensor, tf.Tensor]:
@@ -279,6 +288,18 @@ def _turned(pixels: tf.Tensor, drawn: tf.Tensor, augment: bool) -> tf.Tensor:
     side = pixels.shape
     pixels = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     return tf.ensure_shape(tf.raw_ops.Reverse(tensor=pixels, dims=[upside_down, mirrored, False]), side)
+
+
+def _recoloured(hr: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
+    """Return float32 [H, W, 3] in [0, 1] in the colours of some other stain, so often as `share` says."""
+    chosen, *stretch = tf.unstack(tf.random.stateless_uniform([4], seed))
+
+    def other() -> tf.Tensor:
+        order = tf.random.experimental.stateless_shuffle([0, 1, 2], fold(seed, _COLOUR))
+        power = DENSITY_STRETCH ** (2 * tf.stack(stretch) - 1)  # an optical density times f is an intensity to the f
+        return quantise(colour(tf.gather(hr, order, axis=2), tf.ones([3]), power))
+
+    return tf.cond(chosen < share, other, lambda: hr)
 
 
 def _side(crop: int, shrink: float, seed: tf.Tensor) -> tf.Tensor:

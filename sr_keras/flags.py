@@ -84,6 +84,9 @@ def _define_stage_flags(values: flags.FlagValues) -> None:
                         flag_values=values)
     flags.DEFINE_string("generator", None, "A trained model to go on from: a run, say, or a SavedModel.",
                         flag_values=values)
+    flags.DEFINE_boolean("freeze_statistics", _DEFAULT["freeze_statistics"],
+                         "Keep the generator's batch-norm statistics as they are: it learns what inference computes.",
+                         flag_values=values)
     flags.DEFINE_integer("blocks", _DEFAULT["blocks"], "Residual blocks of the generator.", flag_values=values)
     flags.DEFINE_integer("filters", _DEFAULT["filters"], "Filters of the generator.", flag_values=values)
     flags.DEFINE_boolean("global_skip", _DEFAULT["global_skip"], "Add the network's output to the interpolated LR.",
@@ -102,6 +105,9 @@ def _define_run_flags(values: flags.FlagValues) -> None:
                        flag_values=values)
     flags.DEFINE_float("pair_share", _DEFAULT["pair_share"],
                        "Share of the examples that take the LR that was scanned, where the data hold pairs.",
+                       flag_values=values)
+    flags.DEFINE_float("recolour", _DEFAULT["recolour"],
+                       "Share of the examples whose LR is made that get the colours of some other stain.",
                        flag_values=values)
     flags.DEFINE_integer("steps_per_epoch", None, "Steps in an epoch; one pass over the patches if left out.",
                          flag_values=values)

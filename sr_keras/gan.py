@@ -28,6 +28,7 @@ import tensorflow as tf
 from pipelines.options import require
 from pipelines.pixels import quantise
 from sr_keras import metrics
+from sr_keras.layers import FewChannelConv2D
 from sr_keras.losses import (
     adversarial_discriminator,
     adversarial_generator,
@@ -63,15 +64,23 @@ class SuperResolutionGAN(keras.Model):
         ema_decay: of the generator's exponential moving average, in [0, 1); 0 for none.
         blur_sigma: by which the textbook's `degrade` made lr of hr; lambda_c > 0 makes lr of sr alike, and needs it.
             None where lr was made in another way.
+        freeze_statistics: whether G is normalised by its moving statistics in training too, which stay as they are.
+            What is learned is then what inference computes, whatever LR a batch holds: an image's degradation shifts
+            its statistics, and a batch's are those of no image.
     """
 
     def __init__(self, generator: keras.Model, discriminator: keras.Model | None = None,
                  encoder: keras.Model | None = None, features: keras.Model | None = None,
-                 ema_decay: float = 0.0, blur_sigma: float | None = None, **kwargs: Any) -> None:
+                 ema_decay: float = 0.0, blur_sigma: float | None = None, freeze_statistics: bool = False,
+                 **kwargs: Any) -> None:
         super().__init__(**{"autocast": False, **kwargs})
         require(0 <= ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", ema_decay)
         self.generator, self.ema_decay = generator, ema_decay
         self.blur_sigma: Any = blur_sigma
+        self.freeze_statistics = freeze_statistics
+        for layer in generator.layers if freeze_statistics else ():
+            if isinstance(layer, FewChannelConv2D):
+                layer.trains = True
         self.discriminator: Any = discriminator
         self._judge: Any = discriminator and _judge_of(discriminator)
         self.encoder: Any = encoder
@@ -126,7 +135,7 @@ class SuperResolutionGAN(keras.Model):
         """Update D, then G, then the average of G, on one batch; return the means of the epoch so far."""
         lr, hr, _ = keras.utils.unpack_x_y_sample_weight(data)
         with _watching(self.generator) as tape:
-            sr = self.generator(lr, training=True)
+            sr = self.generator(lr, training=not self.freeze_statistics)
             judged = self._train_discriminator(hr, tf.stop_gradient(sr)) if self.objective.lambda_d else {}
             terms = self._terms(lr, hr, sr)
             weighted = {f"weighted_{name}": weight * value for name, (weight, value) in terms.items()}
@@ -194,6 +203,7 @@ class SuperResolutionGAN(keras.Model):
         """Return the networks as configurations."""
         parts = {name: getattr(self, name) for name in ("generator", "discriminator", "encoder", "features")}
         return {"name": self.name, "ema_decay": self.ema_decay, "blur_sigma": self.blur_sigma,
+                "freeze_statistics": self.freeze_statistics,
                 **{name: part and keras.saving.serialize_keras_object(part)
                    for name, part in {**parts, "dtype": self.dtype_policy}.items()}}
 

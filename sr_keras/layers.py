@@ -86,6 +86,7 @@ class FewChannelConv2D(layers.Layer):
         super().__init__(**kwargs)
         require(kernel_size % 2 == 1, "kernel_size", "be odd", "an even kernel has no centre", kernel_size)
         self.filters, self.kernel_size, self.kernel_initializer = filters, kernel_size, kernel_initializer
+        self.trains = False  # whether it is differentiated without `training`, by who freezes the normalisation
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
@@ -94,7 +95,7 @@ class FewChannelConv2D(layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         # A gradient of one's own leaves a trace in the graph, which exported models need not carry.
-        convolve = _convolve_with_mirrored_gradients if training else _convolve_by_rows
+        convolve = _convolve_with_mirrored_gradients if training or self.trains else _convolve_by_rows
         return convolve(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
 
     def get_config(self) -> dict[str, Any]:

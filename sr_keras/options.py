@@ -131,6 +131,7 @@ class TrainOptions:
     crop_size: int | None = None
     shrink: float = 1.0
     pair_share: float = 0.5
+    recolour: float = 0.0
     steps_per_epoch: int | None = None
     val_patches: int = 32
     best_by: str = "ssim"
@@ -145,6 +146,7 @@ class TrainOptions:
     keep_checkpoints: int = 3
     autoencoder: str | None = None
     generator: str | None = None
+    freeze_statistics: bool = False
     vgg_weights: str = "imagenet"
 
     def __post_init__(self) -> None:
@@ -155,6 +157,7 @@ class TrainOptions:
         require(self.shrink >= 1, "shrink", "be 1 or more", "1 is none", self.shrink)
         require(0 <= self.pair_share <= 1, "pair_share", "lie in [0, 1]", "0.5 is half of the examples",
                 self.pair_share)
+        require(0 <= self.recolour <= 1, "recolour", "lie in [0, 1]", "0 leaves all colours", self.recolour)
         require(self.steps_per_epoch is None or self.steps_per_epoch > 0, "steps_per_epoch", "be positive",
                 "leave it out for one pass over the patches", self.steps_per_epoch)
         require(self.val_patches > 0, "val_patches", "be positive", "32 is the default", self.val_patches)

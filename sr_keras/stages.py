@@ -140,7 +140,8 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     pairs = training_dataset(
         plan.train, batch_size=plan.options.batch_size, crop_size=plan.options.crop_size, steps_per_epoch=plan.steps,
         first_epoch=state.epoch, degrade=plan.degrade, corrupt=plan.corrupt, cache=plan.options.cache,
-        shrink=plan.options.shrink, pair_share=plan.options.pair_share, seed=plan.options.seed)
+        shrink=plan.options.shrink, pair_share=plan.options.pair_share, recolour=plan.options.recolour,
+        seed=plan.options.seed)
     validation = _validation(plan)
     if not generates:
         images, validation = pairs.map(lambda lr, hr: hr), validation.map(lambda lr, hr: (hr, hr))
@@ -200,7 +201,7 @@ def _build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Pat
         start_from(generator, start)
     model = SuperResolutionGAN(
         generator, discriminator, encoder, features, ema_decay=plan.options.ema_decay,
-        blur_sigma=plan.blur_sigma)
+        blur_sigma=plan.blur_sigma, freeze_statistics=plan.options.freeze_statistics)
     judge_rate = plan.options.discriminator_learning_rate
     model.compile(
         generator_optimizer=_adam(stage.learning_rate, plan, stage),

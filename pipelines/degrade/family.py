@@ -38,13 +38,18 @@ def degrade_example(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> 
 
 
 def _seen(lr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tensor:
-    """Add what the camera adds; an effect whose range is nothing costs nothing."""
-    u = tf.random.stateless_uniform([11], _fold(seed, _CAMERA))
+    """Add what the camera adds; an effect whose range is nothing costs nothing.
+
+    Half of the patches are clean where the ranges begin at 0: a pixel of LR is the mean of many, which leaves little
+    noise, and a model that has seen no clean LR can't tell how far it may go there.
+    """
+    u = tf.random.stateless_uniform([12], _fold(seed, _CAMERA))
+    faults = tf.where(u[11] < 0.5, u[:7], 0.0)  # half of the patches at the low end of all three ranges, together
     if options.shot_noise[1] > 0 or options.read_noise[1] > 0:
-        shot, read = _rarely_strong(options.shot_noise, u[:3]), _rarely_strong(options.read_noise, u[3:6])
+        shot, read = _rarely_strong(options.shot_noise, faults[:3]), _rarely_strong(options.read_noise, faults[3:6])
         lr = noise(lr, shot, read, _fold(seed, _NOISE))
     if options.sharpen[1] > 0:
-        lr = sharpen(lr, _rarely_strong(options.sharpen, u[6]))
+        lr = sharpen(lr, _rarely_strong(options.sharpen, faults[6]))
     if options.gain != (1.0, 1.0) or options.gamma != (1.0, 1.0):
         lr = colour(lr, _between(options.gain, u[7:10]), _between(options.gamma, u[10]))
     return lr
@@ -86,7 +91,7 @@ def _between(bounds: Range, u: tf.Tensor) -> tf.Tensor:
 
 
 def _rarely_strong(bounds: Range, u: tf.Tensor) -> tf.Tensor:
-    """Return a value of the range, half of them in its first quarter: most scans are hardly noisy."""
+    """Return a value of the range, half of them in its first quarter: what is there is mostly weak."""
     return _between(bounds, tf.square(u))
 
 

@@ -96,7 +96,7 @@ def test_every_patch_comes_once_before_one_comes_twice(plain):
 
 
 @pytest.mark.parametrize("keywords", [
-    {"cache": "memory"}, {"crop_size": 64, "shrink": 1.5},
+    {"cache": "memory"}, {"crop_size": 64, "shrink": 1.5}, {"crop_size": 16, "recolour": 0.5},
     {"shuffle_buffer": 3, "crop_size": 16}, {"steps_per_epoch": 2}, {"steps_per_epoch": 9},
     {"min_tissue": 0.01, "slides": ["slide-a"], "corrupt": CorruptOptions(fraction=0.5)}])
 def test_a_run_that_starts_at_epoch_k_is_bit_for_bit_the_uninterrupted_one(tissue, keywords):
@@ -123,6 +123,25 @@ def test_eight_orientations_come_and_keep_pixels_in_place(ramp):
 def test_without_augmentation_patches_stay_as_they_are(ramp):
     hr = np.concatenate([hr for _, hr in batches(5, ramp, batch_size=2, augment=False)])
     assert np.ptp(hr, axis=0).max() == 0
+
+
+def test_recoloured_examples_are_a_share_of_all_in_other_channels_and_densities(tissue):
+    plain, other = (np.concatenate([hr for _, hr in batches(20, tissue, batch_size=8, crop_size=16, recolour=share)])
+                    for share in (0.0, 0.25))
+    changed = (plain != other).any(axis=(1, 2, 3))
+    assert 0.15 < changed.mean() < 0.35
+    orders = set()
+    for before, after in zip(plain[changed], other[changed], strict=True):
+        with np.errstate(divide="ignore"):
+            before, after = -np.log(before), -np.log(after)  # optical densities
+        order = max(itertools.permutations(range(3)), key=lambda order: sum(
+            np.corrcoef(before[..., one].ravel(), after[..., channel].ravel())[0, 1]
+            for channel, one in enumerate(order)))
+        ratios = after.sum((0, 1)) / before.sum((0, 1))[list(order)]
+        assert (ratios > 1 / 1.7).all()
+        assert (ratios < 1.7).all()
+        orders.add(order)
+    assert len(orders) > 3
 
 
 def test_half_of_the_crops_are_shrunk_evenly_up_to_the_limit(ramp):
@@ -260,6 +279,7 @@ def test_slides_and_tissue_choose_patches(plain, tissue):
     ({"first_epoch": -1}, "`first_epoch` must"),
     ({"shuffle_buffer": 0}, "`shuffle_buffer` must"),
     ({"seed": -1}, "`seed` must"),
+    ({"recolour": 1.1}, "`recolour` must lie in"),
     ({"shrink": 0.9}, "`shrink` must lie in 1 to 1,"),
     ({"shrink": 2.1, "crop_size": 16}, "`shrink` must lie in 1 to 2,"),
 ])

@@ -16,6 +16,7 @@ from pipelines.degrade import degrade
 from pipelines.pixels import quantise, to_float
 from sr_keras import networks
 from sr_keras.gan import SuperResolutionGAN
+from sr_keras.losses import quasi_norm
 from sr_keras.options import METHODS, Objective, TrainOptions
 from sr_keras.stages import start_from
 
@@ -180,6 +181,21 @@ def test_batch_statistics_of_the_generator_move_once_a_step():
     fit(model)
     expected = (1 - networks.BATCH_NORM_MOMENTUM) * np.mean(hidden, axis=(0, 1, 2))
     np.testing.assert_allclose(model.generator.get_layer("block1_norm1").moving_mean, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_with_frozen_statistics_the_generator_learns_what_inference_computes():
+    model = build()
+    fit(model, 5)  # statistics that are not those of a batch
+    frozen = SuperResolutionGAN(model.generator, ema_decay=0.9, freeze_statistics=True)
+    frozen.compile(keras.optimizers.Adam(1e-3), objective=FIDELITY)
+    lr, hr = batch()
+    expected = float(np.mean(quasi_norm(frozen.generator(lr, training=False) - hr, 0.5, 1e-4)))
+    fixed, learned = frozen.generator.non_trainable_variables, frozen.generator.trainable_variables
+    before, weights = values(fixed), values(learned)
+    assert fit(frozen)["fidelity"] == pytest.approx(expected, rel=1e-5)
+    assert_same(values(fixed), before)
+    assert all(changed([old], [new]) for old, new in zip(weights, learned, strict=True))
+    assert SuperResolutionGAN.from_config(frozen.get_config()).freeze_statistics
 
 
 def test_batch_statistics_of_the_discriminator_move_once_a_step_by_hr_and_sr_as_one_batch():

@@ -78,12 +78,29 @@ def placed(level, row, column):
     return np.asarray(Image.open(file)).astype(int)[row:, column:]
 
 
-def test_noise_is_half_of_the_time_under_a_quarter_of_its_range(hr):
+def test_half_of_the_patches_are_clean_and_half_of_the_others_hardly_noisy(hr):
     flat = np.full_like(hr, 0.5)
     options = DegradeOptions(blurs=("none",), resamplings=("box",), read_noise=(0.0, 0.08))
-    strengths = [lr_of(flat, options, (number, 0)).std((0, 1)) for number in range(30)]
-    assert 0.3 < np.mean(np.concatenate(strengths) < 0.02) < 0.7
+    strengths = np.stack([lr_of(flat, options, (number, 0)).std((0, 1)) for number in range(60)])
+    clean = (strengths < 1e-4).all(axis=1)
+    assert 0.3 < clean.mean() < 0.7
+    assert 0.3 < np.mean(strengths[~clean] < 0.02) < 0.7
     assert np.max(strengths) > 0.06
+
+
+def test_noise_of_one_strength_is_there_in_every_patch(hr):
+    options = DegradeOptions(blurs=("none",), resamplings=("box",), read_noise=(0.03, 0.03))
+    flat = np.full_like(hr, 0.5)
+    for number in range(8):
+        assert 0.025 < lr_of(flat, options, (number, 0)).std() < 0.035
+
+
+def test_what_is_not_blurred_is_averaged_where_it_could_be(hr):
+    """Every n-th pixel of a sharp image would alias."""
+    box = lr_of(hr, DegradeOptions(blurs=("none",), resamplings=("box",)))
+    options = DegradeOptions(blurs=("none",), resamplings=("nth", "box"))
+    for number in range(6):
+        np.testing.assert_array_equal(lr_of(hr, options, (number, 0)), box)
 
 
 def test_twice_compressed_differs_from_once(hr):
