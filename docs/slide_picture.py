@@ -14,13 +14,13 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 
+from pipelines.config import degradation
 from pipelines.degrade import degrade_example
-from pipelines.options import degradation
 from pipelines.pixels import to_float, to_uint8
 from pipelines.slide import open_slide
 from sr_keras import metrics
-from sr_keras.models import load_generator
-from sr_keras.scores import bicubic
+from sr_keras.evaluation import bicubic
+from sr_keras.model.loading import load_generator
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -27,8 +27,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from pipelines.console import UserError, import_optional, one_line
-from pipelines.options import require
+from pipelines.console import import_optional, one_line
+from pipelines.errors import UserError, require
 from pipelines.workers import Died, Report, Work
 
 AUTO = "auto"

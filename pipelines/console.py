@@ -21,10 +21,7 @@ from typing import Any
 
 from absl import flags
 
-
-class UserError(RuntimeError):
-    """What a user can cause or must decide on, though no argument is wrong; it is said in one line."""
-
+from pipelines.errors import UserError
 
 # What a user can cause; anything else is ours and keeps its traceback. (A bare RuntimeError is Keras' or TensorFlow's.)
 USER_ERRORS = (ValueError, OSError, UserError, flags.Error)

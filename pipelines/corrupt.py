@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from pipelines.config import CorruptOptions
 from pipelines.degrade import extend_symmetric
 from pipelines.degrade.camera import normal
-from pipelines.options import CorruptOptions, require
+from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.slide import open_slide
 

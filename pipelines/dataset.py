@@ -26,10 +26,11 @@ from functools import partial
 
 import tensorflow as tf
 
+from pipelines.config import CorruptOptions, DegradeOptions, check_seed
 from pipelines.corrupt import corrupt_pair, load_outliers
 from pipelines.degrade import degrade_example
 from pipelines.degrade.camera import colour
-from pipelines.options import CorruptOptions, DegradeOptions, check_seed, require
+from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.shards import ShardSet, copy_shards, open_shards
 from pipelines.shards.record import decode

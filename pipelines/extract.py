@@ -25,9 +25,10 @@ from contextlib import nullcontext
 from absl import flags
 
 from pipelines.cluster import Cluster
+from pipelines.config import SCALES, PatchOptions
 from pipelines.console import run
+from pipelines.errors import require, require_folder
 from pipelines.flags import define_patch_flags, patch_options, registered
-from pipelines.options import SCALES, PatchOptions, require, require_folder
 
 LISTED = 10
 

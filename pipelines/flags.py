@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from pipelines.options import (
+from pipelines.config import (
     BLURS,
     CORRUPTIONS,
     DEGRADATIONS,

@@ -24,7 +24,7 @@ import openslide
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from pipelines.console import UserError
+from pipelines.errors import UserError
 from pipelines.pixels import as_rgb
 
 KEPT_BYTES = 256 * 2**20

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.config import PatchOptions
 from pipelines.correspondence import mismatch, refusal, sample
-from pipelines.options import PatchOptions
 from pipelines.slide import MPP_TOLERANCE, Slide, SlideError
 
 MOST_REDUCED = 1.5

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.config import SCALES, PatchOptions
 from pipelines.correspondence import mismatch, refusal, sample
-from pipelines.options import SCALES, PatchOptions, require
+from pipelines.errors import require
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.sources import LR_NAME, Source, is_tile
 from pipelines.tissue import slide_mask

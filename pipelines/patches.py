@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.config import PatchOptions
+from pipelines.errors import require
 from pipelines.levels import LevelPairs
-from pipelines.options import PatchOptions, require
 from pipelines.pairs import match_files, read_pair, refuse_pairs
 from pipelines.places import find_places, find_span, mask_side
 from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Slide, SlideError, open_slide

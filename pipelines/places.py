@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.options import PatchOptions, require
+from pipelines.config import PatchOptions
+from pipelines.errors import require
 from pipelines.slide import Resolution, Slide
 from pipelines.sources import Region
 

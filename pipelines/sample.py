@@ -20,8 +20,8 @@ from absl import flags
 from skimage.data import immunohistochemistry
 
 from pipelines.console import run
+from pipelines.errors import require_folder
 from pipelines.files import atomic_path
-from pipelines.options import require_folder
 
 # The picture does not say its resolution. Nuclei of colonic epithelium are some 7 microns wide and are about 14 pixels
 # wide in it, which is a 20x scan.

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.options import require
+from pipelines.errors import require
 from pipelines.sample import cached_sample_slide
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.tissue import slide_mask

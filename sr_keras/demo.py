@@ -75,7 +75,7 @@ def _type(module: str, *arguments: str) -> None:
 
 def is_exported(run: Path, model: Path) -> bool:
     """Tell whether the newest version of the model was made of the generator that the run holds now."""
-    from sr_keras.models import GENERATOR_FILE, versions_of
+    from sr_keras.model.loading import GENERATOR_FILE, versions_of
 
     versions = versions_of(model)
     return bool(versions) and versions[-1].stat().st_mtime >= (run / GENERATOR_FILE).stat().st_mtime
@@ -84,9 +84,9 @@ def is_exported(run: Path, model: Path) -> bool:
 def draw(model: Path, run: Path, path: Path) -> Path:
     """Draw LR, bicubic, SR and HR of a patch of the run's test part side by side, with an inset; return `path`."""
     from pipelines.dataset import evaluation_dataset
-    from sr_keras.models import load_generator
-    from sr_keras.parts import open_part
-    from sr_keras.scores import bicubic, side_by_side
+    from sr_keras.evaluation import bicubic, side_by_side
+    from sr_keras.model.loading import load_generator
+    from sr_keras.training.split import open_part
 
     generator = load_generator(model)
     examples = evaluation_dataset(open_part(run), degrade=generator.degrade)
@@ -118,7 +118,7 @@ Next:
 
 def _verdict(path: Path) -> str:
     """Return in one line where the model beats bicubic, by the means of the table in scores.md."""
-    from sr_keras.scores import METRICS, summarise
+    from sr_keras.evaluation import METRICS, summarise
 
     with open(path, newline="", encoding="utf-8") as handle:
         rows = [{name: float(text) if name in METRICS else text for name, text in row.items()}

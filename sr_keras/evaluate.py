@@ -35,17 +35,18 @@ from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
+from pipelines.config import DegradeOptions, PatchOptions, check_seed
+from pipelines.errors import require, require_folder
 from pipelines.files import write_text
 from pipelines.flags import define_patch_flags, patch_options
-from pipelines.options import DegradeOptions, PatchOptions, check_seed, require, require_folder
-from sr_keras.options import SHIPPED_MODEL
+from sr_keras.config import SHIPPED_MODEL
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipelines.shards import ShardSet
-    from sr_keras.models import LoadedGenerator
-    from sr_keras.scores.conditions import Condition
+    from sr_keras.evaluation.conditions import Condition
+    from sr_keras.model.loading import LoadedGenerator
 
 FILES = TABLE_FILE, ROWS_FILE, SHEET_FILE = "scores.md", "scores.csv", "sheet.png"
 STANDARD_FILES = "standard.md", "standard.csv", "standard.json", "standard.png"
@@ -88,8 +89,8 @@ def main() -> int:
 
 def score_on_standard(output: Path, title: str) -> None:
     """Score on the whole list of LR kinds, and print the compact table."""
-    from sr_keras.scores.patches import find_sets
-    from sr_keras.scores.standard import PER_SLIDE, READING, score_standard, write_standard
+    from sr_keras.evaluation.patches import find_sets
+    from sr_keras.evaluation.standard import PER_SLIDE, READING, score_standard, write_standard
 
     generator = _generator()
     per_slide = (PER_SLIDE if FLAGS.limit is None else FLAGS.limit) or None
@@ -108,8 +109,8 @@ def score_on_standard(output: Path, title: str) -> None:
 
 def score_on_one(output: Path, title: str) -> None:
     """Score on one kind of LR, and print the table."""
-    from sr_keras.scores.conditions import condition_named, trained_condition
-    from sr_keras.scores.patches import find_shards, pairs_of
+    from sr_keras.evaluation.conditions import condition_named, trained_condition
+    from sr_keras.evaluation.patches import find_shards, pairs_of
 
     condition = condition_named(FLAGS.lr) if FLAGS.lr else None  # before the model: a wrong name is said at once
     generator = _generator()
@@ -129,10 +130,10 @@ def _patches(scale: int) -> PatchOptions:
 
 def _generator() -> LoadedGenerator:
     if FLAGS.engine == "tensorflow":
-        from sr_keras.models import load_generator
+        from sr_keras.model.loading import load_generator
 
         return load_generator(FLAGS.model)
-    from sr_keras.engines import open_engine
+    from sr_keras.model.engines import open_engine
 
     return open_engine(FLAGS.engine, FLAGS.model)
 
@@ -189,8 +190,8 @@ def evaluate(upscale: Any, shards: ShardSet, condition: Condition, scale: int, o
         seed: Of what is random in LR.
     """
     from pipelines.shards.record import damage_named
-    from sr_keras.scores import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
-    from sr_keras.scores.patches import lr_dataset
+    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
+    from sr_keras.evaluation.patches import lr_dataset
 
     dataset = lr_dataset(shards, condition, scale, limit, seed)
     names = set(METRICS) - ({"lr_consistency"} if condition.is_real else set())

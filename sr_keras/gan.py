@@ -25,9 +25,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pipelines.options import require
+from pipelines.errors import require
 from pipelines.pixels import quantise
 from sr_keras import metrics
+from sr_keras.config import Objective
 from sr_keras.layers import FewChannelConv2D
 from sr_keras.losses import (
     adversarial_discriminator,
@@ -37,7 +38,6 @@ from sr_keras.losses import (
     quasi_norm,
     structural,
 )
-from sr_keras.options import Objective
 
 TERMS = ("fidelity", "manifold", "structural", "adversarial", "feature", "consistency")
 SCORES: dict[str, Callable[..., tf.Tensor]] = {
@@ -111,7 +111,7 @@ class SuperResolutionGAN(keras.Model):
             discriminator_optimizer: of the discriminator; needed by lambda_d > 0.
             objective: weights, q, epsilon and reduction; SRGAN_SQE's by default.
             jit_compile: whether steps are compiled by XLA. "auto" is Keras' choice, on a GPU yes and on a CPU no; on a
-                CPU the graph executor was measured to be faster (`python -m sr_keras.benchmark`). Never under a
+                CPU the graph executor was measured to be faster (`python -m benchmarks.model`). Never under a
                 strategy of several devices: XLA can't reach the variables of more than one (TensorFlow 2.21).
             **kwargs: of `keras.Model.compile`.
 

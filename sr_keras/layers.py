@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from pipelines.options import require
+from pipelines.errors import require
 
 
 @keras.saving.register_keras_serializable("sr_keras")

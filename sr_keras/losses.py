@@ -22,9 +22,9 @@ import keras
 import tensorflow as tf
 
 from pipelines.degrade import degrade
-from pipelines.options import require
-from sr_keras.options import REDUCTIONS
-from sr_keras.windows import ssim_map
+from pipelines.errors import require
+from sr_keras.config import REDUCTIONS
+from sr_keras.ssim_windows import ssim_map
 
 WINDOW = 5  # pixels a side of the neighbourhoods of L_S
 

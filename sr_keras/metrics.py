@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.degrade import degrade
-from pipelines.options import require
-from sr_keras.windows import local_mean, ssim_factors, ssim_map
+from pipelines.errors import require
+from sr_keras.ssim_windows import local_mean, ssim_factors, ssim_map
 
 Images = Any  # np.ndarray or tf.Tensor
 WINDOW = 11  # pixels a side, Gaussian of sigma 1.5: SSIM, MS-SSIM and QILV alike

@@ -22,9 +22,9 @@ from typing import Any
 import keras
 from keras import layers
 
-from pipelines.options import require
+from pipelines.errors import require
+from sr_keras.config import GeneratorOptions
 from sr_keras.layers import Bilinear, FewChannelConv2D, SmoothSubPixel, SubPixel
-from sr_keras.options import GeneratorOptions
 
 # Of the moving statistics that inference uses. Keras' 0.99 needs some 500 steps to forget its start, as many as a
 # whole demonstration has; 0.9 is what SRGAN's successors settled on.

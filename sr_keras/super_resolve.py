@@ -44,19 +44,19 @@ from tqdm import tqdm
 
 from pipelines import console
 from pipelines.cluster import CPUS, Cluster
-from pipelines.options import require
+from pipelines.errors import require
 from pipelines.slide import SlideError
-from sr_keras.options import SHIPPED_MODEL
-from sr_keras.tiling import check_tile
-from sr_keras.whole_slide import EnlargeOptions, enlarge_file
-from sr_keras.whole_slide.reports import describe_model, report_path, summary, trust_line, write_report
-from sr_keras.whole_slide.spread import Job, enlarge_all
-from sr_keras.whole_slide.targets import check_output, check_writable, find_inputs, is_picture, plan, plan_trust
-from sr_keras.whole_slide.trust import check_trust
-from sr_keras.whole_slide.windows import pyramid_tile
+from sr_keras.config import SHIPPED_MODEL
+from sr_keras.model.tiles import check_tile
+from sr_keras.slides import EnlargeOptions, enlarge_file
+from sr_keras.slides.distributed import Job, enlarge_all
+from sr_keras.slides.output_paths import check_output, check_writable, find_inputs, is_picture, plan, plan_trust
+from sr_keras.slides.reports import describe_model, report_path, summary, trust_line, write_report
+from sr_keras.slides.trust import check_trust
+from sr_keras.slides.windows import pyramid_tile
 
 if TYPE_CHECKING:
-    from sr_keras.engines import Engine
+    from sr_keras.model.engines import Engine
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
@@ -102,7 +102,7 @@ def main() -> int:
 
 
 def _enlarge(options: EnlargeOptions, cluster: Cluster | None) -> int:
-    from sr_keras.engines import open_engine
+    from sr_keras.model.engines import open_engine
 
     if cluster:
         cluster.leave_gpus()

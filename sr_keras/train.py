@@ -4,7 +4,8 @@
     python -m sr_keras.train --train_data=my_slides --run=runs/mine
     python -m sr_keras.train --flagfile=runs/mine/flags.txt --resume
 
-Slides are parted into train, val and test by slide. What the run leaves behind is described in sr_keras/runs.py.
+Slides are parted into train, val and test by slide. The files of a run
+are listed in sr_keras/training/run_folder.py.
 """
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from pathlib import Path
 from absl import flags
 
 from pipelines import console
+from pipelines.config import CorruptOptions, DegradeOptions
+from pipelines.errors import require
 from pipelines.flags import corrupt_options, degrade_options, patch_options
-from pipelines.options import CorruptOptions, DegradeOptions, require
-from sr_keras.flags import (
+from sr_keras.config import GeneratorOptions, Objective, TrainOptions
+from sr_keras.training.flags import (
     data_options,
     define_train_flags,
     generator_options,
@@ -24,8 +27,7 @@ from sr_keras.flags import (
     train_defaults,
     train_options,
 )
-from sr_keras.options import GeneratorOptions, Objective, TrainOptions
-from sr_keras.runs import FLAGS_FILE
+from sr_keras.training.run_folder import FLAGS_FILE
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -43,7 +45,7 @@ def main() -> int:
     _check_consistency(loss, degrade)
     _check_paths(options)
 
-    from sr_keras.parts import find_parts, patch_size, read_parts
+    from sr_keras.training.split import find_parts, patch_size, read_parts
 
     found = find_parts(data, patches, options.seed)
     whole, evaluated, _ = (patch_size(part, slides, data, patches) for part, slides in found.items())
@@ -52,8 +54,8 @@ def main() -> int:
     import keras
     import tensorflow as tf
 
-    from sr_keras.runs import open_run
-    from sr_keras.stages import Plan, train_stages
+    from sr_keras.training.run_folder import open_run
+    from sr_keras.training.stages import Plan, train_stages
 
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -122,8 +124,8 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     """Read once what the flags name, since a stage may come to need it only after hours."""
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
-    from sr_keras.runs import load_weights
-    from sr_keras.stages import start_from
+    from sr_keras.training.run_folder import load_weights
+    from sr_keras.training.stages import start_from
 
     if options.generator:
         start_from(networks.generator(size.scale, size.blocks, size.filters, size.global_skip), Path(options.generator))

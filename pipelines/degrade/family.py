@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from pipelines.config import DegradeOptions, Range
 from pipelines.degrade.camera import colour, noise, sharpen
 from pipelines.degrade.jpeg import BLOCK, compress
 from pipelines.degrade.kernels import degraded
 from pipelines.degrade.textbook import degrade
-from pipelines.options import DegradeOptions, Range
 from pipelines.pixels import quantise, to_float, to_uint8
 
 _PLANE, _CAMERA, _NOISE, _JPEG, _SECOND_JPEG = range(1, 6)  # what a seed is for

@@ -7,7 +7,7 @@ coordinate `scale*i + (scale-1)/2`, since scales are even. Edges are mirrored, a
 A cascade is the exception, because it rounds: pyramids are made by halving, each level rounded to 8 bit and averaged
 again.
 
-Everything is TensorFlow, for use inside `Dataset.map`. Measured for a crop of 96x96: see `pipelines.benchmark`.
+Everything is TensorFlow, for use inside `Dataset.map`. Measured for a crop of 96x96: see `benchmarks.pipeline`.
 """
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from pipelines.config import DegradeOptions
 from pipelines.degrade.textbook import TRUNCATE, extend_symmetric
-from pipelines.options import DegradeOptions
 from pipelines.pixels import quantise
 
 CUBIC = -0.5  # Keys 1981; what PIL and scikit-image take

@@ -24,7 +24,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from pipelines.options import require
+from pipelines.errors import require
 
 TRUNCATE = 4.0  # the taps reach at least this many sigma
 

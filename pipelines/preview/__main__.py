@@ -19,10 +19,11 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from pipelines import corrupt
+from pipelines.config import DEGRADATIONS, PatchOptions, degradation
 from pipelines.console import run
+from pipelines.errors import require
 from pipelines.files import atomic_path
 from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
-from pipelines.options import DEGRADATIONS, PatchOptions, degradation, require
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import to_float
 from pipelines.preview.corruptions import draw_corruptions

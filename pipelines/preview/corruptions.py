@@ -12,8 +12,9 @@ import tensorflow as tf
 from matplotlib.figure import Figure, SubFigure
 
 from pipelines import corrupt
+from pipelines.config import CORRUPTIONS, SIDES, CorruptOptions, DegradeOptions
 from pipelines.degrade import degrade_example
-from pipelines.options import CORRUPTIONS, SIDES, CorruptOptions, DegradeOptions, require
+from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.preview.panels import show
 

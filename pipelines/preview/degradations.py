@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from pipelines.config import DegradeOptions
 from pipelines.degrade import degrade_example
-from pipelines.options import DegradeOptions, require
+from pipelines.errors import require
 from pipelines.patches import Patch
 from pipelines.pixels import to_float
 from pipelines.preview.likeness import Likeness, compare

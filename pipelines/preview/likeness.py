@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.options import require
+from pipelines.errors import require
 
 BANDS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # edges, in cycles per LR pixel; what is coarser, every LR shows
 BLOCK = 8  # LR pixels a side, of JPEG's brightness

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.axes import Axes
 
-from pipelines.options import SCALES
+from pipelines.config import SCALES
 
 SHOWN = 160  # side of what a panel shows, in HR pixels
 _STEP = max(SCALES)

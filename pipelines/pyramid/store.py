@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.options import require
+from pipelines.errors import require
 
 FORMAT = 1
 # A batch ends when it is this large or this old: what a kill costs, against the price of a sync to disk.

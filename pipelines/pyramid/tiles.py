@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from pipelines.options import require
+from pipelines.errors import require
 
 FORMATS = ("tiff", "ome")
 THUMBNAIL = 512  # the longest side of the last level, at most

@@ -13,8 +13,8 @@ from types import TracebackType
 
 import numpy as np
 
+from pipelines.errors import require
 from pipelines.files import atomic_path, full_disk_named
-from pipelines.options import require
 from pipelines.pyramid.store import REMEDY, TileStore, discard
 from pipelines.pyramid.tiff import write_tiff
 from pipelines.pyramid.tiles import PyramidOptions, encode, filled_up, levels_of, reduced

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from pipelines.console import run
-from pipelines.options import require
+from pipelines.errors import require
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("lr", None, "The scan of low resolution.", flag_values=FLAGS)

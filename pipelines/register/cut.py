@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.options import PatchOptions, require
+from pipelines.config import PatchOptions
+from pipelines.errors import require
 from pipelines.pixels import to_uint8
 from pipelines.register.colours import recoloured
 from pipelines.register.planes import Plane, aligned, apply, moved

@@ -12,7 +12,8 @@ from scipy import ndimage
 from skimage.measure import ransac
 from skimage.transform import AffineTransform, SimilarityTransform
 
-from pipelines.options import SCALES, require
+from pipelines.config import SCALES
+from pipelines.errors import require
 from pipelines.register.coarse import Scan, match_thumbnails
 from pipelines.register.fine import fit_patch
 from pipelines.register.planes import Matrix, Plane, apply, compose, inverse, magnification

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.errors import require
 from pipelines.files import write_text
-from pipelines.options import require
 from pipelines.slide import Slide
 
 FORMAT = 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.options import require
+from pipelines.errors import require
 from pipelines.register.coarse import scans_of
 from pipelines.register.colours import fit_colours
 from pipelines.register.examine import examine

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipelines.options import PatchOptions, require
+from pipelines.config import PatchOptions
+from pipelines.errors import require
 from pipelines.patches import Source
 
 UNFINISHED = ".unfinished"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.errors import require
 from pipelines.files import atomic_path, full_disk_named
-from pipelines.options import require
 from pipelines.patches import Skipped
 from pipelines.shards.layout import REMEDY, UNFINISHED, Page, check_whole, read_page
 

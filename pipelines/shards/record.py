@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from pipelines.options import require
+from pipelines.errors import require
 from pipelines.patches import Patch
 
 _TEXT, _SHARE = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.float32)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from pipelines.options import require
+from pipelines.errors import require
 from pipelines.shards.reading import ShardSet
 from pipelines.shards.record import decode_tissue
 

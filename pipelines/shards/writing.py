@@ -15,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pipelines.cluster import Cluster
+from pipelines.config import PatchOptions
+from pipelines.errors import require
 from pipelines.files import DISK_FULL, atomic_path, full_disk_named, write_text
-from pipelines.options import PatchOptions, require
 from pipelines.patches import Patch, Skipped, Source, read_patches
 from pipelines.shards.layout import (
     FORMAT,

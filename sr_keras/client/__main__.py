@@ -21,12 +21,12 @@ from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
-from pipelines.options import require
+from pipelines.errors import require
 from pipelines.slide import open_slide
 from sr_keras.client.connection import SuperResolutionClient
 from sr_keras.client.options import AUTH_VARIABLE, ENCODINGS, ClientOptions, read_auth_header
-from sr_keras.whole_slide.sinks import JPEG_LONGEST_SIDE, write_image
-from sr_keras.whole_slide.targets import check_writable, is_picture
+from sr_keras.slides.output_paths import check_writable, is_picture
+from sr_keras.slides.outputs import JPEG_LONGEST_SIDE, write_image
 
 DEFAULT = ClientOptions()
 

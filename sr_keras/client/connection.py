@@ -1,7 +1,7 @@
 """Super-resolve pictures of any size on a server: tiles with a halo, several in flight, each in its place.
 
-An image becomes windows, as `sr_keras.tiling` cuts them. So many requests as `in_flight` wait for their answers at a
-time, over all threads that share a client, and no more tiles than that are held: an image may be a memory map, and
+An image becomes windows, as `sr_keras.model.tiles` cuts them. So many requests as `in_flight` wait for their answers
+at a time, over all threads that share a client, and no more tiles than that are held: an image may be a memory map, and
 `tiles` gives what comes to whoever has room for it.
 
 Where no version is asked for, all tiles of an image go to the one that is the newest when it begins: a server changes
@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipelines.console import UserError
-from pipelines.options import require
+from pipelines.errors import UserError, require
 from sr_keras.client.answers import About, Due, from_about
 from sr_keras.client.errors import UNAVAILABLE, Failure, server_error
 from sr_keras.client.options import (
@@ -35,7 +34,7 @@ from sr_keras.client.options import (
 from sr_keras.client.rest_transport import RestTransport
 from sr_keras.client.retries import retried
 from sr_keras.client.wire import HALO, MAX_PIXELS, SR_SIDE, Transport
-from sr_keras.tiling import Box, Span, core_of, spans
+from sr_keras.model.tiles import Box, Span, core_of, spans
 
 AVAILABLE = "AVAILABLE"
 PROBE_SIDE = 8

@@ -5,7 +5,7 @@ what a server says only so much is shown, and only what prints: it may be anybod
 """
 from __future__ import annotations
 
-from pipelines.console import UserError
+from pipelines.errors import UserError
 
 UNAVAILABLE = "UNAVAILABLE"
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from pipelines.options import require
+from pipelines.errors import require
 
 TENSOR, BYTES = "tensor", "bytes"
 ENCODINGS = (TENSOR, BYTES)

@@ -13,8 +13,8 @@ import pytest
 
 from pipelines import cluster as module
 from pipelines.cluster import Cluster, needs, room_on
-from pipelines.console import UserError
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
+from pipelines.errors import UserError
 from pipelines.patches import find_sources
 from pipelines.workers import Died
 

@@ -7,6 +7,7 @@ import pytest
 from absl import flags
 
 from pipelines import console
+from pipelines.errors import UserError
 from pipelines.formats import SlideError
 
 
@@ -65,7 +66,7 @@ def test_run_says_which_file_met_a_full_disk(monkeypatch, capsys):
 
 
 def test_run_says_what_a_user_must_decide_on_in_one_line(monkeypatch, capsys):
-    for error in (console.UserError("lower the rate"), SlideError("a.svs: lower the rate")):
+    for error in (UserError("lower the rate"), SlideError("a.svs: lower the rate")):
         assert entry(raising(error), [], monkeypatch) == 2
         assert capsys.readouterr().err == f"error: {error}\n"
 

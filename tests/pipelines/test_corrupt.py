@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage, stats
 
+from pipelines.config import SIDES, CorruptOptions
 from pipelines.corrupt import (
     CLEAN,
     EXPOSURE,
@@ -22,7 +23,6 @@ from pipelines.corrupt import (
     noise,
 )
 from pipelines.degrade import degrade
-from pipelines.options import SIDES, CorruptOptions
 from pipelines.pixels import quantise, to_float
 
 IDS = np.array([f"slide-{i % 7}/{i}_{i * 3}" for i in range(2000)])

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines.config import CorruptOptions, DegradeOptions, PatchOptions, degradation
 from pipelines.dataset import evaluation_dataset, training_dataset
 from pipelines.degrade import degrade
-from pipelines.options import CorruptOptions, DegradeOptions, PatchOptions, degradation
 from pipelines.patches import Patch, Source, find_sources
 from pipelines.pixels import quantise
 from pipelines.shards import open_shards, write_shards, writing

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.patches import find_sources
 from pipelines.shards import open_shards, write_shards
 

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 from skimage.registration import phase_cross_correlation
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.shards import open_shards, write_shards
 from pipelines.sources import Source

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.pairs import pair_folders, shape_of
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.shards import open_shards, write_shards

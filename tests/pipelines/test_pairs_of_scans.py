@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.pairs import pair_scans
 from pipelines.patches import Patch, read_patches
 from pipelines.register.registration import Fit, Registration, scan_file, write_registration

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.patches import Patch, Skipped, Source, find_sources, read_patches
 from pipelines.shards import copy_shards, is_shards, open_shards, write_shards, writing
 from pipelines.shards.record import damage_named

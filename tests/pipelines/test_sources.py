@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.patches import read_patches
 from pipelines.slide import open_slide
 from pipelines.sources import RUN_FILES, Source, check_disjoint, find_sources, is_among, split_sources

@@ -32,7 +32,7 @@ def randomised() -> Callable[[keras.Model], keras.Model]:
 @pytest.fixture(scope="session")
 def open_once() -> Callable:
     """Return an `open_engine` that opens a model once: it takes a second, and a command opens one each time."""
-    from sr_keras.engines import open_engine
+    from sr_keras.model.engines import open_engine
 
     return lru_cache(open_engine)
 

@@ -11,7 +11,7 @@ from absl import flags
 
 from pipelines import console
 from sr_keras import demo
-from sr_keras.flags import data_options, define_train_flags, train_options
+from sr_keras.training.flags import data_options, define_train_flags, train_options
 
 ROOT = Path(__file__).parents[2]
 HEADER = "example_id,slide_id,method,psnr,ms_ssim,rrmse,qilv"

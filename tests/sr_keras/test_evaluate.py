@@ -15,9 +15,9 @@ from PIL import Image
 
 from pipelines import console
 from sr_keras import evaluate
-from sr_keras.export.saved_model import export_saved_model
-from sr_keras.facts import ModelFacts
-from sr_keras.models import load_keras
+from sr_keras.formats.saved_model import export_saved_model
+from sr_keras.model.facts import ModelFacts
+from sr_keras.model.loading import load_keras
 from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]

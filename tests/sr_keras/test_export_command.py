@@ -13,13 +13,13 @@ import pytest
 import tensorflow as tf
 
 from pipelines import console
-from pipelines.console import UserError
-from sr_keras.export import __main__ as command
-from sr_keras.export import parity
-from sr_keras.export.forms import PACKAGES
-from sr_keras.export.litert import read_facts
-from sr_keras.export.parity import ParityError
-from sr_keras.models import load_generator
+from pipelines.errors import UserError
+from sr_keras import export as command
+from sr_keras.formats import parity
+from sr_keras.formats.litert import read_facts
+from sr_keras.formats.parity import ParityError
+from sr_keras.formats.registry import PACKAGES
+from sr_keras.model.loading import load_generator
 from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]
@@ -138,8 +138,8 @@ def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_pat
 
 
 def test_flags_know_what_can_be_written():
-    from sr_keras.export.litert import PRECISIONS
-    from sr_keras.export.signatures import DEFAULT_MAX_PIXELS
+    from sr_keras.formats.litert import PRECISIONS
+    from sr_keras.formats.signatures import DEFAULT_MAX_PIXELS
 
     assert command.PRECISIONS == PRECISIONS
     assert command.FLAGS["max_pixels"].default == DEFAULT_MAX_PIXELS

@@ -15,10 +15,10 @@ from PIL import Image
 from pipelines.degrade import degrade
 from pipelines.pixels import quantise, to_float
 from sr_keras import networks
+from sr_keras.config import METHODS, Objective, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import quasi_norm
-from sr_keras.options import METHODS, Objective, TrainOptions
-from sr_keras.stages import start_from
+from sr_keras.training.stages import start_from
 
 WHOLE = Objective()
 FIDELITY = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)

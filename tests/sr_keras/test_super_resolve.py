@@ -15,13 +15,13 @@ from PIL import Image
 
 from pipelines import console
 from pipelines.slide import open_slide
-from sr_keras import engines
 from sr_keras import super_resolve as command
-from sr_keras.models import LoadedGenerator, load_generator
+from sr_keras.model import engines
+from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
-from sr_keras.whole_slide import sinks
-from sr_keras.whole_slide.enlarge import enlarge_file, enlarge_image
-from sr_keras.whole_slide.targets import is_slide, plan
+from sr_keras.slides import outputs as sinks
+from sr_keras.slides.enlarge import enlarge_file, enlarge_image
+from sr_keras.slides.output_paths import is_slide, plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def loaded(model) -> LoadedGenerator:
 
 @pytest.fixture
 def run(model, open_once, monkeypatch):
-    monkeypatch.setattr("sr_keras.engines.open_engine", open_once)
+    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
 
     def main(*argv: object) -> int:
         console.parse(["super_resolve", f"--model={model}", *map(str, argv)], command.FLAGS)
@@ -251,7 +251,7 @@ def test_place_that_takes_no_file_is_refused_before_anything_is_computed(output,
     ("a.png", "--format=ome", "`format` must be left out for a .png"),
     ("a.png", "--quality=50", "`quality` must be left out for a .png")])
 def test_flag_that_the_output_would_not_follow_is_refused(output, flag, message, picture, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sr_keras.engines.open_engine", None)
+    monkeypatch.setattr("sr_keras.model.engines.open_engine", None)
     with pytest.raises(ValueError, match=message):
         run(f"--input={picture}", f"--output={tmp_path / output}", flag)
 
@@ -434,7 +434,7 @@ def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkey
     ("--assume_mpp=inf", "`assume_mpp` must be positive and finite"),
 ])
 def test_flag_out_of_range_is_told_before_the_model_is_loaded(flag, message, picture, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sr_keras.engines.open_engine", None)
+    monkeypatch.setattr("sr_keras.model.engines.open_engine", None)
     with pytest.raises(ValueError, match=message):
         run(f"--input={picture}", f"--output={tmp_path / 'a.tif'}", flag)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.patches import find_sources
 from pipelines.shards import write_shards
 

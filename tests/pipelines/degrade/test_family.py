@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines.config import DEGRADATIONS, DegradeOptions, degradation
 from pipelines.degrade import degrade, degrade_example
-from pipelines.options import DEGRADATIONS, DegradeOptions, degradation
 from pipelines.pixels import quantise
 
 

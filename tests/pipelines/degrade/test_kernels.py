@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage, special
 
+from pipelines.config import BLURS, RESAMPLINGS, SCALES, DegradeOptions, degradation
 from pipelines.degrade.kernels import degraded, largest_reach, point_spread
-from pipelines.options import BLURS, RESAMPLINGS, SCALES, DegradeOptions, degradation
 
 SEED = tf.constant([3, 4], tf.int64)
 PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
+from pipelines.config import SCALES
 from pipelines.degrade import TRUNCATE, degrade, taps
-from pipelines.options import SCALES
 
 SIGMA = 1.6
 

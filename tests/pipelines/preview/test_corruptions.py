@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.options import DegradeOptions
+from pipelines.config import DegradeOptions
 from pipelines.pixels import to_float
 from pipelines.preview.corruptions import VARIANTS, corrupted, draw_corruptions
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines.config import DEGRADATIONS, degradation
 from pipelines.degrade import degrade_example
-from pipelines.options import DEGRADATIONS, degradation
 from pipelines.patches import Patch
 from pipelines.pixels import to_float
 from pipelines.preview.degradations import RANGES, caption, draw_degradations, likenesses, member

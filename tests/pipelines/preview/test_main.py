@@ -12,7 +12,7 @@ from absl import flags
 from PIL import Image
 
 from pipelines import console
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.patches import find_sources
 from pipelines.preview.__main__ import FLAGS, choose_patch, main
 

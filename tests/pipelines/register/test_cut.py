@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipelines.options import PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.register.cut import check_cut, cut, hr_mpp, places, scan_paths
 from pipelines.register.registration import (
     Fit,

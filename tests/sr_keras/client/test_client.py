@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.console import UserError, one_line
+from pipelines.console import one_line
+from pipelines.errors import UserError
 from sr_keras.client import ServerError, SuperResolutionClient
 from sr_keras.client.options import DEFAULT_HALO
 

@@ -26,11 +26,11 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
 from pipelines.pixels import to_float
-from sr_keras import tiling
 from sr_keras.client import ServerError
-from sr_keras.export.saved_model import export_saved_model
-from sr_keras.export.serving import WARMUP_FILE, write_serving_files
-from sr_keras.models import LoadedGenerator, load_generator
+from sr_keras.formats.saved_model import export_saved_model
+from sr_keras.formats.serving import WARMUP_FILE, write_serving_files
+from sr_keras.model import tiles as tiling
+from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
 
 from .conftest import BINARY, WAYS, FakeModel, Refused

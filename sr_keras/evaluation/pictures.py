@@ -1,0 +1,221 @@
+"""Pictures of LR, bicubic, SR and HR, every pixel of HR drawn as a whole number of the picture's pixels.
+
+Nothing is interpolated on the way to the file: LR is shown by repeating its pixels, insets by repeating those of HR, so
+that what looks blurred is blurred. Places are (left, top, width, height) in pixels, from the upper left of the picture.
+"""
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.config import DegradeOptions
+from pipelines.errors import require
+from pipelines.files import atomic_path
+from pipelines.pixels import quantise, to_float
+from sr_keras.evaluation.measure import BICUBIC, METRICS, SR, Row, bicubic, score_images, text
+from sr_keras.evaluation.summary import pick
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT, ACCENT = "#1d1d1f", "#5f5f66", "#00b050"  # a green that no stain has
+DPI = 100
+MARGIN, GAP = 28, 14
+SIDE, SHEET_SIDE = 320, 192  # least side of a panel, in pixels
+SHOWN = (("psnr",), ("ms_ssim", "qilv"))  # in a caption, by line
+Place = tuple[float, float, float, float]
+
+
+def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLike[str],
+                 inset: tuple[int, int, int] | None = None) -> None:
+    """Draw LR | bicubic | SR | HR of one patch with its scores, and below each the same inset, enlarged.
+
+    Args:
+        lr: [h, w, 3], uint8 or float in [0, 1].
+        bicubic: [scale*h, scale*w, 3].
+        sr: The same.
+        hr: The same.
+        path: A .png file, written atomically.
+        inset: (x, y, side) in HR pixels; None for the place with the most detail in HR.
+
+    Raises:
+        ValueError: Sides do not belong together, or the inset does not lie inside.
+    """
+    images = [_float_image(image, name) for name, image in (("lr", lr), ("bicubic", bicubic), ("sr", sr), ("hr", hr))]
+    scale = _scale(images)
+    height, width = images[3].shape[:2]
+    zoom = -(-SIDE // min(height, width))
+    x, y, side = inset or most_detailed(images[3], _inset_side(min(height, width), scale, zoom), scale)
+    require(0 <= x <= x + side <= width and 0 <= y <= y + side <= height and side > 0, "inset", "lie inside the image",
+            "give (x, y, side) in HR pixels", inset)
+    titles = (f"LR  {width // scale} × {height // scale}", "Bicubic", "SR", f"HR  {width} × {height}")
+    captions = _captions(images, scale)
+    images[0] = _repeated(images[0], scale)
+    magnified = zoom * width // side * side
+    top, below = MARGIN + 40, zoom * height + 84
+    figure = _figure(2 * MARGIN + 4 * zoom * width + 3 * GAP, top + below + magnified + MARGIN)
+    for i, image in enumerate(images):
+        left = MARGIN + i * (zoom * width + GAP)
+        _text(figure, left, top - 14, titles[i], size=19, weight="bold")
+        _image(figure, image, (left, top, zoom * width, zoom * height))
+        _frame(figure, (left + zoom * x, top + zoom * y, zoom * side, zoom * side))
+        _text(figure, left, top + zoom * height + 27, captions[i], size=14, color=FAINT)
+        place = (left + (zoom * width - magnified) / 2, top + below, magnified, magnified)
+        _image(figure, image[y:y + side, x:x + side], place)
+        _frame(figure, place)
+    _save(figure, path)
+
+
+def picture_sheet(rows: Sequence[Row], batches: Iterable[Mapping[str, Any]], upscale: Callable[[np.ndarray], Any],
+                  path: str | os.PathLike[str], degrade: DegradeOptions | None = None) -> None:
+    """Draw the best, median and worst patches by MS-SSIM (by SSIM where there is none): LR | bicubic | SR | HR.
+
+    Args:
+        rows: From `score`.
+        batches: The dataset the rows were made from, once more.
+        upscale: The model.
+        path: A .png file, written atomically.
+        degrade: How lr was made.
+    """
+    scale = (degrade or DegradeOptions()).scale
+    metric = "ms_ssim" if "ms_ssim" in rows[0] else "ssim"
+    kinds = pick(rows, metric)
+    scores = {(row["example_id"], row["method"]): _caption(row) for row in rows if row["example_id"] in kinds}
+    examples = _find(batches, set(kinds))
+    side = next(iter(examples.values()))[1].shape[0]
+    panel = -(-SHEET_SIDE // side) * side
+    first, top, pitch = MARGIN + 98, MARGIN + 32, panel + 56
+    figure = _figure(first + 4 * panel + 3 * GAP + MARGIN, top + len(kinds) * pitch + MARGIN - GAP)
+    for i, title in enumerate(("LR", "Bicubic", "SR", "HR")):
+        _text(figure, first + i * (panel + GAP), top - 12, title, size=14, weight="bold")
+    shown = ""
+    for j, (example_id, kind) in enumerate(kinds.items()):
+        lr, hr = examples[example_id]
+        images = (_repeated(lr, scale), bicubic(lr[None], scale)[0], quantise(np.asarray(upscale(lr[None])))[0], hr)
+        captions = (_ending(example_id, panel), scores[example_id, BICUBIC], scores[example_id, SR], "")
+        if kind != shown:
+            _text(figure, MARGIN, top + j * pitch + 15, kind, size=14, weight="bold")
+            _text(figure, MARGIN, top + j * pitch + 34, f"by {METRICS[metric].label}", size=9, color=FAINT)
+            shown = kind
+        for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            left = first + i * (panel + GAP)
+            _image(figure, image, (left, top + j * pitch, panel, panel))
+            _text(figure, left, top + j * pitch + panel + 16, caption, size=8.5, color=FAINT)
+    _save(figure, path)
+
+
+def most_detailed(image: np.ndarray, side: int, step: int) -> tuple[int, int, int]:
+    """Return (x, y, side) of the square with the largest mean gradient, its corner on a grid of `step` pixels.
+
+    The gradient is that of optical density: structure that took the stain counts for more than the edge of glass.
+    """
+    density = -np.log10(np.clip(image.mean(2), 1 / 255, 1))
+    upto = np.pad(np.hypot(*np.gradient(density)).cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # sums above and left
+    sums = (upto[side:, side:] - upto[:-side, side:] - upto[side:, :-side] + upto[:-side, :-side])[::step, ::step]
+    y, x = np.unravel_index(sums.argmax(), sums.shape)
+    return int(x) * step, int(y) * step, side
+
+
+def _inset_side(side: int, scale: int, zoom: int) -> int:
+    """Return a quarter to a third of the side, in whole LR pixels, that can be enlarged to all of it where one can."""
+    quarter = max(scale, side // 4 // scale * scale)
+    whole = [inset for inset in range(quarter, side // 3 + 1, scale) if zoom * side % inset == 0]
+    return max(whole, default=quarter)
+
+
+def _find(batches: Iterable[Mapping[str, Any]], ids: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return lr and hr of some examples."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for batch in batches:
+        names = [text(value) for value in batch["example_id"]]
+        found |= {name: (np.asarray(batch["lr"][i]), np.asarray(batch["hr"][i]))
+                  for i, name in enumerate(names) if name in ids}
+        if len(found) == len(ids):
+            break
+    return found
+
+
+def _float_image(image: Any, name: str) -> np.ndarray:
+    image = np.asarray(image)
+    require(image.ndim == 3 and image.shape[2] == 3, name, "have shape [H, W, 3]", "take one image of a batch",
+            image.shape)
+    return to_float(image) if image.dtype == np.uint8 else quantise(image)
+
+
+def _scale(images: list[np.ndarray]) -> int:
+    height, width = images[0].shape[:2]
+    scale = images[3].shape[0] // height
+    require(all(image.shape[:2] == (scale * height, scale * width) for image in images[1:]), "bicubic, sr, hr",
+            "have one size, a whole multiple of lr's", "crop them", [image.shape for image in images])
+    return scale
+
+
+def _captions(images: list[np.ndarray], scale: int) -> list[str]:
+    lr, rival, sr, hr = (image[None] for image in images)
+    scores = [score_images(hr, image, lr, DegradeOptions(scale=scale)) for image in (rival, sr)]
+    return ["", *(_caption({name: value[0] for name, value in values.items()}) for values in scores), "ground truth"]
+
+
+def _caption(values: Mapping[str, Any]) -> str:
+    return "\n".join("   ".join(_shown(name if name in values else "ssim", values) for name in line) for line in SHOWN)
+
+
+def _shown(name: str, values: Mapping[str, Any]) -> str:
+    label, _, unit = METRICS[name].label.partition(" (")
+    return f"{label} {values[name]:.{METRICS[name].digits}f} {unit.rstrip(')')}".rstrip()
+
+
+def _ending(words: str, width: int) -> str:
+    """Return the end of what is too long to stand in so many pixels."""
+    most = width // 7
+    return words if len(words) <= most else f"…{words[1 - most:]}"
+
+
+def _repeated(image: np.ndarray, times: int) -> np.ndarray:
+    return np.repeat(np.repeat(image, times, 0), times, 1)
+
+
+def _figure(width: int, height: int) -> Figure:
+    # The first use on a machine builds a cache of fonts, and logs so.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure  # and not pyplot: no display, no global state
+
+    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+
+def _box(figure: Figure, place: Place) -> Place:
+    """Return a place in the figure's own coordinates: shares of its sides, from the lower left."""
+    left, top, width, height = place
+    across, down = (side * DPI for side in figure.get_size_inches())
+    return left / across, 1 - (top + height) / down, width / across, height / down
+
+
+def _image(figure: Figure, image: Any, place: Place) -> None:
+    axes = figure.add_axes(_box(figure, place))
+    axes.imshow(np.asarray(image), interpolation="nearest", aspect="auto", vmin=0, vmax=1)
+    axes.set_axis_off()
+
+
+def _frame(figure: Figure, place: Place) -> None:
+    from matplotlib.patches import Rectangle
+
+    left, bottom, width, height = _box(figure, place)
+    figure.add_artist(Rectangle((left, bottom), width, height, fill=False, edgecolor=ACCENT, linewidth=2.2))
+
+
+def _text(figure: Figure, left: float, base: float, words: str, **style: Any) -> None:
+    """Write from `left` on, the first line standing on `base`."""
+    x, y, _, _ = _box(figure, (left, base, 0, 0))
+    first, *rest = words.split("\n")
+    figure.text(x, y, first, **{"color": INK, "family": "DejaVu Sans", **style})
+    if rest:
+        _text(figure, left, base + 1.9 * style["size"], "\n".join(rest), **style)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, pil_kwargs={"optimize": True})

@@ -1,0 +1,150 @@
+"""What a generator answers when a server runs it: TensorFlow Serving's signatures, as functions of tensors.
+
+    serving_default   lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3]
+    float             lr float32 [B, h, w, 3] in [0, 1] -> sr float32 in [0, 1], not rounded
+    encoded           image_bytes string [B], PNG or JPEG -> sr_bytes string [B], PNG of 8-bit RGB
+    about             side int32 [B], of a picture -> sr_side, that of its answer; halo, max_pixels; int32 [B]
+
+Names that end in `_bytes` travel as base64 in REST. `encoded` takes pictures of different sizes, one after the other:
+alpha is composited over white, 16 bit becomes 8, grey becomes RGB, as `pipelines.pixels.as_rgb` does. `about` has an
+input only because a server that batches refuses requests without one.
+
+All pictures of a call together have `max_pixels` pixels or fewer. That is checked in the graph before anything is
+computed and, for `encoded`, before anything is decoded: a file of 100 bytes can hold a picture that fills memory. What
+is refused is an InvalidArgumentError, which says what is allowed.
+
+Memory, measured on a CPU: the paper's network of 64 filters takes some 14 KiB a pixel, so 14 GiB for
+DEFAULT_MAX_PIXELS, and fewer filters take less. A server with less memory wants a lower `max_pixels` (--max_pixels of
+sr_keras.export).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from pipelines.pixels import WHITE
+from sr_keras.model.loading import SIGNATURE, eight_bit, input_signature
+
+FLOAT, ENCODED, ABOUT = "float", "encoded", "about"
+DEFAULT_MAX_PIXELS = 2**20
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_SIDES = len(PNG_START)  # where width and height begin, 4 bytes each, most significant first
+PNG_DEPTH = PNG_SIDES + 8
+PNG_HEADER = 33
+JPEG_START = b"\xff\xd8\xff"
+LONGEST_SIDE = 2**31  # no product of two overflows int64
+FAST = 1  # zlib's; tissue does not become smaller by more effort
+
+
+class Signature(NamedTuple):
+    """A function of one tensor that returns tensors by name, and the specification of its input."""
+
+    run: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+    inputs: list[tf.TensorSpec]
+
+
+def signatures_of(model: keras.Model, *, scale: int, halo: int, max_pixels: int) -> dict[str, Signature]:
+    """Return the signatures of a generator by name.
+
+    Args:
+        model: lr -> sr, float32, not clipped.
+        scale: SR side over LR side.
+        halo: LR pixels around a tile that its values depend on.
+        max_pixels: how many LR pixels a call may have.
+    """
+    run = eight_bit(model)
+
+    def as_float(lr: tf.Tensor) -> dict[str, tf.Tensor]:
+        lr = _within_range(_within_limit(lr, max_pixels))
+        return {"sr": tf.clip_by_value(model(lr, training=False), 0.0, 1.0)}
+
+    def encoded(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        safe = _safe_to_decode(image_bytes, max_pixels)
+        return {"sr_bytes": tf.map_fn(
+            lambda data: tf.io.encode_png(run(decoded(data)[tf.newaxis])[0], compression=FAST), safe,
+            fn_output_signature=tf.TensorSpec([], tf.string), parallel_iterations=1)}  # one picture's memory at a time
+
+    def about(side: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"sr_side": scale * side, "halo": tf.fill(tf.shape(side), halo),
+                "max_pixels": tf.fill(tf.shape(side), max_pixels)}
+
+    return {
+        SIGNATURE: Signature(lambda lr: {"sr": run(_within_limit(lr, max_pixels))}, input_signature()),
+        FLOAT: Signature(as_float, [tf.TensorSpec([None, None, None, 3], tf.float32, name="lr")]),
+        ENCODED: Signature(encoded, [tf.TensorSpec([None], tf.string, name="image_bytes")]),
+        ABOUT: Signature(about, [tf.TensorSpec([None], tf.int32, name="side")]),
+    }
+
+
+def decoded(data: tf.Tensor) -> tf.Tensor:
+    """Return the pixels of one PNG or JPEG as uint8 [h, w, 3]; its size must be known to be harmless."""
+    pixels = tf.cond(_is_png(data), lambda: _decoded_png(data),
+                     lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"))
+    return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def sides_of(data: tf.Tensor) -> tf.Tensor:
+    """Return height and width of one PNG or JPEG, as its header says, as int64 [2]; [0, 0] of anything else."""
+
+    def of_png() -> tf.Tensor:
+        digits = tf.cast(tf.io.decode_raw(tf.strings.substr(data, PNG_SIDES, 8), tf.uint8), tf.int64)
+        width_height = tf.reduce_sum(tf.reshape(digits, [2, 4]) * [2**24, 2**16, 2**8, 1], axis=1)
+        return tf.minimum(width_height[::-1], LONGEST_SIDE)
+
+    def of_jpeg() -> tf.Tensor:
+        return tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)
+
+    return tf.case([(_is_png(data), of_png), (_starts_with(data, JPEG_START), of_jpeg)],
+                   default=lambda: tf.zeros([2], tf.int64))
+
+
+def _decoded_png(data: tf.Tensor) -> tf.Tensor:
+    def with_alpha() -> tf.Tensor:
+        # As 16 bit, which every PNG can be: what has more than 8 is then rounded, not cut off.
+        rgba = (tf.cast(tf.io.decode_png(data, channels=4, dtype=tf.uint16), tf.int32) + 128) // 257
+        colour, alpha = rgba[..., :3], rgba[..., 3:]
+        return tf.cast((colour * alpha + WHITE * (255 - alpha) + 127) // 255, tf.uint8)
+
+    # Of 1, 2 and 4 bits TensorFlow 2.21 reads a wrong alpha where there is none: palettes of so few colours go without.
+    depth = tf.io.decode_raw(tf.strings.substr(data, PNG_DEPTH, 1), tf.uint8)[0]
+    return tf.cond(depth < 8, lambda: tf.io.decode_png(data, channels=3), with_alpha)
+
+
+def _safe_to_decode(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    sides = tf.map_fn(sides_of, image_bytes, fn_output_signature=tf.TensorSpec([2], tf.int64))
+    pixels = tf.minimum(sides[:, 0] * sides[:, 1], max_pixels + 1)  # a sum of them does not overflow
+    image_bytes = _require(
+        tf.reduce_all(pixels > 0), "`image_bytes` must be PNG or JPEG files; convert them. Received: bytes=",
+        tf.strings.length(image_bytes), image_bytes)
+    return _require(
+        tf.reduce_sum(pixels) <= max_pixels, f"`image_bytes` must have {max_pixels} pixels or fewer together; send "
+        "smaller tiles, or fewer of them. Received: heights and widths=", sides, image_bytes)
+
+
+def _within_limit(lr: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    pixels = tf.size(lr, tf.int64) // 3
+    return _require((pixels > 0) & (pixels <= max_pixels), f"`lr` must have 1 to {max_pixels} pixels; send smaller "
+                    "tiles, or fewer of them. Received: shape=", tf.shape(lr), lr)
+
+
+def _within_range(lr: tf.Tensor) -> tf.Tensor:
+    # Not by its negation: what is no number is not in the range either.
+    return _require(tf.reduce_all((lr >= 0) & (lr <= 1)), "`lr` must lie in [0, 1]; divide 8-bit values by 255. "
+                    "Received: least and largest=", tf.stack([tf.reduce_min(lr), tf.reduce_max(lr)]), lr)
+
+
+def _require(holds: tf.Tensor, message: str, received: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Return `value`, which nothing can use before `holds` was found to be true."""
+    with tf.control_dependencies([tf.debugging.Assert(holds, [message, received], summarize=8)]):
+        return tf.identity(value)
+
+
+def _is_png(data: tf.Tensor) -> tf.Tensor:
+    return _starts_with(data, PNG_START) & (tf.strings.length(data) >= PNG_HEADER)
+
+
+def _starts_with(data: tf.Tensor, start: bytes) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(data, 0, len(start)), start)

@@ -1,0 +1,1 @@
+"""A trained generator: load it, call it, know what it was made for."""

@@ -1,0 +1,121 @@
+"""benchmark: what it counts, how it measures, and that the command runs."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from benchmarks import model as benchmark
+from sr_keras import networks
+
+
+def run_command(*arguments):
+    return subprocess.run([sys.executable, "-m", "benchmarks.model", *arguments], cwd=Path(__file__).parents[2],
+                          capture_output=True, text=True, timeout=300)
+
+
+def traced(function, *arguments):
+    return tf.function(function, autograph=False).get_concrete_function(*arguments).graph
+
+
+def test_operations_of_a_convolution_and_its_gradients_are_the_formula():
+    image, kernel = tf.zeros([2, 16, 16, 3]), tf.Variable(tf.zeros([5, 5, 3, 8]))
+
+    def step(image):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            loss = tf.reduce_sum(tf.nn.conv2d(image, kernel, 2, "SAME") ** 2)
+        return tape.gradient(loss, [image, kernel])
+
+    forward = 2 * (2 * 8 * 8) * (5 * 5 * 3) * 8
+    assert benchmark.count_operations(traced(step, image)) == 3 * forward
+    assert benchmark.count_operations(traced(lambda x: step(x)[1], image)) == 2 * forward  # the other is not needed
+
+
+def test_operations_of_a_product_are_the_formula():
+    plain = traced(tf.matmul, tf.zeros([7, 5]), tf.zeros([5, 3]))
+    transposed = traced(lambda a, b: tf.matmul(a, b, True, True), tf.zeros([5, 7]), tf.zeros([3, 5]))
+    assert benchmark.count_operations(plain) == benchmark.count_operations(transposed) == 2 * 7 * 5 * 3
+
+
+def test_generator_of_the_paper_takes_the_operations_that_are_known():
+    generator = networks.generator()
+    graph = traced(lambda lr: generator(lr, training=True), tf.zeros([1, 64, 64, 3]))
+    assert benchmark.count_operations(graph) / 1e9 == pytest.approx(18.1, abs=0.1)
+
+
+def test_all_are_run_in_turn_and_the_first_round_is_not_counted(monkeypatch):
+    ran, clock = [], iter(range(1000))
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(clock)))
+    works = [benchmark.Work(name, "", lambda name=name: ran.append(name), 1) for name in "ab"]
+    assert benchmark.measure(works, 3) == [1.0, 1.0]
+    assert "".join(ran) == "abababab"
+
+
+def test_rates_are_held_against_the_matrix_product():
+    works = [benchmark.Work("matrix product", "TensorFlow", lambda: None, 4 * 10**9),
+             benchmark.Work("step", "XLA", lambda: None, 10**9)]
+    lines = list(benchmark.report(works, [1.0, 0.5], batch_size=2))
+    assert lines[-1] == "| step | XLA | 0.2500 | 0.50 | 2 | 50% |"
+
+
+def test_command_prints_every_stage_and_term():
+    ran = run_command("--blocks=1", "--filters=4", "--hr_size=32", "--rounds=1", "--executor=graph")
+    assert ran.returncode == 0, ran.stderr
+    for part in ("matrix product", "autoencoder", "warm-up", "adversarial", "generator alone", "term structural"):
+        assert f"| {part} |" in ran.stdout
+    assert "| graph |" in ran.stdout
+    assert "| XLA |" not in ran.stdout
+
+
+def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slide, tmp_path):
+    randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
+    ran = run_command(f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
+    assert ran.returncode == 0, ran.stderr
+    for words in ("2048x2048 pixels by tensorflow", "| bare engine, tissue alone |", "| whole run, file to file | 4.2",
+                  "of the bare engine's rate; by CPU time", "Glass: ", "Peak memory: "):
+        assert words in ran.stdout
+
+
+def test_command_measures_every_form_that_runs_here(randomised, tmp_path):
+    randomised(networks.generator(2, blocks=1, filters=4)).save(tmp_path / "small.keras")
+    ran = run_command("--engines=all", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
+    assert ran.returncode == 0, ran.stderr
+    assert "Tiles of 64x64 LR pixels" in ran.stdout
+    _, _, *lines = [line for line in ran.stdout.splitlines() if line.startswith("| ")]
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in lines)}
+    assert [name for name in rows if "tensorrt" not in name] == [
+        "keras:float32", "saved_model:float32", "litert:float32", "litert:float16", "litert:int8_dynamic",
+        "litert:int8", "onnx:float32"]
+    for _, size, imported, load, *measured, memory in rows.values():
+        assert min(map(float, (size, imported, load))) >= 0
+        first, *_, last = map(int, memory.split(" / "))
+        assert 0 < first <= last
+        for batch, taken, rate in zip((1, 4, 16), measured[::2], measured[1::2], strict=True):
+            p50, p99 = map(float, taken.split(" / "))
+            assert 0 < p50 <= p99
+            assert float(rate) == pytest.approx(1000 * batch / p50, rel=0.1)  # p50 is rounded
+
+
+@pytest.mark.parametrize(("flag", "words"), [
+    ("--hr_size=34", "`hr_size` must be divisible by scale=4 and by 4; "),
+    ("--hr_size=36 --scale=8", "`hr_size` must be divisible by scale=8 and by 4; "),
+    ("--slide=nosuch", "`slide` must exist; check the spelling. Received: slide='nosuch'"),
+    ("--slide=setup.py --model=nosuch", "`model` must exist; check the spelling. Received: model='nosuch'"),
+])
+def test_what_can_not_be_measured_is_one_line_before_anything_else(flag, words):
+    ran = run_command(*flag.split())
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {words}")
+
+
+@pytest.mark.parametrize(("flag", "words"), [("--engines=torch", "`engines` must be some of all, keras"),
+                                             ("--engines=onnx --slide_side=512", "`engines` must be left out with a")])
+def test_engines_that_can_not_be_measured_are_refused(flag, words):
+    ran = run_command(*flag.split())
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"error: {words}")

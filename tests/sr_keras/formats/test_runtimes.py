@@ -1,0 +1,69 @@
+"""runtimes: each form is run by its own runtime, apart from the others, and says what it took or why it can't."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.errors import UserError
+from sr_keras.formats.litert import convert_litert
+from sr_keras.formats.onnx import convert_onnx
+from sr_keras.formats.runtimes import RUNTIMES, FormProcess
+from sr_keras.formats.saved_model import export_saved_model
+from sr_keras.model.loading import eight_bit
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def written(modest, tmp_path_factory) -> dict[str, Path]:
+    """The tiny generator as each runtime takes it."""
+    folder = tmp_path_factory.mktemp("written")
+    paths = {"keras": folder / "x.keras", "litert": folder / "x.tflite", "onnx": folder / "x.onnx"}
+    modest.save(paths["keras"])
+    paths["litert"].write_bytes(convert_litert(modest))
+    paths["onnx"].write_bytes(convert_onnx(modest))
+    return paths | {"saved_model": export_saved_model(modest, folder / "x")}
+
+
+@pytest.mark.parametrize("runtime", ["keras", "saved_model", "litert", "onnx"])
+def test_runtime_computes_what_keras_computes_for_one_shape_after_another(runtime, written, modest, tissue):
+    run = RUNTIMES[runtime]()(written[runtime])
+    for lr in (tissue.lr[:1, :SIDE, :SIDE], tissue.lr[:, :SIDE, :SIDE]):
+        expected = eight_bit(modest)(tf.constant(lr)).numpy()
+        assert np.abs(run(lr).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+def test_runtime_needs_no_tensorflow(runtime, written):
+    code = ("import sys; import numpy as np; from pathlib import Path; from sr_keras.formats.runtimes import RUNTIMES; "
+            f"RUNTIMES[{runtime!r}]()(Path({str(written[runtime])!r}))(np.zeros((1, 8, 8, 3), np.uint8)); "
+            "sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))")
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
+
+
+def test_process_says_what_a_form_takes(written):
+    with closing(FormProcess("litert", written["litert"], SIDE)) as form:
+        first, second = form.call(1), form.call(16)
+    assert form.opened.device == "CPU"
+    assert min(form.opened.import_s, form.opened.load_s, first.seconds) > 0
+    assert second.seconds > first.seconds
+    assert 2**23 < first.peak_bytes <= second.peak_bytes < 2**29  # TensorFlow, which this process has, takes more
+
+
+def test_file_of_another_kind_is_refused_in_the_words_of_the_runtime(tmp_path):
+    (tmp_path / "x.tflite").write_bytes(b"no model")
+    with pytest.raises(UserError, match="not a valid Flatbuffer"):
+        FormProcess("litert", tmp_path / "x.tflite", SIDE)
+
+
+def test_death_of_the_process_is_said(written):
+    with closing(FormProcess("litert", written["litert"], SIDE)) as form:
+        form._process.kill()
+        with pytest.raises(UserError, match=r"its process died \(exit code -9\)"):
+            form.call(1)

@@ -1,0 +1,313 @@
+"""Engines run the same weights to the same pixels; conversions and measurements are made once, and mended."""
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.pixels import to_float, to_uint8
+from sr_keras.formats.saved_model import export_saved_model
+from sr_keras.model import engines
+from sr_keras.model import tiles as tiling
+from sr_keras.model.engines import ENGINES, FORMATS, installed, measure, open_engine
+from sr_keras.model.facts import ModelFacts
+from sr_keras.model.loading import LoadedGenerator
+from sr_keras.networks import generator, receptive_field
+
+APART = engines._apart
+FLAGS = "--blur_sigma=0.8\n--q=1.0\n"
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    packages = FORMATS[name].packages if name in FORMATS else ()
+    return pytest.mark.skipif(not all(map(find_spec, packages)),
+                              reason=f"{name} is not installed: pip install '.[{name}]'")
+
+
+CONVERTED = [pytest.param(name, marks=needs(name)) for name in FORMATS]
+EVERY = [pytest.param(name, marks=needs(name)) for name in ENGINES]
+needs_litert = needs("litert")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache of our own, shared by the tests that do not look into it."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache, monkeypatch):
+    """And no process of its own for each conversion, in which TensorFlow takes seconds to import."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(engines, "_apart", lambda function, *arguments: function(*arguments))
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return engines.cache_folder()
+
+
+@pytest.fixture(scope="module")
+def network(randomised) -> keras.Model:
+    return randomised(generator(scale=4, blocks=2, filters=8))
+
+
+@pytest.fixture(scope="module")
+def run(network, tmp_path_factory) -> Path:
+    """A run folder as far as loading looks."""
+    folder = tmp_path_factory.mktemp("run")
+    network.save(folder / "generator.keras")
+    (folder / "flags.txt").write_text(FLAGS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted() -> dict[tuple[str, Path], bytes]:
+    """What `conversions` has made so far: a conversion takes seconds, and only its being asked for is of interest."""
+    return {}
+
+
+@pytest.fixture
+def conversions(converted, monkeypatch) -> list[str]:
+    """Names of the formats that were converted to, in turn."""
+    asked, convert = [], engines._convert
+
+    def remembered(name: str, found: Path) -> bytes:
+        asked.append(name)
+        if (name, found) not in converted:
+            converted[name, found] = convert(name, found)
+        return converted[name, found]
+
+    monkeypatch.setattr(engines, "_convert", remembered)
+    return asked
+
+
+@pytest.fixture
+def stubbed(monkeypatch) -> dict[str, float]:
+    """Seconds that engines are said to take, and how often that was `asked`."""
+    said = {"asked": 0.0, "tensorflow": 0.3, "litert": 0.1, "onnx": 0.2}
+
+    def stub(function, name, found, threads):
+        assert function is engines._seconds
+        said["asked"] += 1
+        return said[name]
+
+    monkeypatch.setattr(engines, "_apart", stub)
+    monkeypatch.setattr(engines, "installed", lambda: list(ENGINES))
+    monkeypatch.setattr(engines, "_open", lambda name, found, threads, why: engines.Engine(
+        found, 4, 9, {}, lambda lr: lr, name, why, None))
+    return said
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("shape", [(1, 9, 13), (3, 13, 9), (1, 1, 1)])
+def test_every_engine_computes_what_keras_computes(name, shape, network, run):
+    lr = pixels(*shape)
+    expected = to_uint8(np.asarray(network(to_float(lr), training=False)))
+    sr = open_engine(name, run)(lr)
+    assert (sr.dtype, sr.shape) == (np.uint8, expected.shape)
+    assert np.abs(sr.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("scale", [2, 8])
+def test_other_scales_are_known_and_computed(name, scale, randomised, tmp_path):
+    network = randomised(generator(scale, blocks=1, filters=4))
+    network.save(tmp_path / "x.keras")
+    opened = open_engine(name, tmp_path / "x.keras")
+    expected = to_uint8(np.asarray(network(to_float(pixels(1, 7, 11)), training=False)))
+    assert opened.scale == scale
+    assert np.abs(opened(pixels(1, 7, 11)).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_engine_keeps_what_a_loaded_generator_knows(name, network, run):
+    for opened in (open_engine(name, run), open_engine(name, run / "generator.keras")):  # the second from the cache
+        assert isinstance(opened, LoadedGenerator)
+        assert (opened.name, opened.path) == (name, run / "generator.keras")
+        assert (opened.scale, opened.halo, opened.degrade.blur_sigma) == (4, receptive_field(network), 0.8)
+        assert opened.facts.flags == FLAGS
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_floats_and_wrong_shapes_are_treated_as_by_any_generator(name, run):
+    opened = open_engine(name, run)
+    lr = pixels(1, 9, 13)
+    np.testing.assert_array_equal(opened(to_float(lr)), to_float(opened(lr)))
+    with pytest.raises(ValueError, match="`lr` must have the shape"):
+        opened(lr[0])
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_tiles_with_the_halo_give_the_whole(name, run):
+    opened = open_engine(name, run)
+    lr = pixels(70, 90)
+    tiled = tiling.super_resolve(opened, lr, opened.scale, halo=opened.halo, tile=2 * opened.halo + 9)
+    assert np.abs(tiled.astype(int) - opened(lr[np.newaxis])[0]).max() <= 1
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_saved_model_opens_on_every_engine(name, network, tmp_path):
+    export_saved_model(network, tmp_path / "demo", facts=ModelFacts(flags=FLAGS))
+    opened = open_engine(name, tmp_path / "demo")
+    expected = to_uint8(np.asarray(network(to_float(pixels(2, 9, 13)), training=False)))
+    assert (opened.halo, opened.degrade.blur_sigma) == (receptive_field(network), 0.8)
+    assert np.abs(opened(pixels(2, 9, 13)).astype(int) - expected).max() <= 1
+
+
+@needs_litert
+def test_second_opening_converts_nothing_and_loads_no_keras_model(run, empty_cache, conversions, monkeypatch):
+    first = open_engine("litert", run)(pixels(1, 5, 7))
+    monkeypatch.setattr(engines, "load_generator", None)
+    np.testing.assert_array_equal(open_engine("litert", run)(pixels(1, 5, 7)), first)
+    assert conversions == ["litert"]
+
+
+@needs_litert
+@pytest.mark.parametrize("damage", [
+    lambda data: b"", lambda data: data[:-1000], lambda data: data[:3000] + b"?" * 9 + data[3009:],
+    lambda data: b"?" * len(data)], ids=["empty", "cut", "altered", "noise"])
+def test_damaged_cache_is_rebuilt(damage, run, empty_cache, conversions):
+    expected = open_engine("litert", run)(pixels(1, 5, 7))
+    [entry] = empty_cache.iterdir()
+    entry.write_bytes(damage(entry.read_bytes()))
+    for _ in range(2):
+        np.testing.assert_array_equal(open_engine("litert", run)(pixels(1, 5, 7)), expected)
+    assert conversions == ["litert", "litert"]
+
+
+@needs_litert
+def test_other_weights_flags_or_versions_are_another_entry(network, run, tmp_path, monkeypatch):
+    path = shutil.copytree(run, tmp_path / "run") / "generator.keras"
+    keys = [engines._key(path, "litert"), engines._key(path, "onnx")]
+    assert engines._key(run / "generator.keras", "litert") == keys[0]  # wherever it lies
+    (path.parent / "flags.txt").write_text("--blur_sigma=1.0\n")
+    keys.append(engines._key(path, "litert"))
+    path.write_bytes(path.read_bytes() + b"\0")
+    keys.append(engines._key(path, "litert"))
+    monkeypatch.setattr(engines, "_versions", lambda: {"tensorflow": "3"})
+    keys.append(engines._key(path, "litert"))
+    assert len(set(keys)) == 5
+
+
+@needs_litert
+def test_cache_that_cannot_be_written_is_done_without(run, tmp_path, conversions, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert open_engine("litert", run)(pixels(1, 5, 7)).shape == (1, 20, 28, 3)
+
+
+def test_cache_is_where_the_user_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for named in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert engines.cache_folder() == tmp_path / ".cache" / "sr_keras" / "engines"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert engines.cache_folder() == Path("/elsewhere/sr_keras/engines")
+
+
+@pytest.mark.parametrize("fastest", ENGINES)
+def test_auto_takes_the_fastest_says_why_and_measures_once(fastest, run, empty_cache, stubbed):
+    stubbed[fastest] = 0.05
+    for _ in range(2):
+        opened = open_engine("auto", run)
+        assert opened.name == fastest
+        assert opened.why.startswith(f"{fastest}: 0.050 s a tile of 128x128, ")
+        assert all(name in opened.why for name in ENGINES)
+    assert stubbed["asked"] == len(ENGINES)
+
+
+def test_auto_measures_again_on_another_machine_or_with_damage(run, empty_cache, stubbed, monkeypatch):
+    open_engine("auto", run)
+    monkeypatch.setattr(engines, "_cpu", lambda: "another")
+    open_engine("auto", run)
+    monkeypatch.setattr(engines, "cores", lambda: 77)
+    open_engine("auto", run)
+    assert stubbed["asked"] == 3 * len(ENGINES)
+    for damage in ("", "[]", '{"tensorflow": 0.1}', '{"tensorflow": 0.1, "litert": "?", "onnx": 0.1}'):
+        for kept in empty_cache.glob("*.json"):
+            kept.write_text(damage)
+        open_engine("auto", run)
+        open_engine("auto", run)
+    assert stubbed["asked"] == 7 * len(ENGINES)
+
+
+def test_auto_alone_takes_tensorflow_unmeasured(run, empty_cache, monkeypatch):
+    monkeypatch.setattr(engines, "installed", lambda: ["tensorflow"])
+    opened = open_engine("auto", run)
+    assert (opened.name, opened.why) == ("tensorflow", "tensorflow: no other engine is installed")
+    assert not empty_cache.exists()
+
+
+def test_auto_really_measures_what_is_installed_in_other_processes(run, empty_cache, monkeypatch):
+    monkeypatch.setattr(engines, "_apart", APART)
+    opened = open_engine("auto", run)
+    [kept] = empty_cache.glob("*.json")
+    assert set(json.loads(kept.read_text())) == set(installed())
+    assert opened.name in installed()
+    assert opened(pixels(1, 5, 7)).shape == (1, 20, 28, 3)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_engine_computes_a_core_without_the_rest_of_the_window(name, run):
+    opened, lr = open_engine(name, run), pixels(60, 50)
+    core = opened.parts.core(lr, slice(10, 30), slice(0, 50))
+    assert np.abs(core.astype(int) - opened(lr[np.newaxis])[0][40:120]).max() <= 1
+
+
+def test_measure_gives_medians_after_warm_up_within_the_budget():
+    now = 0.0
+    durations = {"a": iter([9.0, 0.125, 0.375, 0.125]), "b": iter([5.0, 0.25, 0.25, 0.25])}
+
+    def work(name):
+        nonlocal now
+        now += next(durations[name])
+
+    seconds = measure({name: lambda name=name: work(name) for name in durations}, budget_s=1.0, clock=lambda: now)
+    assert seconds == {"a": 0.25, "b": 0.25}  # two rounds, of 0.375 and 0.625 seconds
+    assert next(durations["a"]) == 0.125
+
+
+def test_measure_runs_once_whatever_the_budget():
+    assert list(measure({"a": lambda: None}, budget_s=0.0)) == ["a"]
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_missing_package_is_one_line_with_the_extra(name, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, FORMATS[name].packages[0], None)
+    with pytest.raises(UserError, match=rf"must be installed; run pip install '\.\[{name}\]'\.") as caught:
+        open_engine(name, run)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_engine_and_no_threads_are_refused(run):
+    with pytest.raises(ValueError, match=r"`engine` must be one of tensorflow, litert, onnx, auto; .*='torch'"):
+        open_engine("torch", run)
+    with pytest.raises(ValueError, match=r"`threads` must be 1 or more; .*threads=0"):
+        open_engine("tensorflow", run, threads=0)
+    with pytest.raises(FileNotFoundError, match="`model` must exist"):
+        open_engine("litert", run / "nothing")
+
+
+def test_threads_that_tensorflow_takes_no_more_are_refused(network, run):
+    network(np.zeros((1, 4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match=r"`threads` must be given before TensorFlow first computes.*threads=97"):
+        open_engine("tensorflow", run, threads=97)
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_number_of_threads_changes_no_pixel(name, run):
+    one, two = (open_engine(name, run, threads)(pixels(1, 33, 21)) for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)

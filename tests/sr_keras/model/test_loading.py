@@ -1,0 +1,251 @@
+"""A generator loads from wherever it lies as one kind of thing, and what is none is refused in one line."""
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pipelines.config import DegradeOptions
+from pipelines.pixels import to_float, to_uint8
+from sr_keras.formats.saved_model import export_saved_model
+from sr_keras.model.facts import FACTS_FILE, OLD_FACTS_FILE, ModelFacts
+from sr_keras.model.loading import find_generator, in_float32, load_generator, load_keras
+from sr_keras.networks import autoencoder, generator, receptive_field
+
+
+@pytest.fixture(scope="module")
+def network(randomised) -> keras.Model:
+    return randomised(generator(scale=4, blocks=1, filters=6))
+
+
+@pytest.fixture(scope="module")
+def run(network, tmp_path_factory) -> Path:
+    """A run folder as far as loading looks."""
+    folder = tmp_path_factory.mktemp("run")
+    network.save(folder / "generator.keras")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved_model(network, tmp_path_factory) -> Path:
+    name = tmp_path_factory.mktemp("saved_models") / "demo"
+    export_saved_model(network, name)
+    return name
+
+
+@pytest.fixture
+def lr() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (2, 9, 13, 3), dtype=np.uint8)
+
+
+def test_every_form_computes_what_keras_computes(network, run, saved_model, lr):
+    expected = to_uint8(np.asarray(network(to_float(lr), training=False)))
+    assert expected.std() > 20  # not a constant picture
+    for path in (run, run / "generator.keras", saved_model, saved_model / "1"):
+        sr = load_generator(path)(lr)
+        assert sr.dtype == np.uint8
+        assert sr.shape == (2, 36, 52, 3)
+        assert np.abs(sr.astype(int) - expected).max() <= 1, path
+
+
+def test_scale_and_halo_are_known_in_every_form(network, run, saved_model):
+    for path in (run, saved_model):
+        loaded = load_generator(path)
+        assert (loaded.scale, loaded.halo) == (4, receptive_field(network))
+
+
+@pytest.mark.parametrize(("said", "blur"), [("--blocks=1\n--blur_sigma=0.8\n--q=1.0\n", 0.8), ("--q=1.0\n", None),
+                                            (None, None)])
+def test_blur_is_the_one_that_the_flags_say_in_every_form(said, blur, network, tmp_path):
+    network.save(tmp_path / "generator.keras")
+    if said:
+        (tmp_path / "flags.txt").write_text(said)
+    export_saved_model(network, tmp_path / "demo", facts=ModelFacts(flags=said))
+    for path in (tmp_path / "generator.keras", tmp_path / "demo"):
+        loaded = load_generator(path)
+        assert loaded.facts == ModelFacts(degradation=None if blur is None else DegradeOptions(blur_sigma=blur),
+                                          flags=said)
+        assert loaded.degrade == DegradeOptions(blur_sigma=1.6 if blur is None else blur)
+
+
+def test_version_that_is_older_than_its_facts_loads_and_says_what_its_flags_say(network, tmp_path):
+    version = export_saved_model(network, tmp_path / "demo")
+    old = {"flags": "--blur_sigma=0.8\n--mpp=0.5\n--scale=4\n", "versions": None, "scale": 4, "halo": 8}
+    (version / OLD_FACTS_FILE).write_text(json.dumps(old))
+    (version / FACTS_FILE).unlink()
+    loaded = load_generator(version)
+    assert (loaded.scale, loaded.halo, loaded.degrade) == (4, 8, DegradeOptions(blur_sigma=0.8))
+    assert loaded.facts.lr_mpp == (2.0, 2.0)
+    assert (loaded.facts.stain, loaded.facts.usual_departure) == (None, None)
+
+
+def test_floats_give_the_floats_of_the_8_bit_picture(run, lr):
+    loaded = load_generator(run)
+    sr = loaded(to_float(lr))
+    assert sr.dtype == np.float32
+    np.testing.assert_array_equal(sr, to_float(loaded(lr)))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 4), np.uint8),
+                                   np.zeros((1, 8, 8, 3), np.uint16)])
+def test_call_refuses_what_is_no_batch_of_rgb(wrong, run):
+    with pytest.raises(ValueError, match="`lr` must"):
+        load_generator(run)(wrong)
+
+
+def test_highest_version_is_taken_by_number_not_by_name(saved_model, tmp_path):
+    for version in ("9", "10", "2"):
+        shutil.copytree(saved_model / "1", tmp_path / "demo" / version)
+    (tmp_path / "demo" / "11").mkdir()  # nothing in it
+    (tmp_path / "demo" / ".5.tmp.12").mkdir()
+    assert find_generator(tmp_path / "demo").name == "10"
+
+
+def test_generator_trained_in_16_bit_computes_in_float32(randomised, tmp_path, lr):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        mixed = randomised(generator(scale=2, blocks=1, filters=6))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    mixed.save(tmp_path / "mixed.keras")
+    plain = generator(scale=2, blocks=1, filters=6)
+    plain.set_weights(mixed.get_weights())
+    expected = np.asarray(plain(to_float(lr), training=False))
+    assert np.abs(np.asarray(mixed(to_float(lr), training=False)) - expected).max() > 1e-3
+    np.testing.assert_allclose(load_keras(tmp_path / "mixed.keras")(to_float(lr)), expected, atol=1e-5)
+
+
+def test_in_float32_leaves_the_model_it_copies_alone(network, lr):
+    before = np.asarray(network(to_float(lr), training=False))
+    copy = in_float32(network)
+    copy.set_weights([np.zeros_like(w) for w in copy.get_weights()])
+    np.testing.assert_array_equal(network(to_float(lr), training=False), before)
+
+
+@pytest.mark.parametrize("scale", [2, 8])
+def test_another_scale_than_asked_is_refused(scale, run):
+    with pytest.raises(ValueError, match=f"`scale` must be 4.*Received: scale={scale}"):
+        load_generator(run, scale=scale)
+    assert load_generator(run, scale=4).scale == 4
+
+
+def test_missing_path_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`model` must exist; check the spelling. Received: model='.*/nowhere"):
+        load_generator(tmp_path / "nowhere")
+
+
+def test_run_without_a_generator_says_how_to_go_on(tmp_path):
+    (tmp_path / "flags.txt").write_text("--q=1\n")
+    with pytest.raises(FileNotFoundError, match=r"no generator.keras yet.*--resume"):
+        load_generator(tmp_path)
+
+
+def test_folder_and_file_of_something_else_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "empty.keras").mkdir()
+    for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "empty.keras"):
+        with pytest.raises(ValueError, match=r"`model` must be a \.keras file, a run folder or a SavedModel folder"):
+            load_generator(path)
+
+
+class Trap:
+    """What a pickle could do to who loads it."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("sprung"),))
+
+
+def test_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.pkl", "model.keras"):
+        Path(name).write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(ValueError, match="`model` must be"):
+            load_generator(name)
+    assert not Path("sprung").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_pickled_weights_are_refused_and_not_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = io.BytesIO()
+    np.savez(weights, trap=np.array([Trap()], dtype=object))
+    with zipfile.ZipFile(run / "generator.keras") as good, zipfile.ZipFile("bad.keras", "w") as bad:
+        for name in ("config.json", "metadata.json"):
+            bad.writestr(name, good.read(name))
+        bad.writestr("model.weights.npz", weights.getvalue())
+    with pytest.raises(ValueError, match=r"bad.keras: can't be loaded as a generator"):
+        load_generator("bad.keras")
+    assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize("function", [lambda x: x * 2, keras.ops.square])  # by value, by name
+def test_lambda_layer_is_refused(function, tmp_path):
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Lambda(function)(image)).save(tmp_path / "lambda.keras")
+    with pytest.raises(ValueError, match=r"lambda.keras: .*holds code \(a Lambda layer"):
+        load_generator(tmp_path / "lambda.keras")
+
+
+def test_network_that_does_not_enlarge_is_refused(tmp_path):
+    autoencoder(blocks=0, filters=4).save(tmp_path / "autoencoder.keras")
+    with pytest.raises(ValueError, match=r"autoencoder.keras: can't be loaded as a generator"):
+        load_generator(tmp_path / "autoencoder.keras")
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Conv2D(3, 3, padding="same")(image)).save(tmp_path / "filter.keras")
+    with pytest.raises(ValueError, match="must enlarge"):
+        load_generator(tmp_path / "filter.keras")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_truncated_keras_file_is_refused(keep, run, tmp_path):
+    whole = (run / "generator.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(whole[:int(keep * len(whole))])
+    with pytest.raises(ValueError, match=r"cut\.keras"):
+        load_generator(tmp_path / "cut.keras")
+
+
+def test_keras_file_with_damaged_weights_is_refused(run, tmp_path):
+    damaged = bytearray((run / "generator.keras").read_bytes())
+    start = damaged.index(b"model.weights.h5") + 5000
+    damaged[start] ^= 0xFF
+    (tmp_path / "damaged.keras").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"damaged.keras: can't be loaded"):
+        load_generator(tmp_path / "damaged.keras")
+
+
+@pytest.mark.parametrize("part", ["saved_model.pb", "variables/variables.index",
+                                  "variables/variables.data-00000-of-00001"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_damaged_saved_model_is_refused_by_name(part, damage, saved_model, tmp_path):
+    folder = shutil.copytree(saved_model / "1", tmp_path / "1")
+    if damage == "missing":
+        (folder / part).unlink()
+    else:
+        (folder / part).write_bytes((folder / part).read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"`model` must be|can't be loaded as a SavedModel") as refused:
+        load_generator(folder)
+    assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize("facts", [None, "{", "[]", json.dumps({"scale": 4}), json.dumps({"scale": 4, "halo": "wide"})])
+def test_saved_model_that_does_not_say_its_halo_is_refused(facts, saved_model, tmp_path):
+    folder = shutil.copytree(saved_model / "1", tmp_path / "1")
+    (folder / FACTS_FILE).unlink()
+    if facts is not None:
+        (folder / FACTS_FILE).write_text(facts)
+    with pytest.raises(ValueError, match="scale and halo"):
+        load_generator(folder)
+
+
+def test_blur_that_is_no_number_names_the_file_that_says_so(run, tmp_path):
+    shutil.copy(run / "generator.keras", tmp_path)
+    (tmp_path / "flags.txt").write_text("--blur_sigma=abc\n")
+    with pytest.raises(ValueError, match=r"`flags` of a run must be those.*blur_sigma.*abc.*flags\.txt"):
+        load_generator(tmp_path)

@@ -1,0 +1,121 @@
+"""How far SR departs from its input: known errors are found, and nothing else."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from pipelines.config import DegradeOptions
+from pipelines.pixels import to_float
+from sr_keras.metrics import lr_consistency
+from sr_keras.slides import departure
+from sr_keras.slides.departure import TrustMap, is_map, measure, square_side, write_map
+from sr_keras.slides.regions import worst_regions
+
+OPTIONS = DegradeOptions()
+FLOOR = 1 / np.sqrt(12)  # what rounding to whole grey levels leaves
+
+
+def by_hand(lr: np.ndarray, sr: np.ndarray, square: int) -> np.ndarray:
+    """The map of scale 4, sigma 1.6, of the whole at once, by loops."""
+    g = np.exp(-np.arange(-6.5, 7)**2 / (2 * 1.6**2))
+    again = sr.astype(np.float64)
+    for axis, side in enumerate(lr.shape[:2]):
+        padded = np.pad(again, [(5, 8) if i == axis else (0, 0) for i in range(3)], mode="symmetric")
+        again = sum(w * padded.take(4 * np.arange(side) + k, axis) for k, w in enumerate(g / g.sum()))
+    error = (again - lr)**2
+    return np.array([[np.sqrt(error[y:y + square, x:x + square].mean()) for x in range(0, lr.shape[1], square)]
+                     for y in range(0, lr.shape[0], square)])
+
+
+def test_map_of_consistent_sr_is_what_rounding_leaves(histology, lr_of):
+    found = measure(lr_of(histology), histology, OPTIONS)
+    assert found.departure.shape == (32, 32)
+    assert found.departure.mean() == pytest.approx(FLOOR, rel=0.05)
+    assert found.departure.max() < 2 * FLOOR
+    assert worst_regions(found) == []
+
+
+def test_map_of_one_square_is_lr_consistency(histology):
+    lr, sr = histology[100:104, 50:54], histology[200:216, 300:316]
+    expected = 255 * float(lr_consistency(to_float(lr)[np.newaxis], to_float(sr)[np.newaxis])[0])
+    assert measure(lr, sr, OPTIONS).departure == pytest.approx(np.array([[expected]]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "sigma"), [(2, 0.8), (4, 1.6), (4, 0.0), (8, 3.2)])
+def test_mean_square_of_map_is_that_of_lr_consistency(histology, monkeypatch, scale, sigma):
+    monkeypatch.setattr(departure, "BLOCK", 128)
+    lr, sr = histology[:256 // scale, :256 // scale], histology[256:, :256]
+    expected = 255 * float(lr_consistency(to_float(lr)[np.newaxis], to_float(sr)[np.newaxis], scale, sigma)[0])
+    found = measure(lr, sr, DegradeOptions(scale, blur_sigma=sigma)).departure
+    assert np.sqrt(np.mean(found.astype(float)**2)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("block", [16, 48, 1024])
+def test_map_has_no_seams_and_is_right_at_odd_borders(histology, monkeypatch, block):
+    lr, sr = histology[:53, :41], histology[100:312, 200:364]
+    monkeypatch.setattr(departure, "BLOCK", block)
+    found = measure(lr, sr, OPTIONS)
+    assert found.departure == pytest.approx(by_hand(lr, sr, 4), rel=1e-4)
+    assert (found.thumbnail.shape, found.width, found.height) == ((14, 11, 3), 164, 212)
+
+
+def test_thumbnail_is_the_mean_of_the_input(histology):
+    thumbnail = measure(histology[:8, :12], histology[:32, :48], OPTIONS).thumbnail
+    means = histology[:8, :12].reshape(2, 4, 3, 4, 3).mean((1, 3))
+    assert np.abs(thumbnail - means).max() <= 0.5
+
+
+def test_threshold_is_far_out_and_not_below_what_is_seen(a_map):
+    quartiles = np.tile([0.0, 4.0, 6.0, 8.0, 12.0], (5, 1))
+    assert a_map(quartiles).quartiles == (4, 6, 8)
+    assert a_map(quartiles).threshold == 20
+    assert a_map(np.zeros((5, 5))).threshold == 2
+
+
+def test_threshold_is_that_of_tissue_where_most_is_glass():
+    departure, thumbnail = np.full((64, 64), 0.1, np.float32), np.full((64, 64, 3), 240, np.uint8)
+    departure[20:40, 20:40] = np.linspace(4, 5, 20)
+    thumbnail[20:40, 20:40] = (190, 80, 160)
+    found = TrustMap(departure, thumbnail, 16, 1024, 1024, 0.25)
+    assert found.quartiles[1] == pytest.approx(4.5, abs=0.2)  # the mask is a little wider than the tissue
+    assert worst_regions(found) == []
+
+
+@pytest.mark.parametrize(("sides", "scale", "expected"), [
+    ((100, 100), 4, 4), ((100, 100), 3, 6), ((4, 8192), 4, 4), ((4, 8193), 4, 8), ((25000, 9000), 4, 16),
+    ((1, 1), 2, 8), ((100, 100), 32, 1)])
+def test_squares_are_the_finest_that_keep_the_map_small(sides, scale, expected):
+    assert square_side(*sides, scale) == expected
+
+
+def test_map_file_holds_departure_and_its_mpp(invented, tmp_path):
+    write_map(tmp_path / "a.tif", invented)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        page = tiff.pages[0]
+        assert np.array_equal(page.asarray(), invented.departure)
+        assert page.is_tiled
+        numerator, denominator = page.tags["XResolution"].value
+        assert 1e4 * denominator / numerator == pytest.approx(16 * 0.25)
+        assert page.tags["ResolutionUnit"].value == 3
+        assert json.loads(page.description)["square"] == 16
+
+
+def test_map_file_of_unknown_mpp_says_none(tmp_path, a_map):
+    write_map(tmp_path / "a.tif", a_map(np.ones((3, 4))))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages[0].tags["ResolutionUnit"].value == 1
+
+
+def test_sides_that_do_not_fit_are_refused(histology):
+    with pytest.raises(ValueError, match=r"`output` must have 4 times the sides of the input, 64x32"):
+        measure(histology[:32, :64], histology[:128, :252], OPTIONS)
+
+
+def test_map_is_told_from_other_files(invented, sample_slide, tmp_path):
+    write_map(tmp_path / "a.tif", invented)
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
+    assert is_map(tmp_path / "a.tif")
+    assert not any(map(is_map, (sample_slide, tmp_path / "cut.tif", tmp_path / "none.tif", tmp_path)))

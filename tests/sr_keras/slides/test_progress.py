@@ -1,0 +1,50 @@
+"""Rates: the engine alone and the run see the same pixels, and what holds the run does not count for it."""
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.slide import open_slide
+from sr_keras.slides import progress as rates
+from sr_keras.slides.config import EnlargeOptions
+from sr_keras.slides.progress import Round, Took, make_slide, measure_round, report
+
+
+def test_bare_engine_computes_the_pixels_of_the_run_and_what_it_takes_is_not_the_runs(loaded, sample_slide,
+                                                                                   monkeypatch):
+    bare = rates._bare
+
+    def slow(*arguments):
+        time.sleep(5)
+        return bare(*arguments)
+
+    monkeypatch.setattr(rates, "_bare", slow)
+    began = time.perf_counter()
+    one = measure_round(loaded, sample_slide, EnlargeOptions(everywhere=True))
+    assert one.pixels == 2048 * 2048 == one.report["sr"]["width"] * one.report["sr"]["height"]
+    assert one.run.seconds < time.perf_counter() - began - 5 + 0.1
+    assert one.bare.seconds > 0
+
+
+def test_report_is_of_medians_and_of_pairs(loaded, sample_slide):
+    one = measure_round(loaded, sample_slide, EnlargeOptions(region=(0, 0, 128, 128)))
+    rounds = [replace(one, bare=Took(bare, 2 * bare), run=Took(run, 2 * run), pixels=10**6)
+              for bare, run in ((9.0, 10.0), (1.0, 4.0), (8.0, 10.0))]
+    assert isinstance(rounds[0], Round)
+    lines = list(report(rounds))
+    assert "| bare engine, tissue alone | 1.0 | 8.0 | 0.12 | 16.0 |" in lines
+    assert "| whole run, file to file | 0.3 | 10.0 | 0.03 | 20.0 |" in lines
+    assert any("reaches 80% of the bare engine's rate; by CPU time 80%" in line for line in lines)
+
+
+@pytest.mark.parametrize("side", [3000, 7001])
+def test_made_slide_is_glass_with_tissue_in_its_middle(side, tmp_path):
+    with open_slide(make_slide(tmp_path / "a.tif", side)) as slide:
+        assert slide.dimensions == (side, side)
+        small = slide.thumbnail(250)
+    dark = small.min(-1) < 230
+    assert dark[105:145, 105:145].any()
+    assert 0 < np.mean(dark) < 0.05
