@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
 from pipelines.config import SCALES, check_seed
 from pipelines.errors import require
+from sr_keras.shipped import shipped_model
 
 REDUCTIONS = ("mean", "sum")
 # The validation score that decides which epoch is the best, and whether more of it is better. By "last" nothing is
@@ -17,8 +17,7 @@ REDUCTIONS = ("mean", "sum")
 BEST_BY = {"last": True, "psnr": True, "rrmse": False, "ssim": True, "ms_ssim": True, "qilv": True}
 PRECISIONS = (None, "bfloat16", "float16")
 STRATEGIES = ("none", "mirrored")
-# The model that lies in this repository, wherever a command is run from.
-SHIPPED_MODEL = Path(__file__).parents[1] / "saved_models" / "srgan_sqe_x4"
+SHIPPED_MODEL = shipped_model()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""The command `sr-keras`: every program of this package under one name.
+
+    sr-keras super-resolve --input=image.png --output=image_x4.png
+    sr-keras train --flagfile=quick.flags --train_data=my_slides --mpp=0.5 --run=runs/mine
+    sr-keras SUBCOMMAND --help
+
+A subcommand runs the module of the same name, so that `sr-keras train` is `python -m sr_keras.train`. One thing is
+added: --flagfile also takes the name of a flagfile that ships with the package.
+"""
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+from sr_keras import __version__
+from sr_keras.shipped import shipped_flagfile
+
+COMMANDS = {
+    "super-resolve": ("sr_keras.super_resolve", "enlarge pictures and whole slides"),
+    "train": ("sr_keras.train", "train a model on your slides"),
+    "evaluate": ("sr_keras.evaluate", "score a model beside bicubic interpolation"),
+    "export": ("sr_keras.export", "write a trained model as SavedModel, LiteRT, ONNX or TensorRT"),
+    "client": ("sr_keras.client", "enlarge pictures by a model on a server"),
+    "extract": ("pipelines.extract", "cut slides into patches and store them as TFRecord"),
+    "preview": ("pipelines.preview", "draw what the training data will look like"),
+    "register": ("pipelines.register", "align two scans of the same glass, for real pairs of LR and HR"),
+    "demo": ("sr_keras.demo", "train, score and export a small model on a sample slide"),
+}
+FLAGFILE = "--flagfile="
+
+
+def main() -> int:
+    """Run the subcommand that `sys.argv` names, or print the list of them.
+
+    Returns:
+        The exit status: 0, or 2 where there is no such subcommand. A subcommand ends the process with its own.
+    """
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"sr-keras {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"error: there is no subcommand {name!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"sr-keras {name}", *(_with_shipped_flagfile(argument) for argument in arguments)]
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    return 0
+
+
+def usage() -> str:
+    """Return the help text."""
+    lines = [f"  {name:15}{about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join([(__doc__ or "").partition("\n\nA subcommand")[0], "", "Subcommands:", *lines, "",
+                      "  --version      print the version"])
+
+
+def _with_shipped_flagfile(argument: str) -> str:
+    name = argument.removeprefix(FLAGFILE)
+    if argument.startswith(FLAGFILE) and not Path(name).exists() and shipped_flagfile(name).is_file():
+        return f"{FLAGFILE}{shipped_flagfile(name)}"
+    return argument
+
+
+if __name__ == "__main__":
+    sys.exit(main())
