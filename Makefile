@@ -1,36 +1,55 @@
-# make demo              train, measure, export and picture on the sample slide (under 15 minutes on 2 cores)
+# make demo              train, measure, export and picture on the sample slide
 # make demo DATA=folder  the same on your own slides or tiles (make DATA="a folder" where its name has spaces)
-# make test              lint, types and the tests that are quick (under 10 minutes on 2 cores)
-# make test-all          lint, types and all tests, which is what continuous integration runs
+# make test              lint, types and the quick tests (under 10 minutes on 2 cores)
+# make test-fast         the fastest tests alone (under 2 minutes)
+# make test-all          lint, types and all tests
+# make lint              ruff, mypy, import-linter
+# make docs              the website, in build/site; warnings are errors
+# make lock              write requirements.txt anew from what is installed in .venv
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest -n auto --dist loadfile
+# The lock holds the versions back to those that were tested.
+PIP    := $(RUN) -m pip install --disable-pip-version-check -q -c requirements.txt
+FILES  := requirements.txt pyproject.toml setup.py
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-fast test-all lint docs lock clean
 
 # The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
 demo: $(VENV)/base
 	$(RUN) -m sr_keras.demo $(if $(DATA),--data="$$DATA")
 
 test: lint
-	$(RUN) -m pytest -n auto --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow and not gpu"
+
+test-fast: $(VENV)/dev
+	$(PYTEST) -m fast
 
 test-all: lint
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(PYTEST) -m "not gpu"
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+lock: $(VENV)/dev
+	{ head -2 requirements.txt; $(RUN) -m pip freeze --all --exclude-editable | grep -v '^pip=='; } > $(VENV)/lock
+	cp $(VENV)/lock requirements.txt
 
 # A stamp file each: written last, so that an install that broke off starts again.
-$(VENV)/base: requirements.txt setup.py | $(VENV)/bin/python
+$(VENV)/base: $(FILES) | $(VENV)/bin/python
 	@echo "installing into $(VENV), a few minutes ..."
-	$(RUN) -m pip install --disable-pip-version-check -q -e .
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/dev: requirements.txt setup.py | $(VENV)/bin/python
+$(VENV)/dev: $(FILES) | $(VENV)/bin/python
 	@echo "installing into $(VENV), a few minutes ..."
-	$(RUN) -m pip install --disable-pip-version-check -q -e ".[dev]"
+	$(PIP) -e ".[dev]"
 	touch $@ $(VENV)/base
 
 $(VENV)/bin/python:
