@@ -36,8 +36,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def flags_page() -> str:
     """Return the help of every subcommand as one page."""
-    parts = ["# Every flag\n\nWhat `sr-keras SUBCOMMAND --help` prints. `--flagfile=FILE` reads flags from a file, one on "
-             "each line; a flag given after it wins.\n"]
+    parts = ["# Every flag\n\nWhat `sr-keras SUBCOMMAND --help` prints. `--flagfile=FILE` reads flags from a file, one "
+             "on each line; a flag given after it wins.\n"]
     for name, (module, _) in COMMANDS.items():
         done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True,
                               check=True)

@@ -1,0 +1,57 @@
+"""Documents and configuration agree with the code."""
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sr_keras import __version__
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "saved_models" / "README.md",
+         *sorted(ROOT.glob("docs/*.md"))]
+GENERATED = {"flags.md", "tutorial.md", "models.md", "contributing.md", "changelog.md"}  # by docs/hooks.py
+
+
+def test_every_module_stands_on_a_floor():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]
+    floors = {name for layer in contract["layers"] for name in re.split(r" [|:] ", layer)}
+    modules = {f"{package}.{path.stem}" for package in ("pipelines", "sr_keras") for path in (ROOT / package).iterdir()
+               if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert modules - {"pipelines.__init__", "sr_keras.__init__"} == floors - {"benchmarks", "study"}
+
+
+def test_readme_is_short_and_narrow():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 120
+    assert max(map(len, lines)) < 100
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_documents_lead_to_files(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)|^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    for link in filter(None, (first or second for first, second in links)):
+        if "://" not in link and link not in GENERATED:
+            assert (page.parent / link).exists(), link
+
+
+def test_code_of_documents_uses_names_that_exist():
+    for page in PAGES:
+        for module in re.findall(r"(?:from|python -m) ((?:sr_keras|pipelines|benchmarks|study)[\w.]*)",
+                                 page.read_text(encoding="utf-8")):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or path.is_dir(), f"{page.name}: {module}"
+
+
+def test_citation_has_the_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_tutorial_is_stored_without_outputs():
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
