@@ -4,17 +4,19 @@
     sr-keras train --flagfile=quick.flags --train_data=my_slides --mpp=0.5 --run=runs/mine
     sr-keras SUBCOMMAND --help
 
-A subcommand runs the module of the same name, so that `sr-keras train` is `python -m sr_keras.train`. One thing is
-added: --flagfile also takes the name of a flagfile that ships with the package.
+Shipped files are found by name from any folder: --flagfile=quick.flags, --model=srgan_sqe_x4_light.
+
+A subcommand runs the module of the same name: `sr-keras train` is `python -m sr_keras.train`.
 """
 from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sr_keras import __version__
-from sr_keras.shipped import shipped_flagfile
+from sr_keras.shipped import shipped_flagfile, shipped_model
 
 COMMANDS = {
     "super-resolve": ("sr_keras.super_resolve", "enlarge pictures and whole slides"),
@@ -27,7 +29,8 @@ COMMANDS = {
     "register": ("pipelines.register", "align two scans of the same glass, for real pairs of LR and HR"),
     "demo": ("sr_keras.demo", "train, score and export a small model on a sample slide"),
 }
-FLAGFILE = "--flagfile="
+SHIPPED: dict[str, Callable[[str], Path]] = {"--flagfile": shipped_flagfile, "--model": shipped_model,
+                                             "--generator": shipped_model}
 
 
 def main() -> int:
@@ -46,7 +49,7 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: there is no subcommand {name!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    sys.argv = [f"sr-keras {name}", *(_with_shipped_flagfile(argument) for argument in arguments)]
+    sys.argv = [f"sr-keras {name}", *(_shipped(argument) for argument in arguments)]
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     return 0
 
@@ -58,11 +61,11 @@ def usage() -> str:
                       "  --version      print the version"])
 
 
-def _with_shipped_flagfile(argument: str) -> str:
-    name = argument.removeprefix(FLAGFILE)
-    if argument.startswith(FLAGFILE) and not Path(name).exists() and shipped_flagfile(name).is_file():
-        return f"{FLAGFILE}{shipped_flagfile(name)}"
-    return argument
+def _shipped(argument: str) -> str:
+    """Return `--flag=PATH` with the path of a shipped file where PATH does not exist but names one."""
+    flag, _, name = argument.partition("=")
+    found = SHIPPED.get(flag, lambda _: Path())(Path(name).name)
+    return f"{flag}={found}" if name and found.name and found.exists() and not Path(name).exists() else argument
 
 
 if __name__ == "__main__":

@@ -74,14 +74,26 @@ def test_command_lists_its_subcommands_and_refuses_others(capsys, monkeypatch):
     assert "no subcommand 'sharpen'" in capsys.readouterr().err
 
 
-def test_command_passes_its_arguments_on_and_finds_shipped_flagfiles(monkeypatch):
+@pytest.mark.parametrize(("given", "found"), [
+    ("--flagfile=quick.flags", ROOT / "sr_keras" / "flagfiles" / "quick.flags"),
+    ("--model=srgan_sqe_x4_light", shipped.shipped_model("srgan_sqe_x4_light")),
+    ("--generator=saved_models/srgan_sqe_x4", shipped.shipped_model("srgan_sqe_x4")),
+])
+def test_command_finds_shipped_files_by_name_and_passes_all_else_on(given, found, monkeypatch, tmp_path):
     seen = {}
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli.runpy, "run_module", lambda module, **_: seen.update(module=module, argv=sys.argv[1:]))
-    monkeypatch.setattr(sys, "argv", ["sr-keras", "train", "--flagfile=quick.flags", "--mpp=0.5"])
+    monkeypatch.setattr(sys, "argv", ["sr-keras", "train", given, "--mpp=0.5", "--model=runs/mine", "--resume"])
     cli.main()
-    flagfile, mpp = seen["argv"]
-    assert (seen["module"], mpp) == ("sr_keras.train", "--mpp=0.5")
-    assert Path(flagfile.removeprefix("--flagfile=")).samefile(ROOT / "sr_keras" / "flagfiles" / "quick.flags")
+    first, *others = seen["argv"]
+    assert first == f"{given.partition('=')[0]}={found}"
+    assert (seen["module"], others) == ("sr_keras.train", ["--mpp=0.5", "--model=runs/mine", "--resume"])
+
+
+def test_own_file_wins_over_a_shipped_one_of_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick.flags").touch()
+    assert cli._shipped("--flagfile=quick.flags") == "--flagfile=quick.flags"
 
 
 def test_newest_release_of_the_changelog_is_this_version():

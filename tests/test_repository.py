@@ -1,9 +1,12 @@
 """Documents and configuration agree with the code."""
 from __future__ import annotations
 
+import ast
 import json
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,21 @@ def test_citation_has_the_version():
 def test_tutorial_is_stored_without_outputs():
     notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
     assert not any(cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_every_package_that_the_code_imports_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    declared = {_normal(re.split(r"[\[<>=,~ ]", text)[0]) for text in [*project["dependencies"], *extras]}
+    owners = packages_distributions()
+    for path in [*ROOT.glob("pipelines/**/*.py"), *ROOT.glob("sr_keras/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                     [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else [])
+            for name in (name.partition(".")[0] for name in names):
+                if name not in {"pipelines", "sr_keras"} | sys.stdlib_module_names and name in owners:
+                    assert declared & set(map(_normal, owners[name])), f"{path.relative_to(ROOT)}: {name}"
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
