@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import json
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
-from sr_keras import __version__
+from sr_keras import __version__, cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "saved_models" / "README.md",
@@ -76,3 +79,23 @@ def test_every_package_that_the_code_imports_is_declared():
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.fixture(scope="module")
+def flags_of() -> Callable[[str], set[str]]:
+    """Return the names of the flags of a program."""
+    def names(program: str) -> set[str]:
+        module = dict(cli.COMMANDS).get(program, (program,))[0]
+        package = (ROOT / module.replace(".", "/")).is_dir()
+        return {*importlib.import_module(f"{module}.__main__" if package else module).FLAGS, "flagfile", "help"}
+    return functools.cache(names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_documents_use_flags_that_exist(page, flags_of):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^    (?:sr-keras|python -m) ([a-z][\w.-]+) (.*)$", text, re.MULTILINE)
+    for program, arguments in commands:
+        if program not in ("venv", "benchmarks.house"):
+            unknown = set(re.findall(r"--(\w+)", arguments.partition("#")[0])) - flags_of(program)
+            assert not unknown, f"{program}: {unknown}"
