@@ -19,6 +19,42 @@ from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
 DATA = Path(os.environ.get("SR_KERAS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 RAY_START_SECONDS = 180
+# Files whose tests take a second at most: what make test-fast runs, in under 2 minutes on 2 cores.
+FAST = (
+    "benchmarks/test_house.py",
+    "pipelines/degrade/test_textbook.py",
+    *(f"pipelines/test_{name}.py" for name in ("config", "console", "correspondence", "files", "formats", "patches",
+                                               "pixels", "sources", "tissue")),
+    "sr_keras/client/test_answers.py",
+    "sr_keras/evaluation/test_summary.py",
+    "sr_keras/model/test_facts.py",
+    "sr_keras/model/test_tiles.py",
+    "sr_keras/test_layers.py",
+    "sr_keras/test_losses.py",
+    "sr_keras/test_metrics.py",
+    "sr_keras/training/test_flags.py",
+    "study/test_statistics.py",
+    "test_packaging.py",
+    "test_repository.py",
+)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no other file than those of FAST where only their tests run; importing all takes longer than these."""
+    other = collection_path.suffix == ".py" and _below_tests(collection_path) not in FAST
+    return True if config.getoption("markexpr") == "fast" and other else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of FAST, those that are slow aside."""
+    for item in items:
+        if _below_tests(item.path) in FAST and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.fast)
+
+
+def _below_tests(path: Path) -> str:
+    here = Path(__file__).parent
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else ""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import re
+import runpy
 import sys
 import tomllib
 from collections.abc import Callable
@@ -29,6 +30,11 @@ def test_every_module_stands_on_a_floor():
     modules = {f"{package}.{path.stem}" for package in ("pipelines", "sr_keras") for path in (ROOT / package).iterdir()
                if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert modules - {"pipelines.__init__", "sr_keras.__init__"} == floors - {"benchmarks", "study"}
+
+
+def test_fast_files_exist():
+    conftest = runpy.run_path(str(ROOT / "tests" / "conftest.py"))
+    assert not [name for name in conftest["FAST"] if not (ROOT / "tests" / name).is_file()]
 
 
 def test_readme_is_short_and_narrow():
