@@ -106,7 +106,7 @@ def test_wrong_grid_is_refused_by_name(grid, message):
 def test_flagfile_is_a_study(monkeypatch, flagfile, count):
     from study.__main__ import FLAGS, TRAIN
 
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     monkeypatch.chdir(root)
     FLAGS.unparse_flags()
     FLAGS(["study", f"--flagfile=sr_keras/flagfiles/{flagfile}"])

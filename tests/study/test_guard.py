@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 CELL = ["--grid=method=srgan_sqe,srgan_e; fraction=0.3", "--seeds=0", "--patch_size=64", "--eval_patch_size=168",
         "--min_tissue=0", "--blocks=4", "--filters=16", "--crop_size=64", "--batch_size=8", "--steps_per_epoch=100",
         "--autoencoder_epochs=1", "--warmup_epochs=3", "--adversarial_epochs=1", "--best_by=last", "--val_patches=3",

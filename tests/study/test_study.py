@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 TINY = ["--patch_size=168", "--eval_patch_size=168", "--min_tissue=0", "--blocks=1", "--filters=4", "--crop_size=32",
         "--batch_size=2", "--steps_per_epoch=2", "--autoencoder_epochs=1", "--warmup_epochs=1",
         "--adversarial_epochs=1", "--best_by=last", "--val_patches=2", "--vgg_weights=random", "--seeds=0",

@@ -214,6 +214,6 @@ def test_tables_of_a_csv_are_those_of_its_rows(study, tmp_path):
 
 
 def test_published_tables_follow_from_the_published_results(tmp_path):
-    published = Path(__file__).parents[3] / "docs" / "study" / "small"
+    published = Path(__file__).parents[2] / "docs" / "study" / "small"
     write_tables(read_results(published / "results.csv"), tmp_path / "tables.md")
     assert (tmp_path / "tables.md").read_text() == (published / "tables.md").read_text()
