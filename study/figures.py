@@ -22,25 +22,24 @@ import numpy as np
 
 from pipelines.files import atomic_path
 from sr_keras.evaluation import METRICS
-from study.curves import (
+from study.results import (
     BICUBIC,
     NAMES,
     NOT_RUN,
-    SERIES,
+    Q_SERIES,
     Corruption,
     Curve,
+    Row,
     along_q,
     corruptions,
     curves,
-    falls,
     fractions,
     heading,
     percent,
     scopes,
     title,
 )
-from study.results import Row
-from study.statistics import Units, estimate, units
+from study.statistics import Units, estimate, falls, units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,7 +144,7 @@ def _by_fraction(rows: list[Row], corruption: Corruption) -> list[Line]:
 def _by_q(rows: list[Row], corruption: Corruption, fraction: float) -> list[Line]:
     """Return a line for each series that has rows at this fraction, x being q."""
     lines = []
-    for method, balance in SERIES:
+    for method, balance in Q_SERIES:
         found = {curve.q: mine for curve, mine in along_q(rows, method, balance, fraction, corruption).items()
                  if curve.q is not None}
         balanced = {"equal": ", equal balance", "paper": ", the paper's λ"}[balance]

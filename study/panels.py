@@ -27,8 +27,7 @@ from sr_keras.config import METHODS
 from sr_keras.evaluation import METRICS, bicubic
 from sr_keras.evaluation.measure import BICUBIC, SR, text
 from sr_keras.model.loading import load_generator
-from study.curves import curve_of
-from study.results import Row
+from study.results import Row, curve_of
 
 FRACTIONS = (0.0, 0.05, 0.3, 0.5)  # shown where there are cells of them; 5% and 30% are the paper's figure 4
 SIDE = 256  # of what is shown of a patch: its centre

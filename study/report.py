@@ -13,10 +13,9 @@ from pathlib import Path
 
 from pipelines.errors import require
 from pipelines.files import write_text
-from study.curves import curve_of
 from study.page import bullets, data_uri, markdown_to_html, page, table
 from study.panels import Panel, ShownPatch, panel_title
-from study.results import Row
+from study.results import Row, curve_of
 
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 MOST_BYTES = 11_000_000  # of patches as data: URIs; what does not fit is left out, and the page says so

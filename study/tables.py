@@ -12,26 +12,26 @@ import numpy as np
 
 from pipelines.files import write_text
 from sr_keras.evaluation import METRICS
-from study.curves import (
+from study.results import (
     BICUBIC,
     NAMES,
     NOT_RUN,
-    SERIES,
+    Q_SERIES,
     Corruption,
+    Row,
     along_q,
     corruptions,
     curve_of,
     curves,
-    falls,
     fractions,
     heading,
     percent,
     scopes,
+    select,
     series,
     title,
 )
-from study.results import Row, select
-from study.statistics import Paired, Units, compare, estimate, less, paired, smallest_p, units
+from study.statistics import Paired, Units, compare, estimate, falls, paired, smallest_p, subtract, units
 
 SHOWN = ("ms_ssim", "qilv", "rrmse", "psnr", "ssim")
 STEPS = (("srgan_e", "srgan"), ("srgan_qe", "srgan_e"), ("srgan_sqe", "srgan_qe"), ("srgan_sqe", "srgan"),
@@ -99,7 +99,7 @@ def q_table(rows: Sequence[Row], corruption: Corruption) -> str:
     """Return each series along q at every fraction where it has two values of q or more; the best q in bold."""
     lines = []
     for fraction in fractions(rows, corruption):
-        at = {one: along_q(rows, *one, fraction, corruption) for one in SERIES}
+        at = {one: along_q(rows, *one, fraction, corruption) for one in Q_SERIES}
         at = {one: found for one, found in at.items() if len(found) > 1}
         for (method, balance), found in at.items():
             name = NAMES[method] + {"equal": ", equal balance"}.get(balance, "")
@@ -135,7 +135,7 @@ def falls_table(rows: Sequence[Row], corruption: Corruption) -> str:
             lines += _differences((percent(fraction), curve.label), [compare(one) for one in found])
         for a, b in ((a, b) for a in fallen for b in fallen if a.is_paper and b.is_paper
                      and (a.method, b.method) == ("srgan", "srgan_sqe")):
-            both = [compare(less(x, y)) for x, y in zip(fallen[a], fallen[b], strict=True)]
+            both = [compare(subtract(x, y)) for x, y in zip(fallen[a], fallen[b], strict=True)]
             lines += _differences((percent(fraction), f"{a.label} − {b.label}"), both)
     return _table(("corrupted", "fall of", "pairs", *(METRICS[metric].label for metric in SHOWN)), lines)
 

@@ -69,7 +69,7 @@ def test_what_is_finished_needs_no_room(bench, monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("a,b\n1,2\n", r"`output` must hold the results of a study, .*results.csv with a, b"),
+    ("a,b\n1,2\n", r"`output` must contain the results of a study, .*results.csv with a, b"),
     ("", "with no header"),
 ])
 def test_table_that_is_none_is_refused_and_kept(bench, text, message):

@@ -16,9 +16,9 @@ from pipelines.shards import open_shards, write_shards
 from sr_keras.evaluation import score, write_csv
 from sr_keras.model.loading import load_generator
 from sr_keras.networks import generator
-from study.curves import curve_of
 from study.grid import Cell
 from study.panels import chosen_cells, evenly_spaced, shown_patches, write_sheet
+from study.results import curve_of
 
 CELLS = [Cell("srgan", 2.0), Cell("srgan_sqe", 0.5), Cell("srgan_sqe", 0.5, fraction=0.5)]
 

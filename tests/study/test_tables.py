@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from study.curves import Curve, along_q, corruptions, curves, falls, fractions, series
-from study.results import read_results, select, write_results
-from study.statistics import compare
+from study.results import Curve, along_q, corruptions, curves, fractions, read_results, select, series, write_results
+from study.statistics import compare, falls
 from study.tables import (
     SHOWN,
     falls_table,
