@@ -129,7 +129,7 @@ def test_finished_study_trains_nothing_again_even_without_its_runs(killed_then_f
 def test_cells_made_otherwise_are_refused(killed_then_finished, tiles):
     done = study(tiles, killed_then_finished, GRID, "--batch_size=3")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: `flags` must be those of")
+    assert done.stderr.startswith("error: `flags` must equal those in")
     assert "--batch_size=3" in done.stderr
 
 
@@ -143,20 +143,20 @@ def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "message"), [
-    (["--grid=method=srgan"], "`flags` must leave to the grid what the grid decides"),
-    ([], "`grid` must be given"),
-    (["--grid=method=srgan", "--seeds=a"], "`seeds` must be whole numbers"),
-    (["--grid=method=srgan", "--seeds="], "`seeds` must name one at least"),
-    (["--grid=method=srgan; blocks=abc"], "`grid` must have values that the flag takes"),
+    (["--grid=method=srgan"], "`flags` must not include flags that the grid sets"),
+    ([], "`grid` must be set"),
+    (["--grid=method=srgan", "--seeds=a"], "`seeds` must be integers"),
+    (["--grid=method=srgan", "--seeds="], "`seeds` must have at least one value"),
+    (["--grid=method=srgan; blocks=abc"], "`grid` must have valid values"),
     (["--grid=method=srgan; fraction=0.3; kind=outlier"], "`outlier_dir` must name a folder of tiles"),
     (["--grid=method=srgan", "--lambda_c=-1"], "`lambda_c` must be 0 or more"),
     (["--grid=method=srgan", "--train_data=nosuch"], "`train_data` must exist"),
     (["--grid=method=srgan", "--magnifications=erosion"], "`magnifications` must be SLIDE:MAGNIFICATION"),
-    (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last where the validation slides are scored"),
+    (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last if the validation slides are scored"),
     (["--grid=method=srgan", "--eval_patch_size=128"], "`eval_patch_size` must be 161 or more"),
 ])
 def test_mistake_is_one_line_and_makes_nothing(tiles, tmp_path, more, message):
-    done = study(tiles, tmp_path, *more, *(["--q=1"] if "leave to the grid" in message else []))
+    done = study(tiles, tmp_path, *more, *(["--q=1"] if "that the grid sets" in message else []))
     assert done.returncode == 2
     assert done.stderr.startswith("error: " + message)
     assert len(done.stderr.splitlines()) == 1
