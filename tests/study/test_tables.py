@@ -1,4 +1,4 @@
-"""Tables say what was built into a made-up study, take what is there of an unfinished one, and label random VGG."""
+"""Tables show the effects built into an artificial study, accept unfinished studies, and label random VGG weights."""
 from __future__ import annotations
 
 import re
@@ -199,8 +199,8 @@ def test_missing_cell_is_called_not_run(study):
 def test_note_says_how_little_there_is(study, grid):
     assert "2 test slides × 2 seeds" in note(study)
     assert "too narrow" in note(study)
-    assert "cannot go below 0.125" in note(study)
-    assert "cannot go below 0.0312" in note(grid(seeds=3))
+    assert "p cannot be below 0.125" in note(study)
+    assert "p cannot be below 0.0312" in note(grid(seeds=3))
     assert note([]) == "No cell has been scored yet."
 
 
