@@ -29,7 +29,7 @@ def row(cell: Cell) -> dict:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tile_folder) -> Study:
-    """A study's folder with all of CELLS finished, each an untrained generator."""
+    """Return a study in which all CELLS are finished, each with an untrained generator."""
     work = tmp_path_factory.mktemp("study")
     write_shards(find_sources(tile_folder), work / "shards/test", PatchOptions(patch_size=128, min_tissue=0), workers=1,
                  progress=False)

@@ -21,7 +21,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Tags, attributes and text of a page; fails where an element is closed that is not open."""
+    """Tags, attributes and text of a page; fails if an element is closed that is not open."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ def test_figure_of_another_kind_is_refused(tmp_path):
 
 
 def test_residuals_are_of_pairs_that_are_corrupted_as_the_cells_were(tmp_path, monkeypatch):
-    """Strengths, side and the tiles of another stain are the study's, not the defaults."""
+    """Strengths, side and outlier tiles are those of the study, not the defaults."""
     cell = Cell("srgan_sqe", 0.5, fraction=0.5, kind="outlier", side="lr", seed=3)
     study = Study(tmp_path / "work", tmp_path / "out", None, DegradeOptions(), "random",
                   corrupt=CorruptOptions(noise_strength=2.0, outlier_dir="other_stain"))

@@ -1,4 +1,4 @@
-"""The command: cells from tiles to table, through kill -9, each once; and what it refuses."""
+"""The command: cells from tiles to table, resumed after kill -9, each trained once; and what it refuses."""
 from __future__ import annotations
 
 import csv
@@ -25,7 +25,7 @@ EQUAL = "--grid=method=srgan_sqe; balance=equal; q=2; fraction=0.5"
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory, histology) -> Path:
-    """Two slides to train on and one to test on, two tiles of 168 each."""
+    """Return two training slides and one test slide, with two tiles of 168 each."""
     root = tmp_path_factory.mktemp("study_tiles")
     for slide, top, part in (("slide-a", 0, "train"), ("slide-b", 170, "train"), ("slide-c", 340, "val")):
         (root / part / slide).mkdir(parents=True)
@@ -50,7 +50,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def trainers(folder: Path) -> list[str]:
-    """Return the processes of any cell of this study that are alive."""
+    """Return the live processes that train or score a cell of this study."""
     alive = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -64,7 +64,7 @@ def trainers(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def killed_then_finished(tmp_path_factory, tiles) -> Path:
-    """A study that was killed while its first cell trained, and then run again to its end."""
+    """Return a study that was killed while its first cell trained, and then resumed to its end."""
     folder = tmp_path_factory.mktemp("study")
     with subprocess.Popen(command(tiles, folder, GRID, EQUAL, "--at_once=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as process:

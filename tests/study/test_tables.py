@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from study.results import Curve, along_q, corruptions, curves, fractions, read_results, select, series, write_results
+from study.results import Curve, corruptions, curves, fractions, read_results, select, write_results
 from study.statistics import compare, falls
 from study.tables import (
     SHOWN,
@@ -28,7 +28,7 @@ def plain(rows):
 
 
 def lines_of(table, *leading):
-    """The cells behind these leading ones, of every line that has them."""
+    """Return the other cells of every line that starts with these cells."""
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if line]
     return [line[len(leading):] for line in lines if tuple(line[:len(leading)]) == leading]
 
@@ -109,22 +109,6 @@ def test_q_table_finds_the_best_q_of_each_series(study):
         assert [line[0] for line in lines_of(table, "30%", method) if line[1].startswith("**")] == ["0.5"]
     assert lines_of(table, "30%", "bicubic")
     assert not lines_of(table, "10%")  # a single q
-
-
-def test_paper_and_equal_balance_are_one_at_the_papers_q(study):
-    rows = plain(study)
-    assert not select(rows, balance="equal", q=0.5)
-    assert [curve.q for curve in series(rows, "srgan_sqe", "equal")] == [0.25, 0.5, 1.0, 2.0]
-    assert series(select(rows, balance="paper"), "srgan_sqe", "equal") == []
-
-
-def test_what_stands_for_an_equal_balance_has_the_seeds_of_the_others(study):
-    one_seed = [row for row in study if row["balance"] != "equal" or row["seed"] == 0]
-    found = along_q(plain(one_seed), "srgan_sqe", "equal", 0.3, ("mixed", "hr"))
-    assert {curve.q for curve in found} == {0.25, 0.5, 1.0, 2.0}
-    assert {row["seed"] for mine in found.values() for row in mine} == {0}
-    assert {row["seed"] for row in along_q(plain(one_seed), "srgan_sqe", "paper", 0.3, ("mixed", "hr"))[
-        Curve("srgan_sqe", 0.5, "paper")]} == {0, 1}
 
 
 def test_steps_table_finds_effects_of_known_size(grid):
