@@ -23,6 +23,7 @@ class Generator(nn.Module):
     """The same layers as `sr_keras.networks.generator`, for images [B, 3, H, W]."""
 
     def __init__(self, size: GeneratorOptions) -> None:
+        """Make the layers."""
         super().__init__()
         doublings = size.scale.bit_length() - 1
         self.scale = size.scale

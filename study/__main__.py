@@ -1,6 +1,6 @@
-"""Train a grid of cells with the same budget, score them, and write tables and figures.
+r"""Train a grid of cells with the same budget, score them, and write tables and figures.
 
-    python -m study --flagfile=sr_keras/flagfiles/study_small.flags \\
+    python -m study --flagfile=sr_keras/flagfiles/study_small.flags \
         --train_data=tiles/train --val_data=tiles/val --work=runs/study --output=docs/study/small
 
 Every cell is a run of `sr_keras.train`. Flags of `sr_keras.train` apply to all cells, except those that the grid sets.

@@ -46,6 +46,7 @@ class Cell:
     variant: str = ""
 
     def __post_init__(self) -> None:
+        """Check the values."""
         methods = (*METHODS, *TERMS_ALONE)
         require(self.method in methods, "method", f"be one of {methods}", "correct the grid", self.method)
         require(0 < self.q <= 2, "q", "lie in (0, 2]", "correct the grid", self.q)
