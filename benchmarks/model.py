@@ -15,8 +15,8 @@ it is installed. See `benchmarks.training_step`.
 to see that memory does not grow with the size.
 
 --engines measures a model in every format and precision: latency and patches/s for batches of 1, 4 and 16 tiles of
---hr_size / --scale LR pixels, time to load, file size and memory. See `benchmarks.formats`. This takes minutes at the
-default --rounds.
+--hr_size / --scale LR pixels, time to load, file size and memory. See `sr_keras.formats.speed`. This takes minutes at
+the default --rounds.
 """
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def _slide() -> int:
 
 
 def _engines() -> int:
-    from benchmarks import formats
+    from sr_keras.formats import speed as rates
 
     require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",
             ",".join(FLAGS.engines))
-    found = formats.measure(Path(FLAGS.model), formats.parse_kinds(FLAGS.engines),
-                            FLAGS.hr_size // GeneratorOptions(FLAGS.scale).scale, FLAGS.rounds)
-    for line in formats.report(found):
+    found = rates.measure(Path(FLAGS.model), rates.parse_kinds(FLAGS.engines),
+                          FLAGS.hr_size // GeneratorOptions(FLAGS.scale).scale, FLAGS.rounds)
+    for line in rates.report(found):
         print(line)
     return 0
 

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmarks import formats as rates
-from benchmarks.formats import KINDS, PRECISIONS, Rate, Rates, call_in_turn, calls_of, parse_kinds, report
 from pipelines.errors import UserError
 from sr_keras.formats import litert, tensorrt
+from sr_keras.formats import speed as rates
 from sr_keras.formats.runtimes import RUNTIMES, Opened, Took
+from sr_keras.formats.speed import KINDS, PRECISIONS, Rate, Rates, call_in_turn, calls_of, parse_kinds, report
 
 ONNX, INT8 = ("onnx", "float32"), ("litert", "int8")
 
