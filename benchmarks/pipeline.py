@@ -1,17 +1,17 @@
-"""How fast patches come, beside the loop that most people would write, and where the time goes.
+"""Measure how fast patches are read, compared with a plain Python loop, and the time of each step.
 
     python -m benchmarks.pipeline
     python -m benchmarks.pipeline --data=case.svs --seconds=120
 
-The plain loop is one process: openslide's read_region, PIL, skimage's gaussian, slicing. It does not augment; ours
-does. Everything is timed in turns within one run, and ratios are of the medians. On a machine that has other work to
-do, compare the CPU times: what all cores together spent on a patch.
+The plain loop is one process with openslide's read_region, PIL, skimage's gaussian and slicing, without augmentation.
+Everything is timed in turns within one run, and ratios are of medians. If the machine has other load, compare the CPU
+times, which add up all cores.
 
-Found on 2 cores, 256x256 patches, scale 4, in CPU ms a patch: the plain loop 4.1 (the sample) to 4.7 (a JPEG slide);
-from shards 1.3 to 1.4: reading 0.1, decoding 0.1, float 0.3, blur and subsampling 0.6, augmentation 0.2. Corrupting one
-takes 8 to 9 more. Tried and left: mapping batches instead of examples (1.4 times slower), one thread within each
-operation (no difference), turning by gather (slower), blur as a blocked matrix product (0.15 less) or under XLA (0.17
-less, and a second to compile).
+Measured on 2 cores, 256x256 patches, scale 4, in CPU ms per patch: the plain loop 4.1 (the sample) to 4.7 (a JPEG
+slide); from shards 1.3 to 1.4: reading 0.1, decoding 0.1, float 0.3, blur and subsampling 0.6, augmentation 0.2.
+Corrupting a patch takes 8 to 9 more. Tried without success: mapping batches instead of examples (1.4 times slower), one
+thread within each operation (no difference), rotation by gather (slower), blur as a blocked matrix product (0.15 less)
+or under XLA (0.17 less, and a second to compile).
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipelines.flags import define_degrade_flags, degrade_options
 from pipelines.workers import cores
 
 if TYPE_CHECKING:
-    from benchmarks.alternatives import Speed
+    from benchmarks.input_pipelines import Speed
 
 FLAGS = flags.FlagValues()
 define_degrade_flags(FLAGS, "textbook")
@@ -40,23 +40,23 @@ flags.DEFINE_float("seconds", 60.0, "How long to measure.", flag_values=FLAGS)
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the tables."""
     degrade = degrade_options(FLAGS)
     require(0 < FLAGS.seconds < math.inf, "seconds", "be positive and finite", "60 gives steady medians", FLAGS.seconds)
     require(FLAGS.patch_size % degrade.scale == 0, "patch_size", f"be divisible by scale={degrade.scale}",
             "choose a multiple of it", FLAGS.patch_size)
-    from benchmarks import alternatives as contenders
+    from benchmarks import input_pipelines
     from pipelines.patches import find_sources
 
     with TemporaryDirectory() as folder:
-        material = contenders.prepare(find_sources(FLAGS.data), Path(folder), FLAGS.patch_size)
+        material = input_pipelines.prepare(find_sources(FLAGS.data), Path(folder), FLAGS.patch_size)
         print(f"{len(material.places)} patches of {FLAGS.patch_size} px from {material.source.slide_id}, "
               f"{cores()} cores, scale {degrade.scale}, blur_sigma {degrade.blur_sigma}\n")
-        speeds = contenders.race(contenders.inputs(material, degrade), 0.6 * FLAGS.seconds)
+        speeds = input_pipelines.time_in_turns(input_pipelines.inputs(material, degrade), 0.6 * FLAGS.seconds)
         print(input_table(speeds))
-        speeds = contenders.race(contenders.stages(material, degrade), 0.4 * FLAGS.seconds)
+        speeds = input_pipelines.time_in_turns(input_pipelines.stages(material, degrade), 0.4 * FLAGS.seconds)
         print(stage_table(speeds))
-        raw = contenders.raw_bytes_per_second(material.shards.paths)
+        raw = input_pipelines.raw_bytes_per_second(material.shards.paths)
     patch_bytes = 3 * FLAGS.patch_size**2
     print(f"The machine reads the shards' bytes, from its page cache, at {raw / 1e9:.1f} GB/s: "
           f"{raw / patch_bytes:.0f} patches/s.")
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def input_table(speeds: dict[str, Speed]) -> str:
-    """Return the table of inputs; the first is what the others are compared with."""
+    """Return the table of inputs; ratios are to the first."""
     first = next(iter(speeds.values())).per_second
     lines = [f"{'':28}{'patches/s':>10}{'ratio':>8}{'CPU ms a patch':>16}"]
     lines += [f"{name:28}{speed.per_second:10.0f}{speed.per_second / first:7.1f}x{speed.cpu_ms:16.2f}"
@@ -73,7 +73,7 @@ def input_table(speeds: dict[str, Speed]) -> str:
 
 
 def stage_table(speeds: dict[str, Speed]) -> str:
-    """Return the table of stages, from the speeds of pipelines that each have one stage more than the one before."""
+    """Return the table of steps, from pipelines that each add one step to the one before."""
     so_far = [0.0, *(speed.cpu_ms for speed in speeds.values())]
     lines = [f"{'where the time goes':28}{'CPU ms a patch':>34}"]
     lines += [f"{name:28}{after - before:34.2f}"

@@ -1,5 +1,5 @@
-"""Does robustness pay? A grid of training runs, each with the same budget, and what came of it.
+"""Robustness study: a grid of training runs with the same budget, and their scores.
 
-`grid` says which cells there are, `cells` trains and scores them, `balance` weighs the terms alike for every q.
-`results` is the table; `statistics`, `tables`, `figures`, `residuals` and `report` read it.
+`grid` defines the cells. `training` trains and scores them, with the weights of `balance`. `results` reads and writes
+the table. `statistics`, `tables`, `figures`, `residuals`, `patches` and `report` evaluate it.
 """

@@ -1,14 +1,14 @@
-"""Weigh the terms alike for every q.
+"""Weights of the loss terms that keep their balance when q changes (balance "equal").
 
-The mean of L_F over typical residuals is about 0.003 at q = 2 and 0.25 at q = 0.5, so the same lambdas weigh the other
-terms a hundred times differently. What pulls at the generator is each term's gradient at its output, so that is made
-equal: with g_T(q) the norm of the gradient of L_T in sr, the ratio
+The mean of L_F over typical residuals is about 0.003 at q = 2 and 0.25 at q = 0.5, so with the same lambdas the other
+terms weigh a hundred times more at q = 2. What a term contributes to training is its gradient at the generator's
+output. With g_T(q) the norm of the gradient of L_T in sr, the ratio
 
     lambda_T(q) * g_T(q) / g_F(q)
 
-shall be for every q what the paper's lambdas make it at the paper's q. g_F and g_M depend on q and are measured, on
-clean training patches, with a generator and an encoder that were trained at the paper's q; g_S, g_D and g_V do not
-depend on q and cancel.
+is kept for every q at its value for the paper's lambdas and the paper's q. g_F and g_M depend on q and are measured on
+clean training patches, with a generator and an encoder trained at the paper's q. g_S, g_D and g_V do not depend on q
+and cancel.
 """
 from __future__ import annotations
 
@@ -28,40 +28,37 @@ from sr_keras.model.loading import load_keras
 from sr_keras.training.run_folder import load_weights
 from study.grid import LAMBDAS
 
-PATCHES = 44  # some of each slide
+PATCHES = 44  # taken evenly from the slides
 
 
 def measure_factors(generator: Path, autoencoder: Path, shards: ShardSet, degrade: DegradeOptions,
                     qs: Iterable[float], epsilon: float) -> dict[float, dict[str, float]]:
-    """Return q -> letter of a term -> by how much its lambda is multiplied; 1 at the paper's q.
+    """Return q -> term -> factor of its lambda; all factors are 1 at the paper's q.
 
     Args:
         generator: A trained .keras file.
-        autoencoder: The one that belongs to it.
+        autoencoder: The autoencoder of the same run.
         shards: Training patches.
         degrade: How LR is made.
-        qs: The q to weigh for.
-        epsilon: Of the quasi-norms.
+        qs: Values of q to return factors for.
+        epsilon: Epsilon of the quasi-norms.
     """
     model, coder = load_keras(generator), networks.autoencoder()
     load_weights(coder, autoencoder)
-    encoder, reference = coder.get_layer("encoder"), Objective().q
-    wanted = sorted({*qs, reference})
+    encoder, paper_q = coder.get_layer("encoder"), Objective().q
+    wanted = sorted({*qs, paper_q})
     batches = evaluation_dataset(shards, batch_size=4, degrade=degrade, limit=PATCHES)
     norms = np.mean([_gradient_norms(model(batch["lr"], training=False), batch["hr"], encoder, wanted, epsilon)
                      for batch in batches], axis=0)
-    return {q: _factors(norms[wanted.index(q)], norms[wanted.index(reference)]) for q in wanted}
-
-
-def _factors(norms: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    (fidelity, manifold), (fidelity_0, manifold_0) = norms, reference
-    factors = dict.fromkeys(LAMBDAS, float(fidelity / fidelity_0))
-    return {**factors, "m": float(fidelity / fidelity_0 * manifold_0 / manifold)}
+    fidelity_0, manifold_0 = norms[wanted.index(paper_q)]
+    return {q: {**dict.fromkeys(LAMBDAS, float(fidelity / fidelity_0)),
+                "m": float(fidelity / fidelity_0 * manifold_0 / manifold)}
+            for q, (fidelity, manifold) in zip(wanted, norms, strict=True)}
 
 
 def _gradient_norms(sr: tf.Tensor, hr: tf.Tensor, encoder: tf.keras.Model, qs: list[float], epsilon: float
                     ) -> np.ndarray:
-    """Return the mean norms, over the images, of the gradients in sr of L_F and of L_M at each q: [Q, 2]."""
+    """Return the norms of the gradients of L_F and L_M in sr at each q, averaged over the images: [Q, 2]."""
     norms = []
     for q in qs:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:

@@ -1,13 +1,13 @@
-"""Which cells a study has, and what each asks of `sr_keras.train`.
+"""The cells of a study, and the flags of `sr_keras.train` for each.
 
-A grid is text, AXIS=VALUES joined by ";", and stands for every combination of its values:
+A grid is text, AXIS=VALUES joined by ";", and means every combination of its values:
 
     method=srgan,srgan_e,srgan_qe,srgan_sqe; fraction=0,0.3,0.5
     method=srgan_sqe; q=0.25,0.5,0.75,1,1.5,2; fraction=0.3; balance=paper,equal
 
-Axes are method, q, balance, fraction, kind, side, seed, and any flag of `sr_keras.train`, a lambda among them. What a
-grid does not name has one value: the method's q, the paper's balance, no corruption, of mixed kinds, on the HR side. A
-cell that two grids name is one cell, and so is one that is corrupted in no way, whatever the kind and side.
+Axes are method, q, balance, fraction, kind, side, seed, and any flag of `sr_keras.train`, including the lambdas.
+Defaults: the method's own q, the paper's balance, fraction 0, mixed kinds, the HR side. A cell that two grids contain
+is trained once. Cells with fraction 0 are the same for all kinds and sides.
 """
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from pipelines.config import SIDES
 from pipelines.errors import require
 from sr_keras.config import METHODS
 
-# The terms that a method has beside L_F, where it is no method of the paper: single ones on top of the fidelity.
+# Methods that are not in the paper: L_F with at most one other term.
 TERMS_ALONE = {"fidelity": (), "fidelity_m": ("m",), "fidelity_s": ("s",), "fidelity_d": ("d",)}
 KINDS = {"noise": ("noise",), "blur": ("blur",), "contrast": ("contrast",), "outlier": ("outlier",),
          "mixed": ("noise", "blur", "contrast")}
 BALANCES = ("paper", "equal")
 NONE = "none"
 LAMBDAS = ("m", "s", "d", "v")
-# What a cell decides; the study's own command line has no say in it.
+# Flags that the grid sets; they are not accepted on the command line of the study.
 WEIGHTS = tuple(f"lambda_{term}" for term in LAMBDAS)
-DECIDED = ("method", "q", *WEIGHTS, "corrupt_fraction", "corrupt_kinds", "corrupt_side",
+SET_BY_GRID = ("method", "q", *WEIGHTS, "corrupt_fraction", "corrupt_kinds", "corrupt_side",
            "seed", "run", "train_region", "val_region", "test_region")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run; its name follows from the rest."""
+    """One training run."""
 
     method: str
     q: float
@@ -46,55 +46,56 @@ class Cell:
     variant: str = ""
 
     def __post_init__(self) -> None:
+        """Check the values."""
         methods = (*METHODS, *TERMS_ALONE)
-        require(self.method in methods, "method", f"be one of {methods}", "mend the grid", self.method)
-        require(0 < self.q <= 2, "q", "lie in (0, 2]", "mend the grid", self.q)
-        require(self.balance in BALANCES, "balance", f"be one of {BALANCES}", "mend the grid", self.balance)
+        require(self.method in methods, "method", f"be one of {methods}", "correct the grid", self.method)
+        require(0 < self.q <= 2, "q", "lie in (0, 2]", "correct the grid", self.q)
+        require(self.balance in BALANCES, "balance", f"be one of {BALANCES}", "correct the grid", self.balance)
         require(0 <= self.fraction <= 1, "fraction", "lie in [0, 1]", "0.3 means 30% of the examples", self.fraction)
         if self.fraction == 0:
             object.__setattr__(self, "kind", NONE)
             object.__setattr__(self, "side", NONE)
             return
-        require(self.kind in KINDS, "kind", f"be one of {tuple(KINDS)}", "mend the grid", self.kind)
-        require(self.side in SIDES, "side", f"be one of {SIDES}", "mend the grid", self.side)
+        require(self.kind in KINDS, "kind", f"be one of {tuple(KINDS)}", "correct the grid", self.kind)
+        require(self.side in SIDES, "side", f"be one of {SIDES}", "correct the grid", self.side)
 
     @property
     def name(self) -> str:
-        """What tells it apart, fit for a folder."""
+        """Unique name, also the name of the folder."""
         corrupted = f"{self.fraction:g}-{self.kind}-{self.side}" if self.fraction else "clean"
         variant = f"-{self.variant.replace(';', '-')}" if self.variant else ""
         return f"{self.method}-q{self.q:g}-{self.balance}-{corrupted}-seed{self.seed}{variant}"
 
     @property
     def columns(self) -> dict[str, object]:
-        """What stands in the results' table of it."""
+        """The columns of the results that describe the cell."""
         return {"cell": self.name, **asdict(self)}
 
 
 def parse_grids(grids: Sequence[str], seeds: Iterable[int], train_flags: Iterable[str]) -> list[Cell]:
-    """Return the cells of all grids, each once: those of the first seed before those of the next.
+    """Return the cells of all grids, each once, sorted by seed.
 
     Args:
         grids: See the module.
-        seeds: For the grids that name none.
+        seeds: Seeds of the grids that have no seed axis.
         train_flags: Names of the flags that may be axes.
 
     Raises:
-        ValueError: A grid is no grid, or names what is unknown.
+        ValueError: A grid cannot be parsed, or has an unknown axis or value.
     """
-    require(bool(grids), "grid", "be given", "write --grid='method=srgan_sqe; fraction=0,0.3', say", grids)
-    free = {*train_flags} - {*DECIDED} | {*WEIGHTS}
+    require(bool(grids), "grid", "be set", "write --grid='method=srgan_sqe; fraction=0,0.3', for example", grids)
+    free = {*train_flags} - {*SET_BY_GRID} | {*WEIGHTS}
     axes = [_axes(grid, [str(seed) for seed in seeds], free) for grid in grids]
     cells = [_cell(dict(zip(one, values, strict=True))) for one in axes for values in product(*one.values())]
     return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
 
 
 def cell_flags(cell: Cell, factors: Mapping[str, float] | None = None) -> list[str]:
-    """Return the flags of `sr_keras.train` that make this cell.
+    """Return the flags of `sr_keras.train` for this cell.
 
     Args:
         cell: The cell.
-        factors: By how much to multiply the weight of a term, by its letter; for the balance "equal".
+        factors: Term -> factor of its lambda, for the balance "equal".
     """
     method = "srgan_sqe" if cell.method in TERMS_ALONE else cell.method
     weights = {term: getattr(METHODS[method], f"lambda_{term}") for term in LAMBDAS}
@@ -116,10 +117,10 @@ def _axes(grid: str, seeds: list[str], more: set[str]) -> dict[str, list[str]]:
         name, _, values = part.partition("=")
         require(bool(values), "grid", "be AXIS=VALUES joined by ';'", "write method=srgan_sqe; fraction=0,0.3", grid)
         require(name in known or name in more, "grid", f"have axes among {known} or flags of sr_keras.train",
-                f"mend {name!r}", grid)
-        require(name not in found, "grid", "name each axis once", f"join the values of {name!r}", grid)
+                f"correct {name!r}", grid)
+        require(name not in found, "grid", "contain each axis once", f"join the values of {name!r}", grid)
         found[name] = [value.strip() for value in values.split(",")]
-    require("method" in found, "grid", "name its methods", "add method=srgan_sqe, say", grid)
+    require("method" in found, "grid", "have a method axis", "add method=srgan_sqe, for example", grid)
     return {"seed": seeds, **found}
 
 
@@ -132,6 +133,7 @@ def _cell(values: dict[str, str]) -> Cell:
         numbers = {"q": float(values.get("q", default)), "fraction": float(values.get("fraction", 0)),
                    "seed": int(values["seed"])}
     except ValueError as error:
-        raise ValueError(f"`grid` must have numbers for q, fraction and seed; mend it. Received: {values}") from error
+        raise ValueError(f"`grid` must have numbers for q, fraction and seed; correct them. Received: {values}"
+                         ) from error
     words = {name: values[name] for name in ("balance", "kind", "side") if name in values}
     return Cell(method, variant=variant, **numbers, **words)  # type: ignore[arg-type]

@@ -1,32 +1,30 @@
-"""What can be said of a few slides and seeds: means, their intervals, and paired tests.
+"""Means, intervals and paired tests for a few slides and seeds.
 
-A unit is one (slide, seed) pair. Its value is a mean over the patches of the slide, as the table of results holds it;
-rows that were made without a seed, as bicubic's, have units of seed None. Slides and seeds are crossed: every run is
-scored on every slide. So the units of one slide share its stain and tissue, those of one seed share a network, and four
-units of two slides and two seeds are worth less than four of anything drawn one by one.
+A unit is one (slide, seed) pair; its value is the mean over the patches of that slide. Rows without a seed, such as
+those of bicubic, have units with seed None. Slides and seeds are crossed: every run is scored on every slide. The units
+of one slide share stain and tissue, those of one seed share a network, so four units of two slides and two seeds carry
+less information than four independent values.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import permutation_test
 
 from pipelines.errors import require
-
-if TYPE_CHECKING:
-    from study.results import Row
+from sr_keras.evaluation import METRICS
+from study.results import Corruption, Curve, Row
 
 RESAMPLES = 4000
-FLIPS = 10000
-EXACT = 16  # pairs up to which every flip is tried
+SIGN_FLIPS = 10_000  # all 2^n flips are tried where there are no more than that: up to 13 pairs
 Units = dict[tuple[str, int | None], float]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and the bounds of its 95% interval; NaN where there is no value, or but one and so no interval."""
+    """A mean and its 95% interval; NaN without values, no interval with only one."""
 
     mean: float
     low: float
@@ -35,7 +33,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Paired:
-    """A mean difference over `pairs` units, and the two-sided p of there being none."""
+    """A mean difference over `pairs` units, and the two-sided p of a difference of 0."""
 
     difference: Estimate
     p: float
@@ -43,40 +41,45 @@ class Paired:
 
 
 def units(rows: Sequence[Row], metric: str) -> Units:
-    """Return the value of every (slide, seed) of these rows; what is missing or not finite is left out.
+    """Return the value of every (slide, seed) in these rows; missing and non-finite values are left out.
 
     Raises:
-        ValueError: Two rows give one unit two values: they come from different cells.
+        ValueError: Two rows of one unit have different values, so they come from different cells.
     """
     found: Units = {}
     for row in rows:
         value = row.get(metric)
         if value is not None and np.isfinite(value):
             unit = (row["slide"], row.get("seed"))
-            require(found.setdefault(unit, value) == value, "rows", "be those of one cell, seeds apart",
+            require(found.setdefault(unit, value) == value, "rows", "belong to one cell and its seeds",
                     "select a single method, q, fraction and variant", (unit, row.get("cell")))
     return found
 
 
-def less(a: Units, b: Units) -> Units:
-    """Return a - b over the units both have; what has no seed in b is taken from every seed of its slide in a."""
+def subtract(a: Units, b: Units) -> Units:
+    """Return a - b over the units in both; a unit of b without a seed is used for every seed of its slide."""
     others = {unit: b.get(unit, b.get((unit[0], None))) for unit in a}
     return {unit: a[unit] - other for unit, other in others.items() if other is not None}
 
 
-def estimate(values: Units, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Return the mean of units, with the 95% percentile interval of a crossed bootstrap.
+def falls(rows: Sequence[Row], curve: Curve, fraction: float, corruption: Corruption, metric: str) -> Units:
+    """Return how much worse each unit is than at fraction 0: positive is worse for every metric."""
+    clean, corrupted = (units(curve.rows(rows, one, corruption), metric) for one in (0.0, fraction))
+    return subtract(clean, corrupted) if METRICS[metric].higher_is_better else subtract(corrupted, clean)
 
-    Slides and seeds are drawn with replacement, each on their own, and a unit counts as often as its slide times its
-    seed was drawn. A factor of a single level is not drawn: with one slide the interval speaks of other seeds alone,
-    with one seed of other slides alone. With two or three levels it is too narrow, as any bootstrap then is: of two
-    slides half of all draws hold one of them twice, and never a third. Where a unit's noise is all its own, shared by
-    neither slide nor seed, it errs to the other side, by up to the root of 3.
+
+def estimate(values: Units, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Return the mean of units and the 95% percentile interval of a crossed bootstrap.
+
+    Not scipy.stats.bootstrap, which draws single values: here slides and seeds are drawn independently, and a unit
+    counts as often as its slide times its seed was drawn. With one slide only seeds are drawn, with one seed only
+    slides. With two or three slides or seeds the interval is too narrow, as with any bootstrap. If a unit's noise is
+    shared with neither its slide nor its seed, the interval is too wide, by up to the root of 3.
 
     Args:
         values: By (slide, seed); pairs may be missing.
-        resamples: How many draws.
-        seed: Of the draws; the same values give the same interval.
+        resamples: Number of draws.
+        seed: Seed of the draws.
     """
     if len(values) < 2:
         return Estimate(next(iter(values.values()), np.nan), np.nan, np.nan)
@@ -84,7 +87,7 @@ def estimate(values: Units, resamples: int = RESAMPLES, seed: int = 0) -> Estima
     rng = np.random.default_rng(seed)
     slides, seeds = (rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float) for n in grid.shape)
     sums, counts = (np.einsum("rs,st,rt->r", slides, table, seeds) for table in (grid, there))
-    means = sums[counts > 0] / counts[counts > 0]  # of missing pairs a draw may hold nothing else
+    means = sums[counts > 0] / counts[counts > 0]  # a draw may contain only pairs that are missing
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(grid.sum() / there.sum()), float(low), float(high))
 
@@ -92,54 +95,47 @@ def estimate(values: Units, resamples: int = RESAMPLES, seed: int = 0) -> Estima
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     """Return the two-sided p of a sign-flip permutation test of mean 0.
 
-    p is the share of sign flips whose mean is at least as far from 0 as the one found. All 2^n flips are tried up to 16
-    pairs; from 17 on 10000 random ones, and the one found counts among them.
-
-    The flips treat pairs as independent, which those of one seed, scored by one network, and those of one slide are
-    not. So p is a lower bound: where the slides agree on every network, n seeds cannot give more than 2 / 2^n, however
-    many slides there are. And it says little about other slides.
+    All 2^n flips are tried up to 13 pairs, and SIGN_FLIPS random ones above. The test treats pairs as independent, but
+    pairs of one seed share a network and pairs of one slide share its tissue. So p is a lower bound: if all slides
+    agree for every network, n seeds cannot give less than 2 / 2^n, however many slides there are. It says little about
+    other slides.
     """
     values = np.asarray(differences, float)
-    if not len(values):
-        return np.nan
-    if len(values) <= EXACT:
-        signs = 1 - 2 * (np.arange(2 ** len(values))[:, np.newaxis] >> np.arange(len(values)) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice([-1, 1], size=(FLIPS, len(values)))
-        signs = np.concatenate([np.ones((1, len(values)), int), signs])
-    # Flips that tie with what was found count, whatever the rounding of their sums.
-    return float(np.mean(np.abs(signs @ values) >= abs(values.sum()) - 1e-9 * np.abs(values).sum()))
+    if len(values) < 2:
+        return 1.0 if len(values) else np.nan
+    return float(permutation_test((values, np.zeros_like(values)), lambda a, b, axis: np.abs(np.mean(a - b, axis=axis)),
+                                  permutation_type="samples", alternative="greater", n_resamples=SIGN_FLIPS,
+                                  rng=seed).pvalue)
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest p that `sign_flip_p` can reach: 2 / 2^n up to 16 pairs, 1 / 10001 from there on."""
-    return min(1.0, 2 / 2 ** pairs) if pairs <= EXACT else 1 / (FLIPS + 1)
+    """Return the smallest p that `sign_flip_p` can give for so many pairs."""
+    return min(1.0, 2 / 2**pairs) if 2**pairs <= SIGN_FLIPS else 1 / (SIGN_FLIPS + 1)
 
 
 def compare(differences: Units) -> Paired:
-    """Return what differences by unit amount to."""
+    """Return mean, interval and p of differences by unit."""
     return Paired(estimate(differences), sign_flip_p(list(differences.values())), len(differences))
 
 
 def paired(rows_a: Sequence[Row], rows_b: Sequence[Row], metric: str) -> Paired:
-    """Compare two cells over the (slide, seed) pairs both have: a - b, its crossed interval, and a sign-flip p.
+    """Compare two cells over the (slide, seed) pairs that both have: a - b with its interval and p.
 
-    The smallest p that n pairs can reach is 2 / 2^n, when all differences have one sign: 0.125 of 4 pairs, 0.031 of 6,
-    0.0078 of 8. With 5 pairs or fewer nothing can pass 0.05, however large it is.
+    With 5 pairs or fewer p cannot get below 0.05, however large the difference (see `smallest_p`).
 
     Args:
-        rows_a: Of one cell and its seeds.
-        rows_b: Of another; rows without a seed pair with every seed of their slide.
+        rows_a: Rows of one cell and its seeds.
+        rows_b: Rows of another; rows without a seed are paired with every seed of their slide.
         metric: A column of the table.
 
     Returns:
-        The comparison; NaN and 0 pairs where they have no unit in common.
+        The comparison; NaN and 0 pairs if the cells have no unit in common.
     """
-    return compare(less(units(rows_a, metric), units(rows_b, metric)))
+    return compare(subtract(units(rows_a, metric), units(rows_b, metric)))
 
 
 def _grid(values: Units) -> tuple[np.ndarray, np.ndarray]:
-    """Return values [slides, seeds], 0 where there is none, and 1 where there is one."""
+    """Return values [slides, seeds], 0 where missing, and a mask of the same shape with 1 where there is a value."""
     slides, seeds = (list(dict.fromkeys(unit[axis] for unit in sorted(values, key=str))) for axis in (0, 1))
     grid, there = np.zeros((2, len(slides), len(seeds)))
     for (slide, seed), value in values.items():

@@ -1,88 +1,84 @@
-"""The study in Markdown: means by method, fraction, q and term, the paired tests, and what a variant changed.
+"""Tables of the study in Markdown: means by method, fraction, q and term, paired tests, and the effect of variants.
 
-Every table takes the rows that are there: an unfinished study has "not run" where cells are missing. Variants stand in
-a table of their own.
+Cells may be missing: an unfinished study shows "not run". Variants have a table of their own.
 """
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pipelines.files import write_text
 from sr_keras.evaluation import METRICS
-from study.curves import (
+from study.results import (
     BICUBIC,
     NAMES,
     NOT_RUN,
-    SERIES,
+    Q_SERIES,
     Corruption,
+    Row,
     along_q,
     corruptions,
     curve_of,
     curves,
-    falls,
     fractions,
     heading,
     percent,
     scopes,
+    select,
     series,
     title,
 )
-from study.results import Row, select
-from study.statistics import Paired, Units, compare, estimate, less, paired, smallest_p, units
+from study.statistics import Paired, Units, compare, estimate, falls, paired, smallest_p, subtract, units
 
 SHOWN = ("ms_ssim", "qilv", "rrmse", "psnr", "ssim")
+# Differences between methods: each step in the paper's order, then the total.
 STEPS = (("srgan_e", "srgan"), ("srgan_qe", "srgan_e"), ("srgan_sqe", "srgan_qe"), ("srgan_sqe", "srgan"),
          ("srgan_sqe", "bicubic"))
-FEW = 10  # slides or seeds
+FEW = 10  # with fewer slides or seeds than this, a bootstrap interval is too narrow
 
 
 def write_tables(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     """Write all tables to one Markdown file, atomically.
 
     Args:
-        rows: Of the study, as `results.read_results` gives them; cells may be missing.
+        rows: From `results.read_results`; cells may be missing.
         path: A .md file.
     """
     plain = [row for row in rows if not row["variant"]]
     parts = ["# Tables of the study", note(plain)]
     for corruption in corruptions(plain) if plain else []:
-        tables = (("Methods by corrupted fraction", methods_table(plain, corruption)),
-                  ("Along q", q_table(plain, corruption)),
-                  ("Paired differences between methods", steps_table(plain, corruption)),
-                  ("Fall from fraction 0, positive = worse", falls_table(plain, corruption)),
-                  ("Single terms on top of L_F, and what each adds", terms_table(plain, corruption)))
         words = title(corruption)
         parts.append(f"## {words[0].upper()}{words[1:]}")
-        parts += [f"### {head}\n\n{table}" for head, table in tables if table]
+        parts += [f"### {head}\n\n{table}" for head, make in TABLES.items() if (table := make(plain, corruption))]
     if variants := variants_table(rows):
-        parts.append(f"## Variants, and what each adds to the cell it varies\n\n{variants}")
+        parts.append(f"## Variants, with their difference from the unchanged cell\n\n{variants}")
     write_text(path, "\n\n".join(part.rstrip("\n") for part in parts) + "\n")
 
 
 def note(rows: Sequence[Row]) -> str:
-    """Return how many slides and seeds there are, and what intervals and p of so many are worth."""
+    """Return the numbers of slides and seeds, and how far to trust intervals and p."""
     slides = len({row["slide"] for row in rows})
     seeds = len({row["seed"] for row in rows if row["seed"] is not None})
     if not slides:
         return "No cell has been scored yet."
-    least = f"with {slides * seeds} pairs it cannot go below {smallest_p(slides * seeds):.3g}" if seeds else "no pairs"
-    few = " **So few slides and seeds make these intervals too narrow.**" if min(slides, seeds) < FEW else ""
+    least = f"With {slides * seeds} pairs p cannot be below {smallest_p(slides * seeds):.3g}. " if seeds else ""
+    few = " **With so few slides and seeds the intervals are too narrow.**" if min(slides, seeds) < FEW else ""
     return (
         f"{slides} test slide{'s' * (slides != 1)} × {seeds} seed{'s' * (seeds != 1)}. A value is a mean over (slide, "
-        "seed) pairs, each a mean over the slide's patches; in brackets its 95% interval, of a bootstrap that draws "
-        f"slides and seeds independently, or seeds alone where there is one slide.{few} Those of a mean show above all "
-        "how the slides differ: paired differences are what to read.\n\n"
-        "p is that of a two-sided sign-flip test over the pairs, whose smallest value with n pairs is 2/2^n: "
-        f"{least}. It takes pairs as independent, though those of a seed share a network: the true p is larger. It "
-        "is not corrected for the number of comparisons, and speaks of runs on these slides, not of other slides.\n\n"
-        "[n]: of n pairs only, fewer than another of its group. Bold: the best mean of its group.")
+        "seed) pairs; the value of a pair is a mean over the patches of the slide. Brackets: 95% interval of a "
+        "bootstrap that draws slides and seeds independently. With one slide it draws only seeds."
+        f"{few} The interval of a mean mainly shows how different the slides are; compare methods by their paired "
+        "differences.\n\n"
+        f"p is that of a two-sided sign-flip test over the pairs. {least}The test treats pairs as independent, but "
+        "pairs of one seed share a network, so the true p is larger. p is not corrected for the number of comparisons. "
+        "It says nothing about other slides.\n\n"
+        "[n]: mean of n pairs only, fewer than others in its group. Bold: best mean of its group.")
 
 
 def methods_table(rows: Sequence[Row], corruption: Corruption) -> str:
-    """Return a table a metric: the paper's methods and bicubic at each fraction, overall and by magnification."""
+    """Return a table per metric: the paper's methods and bicubic at each fraction, overall and by magnification."""
     along = fractions(rows, corruption)
     parts = []
     for metric in SHOWN:
@@ -96,10 +92,10 @@ def methods_table(rows: Sequence[Row], corruption: Corruption) -> str:
 
 
 def q_table(rows: Sequence[Row], corruption: Corruption) -> str:
-    """Return each series along q at every fraction where it has two values of q or more; the best q in bold."""
+    """Return Q_SERIES at every fraction for which at least two q were run; the best q is bold."""
     lines = []
     for fraction in fractions(rows, corruption):
-        at = {one: along_q(rows, *one, fraction, corruption) for one in SERIES}
+        at = {one: along_q(rows, *one, fraction, corruption) for one in Q_SERIES}
         at = {one: found for one, found in at.items() if len(found) > 1}
         for (method, balance), found in at.items():
             name = NAMES[method] + {"equal": ", equal balance"}.get(balance, "")
@@ -112,12 +108,12 @@ def q_table(rows: Sequence[Row], corruption: Corruption) -> str:
 
 
 def steps_table(rows: Sequence[Row], corruption: Corruption) -> str:
-    """Return each method less its predecessor in the paper's order, and SRGAN_SQE less SRGAN and less bicubic."""
+    """Return the differences between methods in STEPS."""
     shown = [BICUBIC, *(curve for curve in curves(rows) if curve.is_paper)]
+    steps = [(a, b) for step in STEPS for a in shown for b in shown if (a.method, b.method) == step]
     lines = []
     for fraction in fractions(rows, corruption):
-        for a, b in ((a, b) for later, earlier in STEPS for a in shown for b in shown
-                     if (a.method, b.method) == (later, earlier)):
+        for a, b in steps:
             found = [paired(a.rows(rows, fraction, corruption), b.rows(rows, fraction, corruption), metric)
                      for metric in SHOWN]
             lines += _differences((percent(fraction), f"{a.label} − {b.label}"), found)
@@ -125,23 +121,23 @@ def steps_table(rows: Sequence[Row], corruption: Corruption) -> str:
 
 
 def falls_table(rows: Sequence[Row], corruption: Corruption) -> str:
-    """Return how much each curve loses from fraction 0 to the others, and SRGAN's loss less that of SRGAN_SQE."""
+    """Return how much worse each curve is than at fraction 0, and the difference between SRGAN and SRGAN_SQE."""
     every = curves(rows)
+    both_methods = [(a, b) for a in every for b in every if a.is_paper and b.is_paper
+                    and (a.method, b.method) == ("srgan", "srgan_sqe")]
     lines = []
-    for fraction in fractions(rows, corruption):
-        fallen = {curve: [falls(rows, curve, fraction, corruption, metric) for metric in SHOWN]
-                  for curve in every if fraction}
+    for fraction in filter(None, fractions(rows, corruption)):
+        fallen = {curve: [falls(rows, curve, fraction, corruption, metric) for metric in SHOWN] for curve in every}
         for curve, found in fallen.items():
             lines += _differences((percent(fraction), curve.label), [compare(one) for one in found])
-        for a, b in ((a, b) for a in fallen for b in fallen if a.is_paper and b.is_paper
-                     and (a.method, b.method) == ("srgan", "srgan_sqe")):
-            both = [compare(less(x, y)) for x, y in zip(fallen[a], fallen[b], strict=True)]
+        for a, b in both_methods:
+            both = [compare(subtract(x, y)) for x, y in zip(fallen[a], fallen[b], strict=True)]
             lines += _differences((percent(fraction), f"{a.label} − {b.label}"), both)
     return _table(("corrupted", "fall of", "pairs", *(METRICS[metric].label for metric in SHOWN)), lines)
 
 
 def terms_table(rows: Sequence[Row], corruption: Corruption) -> str:
-    """Return L_F with one term on top at every fraction, q and balance, each with its difference from L_F alone."""
+    """Return L_F with at most one more term, at every fraction and q, with the difference from L_F alone."""
     lines = []
     for fraction in fractions(rows, corruption):
         for curve in curves(rows):
@@ -155,7 +151,7 @@ def terms_table(rows: Sequence[Row], corruption: Corruption) -> str:
 
 
 def variants_table(rows: Sequence[Row]) -> str:
-    """Return every variant, with its difference from the cell that differs from it in nothing else."""
+    """Return every variant, with its difference from the same cell without the variant."""
     def cell(row: Row) -> tuple:
         return curve_of(row), row["fraction"], (row["kind"], row["side"])
 
@@ -168,14 +164,23 @@ def variants_table(rows: Sequence[Row]) -> str:
     return _table(("method", "corrupted", "how", "variant", *map(heading, SHOWN)), lines)
 
 
+TABLES: dict[str, Callable[[Sequence[Row], Corruption], str]] = {
+    "Methods by corrupted fraction": methods_table,
+    "By q": q_table,
+    "Paired differences between methods": steps_table,
+    "Fall from fraction 0, positive = worse": falls_table,
+    "L_F with single terms, and their difference from L_F alone": terms_table,
+}
+
+
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int = len(SHOWN)) -> str:
-    """Return a Markdown table, its last columns aligned as numbers, or nothing where it has no line."""
+    """Return a Markdown table with the last columns aligned right, or nothing without lines."""
     rule = ["---"] * (len(head) - numbers) + ["---:"] * numbers
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines)) if lines else ""
 
 
 def _group(entries: Sequence[tuple[Sequence[str], Sequence[tuple[str, list[Row]]]]]) -> list[list[str]]:
-    """Return lines of means, in every column the best of the group in bold: entries are leading cells and columns."""
+    """Return lines of means, the best of every column bold; an entry is leading cells and (metric, rows) columns."""
     lines: list[list[str]] = [list(leading) for leading, _ in entries]
     for column in zip(*(columns for _, columns in entries), strict=True):
         metric = column[0][0]
@@ -208,14 +213,14 @@ def _difference(found: Paired, metric: str) -> str:
 
 
 def _differences(leading: Sequence[str], found: Sequence[Paired]) -> list[list[str]]:
-    """Return a line of differences by metric, or none where there is no pair."""
+    """Return a line of differences by metric, or none without pairs."""
     pairs = max(one.pairs for one in found)
     cells = [_difference(one, metric) for metric, one in zip(SHOWN, found, strict=True)]
     return [[*leading, str(pairs), *cells]] if pairs else []
 
 
 def _against(leading: Sequence[str], rows: Sequence[Row], base: Sequence[Row]) -> list[list[str]]:
-    """Return a line of means, each with its difference from a base where there is one; none without rows."""
+    """Return a line of means, each with its difference from `base` if there is one; none without rows."""
     cells = [_mean(units(rows, metric), metric) for metric in SHOWN]
     if base:
         cells = [f"{cell}; {_difference(paired(rows, base, metric), metric)}"

@@ -1,4 +1,4 @@
-"""A study that never ran: what its table would hold if the paper's claims were true by a known amount."""
+"""An artificial study: rows of results in which the claims of the paper are true by a known amount."""
 from __future__ import annotations
 
 from typing import Any
@@ -13,7 +13,7 @@ FALL = {"srgan": 0.1, "srgan_e": 0.08, "srgan_qe": 0.02, "srgan_sqe": 0.0}  # of
 
 
 def row_of(method: str, slide: str, quality: float, seed: int | None = None, **fields: Any) -> dict[str, Any]:
-    """A row whose metrics all follow one quality, about 0.9."""
+    """Return a row whose metrics all follow from one quality, about 0.9."""
     quality += -0.03 if slide == "erosion" else 0.0
     name = "_".join(str(part) for part in (method, *fields.values(), seed))
     return {"cell": name, "method": method, "q": None, "balance": None, "fraction": None, "kind": None, "side": None,
@@ -25,7 +25,7 @@ def row_of(method: str, slide: str, quality: float, seed: int | None = None, **f
 
 def grid(methods=tuple(QUALITY), fractions=(0.0, 0.1, 0.3, 0.5), seeds=2, qs=(0.25, 0.5, 1.0, 2.0), noise=0.0005,
          luck=0):
-    """All cells of a study: methods by fraction, q at 30%, single terms, and a variant that adds 0.004."""
+    """Return the rows of all cells: methods by fraction, q at 30%, single terms, and a variant that adds 0.004."""
     rng = np.random.default_rng(luck)
     rows = [row_of("bicubic", slide, 0.86) for slide in SLIDES]
 
@@ -56,18 +56,18 @@ def grid(methods=tuple(QUALITY), fractions=(0.0, 0.1, 0.3, 0.5), seeds=2, qs=(0.
 
 @pytest.fixture(name="grid", scope="session")
 def _grid():
-    """Makes a study of any size."""
+    """Return the function that makes a study of any size."""
     return grid
 
 
 @pytest.fixture
 def study():
-    """The whole study."""
+    """Return the rows of the whole study."""
     return grid()
 
 
 @pytest.fixture
 def unfinished(study):
-    """What two thirds of the rows had left, in no order, and no bicubic."""
+    """Return about two thirds of the rows, without bicubic."""
     chosen = np.random.default_rng(1).random(len(study)) < 0.67
     return [row for row, there in zip(study, chosen, strict=True) if there and row["method"] != "bicubic"]

@@ -1,4 +1,4 @@
-"""Equal balance: measured factors do make each term's pull, relative to the fidelity's, that of the paper's q."""
+"""Equal balance: with the measured factors, each term weighs as much beside L_F as at the paper's q."""
 from __future__ import annotations
 
 import numpy as np
@@ -28,8 +28,8 @@ def trained(tmp_path_factory, sample_slide, randomised):
     return folder
 
 
-def pull(trained, q: float, factors: dict[str, float]) -> np.ndarray:
-    """Return the weighted gradient norms of the manifold and the SSIM term over the fidelity's, a batch of one each."""
+def weighted_gradients(trained, q: float, factors: dict[str, float]) -> np.ndarray:
+    """Return the weighted gradient norms of L_M and L_S divided by that of L_F; the gradient of L_S cancels."""
     o = Objective(q=q)
     generator = load_keras(trained / "warmup.keras")
     autoencoder = networks.autoencoder()
@@ -48,9 +48,10 @@ def pull(trained, q: float, factors: dict[str, float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("q", [0.25, 2.0])
-def test_terms_pull_as_they_do_at_the_papers_q(trained, q):
+def test_terms_weigh_as_much_as_at_the_papers_q(trained, q):
     factors = measure_factors(trained / "warmup.keras", trained / "autoencoder.keras", open_shards(trained / "shards"),
                               DegradeOptions(), [q], EPSILON)
     assert factors[0.5] == dict.fromkeys("msdv", 1.0)
-    np.testing.assert_allclose(pull(trained, q, factors[q]), pull(trained, 0.5, factors[0.5]), rtol=1e-3)
+    np.testing.assert_allclose(weighted_gradients(trained, q, factors[q]),
+                               weighted_gradients(trained, 0.5, factors[0.5]), rtol=1e-3)
     assert factors[q]["s"] == factors[q]["d"] == factors[q]["v"] != 1

@@ -1,4 +1,4 @@
-"""Figures are whole, the same every time, say what was not run, and draw what the table holds."""
+"""Figures are complete, reproducible, mark what was not run, and show the values of the table."""
 from __future__ import annotations
 
 import numpy as np
@@ -14,7 +14,7 @@ NAMES = {"figure_3a_mixed_hr", "figure_3a_mixed_hr_by_magnification", "figure_3b
 
 @pytest.fixture(scope="module")
 def drawn(grid, tmp_path_factory):
-    """The folder of all figures of the study, drawn once."""
+    """Return the folder with all figures of the study, drawn once."""
     folder = tmp_path_factory.mktemp("figures")
     paths = write_figures(grid(), folder)
     assert len(paths) == len(set(paths))
@@ -23,12 +23,12 @@ def drawn(grid, tmp_path_factory):
 
 
 def small(grid, **more):
-    """A study that is drawn quickly: one slide, nothing along q."""
+    """Return a study that is drawn quickly: one slide, one q."""
     return [row for row in grid(**{"qs": (), "fractions": (0.0, 0.3), **more}) if row["slide"] == "erosion"]
 
 
 def colours(path):
-    """The colours of more than a few pixels."""
+    """Return the colours of more than 50 pixels."""
     found, counts = np.unique(np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3), axis=0, return_counts=True)
     return {"#{:02X}{:02X}{:02X}".format(*one) for one, count in zip(found, counts, strict=True) if count > 50}
 

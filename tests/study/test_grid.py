@@ -1,4 +1,4 @@
-"""Grids: which cells they stand for, what a cell asks of training, and what is refused."""
+"""Grids: their cells, the flags of a cell, and what is refused."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -85,11 +85,11 @@ def test_weight_that_varies_overrides_the_methods():
 
 
 @pytest.mark.parametrize(("grid", "message"), [
-    ("method=srgan_sqe; fracton=0.3", "mend 'fracton'"),
-    ("method=srgan_sqe; run=x", "mend 'run'"),
-    ("fraction=0.3", "`grid` must name its methods"),
+    ("method=srgan_sqe; fracton=0.3", "correct 'fracton'"),
+    ("method=srgan_sqe; run=x", "correct 'run'"),
+    ("fraction=0.3", "`grid` must have a method axis"),
     ("method", "AXIS=VALUES"),
-    ("method=srgan_sqe; method=srgan", "name each axis once"),
+    ("method=srgan_sqe; method=srgan", "contain each axis once"),
     ("method=esrgan", "`method` must be one of"),
     ("method=srgan_sqe; q=3", r"`q` must lie in \(0, 2\]"),
     ("method=srgan_sqe; q=half", "must have numbers"),
@@ -106,7 +106,7 @@ def test_wrong_grid_is_refused_by_name(grid, message):
 def test_flagfile_is_a_study(monkeypatch, flagfile, count):
     from study.__main__ import FLAGS, TRAIN
 
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     monkeypatch.chdir(root)
     FLAGS.unparse_flags()
     FLAGS(["study", f"--flagfile=sr_keras/flagfiles/{flagfile}"])
@@ -116,5 +116,5 @@ def test_flagfile_is_a_study(monkeypatch, flagfile, count):
 
 
 def test_no_grid_is_refused():
-    with pytest.raises(ValueError, match="`grid` must be given"):
+    with pytest.raises(ValueError, match="`grid` must be set"):
         cells()

@@ -1,4 +1,4 @@
-"""The report is one page that asks for nothing, escapes everything, and says what is not there yet."""
+"""The page loads nothing, escapes everything, and says what is missing; residuals use the corruption of the cells."""
 from __future__ import annotations
 
 import base64
@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.config import CorruptOptions, DegradeOptions
 from study import report
 from study.grid import Cell
-from study.panels import Panel, ShownPatch
-from study.report import write_report
+from study.patches import Panel, ShownPatch
+from study.report import write_page, write_study_residuals
+from study.training import Study
 
 EVIL = '"><script>alert(1)</script><img src=http://evil.example/x.png>'
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Tags, attributes and text of a page; fails where an element is closed that is not open."""
+    """Tags, attributes and text of a page; fails if an element is closed that is not open."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict]] = []
         self.open: list[str] = []
+        self.text: dict[str, str] = {}
         self.feed(html)
         self.close()
 
@@ -35,6 +38,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        for tag in self.open:
+            self.text[tag] = self.text.get(tag, "") + data.strip("\n")
 
     def all(self, tag: str) -> list[dict]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -64,7 +71,7 @@ ROWS = [row(Cell("srgan", 2.0)), row(Cell("srgan_sqe", 0.5, fraction=0.5)),
 def written(tmp_path):
     def write(**more) -> tuple[str, Page]:
         arguments = {"rows": ROWS, "path": tmp_path / "report.html", **more}
-        write_report(arguments.pop("rows"), arguments.pop("path"), **arguments)
+        write_page(arguments.pop("rows"), arguments.pop("path"), **arguments)
         html = (tmp_path / "report.html").read_text(encoding="utf-8")
         return html, Page(html)
 
@@ -104,7 +111,7 @@ def test_panels_are_in_the_page_pixel_for_pixel_with_their_captions(written):
     found = np.asarray(Image.open(io.BytesIO(pictures["SRGAN_SQE, 50% corrupted"])))
     np.testing.assert_array_equal(found, shown.cells["srgan_sqe", 0.5].image)
     assert "RRMSE 0.0800" in html
-    assert "SRGAN_SQE, clean: not there yet" in html
+    assert "SRGAN_SQE, clean: not finished" in html
     assert "image-rendering: pixelated" in html
 
 
@@ -144,14 +151,50 @@ def test_page_says_what_was_run_and_what_failed(written):
 
 
 def test_patches_that_make_a_page_too_large_are_left_out(written, monkeypatch):
-    monkeypatch.setattr(report, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(report, "MAX_BYTES", 20_000)
     html, page = written(patches=[patch(f"slide-a/{i}") for i in range(9)])
     shown = len([one for one in page.all("div") if one.get("class") == "patch"])
     assert 1 <= shown < 9
-    assert f"{9 - shown} more would make this page too large." in html
+    assert f"{9 - shown} more patches were left out" in html
+
+
+def test_markdown_tables_headings_and_bold_become_html(written):
+    _, page = written(rows=[], tables="# One\n\n| method | q |\n| --- | ---: |\n| **SQE** | `0.5` \\| 1 |\n")
+    assert page.text["h1"] == "Study of super-resolutionOne"
+    assert (page.text["th"], page.text["td"]) == ("methodq", "SQE0.5 | 1")
+    assert (page.text["strong"], page.text["code"]) == ("SQE", "0.5")
+    assert [cell.get("style") for cell in page.all("td")] == [None, "text-align:right"]
+
+
+def test_html_and_links_in_markdown_are_text(written):
+    html, page = written(rows=[], tables='<b onclick="x">b</b> [x](javascript:1) ![y](http://x/) <http://x/>')
+    assert not {"b", "a", "img"} & {tag for tag, _ in page.tags}
+    assert "&lt;b onclick" in html
 
 
 def test_figure_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match="figures"):
-        write_report([], tmp_path / "report.html", figures=[tmp_path / "plot.pdf"])
+        write_page([], tmp_path / "report.html", figures=[tmp_path / "plot.pdf"])
     assert not (tmp_path / "report.html").exists()
+
+
+def test_residuals_are_of_pairs_that_are_corrupted_as_the_cells_were(tmp_path, monkeypatch):
+    """Strengths, side and outlier tiles are those of the study, not the defaults."""
+    cell = Cell("srgan_sqe", 0.5, fraction=0.5, kind="outlier", side="lr", seed=3)
+    study = Study(tmp_path / "work", tmp_path / "out", None, DegradeOptions(), "random",
+                  corrupt=CorruptOptions(noise_strength=2.0, outlier_dir="other_stain"))
+    study.run(cell.name).mkdir(parents=True)
+    (study.run(cell.name) / "generator.keras").touch()
+    asked = []
+
+    def residuals(run, shards, degrade, limit, seed, corrupt):
+        asked.append((shards.name, corrupt, seed))
+        return np.random.default_rng(0).normal(0, 0.1, 1000).astype(np.float32)
+
+    monkeypatch.setattr(report, "cell_residuals", residuals)
+    write_study_residuals([cell], study)
+    spoilt = [(name, corrupt) for name, corrupt, _ in asked if corrupt.fraction]
+    assert spoilt == [("train", CorruptOptions(fraction, ("outlier",), "lr", noise_strength=2.0,
+                                               outlier_dir="other_stain")) for fraction in (0.5, 1.0)]
+    assert [name for name, corrupt, _ in asked if not corrupt.fraction] == ["train", "test"]
+    assert {seed for *_, seed in asked} == {3}

@@ -1,9 +1,9 @@
-"""The table: what is written is read again, and means are the means."""
+"""results.csv survives writing and reading; means are correct; curves contain the right rows."""
 from __future__ import annotations
 
 import pytest
 
-from study.results import COLUMNS, read_results, select, slide_means, write_results
+from study.results import COLUMNS, Curve, along_q, read_results, select, series, slide_means, write_results
 
 ROWS = [
     {"cell": "b", "method": "srgan_sqe", "q": 0.5, "balance": "paper", "fraction": 0.3, "kind": "mixed", "side": "hr",
@@ -39,7 +39,7 @@ def test_damaged_row_is_named_by_its_line(tmp_path, damage):
     write_results(ROWS, tmp_path / "results.csv")
     head, first, *more = (tmp_path / "results.csv").read_text().splitlines()
     (tmp_path / "results.csv").write_text("\n".join([head, damage(first), *more]))
-    with pytest.raises(ValueError, match=r"`output` must hold a whole table; .* line 2 of .*results.csv"):
+    with pytest.raises(ValueError, match=r"`output` must contain a complete table; .* line 2 of .*results.csv"):
         read_results(tmp_path / "results.csv")
 
 
@@ -54,3 +54,19 @@ def test_slide_means_are_by_slide_and_method_and_leave_out_the_infinite():
     means = slide_means(scores, "sr")
     assert means["a"] == {"patches": 3, "psnr": 25.0, "ssim": 0.5}
     assert means["b"]["psnr"] == pytest.approx(7)
+
+
+def test_paper_and_equal_balance_are_one_at_the_papers_q(study):
+    rows = select(study, variant="")
+    assert not select(rows, balance="equal", q=0.5)
+    assert [curve.q for curve in series(rows, "srgan_sqe", "equal")] == [0.25, 0.5, 1.0, 2.0]
+    assert series(select(rows, balance="paper"), "srgan_sqe", "equal") == []
+
+
+def test_what_stands_for_an_equal_balance_has_the_seeds_of_the_others(study):
+    one_seed = [row for row in study if row["balance"] != "equal" or row["seed"] == 0]
+    found = along_q(select(one_seed, variant=""), "srgan_sqe", "equal", 0.3, ("mixed", "hr"))
+    assert {curve.q for curve in found} == {0.25, 0.5, 1.0, 2.0}
+    assert {row["seed"] for mine in found.values() for row in mine} == {0}
+    assert {row["seed"] for row in along_q(select(one_seed, variant=""), "srgan_sqe", "paper", 0.3, ("mixed", "hr"))[
+        Curve("srgan_sqe", 0.5, "paper")]} == {0, 1}

@@ -1,11 +1,13 @@
-"""Intervals cover what they should, p is that of an independent implementation, and few pairs prove nothing."""
+"""Intervals have the stated coverage, p is that of an exhaustive count, and few pairs are never significant."""
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from study.statistics import Estimate, compare, estimate, less, paired, sign_flip_p, smallest_p, units
+from study.statistics import Estimate, compare, estimate, paired, sign_flip_p, smallest_p, subtract, units
 
 
 def rows_of(values, method="a", metric="ms_ssim"):
@@ -33,12 +35,12 @@ def test_units_may_be_given_twice_when_they_agree():
     assert len(units_of([0.9])) == len(units(rows_of([0.9]) * 2, "ms_ssim")) == 1
 
 
-def test_less_pairs_what_both_have():
-    assert less({("s", 0): 3.0, ("s", 1): 5.0}, {("s", 1): 1.0, ("t", 0): 1.0}) == {("s", 1): 4.0}
+def test_subtract_pairs_what_both_have():
+    assert subtract({("s", 0): 3.0, ("s", 1): 5.0}, {("s", 1): 1.0, ("t", 0): 1.0}) == {("s", 1): 4.0}
 
 
-def test_less_takes_what_has_no_seed_from_every_seed_of_its_slide():
-    assert less({("s", 0): 3.0, ("s", 1): 5.0, ("t", 0): 9.0}, {("s", None): 1.0}) == {("s", 0): 2.0, ("s", 1): 4.0}
+def test_subtract_takes_what_has_no_seed_from_every_seed_of_its_slide():
+    assert subtract({("s", 0): 3.0, ("s", 1): 5.0, ("t", 0): 9.0}, {("s", None): 1.0}) == {("s", 0): 2.0, ("s", 1): 4.0}
 
 
 def test_mean_and_interval_of_two_slides_span_both():
@@ -97,12 +99,11 @@ def test_interval_is_the_same_every_time():
     assert estimate(values) == estimate(dict(reversed(values.items())))
 
 
-@pytest.mark.parametrize("count", [2, 4, 6, 9, 12])
-def test_p_is_that_of_scipy(count):
+@pytest.mark.parametrize("count", [2, 4, 6, 9, 13])
+def test_p_is_the_share_of_sign_flips_at_least_as_far_from_0(count):
     values = np.random.default_rng(count).normal(0.5, 1, count)
-    expected = stats.permutation_test((values, np.zeros(count)), lambda a, b, axis: np.mean(a - b, axis=axis),
-                                      permutation_type="samples", vectorized=True, n_resamples=np.inf).pvalue
-    assert sign_flip_p(values) == pytest.approx(expected)
+    sums = [abs(np.dot(signs, values)) for signs in product((-1, 1), repeat=count)]
+    assert sign_flip_p(values) == pytest.approx(np.mean(np.array(sums) >= abs(values.sum()) - 1e-9))
 
 
 def test_p_of_many_pairs_is_about_that_of_the_exact_test():
@@ -120,10 +121,10 @@ def test_p_by_hand():
     assert np.isnan(sign_flip_p([]))
 
 
-@pytest.mark.parametrize("count", [1, 4, 6, 16, 40])
+@pytest.mark.parametrize("count", [1, 4, 6, 13, 40])
 def test_p_of_a_clear_difference_is_the_smallest_there_is(count):
     assert sign_flip_p(np.linspace(1, 1.1, count)) == pytest.approx(smallest_p(count))
-    assert smallest_p(count) == (2 / 2**count if count <= 16 else 1 / 10001)
+    assert smallest_p(count) == (2 / 2**count if count <= 13 else 1 / 10001)
 
 
 def test_p_of_no_difference_is_small_as_rarely_as_it_says():

@@ -1,4 +1,4 @@
-"""The command: cells from tiles to table, through kill -9, each once; and what it refuses."""
+"""The command: cells from tiles to table, resumed after kill -9, each trained once; and what it refuses."""
 from __future__ import annotations
 
 import csv
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 TINY = ["--patch_size=168", "--eval_patch_size=168", "--min_tissue=0", "--blocks=1", "--filters=4", "--crop_size=32",
         "--batch_size=2", "--steps_per_epoch=2", "--autoencoder_epochs=1", "--warmup_epochs=1",
         "--adversarial_epochs=1", "--best_by=last", "--val_patches=2", "--vgg_weights=random", "--seeds=0",
@@ -25,7 +25,7 @@ EQUAL = "--grid=method=srgan_sqe; balance=equal; q=2; fraction=0.5"
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory, histology) -> Path:
-    """Two slides to train on and one to test on, two tiles of 168 each."""
+    """Return two training slides and one test slide, with two tiles of 168 each."""
     root = tmp_path_factory.mktemp("study_tiles")
     for slide, top, part in (("slide-a", 0, "train"), ("slide-b", 170, "train"), ("slide-c", 340, "val")):
         (root / part / slide).mkdir(parents=True)
@@ -50,7 +50,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def trainers(folder: Path) -> list[str]:
-    """Return the processes of any cell of this study that are alive."""
+    """Return the live processes that train or score a cell of this study."""
     alive = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -64,7 +64,7 @@ def trainers(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def killed_then_finished(tmp_path_factory, tiles) -> Path:
-    """A study that was killed while its first cell trained, and then run again to its end."""
+    """Return a study that was killed while its first cell trained, and then resumed to its end."""
     folder = tmp_path_factory.mktemp("study")
     with subprocess.Popen(command(tiles, folder, GRID, EQUAL, "--at_once=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as process:
@@ -129,7 +129,7 @@ def test_finished_study_trains_nothing_again_even_without_its_runs(killed_then_f
 def test_cells_made_otherwise_are_refused(killed_then_finished, tiles):
     done = study(tiles, killed_then_finished, GRID, "--batch_size=3")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: `flags` must be those of")
+    assert done.stderr.startswith("error: `flags` must equal those in")
     assert "--batch_size=3" in done.stderr
 
 
@@ -143,20 +143,20 @@ def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "message"), [
-    (["--grid=method=srgan"], "`flags` must leave to the grid what the grid decides"),
-    ([], "`grid` must be given"),
-    (["--grid=method=srgan", "--seeds=a"], "`seeds` must be whole numbers"),
-    (["--grid=method=srgan", "--seeds="], "`seeds` must name one at least"),
-    (["--grid=method=srgan; blocks=abc"], "`grid` must have values that the flag takes"),
+    (["--grid=method=srgan"], "`flags` must not include flags that the grid sets"),
+    ([], "`grid` must be set"),
+    (["--grid=method=srgan", "--seeds=a"], "`seeds` must be integers"),
+    (["--grid=method=srgan", "--seeds="], "`seeds` must have at least one value"),
+    (["--grid=method=srgan; blocks=abc"], "`grid` must have valid values"),
     (["--grid=method=srgan; fraction=0.3; kind=outlier"], "`outlier_dir` must name a folder of tiles"),
     (["--grid=method=srgan", "--lambda_c=-1"], "`lambda_c` must be 0 or more"),
     (["--grid=method=srgan", "--train_data=nosuch"], "`train_data` must exist"),
     (["--grid=method=srgan", "--magnifications=erosion"], "`magnifications` must be SLIDE:MAGNIFICATION"),
-    (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last where the validation slides are scored"),
+    (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last if the validation slides are scored"),
     (["--grid=method=srgan", "--eval_patch_size=128"], "`eval_patch_size` must be 161 or more"),
 ])
 def test_mistake_is_one_line_and_makes_nothing(tiles, tmp_path, more, message):
-    done = study(tiles, tmp_path, *more, *(["--q=1"] if "leave to the grid" in message else []))
+    done = study(tiles, tmp_path, *more, *(["--q=1"] if "that the grid sets" in message else []))
     assert done.returncode == 2
     assert done.stderr.startswith("error: " + message)
     assert len(done.stderr.splitlines()) == 1

@@ -1,24 +1,24 @@
-"""Panels show the same patches for every cell, which no score chose, and say what they are."""
+"""The shown patches are the same for every cell, do not depend on scores, and are labelled."""
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.config import PatchOptions
+from pipelines.config import DegradeOptions, PatchOptions
 from pipelines.dataset import evaluation_dataset
 from pipelines.patches import find_sources
 from pipelines.shards import open_shards, write_shards
 from sr_keras.evaluation import score, write_csv
 from sr_keras.model.loading import load_generator
 from sr_keras.networks import generator
-from study.curves import curve_of
 from study.grid import Cell
-from study.panels import chosen_cells, evenly_spaced, shown_patches, write_sheet
+from study.patches import chosen_cells, evenly_spaced, shown_patches, write_sheet
+from study.results import curve_of
+from study.training import Study
 
 CELLS = [Cell("srgan", 2.0), Cell("srgan_sqe", 0.5), Cell("srgan_sqe", 0.5, fraction=0.5)]
 
@@ -28,8 +28,8 @@ def row(cell: Cell) -> dict:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory, tile_folder) -> Path:
-    """A study's folder with all of CELLS finished, each an untrained generator."""
+def study(tmp_path_factory, tile_folder) -> Study:
+    """Return a study in which all CELLS are finished, each with an untrained generator."""
     work = tmp_path_factory.mktemp("study")
     write_shards(find_sources(tile_folder), work / "shards/test", PatchOptions(patch_size=128, min_tissue=0), workers=1,
                  progress=False)
@@ -42,7 +42,7 @@ def work(tmp_path_factory, tile_folder) -> Path:
         (folder / "run").mkdir(parents=True)
         shutil.copy(work / "generator.keras", folder / "run")
         write_csv(scored, folder / "scores/scores.csv")
-    return work
+    return Study(work, work / "out", None, DegradeOptions(), "random")
 
 
 def test_patches_are_evenly_spaced_over_each_slide_whatever_their_scores():
@@ -73,8 +73,8 @@ def test_srgan_with_random_vgg_weights_is_called_so():
     assert curve_of({"method": "srgan_sqe", "vgg_weights": None}).name == "SRGAN_SQE"
 
 
-def test_shown_patches_are_those_of_the_shards_with_their_own_scores(work, tile_folder):
-    shown = shown_patches([row(cell) for cell in CELLS], work, patches=2)
+def test_shown_patches_are_those_of_the_shards_with_their_own_scores(study, tile_folder):
+    shown = shown_patches([row(cell) for cell in CELLS], study, patches=2)
     assert [patch.example_id for patch in shown] == ["slide-a/tile2", "slide-b/tile2"]
     first = shown[0]
     tile = np.asarray(Image.open(tile_folder / "slide-a" / "tile2.png"))
@@ -84,20 +84,20 @@ def test_shown_patches_are_those_of_the_shards_with_their_own_scores(work, tile_
     assert first.labels == {"srgan": "SRGAN (random VGG)", "srgan_sqe": "SRGAN_SQE"}
     sr = first.cells["srgan_sqe", 0.5]
     assert sr.image.shape == (128, 128, 3)
-    scores = (work / "cells" / sr.cell / "scores/scores.csv").read_text().splitlines()
+    scores = study.scores(sr.cell).read_text().splitlines()
     values = next(dict(zip(scores[0].split(","), line.split(","), strict=True)) for line in scores
                   if line.startswith(f"{first.example_id},") and ",sr," in line)
     assert sr.caption == f"QILV {float(values['qilv']):.3f}  RRMSE {float(values['rrmse']):.4f}"
 
 
-def test_cells_without_a_run_are_left_out(work):
+def test_cells_without_a_run_are_left_out(study):
     rows = [row(cell) for cell in (*CELLS, Cell("srgan_qe", 0.5))]
-    assert ("srgan_qe", 0.0) not in shown_patches(rows, work, patches=1)[0].cells
-    assert shown_patches([], work) == []
+    assert ("srgan_qe", 0.0) not in shown_patches(rows, study, patches=1)[0].cells
+    assert shown_patches([], study) == []
 
 
-def test_sheet_shows_every_pixel_as_a_square(work, tmp_path):
-    patches = shown_patches([row(cell) for cell in CELLS], work, patches=2)
+def test_sheet_shows_every_pixel_as_a_square(study, tmp_path):
+    patches = shown_patches([row(cell) for cell in CELLS], study, patches=2)
     write_sheet(patches, tmp_path / "patches.png")
     sheet = np.asarray(Image.open(tmp_path / "patches.png"))
     # The first panel of the first method: one to the right of LR.

@@ -1,8 +1,8 @@
-"""The ways to get (lr, hr) pairs that the benchmark compares, each an endless iterator, and how they are timed.
+"""Input pipelines that produce (lr, hr) pairs, and the measurement of their speed.
 
-A contender is a function that starts one: it returns an iterator whose items say how many patches they are. What
-happens before its first item, such as filling a shuffle buffer, is not timed. All are timed in turns within one run,
-several times, and the medians are compared: on a machine with other work to do, numbers of two runs say nothing.
+An `Input` is a function that starts a pipeline: it returns an endless iterator whose items are numbers of patches. Work
+before the first item, such as filling a shuffle buffer, is not timed. All pipelines are timed in turns within one run,
+several times, and medians are compared: with other load on the machine, numbers of two runs cannot be compared.
 """
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from pipelines.patches import Patch, Source, read_patches
 from pipelines.shards import ShardSet, open_shards, write_shards
 from pipelines.shards.record import decode
 
-Contender = Callable[[], Iterator[int]]
+Input = Callable[[], Iterator[int]]
 
 BATCH = 16
 TURNS = 5
-MOST_PATCHES = 512
+MAX_PATCHES = 512
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the turns: patches in a second, and milliseconds of all cores' work for a patch."""
+    """Medians over the turns: patches per second, and CPU milliseconds per patch, over all cores."""
 
     per_second: float
     cpu_ms: float
@@ -43,7 +43,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Material:
-    """The same patches as a slide or its tiles, as a folder of PNG tiles, and as shards."""
+    """The same patches in three forms: the given slide or tiles, a folder of PNG tiles, and shards."""
 
     source: Source
     places: list[tuple[int, int]]
@@ -53,8 +53,8 @@ class Material:
 
 
 def prepare(sources: Sequence[Source], folder: Path, patch_size: int, seed: int = 0) -> Material:
-    """Write at most MOST_PATCHES patches of the first slide to `folder`, as tiles and as shards."""
-    options = PatchOptions(patch_size, sampling="random", max_patches=MOST_PATCHES, seed=seed)
+    """Write at most MAX_PATCHES patches of the first slide to `folder`, as tiles and as shards."""
+    options = PatchOptions(patch_size, sampling="random", max_patches=MAX_PATCHES, seed=seed)
     write_shards(sources[:1], folder / "shards", options, workers=1, progress=False)
     patches = [item for item in read_patches(sources[0], options) if isinstance(item, Patch)]
     paths = []
@@ -67,8 +67,8 @@ def prepare(sources: Sequence[Source], folder: Path, patch_size: int, seed: int 
     return Material(sources[0], places, options, tiles, open_shards(folder / "shards"))
 
 
-def inputs(material: Material, degrade: DegradeOptions) -> dict[str, Contender]:
-    """Return the plain loop; ours, from shards on disk and from memory; and what writes shards, in one process."""
+def inputs(material: Material, degrade: DegradeOptions) -> dict[str, Input]:
+    """Return the plain loop, the training dataset from shards on disk and in memory, and the extraction of shards."""
     return {
         "plain loop": lambda: plain_loop(material, degrade),
         "shards": from_dataset(training_dataset(material.shards, batch_size=BATCH, degrade=degrade)),
@@ -79,12 +79,12 @@ def inputs(material: Material, degrade: DegradeOptions) -> dict[str, Contender]:
     }
 
 
-def stages(material: Material, degrade: DegradeOptions) -> dict[str, Contender]:
-    """Return pipelines each of which does one thing more than the one before; the names are of what is more."""
+def stages(material: Material, degrade: DegradeOptions) -> dict[str, Input]:
+    """Return pipelines that each add one step to the one before, by the name of the added step."""
     records = tf.data.TFRecordDataset([str(path) for path in material.shards.paths]).repeat()
     pixels = records.map(lambda record: decode(record)[2], num_parallel_calls=tf.data.AUTOTUNE)
 
-    def training(**keywords) -> Contender:
+    def training(**keywords) -> Input:
         return from_dataset(training_dataset(material.shards, batch_size=BATCH, degrade=degrade, **keywords))
 
     return {
@@ -97,7 +97,7 @@ def stages(material: Material, degrade: DegradeOptions) -> dict[str, Contender]:
 
 
 def plain_loop(material: Material, degrade: DegradeOptions) -> Iterator[int]:
-    """Make pairs as most people would write it: one process, read, convert, blur everything, throw most of it away."""
+    """Make pairs in a plain Python loop: read, convert, blur all pixels, keep every `scale`-th."""
     size, path = material.options.patch_size, material.source.paths[0]
     slide = None if material.source.tiles or not openslide.OpenSlide.detect_format(path) else openslide.OpenSlide(path)
     for place, tile in cycle(zip(material.places, material.tiles.paths, strict=True)):
@@ -107,21 +107,21 @@ def plain_loop(material: Material, degrade: DegradeOptions) -> Iterator[int]:
         yield 1
 
 
-def from_dataset(dataset: tf.data.Dataset) -> Contender:
-    """Return a contender that takes batches."""
+def from_dataset(dataset: tf.data.Dataset) -> Input:
+    """Return an input that reads batches of a dataset."""
     return lambda: (BATCH for _ in dataset)
 
 
 def extraction(source: Source, options: PatchOptions) -> Iterator[int]:
-    """Write shards of a slide again and again, each time a few patches of it."""
-    few = replace(options, max_patches=min(64, MOST_PATCHES))
+    """Write shards of a slide repeatedly, a few patches each time."""
+    few = replace(options, max_patches=min(64, MAX_PATCHES))
     while True:
         with TemporaryDirectory() as folder:
             yield write_shards([source], folder, few, workers=1, progress=False).patches
 
 
 def raw_bytes_per_second(paths: Sequence[Path]) -> float:
-    """Return how fast the files' bytes can be read, the page cache being warm: no input can be faster."""
+    """Return how many bytes per second can be read from the warm page cache: the limit for any input."""
     def rate() -> float:
         start = time.perf_counter()
         count = sum(len(path.read_bytes()) for path in paths)
@@ -130,11 +130,11 @@ def raw_bytes_per_second(paths: Sequence[Path]) -> float:
     return median(rate() for _ in range(TURNS))
 
 
-def race(contenders: Mapping[str, Contender], seconds: float, turns: int = TURNS) -> dict[str, Speed]:
-    """Time the contenders in turns, for about `seconds` altogether, and return the medians."""
-    share = seconds / (turns * len(contenders))
-    laps: dict[str, list[Speed]] = {name: [] for name in contenders}
-    for name, start in islice(cycle(contenders.items()), turns * len(contenders)):
+def time_in_turns(pipelines: Mapping[str, Input], seconds: float, turns: int = TURNS) -> dict[str, Speed]:
+    """Time the pipelines in turns, for about `seconds` in total, and return the medians."""
+    share = seconds / (turns * len(pipelines))
+    laps: dict[str, list[Speed]] = {name: [] for name in pipelines}
+    for name, start in islice(cycle(pipelines.items()), turns * len(pipelines)):
         laps[name].append(_lap(start(), share))
     return {name: Speed(median(lap.per_second for lap in some), median(lap.cpu_ms for lap in some))
             for name, some in laps.items()}
