@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 
 from pipelines.errors import UserError
+from pipelines.options import GROUPS
 
 # What a user can cause; anything else is ours and keeps its traceback. (A bare RuntimeError is Keras' or TensorFlow's.)
 USER_ERRORS = (ValueError, OSError, UserError, flags.Error)
@@ -94,10 +95,10 @@ def resolved(flag_values: flags.FlagValues) -> str:
 
 
 def _help(flag_values: flags.FlagValues) -> str:
-    lines = []
-    for name in sorted(flag_values):
-        flag = flag_values[name]
-        if name == flag.name:
+    """Return the flags by group. A flag of no group is a basic one."""
+    grouped: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for module, own in flag_values.flags_by_module_dict().items():
+        for flag in own:
             default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-            lines.append(f"  --{name}: {flag.help}{default}")
-    return "\n".join(lines)
+            grouped[module if module in GROUPS else "basic"].append(f"  --{flag.name}: {flag.help}{default}")
+    return "\n\n".join("\n".join([f"{group}:", *sorted(lines)]) for group, lines in grouped.items() if lines)

@@ -25,30 +25,24 @@ from contextlib import nullcontext
 from absl import flags
 
 from pipelines.cluster import Cluster
-from pipelines.config import SCALES, PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.console import run
 from pipelines.errors import require, require_folder
-from pipelines.flags import define_patch_flags, patch_options, registered
+from pipelines.flags import define, patch_options, registered
 
 LISTED = 10
 
 FLAGS = flags.FlagValues()
-define_patch_flags(FLAGS)
-flags.DEFINE_list("data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is the one that comes along.",
-                  flag_values=FLAGS)
+flags.DEFINE_list("data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is a slide that is always "
+                  "there.", flag_values=FLAGS)
 flags.DEFINE_string("lr_data", None, "Folder with the LR of the tiles in --data, which is then one folder: the same "
                     "folders and names in both.", flag_values=FLAGS)
-flags.DEFINE_enum("scale", str(PatchOptions().scale), [str(scale) for scale in SCALES],
-                  "HR side over LR side of --pairs=levels; that of pairs of files follows from their sizes.",
-                  flag_values=FLAGS)
-flags.DEFINE_boolean("match_colours", False, "Give HR the colours of LR, where --pairs are two scans.",
-                     flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the choice of patches.", flag_values=FLAGS)
-flags.DEFINE_integer("workers", None, "Slides read at the same time; one a core if left out.", flag_values=FLAGS)
-flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that can't be read.", flag_values=FLAGS)
-flags.DEFINE_string("ray", None, "Read on a Ray cluster: auto for the one that runs on this machine, else one of its "
-                    "own; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
+flags.DEFINE_integer("workers", None, "Processes that read slides; by default one per core.", flag_values=FLAGS)
+flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that cannot be read.", flag_values=FLAGS)
+flags.DEFINE_string("ray", None, "Read on a Ray cluster: 'auto' for the one that this machine belongs to, or else a "
+                    "local one; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
+define(FLAGS, PatchOptions)
 
 
 def main() -> int:

@@ -7,7 +7,9 @@ import pytest
 from absl import flags
 
 from pipelines import console
+from pipelines.config import PatchOptions
 from pipelines.errors import UserError
+from pipelines.flags import define
 from pipelines.formats import SlideError
 
 
@@ -91,6 +93,18 @@ def test_help_shows_the_description_and_every_flag_with_its_default(monkeypatch,
     assert "What it does." in shown
     assert "--size: A size. (default: '1')" in shown
     assert "--flagfile: " in shown
+
+
+def test_help_lists_flags_by_group_and_the_basic_ones_first(monkeypatch, capsys):
+    values = flags.FlagValues()
+    flags.DEFINE_string("name", None, "A flag of no group.", flag_values=values)
+    define(values, PatchOptions)
+    monkeypatch.setattr("sys.argv", ["entry", "--help"])
+    assert console.run(lambda: 1, values, "What it does.") == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(text) for text in ("\nbasic:\n", "--name:", "\ndata:\n", "--mpp:", "\nexpert:\n", "--seed:")]
+    assert places == sorted(places)
+    assert "\nloss:\n" not in shown
 
 
 def test_resolved_flags_given_back_as_a_flagfile_resolve_to_themselves(tmp_path, monkeypatch):
