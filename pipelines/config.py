@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.errors import require
 from pipelines.options import (
+    AT_LEAST_1,
     FINITE_OR_0,
     ORDERED,
     POSITIVE,
@@ -215,3 +216,26 @@ class PatchOptions(Options):
     def unit(self) -> int:
         """Corners of patches are multiples of it, so that LR and HR of pairs start at the same place."""
         return self.scale if self.pairs == "levels" else 1
+
+
+@dataclass(frozen=True)
+class DatasetOptions(Options):
+    """How `pipelines.dataset.training_dataset` makes batches of (lr, hr)."""
+
+    batch_size: int = option(16, "Patches in a step", "", POSITIVE, group="basic")
+    crop_size: int | None = option(None, "Side of a random crop of a patch to train on", "by default the whole patch",
+                                   POSITIVE, unit="pixels", group="data")
+    steps_per_epoch: int | None = option(None, "Steps in an epoch", "by default one pass over the patches", POSITIVE)
+    min_tissue: float = option(0.0, "Least share of a patch that is tissue")
+    cache: str = option("none", "'memory' keeps the patches in memory; a path copies the shards to that folder, for "
+                        "instance on a faster disk")
+    shuffle_buffer: int = option(512, "Patches in memory to draw the next one from, unless all are in memory",
+                                 "1 keeps the order within the shards", POSITIVE)
+    augment: bool = option(True, "Flip and turn the patches")
+    shrink: float = option(1.0, "Take half of the crops up to this factor larger and shrink them, to train on other "
+                           "microns per pixel", "1 turns it off", AT_LEAST_1, group="data")
+    pair_share: float = option(0.5, "Where the data hold pairs, share of the examples with the scanned LR",
+                               "0.5 is half of the examples", SHARE, group="data")
+    recolour: float = option(0.0, "Share of the examples with synthetic LR that get the colours of another stain",
+                             "0 turns it off", SHARE, group="data")
+    seed: int = option(0, "Seed of the split, the order, the corruption and the weights", "0 is the default", SEED)

@@ -76,6 +76,12 @@ def option(default: Any, help: str, hint: str = "", *rules: Rule, group: str = "
                                             "flag": flag, "choices": tuple(choices), "several": several})
 
 
+def same_as(options: Any, name: str) -> Any:
+    """Return a dataclass field that is the same option as that of another dataclass."""
+    other = options.__dataclass_fields__[name]
+    return field(default=other.default, metadata=other.metadata)
+
+
 class Options:
     """Base of frozen dataclasses whose fields are options: a wrong value is refused when the object is made."""
 

@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import SCALES
+from pipelines.config import SCALES, DatasetOptions
 from pipelines.errors import require
 from pipelines.options import (
     AT_LEAST_0,
-    AT_LEAST_1,
     BELOW_1,
     FINITE,
     FINITE_OR_0,
     GIVEN,
     POSITIVE,
-    SEED,
-    SHARE,
     Options,
     Rule,
     check,
     option,
+    same_as,
 )
 
 REDUCTIONS = ("mean", "sum")
@@ -140,16 +138,12 @@ class TrainOptions(Options):
     stages: tuple[StageOptions, ...] = (
         StageOptions("autoencoder", 5, 1e-3), StageOptions("warmup", 50, 1e-3), StageOptions("adversarial", 50, 1e-4))
     discriminator_learning_rate: float = option(1e-4, "Highest learning rate of the discriminator", "", FINITE)
-    batch_size: int = option(16, "Patches in a step", "", POSITIVE, group="basic")
-    crop_size: int | None = option(None, "Side of a random crop of a patch to train on", "by default the whole patch",
-                                   POSITIVE, unit="pixels", group="data")
-    shrink: float = option(1.0, "Take half of the crops up to this factor larger and shrink them, to train on other "
-                           "microns per pixel", "1 turns it off", AT_LEAST_1, group="data")
-    pair_share: float = option(0.5, "Where the data hold pairs, share of the examples with the scanned LR",
-                               "0.5 is half of the examples", SHARE, group="data")
-    recolour: float = option(0.0, "Share of the examples with synthetic LR that get the colours of another stain",
-                             "0 turns it off", SHARE, group="data")
-    steps_per_epoch: int | None = option(None, "Steps in an epoch", "by default one pass over the patches", POSITIVE)
+    batch_size: int = same_as(DatasetOptions, "batch_size")
+    crop_size: int | None = same_as(DatasetOptions, "crop_size")
+    shrink: float = same_as(DatasetOptions, "shrink")
+    pair_share: float = same_as(DatasetOptions, "pair_share")
+    recolour: float = same_as(DatasetOptions, "recolour")
+    steps_per_epoch: int | None = same_as(DatasetOptions, "steps_per_epoch")
     val_patches: int = option(32, "Validation patches in an epoch", "", POSITIVE)
     best_by: str = option("ssim", "Validation score that chooses the best epoch; or the last epoch",
                           choices=tuple(BEST_BY))
@@ -158,9 +152,8 @@ class TrainOptions(Options):
     jit_compile: bool | None = option(None, "Compile the steps with XLA", "by default on a GPU, where it is faster")
     strategy: str = option("none", "mirrored trains on all GPUs of this machine", choices=STRATEGIES)
     deterministic: bool = option(False, "Give bit-identical weights for the same seed")
-    cache: str = option("none", "'memory' keeps the patches in memory; a path copies the shards to that folder, for "
-                        "instance on a faster disk")
-    seed: int = option(0, "Seed of the split, the order, the corruption and the weights", "0 is the default", SEED)
+    cache: str = same_as(DatasetOptions, "cache")
+    seed: int = same_as(DatasetOptions, "seed")
     rise_steps: int = option(100, "Steps over which the learning rate of a stage rises, at most a tenth of the stage",
                              "100 keeps the first steps short", AT_LEAST_0)
     keep_checkpoints: int = option(3, "Last checkpoints to keep beside the best one", "", POSITIVE)

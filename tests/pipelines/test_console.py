@@ -12,9 +12,8 @@ from absl import flags
 
 from pipelines import console
 from pipelines.config import PatchOptions
-from pipelines.errors import UserError
+from pipelines.errors import SlideError, UserError
 from pipelines.flags import define
-from pipelines.formats import SlideError
 
 
 def entry(main, argv, monkeypatch):

@@ -10,9 +10,8 @@ import pytest
 import tifffile
 
 from pipelines.config import PatchOptions
-from pipelines.pairs import pair_scans
 from pipelines.patches import Patch, read_patches
-from pipelines.register.registration import Fit, Registration, scan_file, write_registration
+from pipelines.scan_pairs import Fit, Registration, pair_scans, scan_file, write_registration
 from pipelines.shards import open_shards
 from pipelines.slide import open_slide
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.config import PatchOptions
 from pipelines.patches import Patch, Skipped, Source, find_sources, read_patches
 from pipelines.shards import copy_shards, is_shards, open_shards, write_shards, writing
-from pipelines.shards.record import damage_named
+from pipelines.shards.records import damage_named
 from pipelines.slide import SlideError
 
 OPTIONS = PatchOptions(patch_size=64, min_tissue=0.0)

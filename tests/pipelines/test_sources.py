@@ -124,7 +124,7 @@ def test_training_run_is_refused_with_the_remedy(depth, study):
     for name in RUN_FILES:
         (study / "run" / name).write_text("")
     (study / "case" / "1.png").rename(study / "run" / "pictures" / "warmup-0001.png")
-    with pytest.raises(ValueError, match=r"^`data` must hold slides and no training run.*its data folder.*run'$"):
+    with pytest.raises(ValueError, match=r"^`data` must hold slides and no training run.*run's data folder.*run'$"):
         find_sources(study / depth)
 
 

@@ -9,14 +9,18 @@ import pytest
 import tifffile
 
 from pipelines.config import PatchOptions
-from pipelines.register.cut import check_cut, cut, hr_mpp, places, scan_paths
-from pipelines.register.registration import (
+from pipelines.scan_pairs import (
     Fit,
     Registration,
     Rejected,
     ScanFile,
+    check_cut,
+    cut,
+    hr_mpp,
+    places,
     read_registration,
     scan_file,
+    scan_paths,
     write_registration,
 )
 from pipelines.slide import open_slide
