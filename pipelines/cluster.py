@@ -234,13 +234,7 @@ class Cluster:
 
 
 def needs(machines: Sequence[Mapping[str, float]], gpu: bool, cpus: int) -> dict[str, float]:
-    """Return what a worker needs, by Ray's names.
-
-    Args:
-        machines: The resources of each.
-        gpu: Whether a GPU is of use.
-        cpus: Most cores of a worker without one.
-    """
+    """Return what a worker needs, by Ray's names: a GPU, or at most `cpus` cores that every machine has."""
     if gpu and any(machine.get("GPU", 0) >= 1 for machine in machines):
         return {"CPU": 1, "GPU": 1}
     return {"CPU": max(1, min([cpus, *(int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1)]))}

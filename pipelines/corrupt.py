@@ -90,16 +90,10 @@ def corrupt_pair(
 
 
 def corruption(example_id: tf.Tensor, seed: int, options: CorruptOptions) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decide what happens to examples, from (seed, example id) only.
+    """Decide what happens to examples (strings of any shape), from (seed, example id) only.
 
-    Args:
-        example_id: Strings, any shape.
-        seed: Seed of the run; a Python integer.
-        options: The fraction of bad examples and the kinds, which have equal chances.
-
-    Returns:
-        int32 with the shape of `example_id`: the index of the kind in `options.kinds`, or CLEAN; and int32 [..., 2],
-        the seed for the image functions.
+    Returns int32 of the same shape: the index of the kind in `options.kinds`, or CLEAN; and int32 [..., 2], the seed
+    for the image functions.
     """
     share, choice, *image_seed = (
         tf.strings.to_hash_bucket_strong(example_id, _BUCKETS, key=[seed, salt]) for salt in range(4))

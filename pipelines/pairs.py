@@ -1,22 +1,19 @@
 """Pairs of HR and really scanned LR: from two files, or from two levels of a slide.
 
-Files:
-
     NAME.jpeg       HR, of any size
     NAME_lrXY.png   its LR: pixel (0, 0) covers HR columns X to X+scale-1 and rows Y to Y+scale-1
 
-LR pixel i lies at HR coordinate X + scale*i + (scale-1)/2 (half-pixel centres). The scale follows from the sizes. HR
-without LR over it, less than an LR pixel, is cut off. Two folders with the same names are pairs too (`pair_folders`);
-there LR covers all of HR.
+Files: LR pixel i lies at HR coordinate X + scale*i + (scale-1)/2 (half-pixel centres). The scale follows from the
+sizes. HR without LR over it, less than an LR pixel, is cut off. Two folders with the same names are pairs too
+(`pair_folders`); there LR covers all of HR.
 
 Levels: LR comes from the level `scale` times coarser. A level is used as it is if its size is HR's divided by the
 scale, rounded up or down. Otherwise the nearest level that is at most `MOST_REDUCED` times finer, or coarser by
 `MPP_TOLERANCE`, is resampled (Lanczos, without aliasing).
 
-LR must show what HR shows (`mismatch`): HR is averaged to the size of LR and correlated with it (Pearson), at every
-shift of up to `SHIFTS` pixels. In 1,730 real pairs of 16 slides the correlation is 0.79 to 0.997, no shift is better,
-even with noise of 15 grey levels. Other places of the same slide reach 0.48. Pairs shifted by one LR pixel have -0.06
-to 0.97, and that shift is always the best.
+LR must show what HR shows (`mismatch`): HR is averaged to the size of LR and correlated with it (Pearson), at shifts of
+up to `SHIFTS` pixels. In 1,730 real pairs of 16 slides the correlation is 0.79 to 0.997 and best without shift, even
+with noise of 15 grey levels. Other places of the same slide reach 0.48; pairs shifted by one LR pixel are best there.
 """
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +41,6 @@ SAMPLED = 16  # pairs of a slide that are compared to decide on all of them
 MOST_REDUCED = 1.5
 MASK_SIDE = 64  # pixels of the mask for a pair's share of tissue
 
-Item = TypeVar("Item")
 Place = tuple[int, int]  # x, y in level 0
 
 
@@ -82,7 +78,7 @@ def refusal(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> str | None:
     return f"in {len(bad)} of {len(reasons)} places {bad[0]}" if 2 * len(bad) > len(reasons) else None
 
 
-def sample(items: Sequence[Item]) -> list[Item]:
+def sample(items: Sequence[Any]) -> list[Any]:
     """Return `SAMPLED` of the items, evenly spaced."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, SAMPLED).astype(int))] if items else []
 
@@ -98,8 +94,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float((one * other).sum() / norm) if norm > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class CoarseLevel:
+class CoarseLevel(NamedTuple):
     """A level that LR can be read from. `exact`: its pixels are LR's pixels."""
 
     level: int
@@ -120,11 +115,8 @@ class LevelPairs:
         self._downsample = self._wanted.downsample * options.scale
         self._candidates = self._find()
         self._chosen = self._candidates[0]
-
-    @property
-    def resampled(self) -> bool:
-        """Whether LR may be resampled, so that it also depends on pixels around the patch."""
-        return not all(candidate.exact for candidate in self._candidates)
+        # Resampled LR also depends on pixels around the patch.
+        self.resampled = not all(candidate.exact for candidate in self._candidates)
 
     def settle(self, places: Sequence[Place]) -> None:
         """Choose the level that shows what HR shows, by looking at some of the places.
@@ -323,8 +315,7 @@ def _of_one_size(pairs: list[FilePair], unfit: list[tuple[str, str]]) -> tuple[l
     if not pairs:
         return pairs, unfit
     (side, scale), _ = Counter((pair.side, pair.scale) for pair in pairs).most_common(1)[0]
-    same = [pair for pair in pairs if (pair.side, pair.scale) == (side, scale)]
     others = [(pair.lr.name, f"{pair.lr}: must have the size of the slide's other pairs, LR {side} x {side} at scale "
                f"{scale}; move it to another folder. Received: {pair.side} x {pair.side} at {pair.scale}")
               for pair in pairs if (pair.side, pair.scale) != (side, scale)]
-    return same, unfit + others
+    return [pair for pair in pairs if (pair.side, pair.scale) == (side, scale)], unfit + others

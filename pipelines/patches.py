@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,14 +35,12 @@ from pipelines.tissue import slide_mask
 
 __all__ = ["Patch", "Skipped", "Source", "check_disjoint", "find_sources", "read_patches", "split_sources"]
 
-# A patch should cover about 16 pixels of the tissue mask. The mask's longer side has limits, to be quick.
-MASK_PIXELS_PER_PATCH = 16
-SLIDE_MASK, TILE_MASK = (512, 2048), (64, 2048)
+MASK_PIXELS_PER_PATCH = 16  # of the tissue mask, along a side
+SLIDE_MASK, TILE_MASK = (512, 2048), (64, 2048)  # limits of the mask's longer side, to be quick
 DRAWS_PER_PATCH, MOST_DRAWS = 1000, 1_000_000
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Where a patch's corner may lie, ends included, in pixels of the resolution to read."""
 
     x: int
@@ -196,18 +195,17 @@ def _read_scans(source: Source, options: PatchOptions, rng: np.random.Generator)
 
 
 def _read_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
-    limit, paths = options.max_patches, source.paths
+    limit, paths, names = options.max_patches, source.paths, _tile_names(source)
     if limit is not None:
         paths = tuple(paths[i] for i in rng.permutation(len(paths)))
     per_file = None if limit is None else math.ceil(limit / len(paths))
-    names = _tile_names(source)
     for path in paths:
         yield from _read_file(path, names.get(path), source, options, rng, per_file)
 
 
 def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptions, rng: np.random.Generator,
                limit: int | None) -> Iterator[Patch | Skipped]:
-    where = path.name if tile else "slide"
+    where, size = path.name if tile else "slide", options.patch_size
     try:
         with open_slide(path, options.assume_mpp) as slide:
             wanted = slide.resolution(options.mpp, options.level)
@@ -217,10 +215,10 @@ def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptio
             span = find_span(slide, wanted, source.region, options, reach)
             if span.is_empty:
                 region = f"its region {','.join(map(str, source.region))} " if source.region else ""
-                reason = f"{path}: {region}is smaller than a patch of {options.patch_size} pixels"
+                reason = f"{path}: {region}is smaller than a patch of {size} pixels"
                 yield Skipped(source.slide_id, where, reason, broken=False)
                 return
-            mask = slide_mask(slide, mask_side(slide, wanted, options.patch_size, source.tiles))
+            mask = slide_mask(slide, mask_side(slide, wanted, size, source.tiles))
             places = find_places(slide, wanted, span, mask, options, rng, limit)
             if not places:
                 reason = f"{path}: has no tissue (no patch with min_tissue={options.min_tissue})"
@@ -230,17 +228,14 @@ def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptio
             for x, y, tissue in places:
                 name = f"{x}_{y}" if not tile else tile if span.is_one_place else f"{tile}_{x}_{y}"
                 try:
-                    pixels, lr = pairs.read(x, y) if pairs else (_hr(slide, x, y, options), None)
+                    pixels, lr = pairs.read(x, y) if pairs else (
+                        slide.read_at(x, y, size, size, options.mpp, options.level), None)
                 except SlideError as error:
                     yield Skipped(source.slide_id, where if tile else name, str(error))
                 else:
                     yield Patch(source.slide_id, x, y, wanted.mpp, tissue, pixels, name, lr)
     except (SlideError, OSError) as error:
         yield Skipped(source.slide_id, where, str(error))
-
-
-def _hr(slide: Slide, x: int, y: int, options: PatchOptions) -> np.ndarray:
-    return slide.read_at(x, y, options.patch_size, options.patch_size, options.mpp, options.level)
 
 
 def _entropy(seed: int, slide_id: str) -> int:
@@ -261,18 +256,14 @@ def find_span(slide: Slide, wanted: Resolution, region: Region | None, options: 
     require(inside, "region", f"lie inside the slide's {l0_w} x {l0_h} pixels",
             f"give x, y, width, height in level 0 of {slide.path}", region)
     inset = math.ceil(reach) if region else 0
+    nearly = 1e-6  # a rounding error of 1/downsample must not lose the last column of patches
     scale, size = 1 / wanted.downsample, options.patch_size
     first = [math.ceil((start + inset) * scale) for start in (x, y)]
-    last = [_floor((end - inset) * scale) - size for end in (x + width, y + height)]
+    last = [math.floor((end - inset) * scale + nearly) - size for end in (x + width, y + height)]
     # Corners of pairs are multiples of the scale.
     (x, y), (last_x, last_y) = ([-(-start // options.unit) * options.unit for start in first],
                                 [end - end % options.unit for end in last])
     return Span(x, last_x, y, last_y)
-
-
-def _floor(value: float) -> int:
-    """Floor, but 3 for 2.9999999: a rounding error of 1/downsample must not lose the last column of patches."""
-    return math.floor(value + 1e-6)
 
 
 def find_places(slide: Slide, wanted: Resolution, span: Span, mask: np.ndarray, options: PatchOptions,

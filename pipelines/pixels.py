@@ -46,17 +46,10 @@ def _clip_255(images: Images) -> Images:
 
 
 def as_rgb(array: np.ndarray, name: str) -> np.ndarray:
-    """Return a decoded image as uint8 RGB.
+    """Return a decoded image, [H, W] or [H, W, 1 to 4] of uint8, uint16 or bool, as uint8 RGB [H, W, 3].
 
     Grey is repeated, alpha is composited over white (glass), 16 bit is scaled by 1/257 so that 65535 becomes 255, and
-    one-bit images become 0 and 255.
-
-    Args:
-        array: [H, W] or [H, W, C], C one of 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA); uint8, uint16 or bool.
-        name: Name of the image for error messages.
-
-    Returns:
-        uint8 [H, W, 3].
+    one-bit images become 0 and 255. `name` is for error messages.
 
     Raises:
         ValueError: Another shape or dtype.

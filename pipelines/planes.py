@@ -84,18 +84,10 @@ def magnification(matrix: Matrix) -> float:
 
 def aligned(plane: Plane, matrix: Matrix, x: float, y: float, size: int, fine: int, order: int,
             grey: bool = False) -> np.ndarray | None:
-    """Return a plane's pixels for a window of another plane, on a grid `fine` times finer than the other's.
+    """Return a plane's pixels for a window (x, y, size) of another plane, `fine` times finer than that.
 
-    Args:
-        plane: The plane to read.
-        matrix: From the other plane's pixels to this one's.
-        x, y, size: The window, in the other plane's pixels.
-        fine: Pixels of the result per pixel of the other plane (half-pixel centres).
-        order: Order of the interpolation: 1 linear, 3 cubic.
-        grey: Return only the mean of the channels.
-
-    Returns:
-        float32 [size*fine, size*fine, 3], or without channels; None if the window leaves the slide.
+    `matrix` maps the other plane's pixels to this one's. `order` of the interpolation: 1 linear, 3 cubic. Returns float32
+    [size*fine, size*fine, 3] with half-pixel centres, without channels if `grey`; None if the window leaves the slide.
 
     Raises:
         SlideError: The pixels cannot be decoded.

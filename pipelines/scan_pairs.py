@@ -173,11 +173,7 @@ class Place:
 
 
 def pair_scans(pages: Sequence[str | Path], options: PatchOptions) -> tuple[list[Source], PatchOptions]:
-    """Return registered slides, named by HR, and the options with the scale of the pairs.
-
-    Args:
-        pages: Files of pipelines.register.
-        options: Of the patches; `scale` is replaced by that of the scans.
+    """Return the slides of files of pipelines.register, named by HR, and the options with the scale of the pairs.
 
     Raises:
         FileNotFoundError: A page or one of its slides does not exist.
@@ -259,14 +255,7 @@ def hr_corner(found: Registration, place: Place) -> tuple[int, int]:
 
 def cut(found: Registration, lr: Slide, hr: Slide, place: Place, side: int,
         match_colours: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return (hr uint8 [side*scale, side*scale, 3], lr uint8 [side, side, 3]) of one place.
-
-    Args:
-        found: The registration.
-        lr, hr: Both slides, open.
-        place: One of `places`.
-        side: Side of the LR patch.
-        match_colours: Give HR the colours of LR.
+    """Return (hr uint8 [side*scale, side*scale, 3], lr uint8 [side, side, 3]) of one of `places`.
 
     Raises:
         SlideError: The pixels cannot be decoded, or HR does not cover the place.

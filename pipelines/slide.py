@@ -152,14 +152,7 @@ class Slide:
         return Resolution(level, mpp / l0_mpp, mpp, resampled=True)
 
     def read_region(self, l0_x: int, l0_y: int, level: int, width: int, height: int) -> np.ndarray:
-        """Return `width` x `height` pixels of a level, from the level pixel nearest to (l0_x, l0_y) on.
-
-        Returns:
-            uint8 [height, width, 3], white outside the slide.
-
-        Raises:
-            SlideError: The pixels cannot be decoded.
-        """
+        """Return uint8 [height, width, 3] of a level from the level pixel nearest to (l0_x, l0_y) on; see `read_at`."""
         downsample = self.level_downsamples[level]
         return self._read_level(level, round(l0_x / downsample), round(l0_y / downsample), width, height)
 
@@ -167,10 +160,8 @@ class Slide:
                 mpp: float | None = None, level: int = 0, average: bool = False) -> np.ndarray:
         """Return `width` x `height` pixels at `mpp`, or at `level` if that is None, from (l0_x, l0_y) on.
 
-        With `average` and a whole factor, the corner is the nearest pixel of the level.
-
-        Returns:
-            uint8 [height, width, 3], white outside the slide.
+        With `average` and a whole factor, the corner is the nearest pixel of the level. Returns uint8 [height, width,
+        3], white outside the slide.
 
         Raises:
             SlideError: As `resolution`, or the pixels cannot be decoded.
@@ -188,14 +179,7 @@ class Slide:
 
     def read_scaled(self, level: int, l0_per_pixel: float, l0_x: float, l0_y: float, width: int, height: int,
                     kind: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
-        """Return `width` x `height` pixels of `l0_per_pixel` level-0 pixels each, resampled from a level.
-
-        Returns:
-            uint8 [height, width, 3], white outside the slide.
-
-        Raises:
-            SlideError: The pixels cannot be decoded.
-        """
+        """Return pixels of `l0_per_pixel` level-0 pixels each, resampled from a level; see `read_at`."""
         downsample = self.level_downsamples[level]
         factor = l0_per_pixel / downsample
         level_w, level_h = self.level_dimensions[level]
@@ -207,13 +191,10 @@ class Slide:
         return np.asarray(Image.fromarray(pixels).resize((width, height), kind, box=box))
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Return `width` x `height` stored pixels of a level, from its own pixel (x, y) on.
+        """Return `width` x `height` stored pixels of a level, from its own pixel (x, y) on: uint8 [height, width, 3].
 
         `read_region` counts in level 0; if a downsample is not a whole number, it may interpolate by up to half a
         pixel.
-
-        Returns:
-            uint8 [height, width, 3].
 
         Raises:
             SlideError: The window leaves the level, or the pixels cannot be decoded.
@@ -226,14 +207,11 @@ class Slide:
             return as_rgb(self._reader.read_own(self._levels[level], x, y, width, height), self.path.name)
 
     def thumbnail(self, max_side: int) -> np.ndarray:
-        """Return the whole slide without aliasing, its longer side at most `max_side` pixels.
+        """Return the whole slide without aliasing, its longer side at most `max_side` pixels: uint8 [th, tw, 3].
 
         Thumbnail pixel (u, v) covers level 0 from (u*w/tw, v*h/th) on. It is read block by block, so memory is bounded
         even for a large slide with one level. A block that cannot be read gets the colour of tissue, so that it is
-        read, and reported, later.
-
-        Returns:
-            uint8 [th, tw, 3].
+        reported later.
 
         Raises:
             SlideError: No block can be read.

@@ -42,14 +42,9 @@ SMALLEST = 30.0  # side of the smallest speck and the smallest hole that are kep
 
 
 def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
-    """Return where the tissue is.
+    """Return where the tissue is, bool [h, w], in a thumbnail uint8 [h, w, 3] of a slide or tile.
 
-    Args:
-        thumbnail: uint8 [h, w, 3], RGB; a whole slide or a tile.
-        mpp: Microns per pixel of the thumbnail; an estimate is enough.
-
-    Returns:
-        bool [h, w]. For a uniform thumbnail it is all True (stained) or all False (glass).
+    For a uniform thumbnail it is all True (stained) or all False (glass). An estimate of the mpp is enough.
     """
     darkest, brightest = _extremes(thumbnail)
     value = brightest.astype(np.float32) / 255
@@ -73,15 +68,9 @@ def slide_mask(slide: Slide, max_side: int) -> np.ndarray:
 
 
 def pen_mask(thumbnail: np.ndarray, stained: np.ndarray, mpp: float) -> np.ndarray:
-    """Return where a pen wrote on the glass.
+    """Return where a pen wrote: bool [h, w], green, blue, red or black ink with its blurred rim.
 
-    Args:
-        thumbnail: uint8 [h, w, 3], RGB.
-        stained: bool [h, w], where there is colour.
-        mpp: Microns per pixel.
-
-    Returns:
-        bool [h, w]: green, blue, red or black ink with its blurred rim.
+    `thumbnail` is uint8 [h, w, 3]; `stained`, bool [h, w], is where there is colour.
     """
     hsv = rgb2hsv(thumbnail)
     degrees, saturation, value = hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]

@@ -66,17 +66,9 @@ def _blur_matrix(side: int) -> tf.Tensor:
 
 def compress(image: tf.Tensor, quality: tf.Tensor, chroma_halved: tf.Tensor | bool, qualities: tuple[int, int],
              row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
-    """Compress and decompress.
+    """Compress and decompress uint8 [h, w, 3] that starts at (`row`, `column`), 0 to BLOCK - 1, of a block.
 
-    Args:
-        image: uint8 [h, w, 3].
-        quality: Int32 scalar, within `qualities`.
-        chroma_halved: Bool scalar or Python bool: 4:2:0, else 4:4:4.
-        qualities: Least and greatest value of `quality`.
-        row, column: Int32 scalars in 0 to BLOCK - 1: where in a block the image starts.
-
-    Returns:
-        uint8 [h, w, 3].
+    `quality` is an int32 scalar in the range `qualities`; `chroma_halved`, a bool scalar or Python bool, is 4:2:0.
     """
     extended = extend_symmetric(extend_symmetric(image, 0, row, 0), 1, column, 0)
 

@@ -31,15 +31,9 @@ LEAST_SIGMA = 1e-3  # for "no blur": at half-integer distances this is the mean 
 
 
 def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tensor:
-    """Blur and resample one image.
+    """Blur and resample one image, float32 [H, W, C] in [0, 1] with sides divisible by the scale, as drawn by seed [2].
 
-    Args:
-        hr: Float32 [H, W, C] in [0, 1]; sides divisible by the scale.
-        options: The point spreads and resamplings to draw from.
-        seed: Int tensor [2].
-
-    Returns:
-        Float32 [H/scale, W/scale, C]; it may leave [0, 1], since some kernels have negative lobes.
+    Returns float32 [H/scale, W/scale, C]; it may leave [0, 1], since some kernels have negative lobes.
     """
     kinds = tf.random.stateless_uniform([2], seed)
     resampling = tf.cast(kinds[0] * len(options.resamplings), tf.int32)
@@ -78,17 +72,11 @@ def _without_aliasing(options: DegradeOptions, resampling: tf.Tensor, spread: tf
 
 def point_spread(options: DegradeOptions, seed: tf.Tensor, kind: tf.Tensor,
                  between: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draw a point spread function.
+    """Draw a point spread function: `kind` is an int scalar, an index of `options.blurs`, the seed an int tensor [2].
 
-    Args:
-        options: The ranges.
-        seed: Int tensor [2].
-        kind: Int scalar, an index of `options.blurs`.
-        between: Bool scalar: sample at half-integer distances from the centre, not at whole ones.
-
-    Returns:
-        Float32 [2R + 2, 2R + 2] with sum one, R the largest reach of `options`. Column k is at distance k - R - 1/2
-        with `between`, else at k - R, and the last column is 0. And an int32 scalar: the reach of this one, in pixels.
+    Returns float32 [2R + 2, 2R + 2] with sum one, R the largest reach of `options`. Column k is at distance k - R - 1/2
+    from the centre with `between` (bool scalar), else at k - R, and the last column is 0. And the reach of this one,
+    int32.
     """
     most = largest_reach(options)
     offsets = tf.range(2 * most + 2, dtype=tf.float32) - (most + tf.where(between, 0.5, 0.0))
@@ -137,17 +125,10 @@ def resampling_taps(name: str, distance: np.ndarray, scale: int) -> np.ndarray:
 
 
 def convolve(image: tf.Tensor, kernel: tf.Tensor, side: tf.Tensor, stride: int) -> tf.Tensor:
-    """Correlate [H, W, C] with the central part of a kernel, edges mirrored, and keep every `stride`-th sample.
+    """Correlate float32 [H, W, C] with the central part of a kernel, edges mirrored, and keep every `stride`-th sample.
 
-    Args:
-        image: Float32 [H, W, C]; sides divisible by the stride.
-        kernel: Float32 [T, T], T a multiple of twice the stride: its centre lies between pixels, like that of an output
-            pixel.
-        side: Int scalar: the side of the central part that is used.
-        stride: 2, 4 or 8.
-
-    Returns:
-        [H/stride, W/stride, C].
+    The kernel is float32 [T, T], T a multiple of twice the stride, so that its centre lies between pixels like that of
+    an output pixel. `side`, an int scalar, is the side of the part that is used. The stride is 2, 4 or 8.
     """
     cut = tf.maximum((kernel.shape[0] - side) // stride, 0) * (stride // 2)
     kernel = kernel[cut:kernel.shape[0] - cut, cut:kernel.shape[0] - cut]

@@ -50,19 +50,13 @@ def compare(made: np.ndarray, real: np.ndarray, hr: np.ndarray) -> Likeness:
 
 
 def band_powers(image: np.ndarray) -> np.ndarray:
-    """Return the power spectral density in each of BANDS, averaged over all directions.
+    """Return the power spectral density of a float image [h, w, 3] in each of BANDS, averaged over all directions.
 
     The mean is subtracted and a Hann window applied, so that the border is not an edge. White noise of variance s^2 has
     the power s^2 in every band.
 
-    Args:
-        image: Float [h, w, 3]; sides of 32 pixels or more, or the lowest band is empty.
-
-    Returns:
-        Float [len(BANDS) - 1].
-
     Raises:
-        ValueError: A side is shorter.
+        ValueError: A side is shorter than 32 pixels.
     """
     require(min(image.shape[:2]) >= 1 / BANDS[0], "image", f"have sides of at least {1 / BANDS[0]:g} pixels",
             "take larger patches", image.shape)

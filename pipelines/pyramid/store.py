@@ -33,11 +33,7 @@ class TileStore:
     """An open work file, for one thread at a time."""
 
     def __init__(self, path: Path, facts: dict[str, Any]) -> None:
-        """Open or create the work file.
-
-        Args:
-            path: Its path.
-            facts: What is being made, as JSON values.
+        """Open or create the work file; `facts` are JSON values that say what is being made.
 
         Raises:
             Held: Another run holds it.

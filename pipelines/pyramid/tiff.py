@@ -126,15 +126,7 @@ def decode(data: bytes, options: PyramidOptions) -> np.ndarray:
 
 def reduced(tiles: Sequence[Sequence[bytes]], shown: Level, row: int, column: int,
             options: PyramidOptions) -> bytes:
-    """Return the encoded tile that covers up to 2x2 tiles of the level above.
-
-    Args:
-        tiles: Their bytes, as rows of columns.
-        shown: The level above.
-        row: Row of the first of them.
-        column: Column of the first of them.
-        options: How tiles are encoded.
-    """
+    """Return the encoded tile for up to 2x2 encoded tiles (rows of columns) of the level `shown`."""
     def part(i: int, j: int) -> np.ndarray:
         _, _, width, height = shown.box(row + i, column + j)
         return decode(tiles[i][j], options)[:height, :width]
@@ -152,15 +144,10 @@ OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,
                mpp: float | None, description: str) -> None:
-    """Write a pyramid.
+    """Write a pyramid: its levels, the largest first, and their encoded tiles, row by row.
 
-    Args:
-        path: The file.
-        levels: Its levels, the largest first.
-        tiles: Returns a level's encoded tiles, row by row.
-        options: Encoding and format.
-        mpp: Microns per pixel of level 0, None if unknown.
-        description: Text for ImageDescription, in an OME-TIFF for the image's Description.
+    `mpp` is that of level 0, None if unknown. `description` is the text of ImageDescription, in an OME-TIFF of the
+    image.
     """
     ome = options.format == "ome"
     comment = ome_xml(levels[0], mpp, description) if ome else printable(description)

@@ -101,12 +101,7 @@ class PyramidWriter:
                     yield row, column
 
     def put(self, row: int, column: int, pixels: np.ndarray) -> None:
-        """Add a tile of level 0. A stored one is kept, so doing work twice does no harm.
-
-        Args:
-            row: Row of the tile.
-            column: Column of the tile.
-            pixels: uint8 [h, w, 3] with the size of `levels[0].box(row, column)`.
+        """Add a tile of level 0, uint8 [h, w, 3] of the size of its box. A stored one is kept.
 
         Raises:
             ValueError: There is no such tile, or its size or type is wrong.

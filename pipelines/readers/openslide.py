@@ -45,6 +45,7 @@ class OpenSlideReader:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         # OpenSlide takes whole level-0 pixels. If the downsample is not an integer, this is up to half a level-0 pixel
         # off the level's grid, and it interpolates.
+        """See `pipelines.readers.Reader`."""
         downsample = self.level_downsamples[level]
         l0_corner = (round(x * downsample), round(y * downsample))
         try:
@@ -56,6 +57,7 @@ class OpenSlideReader:
             raise
 
     def read_own(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
         if self.level_downsamples[level].is_integer():
             return self.read(level, x, y, width, height)
         if level not in self._twin_levels:
@@ -66,6 +68,7 @@ class OpenSlideReader:
         return self._twin.read(twin_level, x, y, width, height)
 
     def close(self) -> None:
+        """See `pipelines.readers.Reader`."""
         self._slide.close()
         if self._twin:
             self._twin.close()

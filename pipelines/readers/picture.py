@@ -32,6 +32,7 @@ class PictureReader:
         self.level_dimensions: tuple[Dimensions, ...] = (self._image.size,)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
         if self._pixels is None:
             self._pixels = np.asarray(self._image.convert(_plain_mode(self._image)))
         return self._pixels[y:y + height, x:x + width]
@@ -39,6 +40,7 @@ class PictureReader:
     read_own = read
 
     def close(self) -> None:
+        """See `pipelines.readers.Reader`."""
         self._image.close()
 
 

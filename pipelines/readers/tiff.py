@@ -69,12 +69,14 @@ class TiffReader:
         self._kept_bytes = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
         planes = [self._window(page, first, x, y, width, height) for page, first in _planes(self._levels[level])]
         return np.concatenate(planes, axis=-1)
 
     read_own = read
 
     def close(self) -> None:
+        """See `pipelines.readers.Reader`."""
         self._file.close()
 
     def _window(self, page: tifffile.TiffPage, first: int, x: int, y: int, width: int, height: int) -> np.ndarray:

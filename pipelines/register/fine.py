@@ -30,16 +30,9 @@ PARTS, BLOCKS = 2, 4  # along a side, for shifts and for correlations of parts
 
 
 def fit_patch(lr: Plane, hr: Plane, matrix: Matrix, x: int, y: int, size: int, fine: int) -> Fit | str:
-    """Compare one patch.
+    """Compare one patch (x, y, size in pixels of `lr`); `matrix` maps pixels of `lr` to those of `hr`.
 
-    Args:
-        lr, hr: The two scans.
-        matrix: From pixels of `lr` to those of `hr`.
-        x, y, size: The patch, in pixels of `lr`.
-        fine: Factor by which HR is averaged.
-
-    Returns:
-        The fit, or why there is none: "outside" of HR, or "blank".
+    Returns the fit, or why there is none: "outside" of HR, or "blank".
 
     Raises:
         SlideError: The pixels cannot be decoded.

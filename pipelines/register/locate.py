@@ -119,11 +119,7 @@ Place = tuple[int, int]
 
 
 def locate(lr: Scan, hr: Scan, size: int) -> tuple[Matrix, int]:
-    """Return the matrix from LR's level-0 pixels to HR's, and the scale of their pairs.
-
-    Args:
-        lr, hr: The two scans.
-        size: Side of the compared patches, in LR pixels.
+    """Return the matrix from LR's level-0 pixels to HR's, and the scale; `size` is the side of compared patches.
 
     Raises:
         ValueError: The two do not show the same glass, or their scale is not one of SCALES.
@@ -181,8 +177,7 @@ def _improved(lr: Scan, hr: Scan, matrix: Matrix, step: int, size: int, scale: i
 
 
 def _correction(source: np.ndarray, target: np.ndarray, tolerance: float) -> Matrix:
-    """Return the matrix that maps most of `source` to `target`, points [N, 2]: affine, or a similarity in a thin
-    strip."""
+    """Return the matrix from most of `source` to `target`, points [N, 2]: affine, or similar in a thin strip."""
     breadth, length = sorted(np.linalg.svd(source - source.mean(axis=0), compute_uv=False))
     model = SimilarityTransform if breadth < THIN * length else AffineTransform
     found, inliers = ransac((source, target), model, min_samples=3, residual_threshold=tolerance, max_trials=200, rng=0)

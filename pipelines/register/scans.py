@@ -29,16 +29,9 @@ MOST_RESIDUAL = 0.25  # LR pixels
 
 def examine(lr: Scan, hr: Scan, matrix: Matrix, size: int, scale: int, most: int,
             progress: bool = True) -> tuple[list[Fit], list[Rejected]]:
-    """Compare all patches with tissue, or `most` of them from all over the slide.
+    """Compare all patches with tissue, or `most` of them from all over; matrix, size and scale are those of `locate`.
 
-    Args:
-        lr, hr, size: As in `locate`.
-        matrix, scale: The result of `locate`.
-        most: Most patches.
-        progress: Show a progress bar.
-
-    Returns:
-        The patches that fit, and those rejected with the reason, row by row.
+    Returns the patches that fit, and those rejected with the reason, row by row.
 
     Raises:
         ValueError: Too few fit: the scans show different glass.
@@ -90,15 +83,9 @@ COLOURED = 64  # patches that the colours are fitted to
 
 def register_scans(lr_path: Path, hr_path: Path, output: Path, patch_size: int, max_patches: int,
                    progress: bool = True) -> Registration:
-    """Find the transform between two scans, and write it to `output` and a picture beside it.
+    """Find the transform between two scans; write it to `output` (JSON) and a picture beside it (.png).
 
-    Args:
-        lr_path: The scan of low resolution.
-        hr_path: The finer scan of the same glass.
-        output: The JSON file; the picture has the same name with .png.
-        patch_size: Side of the compared patches, in LR pixels.
-        max_patches: Most patches to compare.
-        progress: Show a progress bar.
+    `patch_size` is the side of the compared patches in LR pixels, `max_patches` their greatest number.
 
     Raises:
         FileNotFoundError: A file does not exist.

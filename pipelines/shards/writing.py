@@ -61,12 +61,12 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
         workers: Processes; by default one per core, and none for little data.
         strict: Raise an error at the first slide or patch that cannot be read. Missing tissue is no error.
         progress: Show a progress bar.
-        cluster: Read on its workers instead of processes of this machine; `workers` is then ignored.
+        cluster: Read on its workers instead; `workers` is then ignored.
         anew: Write slides again that have patches from other options or files, instead of refusing them.
         name: The flag of the slides, for error messages.
 
     Raises:
-        ValueError: `folder` holds patches of one of the slides from other options or files; or there is no patch.
+        ValueError: `folder` holds patches from other options or files, or there is no patch.
         SlideError: With `strict`, something cannot be read.
         OSError: `folder` cannot be written, for instance on a full disk. Finished slides are kept.
     """
