@@ -86,8 +86,9 @@ def aligned(plane: Plane, matrix: Matrix, x: float, y: float, size: int, fine: i
             grey: bool = False) -> np.ndarray | None:
     """Return a plane's pixels for a window (x, y, size) of another plane, `fine` times finer than that.
 
-    `matrix` maps the other plane's pixels to this one's. `order` of the interpolation: 1 linear, 3 cubic. Returns float32
-    [size*fine, size*fine, 3] with half-pixel centres, without channels if `grey`; None if the window leaves the slide.
+    `matrix` maps the other plane's pixels to this one's. `order` of the interpolation: 1 linear, 3 cubic. Returns
+    float32 [size*fine, size*fine, 3] with half-pixel centres, without channels if `grey`; None if the window leaves the
+    slide.
 
     Raises:
         SlideError: The pixels cannot be decoded.

@@ -468,7 +468,7 @@ def test_work_file_is_neither_taken_nor_lost_without_a_word(tmp_path):
     path, image = tmp_path / "a.tif", picture(300, 200)
     with PyramidWriter(path, 300, 200, MPP, SMALL) as pyramid:
         fill(pyramid, image, most=4)
-    with pytest.raises(ValueError, match="go on with it by --resume, or start anew by --overwrite"):
+    with pytest.raises(ValueError, match="continue it with --resume, or start again with --overwrite"):
         write(path, image)
     with PyramidWriter(path, 300, 200, MPP, SMALL, overwrite=True) as pyramid:
         assert len(list(pyramid.missing())) == 6

@@ -145,7 +145,7 @@ def test_a_damaged_copy_is_told_from_its_sound_shards(shards, tmp_path):
     copied = copy_shards(opened, tmp_path / "fast")
     path = copied.paths[1]
     path.write_bytes(path.read_bytes()[:5000] + b"?" + path.read_bytes()[5001:])
-    with pytest.raises(ValueError, match="`cache` must hold the shards"), damage_named(opened.paths):
+    with pytest.raises(ValueError, match="`cache` must hold undamaged copies"), damage_named(opened.paths):
         list(tf.data.TFRecordDataset([str(path) for path in copied.paths]))
 
 

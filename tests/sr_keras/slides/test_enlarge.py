@@ -266,7 +266,7 @@ def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_sli
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION,
                      loop=partial(super_resolve_plane, each=interrupt))
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif.unfinished"]
-    with pytest.raises(ValueError, match="go on with it by --resume, or start anew by --overwrite"):
+    with pytest.raises(ValueError, match="continue it with --resume, or start again with --overwrite"):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)
     with pytest.raises(ValueError, match="`output` must be resumed with the settings of the original run"):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(REGION, lossless=False, resume=True))
