@@ -109,8 +109,9 @@ def resolved(flag_values: flags.FlagValues) -> str:
 def _help(flag_values: flags.FlagValues) -> str:
     """Return the flags by group. A flag of no group is a basic one."""
     grouped: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for module, own in flag_values.flags_by_module_dict().items():
-        for flag in own:
+    for name in flag_values:
+        flag, group = flag_values[name], flag_values.find_module_defining_flag(name, "")
+        if name == flag.name:
             default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-            grouped[module if module in GROUPS else "basic"].append(f"  --{flag.name}: {flag.help}{default}")
+            grouped[group if group in GROUPS else "basic"].append(f"  --{name}: {flag.help}{default}")
     return "\n\n".join("\n".join([f"{group}:", *sorted(lines)]) for group, lines in grouped.items() if lines)

@@ -39,6 +39,8 @@ from pipelines.tissue import slide_mask
 
 FORMAT = 1
 Lines = tuple[tuple[float, float], ...]  # per channel (gain, offset)
+CUBIC = 3
+MASK_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,6 @@ def read_registration(path: str | os.PathLike[str], name: str = "pairs") -> Regi
                          f"Received: {name}={str(path)!r}") from error
     require(known, name, "be of this version", "register the two scans again", str(path))
     return registration
-
-
-CUBIC = 3
-MASK_SIDE = 2048
 
 
 @dataclass(frozen=True)

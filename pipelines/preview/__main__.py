@@ -14,11 +14,10 @@ from __future__ import annotations
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
-from matplotlib.figure import Figure
 
-from pipelines import corrupt
 from pipelines.config import DEGRADATIONS, PatchOptions, degradation
 from pipelines.console import run
 from pipelines.errors import require
@@ -26,9 +25,10 @@ from pipelines.files import atomic_path
 from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import to_float
-from pipelines.preview.likeness import likeness_table
-from pipelines.preview.pictures import draw_corruptions, draw_degradations, likenesses
 from pipelines.sources import Source, is_among
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CANDIDATES = 64  # patches of a slide to choose from
 ROWS, MEMBERS = 3, 5  # slides, and members of --degradation, in the picture of degradations
@@ -57,8 +57,11 @@ def main() -> int:
 
 
 def _corruptions(source: Source, options: PatchOptions) -> Figure:
+    from pipelines.corrupt import load_outliers  # TensorFlow
+    from pipelines.preview.pictures import draw_corruptions
+
     patch = choose_patch(source, options)
-    outliers = FLAGS.outlier_dir and corrupt.load_outliers(FLAGS.outlier_dir, options.patch_size)
+    outliers = FLAGS.outlier_dir and load_outliers(FLAGS.outlier_dir, options.patch_size)
     figure = draw_corruptions(to_float(patch.pixels), degrade_options(FLAGS), outliers)
     resolution = "resolution unknown" if patch.mpp is None else f"{patch.mpp:g} microns per pixel"
     figure.suptitle(f"{patch.example_id}, {resolution}", x=0.01, ha="left", fontsize=9, color="0.35")
@@ -66,6 +69,9 @@ def _corruptions(source: Source, options: PatchOptions) -> Figure:
 
 
 def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
+    from pipelines.preview.likeness import likeness_table
+    from pipelines.preview.pictures import draw_degradations, likenesses  # TensorFlow
+
     asked = degrade_options(FLAGS)
     presets = {name: degradation(name, scale=asked.scale) for name in DEGRADATIONS if name != FLAGS.degradation}
     presets[FLAGS.degradation] = asked  # last

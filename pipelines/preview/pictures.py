@@ -26,6 +26,18 @@ from pipelines.preview.likeness import Likeness, compare
 
 SHOWN = 160  # side of what a panel shows, in HR pixels
 _STEP = max(SCALES)
+STRENGTHS = (0.5, 1.0, 2.0)
+WIDTH, TITLE = 13.0, 0.75  # inches: the picture's width, and the height that titles and gaps need
+# The seed chooses between defocus and Gaussian blur, and so on; these seeds show each once (tested).
+VARIANTS = {
+    "noise": ("noise", 0), "blur\ndefocus": ("blur", 0), "blur\nGaussian": ("blur", 3),
+    "contrast\nmore stain": ("contrast", 1), "contrast\nless stain": ("contrast", 0),
+    "contrast\nharsh, dark": ("contrast", 4), "contrast\nflat, bright": ("contrast", 7),
+}
+Pair = tuple[tf.Tensor, tf.Tensor]
+PANEL, CAPTION = 2.0, 0.6  # inches: side of a panel, and the height of the text above it
+RANGES = tuple(field.name for field in fields(DegradeOptions) if "Range" in str(field.type))
+MOSTLY_WEAK = ("shot_noise", "read_noise", "sharpen")  # `degrade_example` draws these from the low end more often
 
 
 def show(axis: Axes, image: np.ndarray | tf.Tensor, scale: int = 1) -> None:
@@ -39,19 +51,6 @@ def show(axis: Axes, image: np.ndarray | tf.Tensor, scale: int = 1) -> None:
     axis.imshow(np.asarray(image[top:top + side, left:left + side]), vmin=0, vmax=1, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-
-
-STRENGTHS = (0.5, 1.0, 2.0)
-WIDTH, TITLE = 13.0, 0.75  # inches: the picture's width, and the height that titles and gaps need
-
-# The seed chooses between defocus and Gaussian blur, and so on; these seeds show each once (tested).
-VARIANTS = {
-    "noise": ("noise", 0), "blur\ndefocus": ("blur", 0), "blur\nGaussian": ("blur", 3),
-    "contrast\nmore stain": ("contrast", 1), "contrast\nless stain": ("contrast", 0),
-    "contrast\nharsh, dark": ("contrast", 4), "contrast\nflat, bright": ("contrast", 7),
-}
-
-Pair = tuple[tf.Tensor, tf.Tensor]
 
 
 def draw_corruptions(hr: np.ndarray, options: DegradeOptions, outliers: tf.Tensor | None = None) -> Figure:
@@ -110,11 +109,6 @@ def _pairs(hr: np.ndarray, options: DegradeOptions, outliers: tf.Tensor | None) 
             asked = CorruptOptions(fraction=1.0, kinds=(kind,), side=side, outlier_dir="given")
             pair = corrupt.corrupt_pair(lr, target, tf.constant(kind), 0, asked, downsample, outliers)
             yield f"{kind}\nside={side}", pair
-
-
-PANEL, CAPTION = 2.0, 0.6  # inches: side of a panel, and the height of the text above it
-RANGES = tuple(field.name for field in fields(DegradeOptions) if "Range" in str(field.type))
-MOSTLY_WEAK = ("shot_noise", "read_noise", "sharpen")  # `degrade_example` draws these from the low end more often
 
 
 def draw_degradations(patches: Sequence[Patch], columns: Sequence[tuple[str, DegradeOptions]]) -> Figure:

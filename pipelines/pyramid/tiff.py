@@ -31,6 +31,10 @@ THUMBNAIL = 512  # the longest side of the last level, at most
 LARGEST_TILE = 4096
 # For tissue, level 6 saves 1.5% of the bytes of level 1 and takes 1.5 times as long.
 DEFLATE_LEVEL = 1
+SUBSAMPLING, POSITIONING, SHORT, CENTRED = 530, 531, 3, 1  # two tags, a type and a value
+REDUCED = 1  # NewSubfileType: a smaller version of another image in the file
+MICRONS_PER_CM = 1e4
+OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,6 @@ def reduced(tiles: Sequence[Sequence[bytes]], shown: Level, row: int, column: in
     block = np.concatenate([np.concatenate([part(i, j) for j in range(len(line))], axis=1)
                             for i, line in enumerate(tiles)])
     return encode(filled_up(half(block), options.tile), options)
-
-
-SUBSAMPLING, POSITIONING, SHORT, CENTRED = 530, 531, 3, 1  # two tags, a type and a value
-REDUCED = 1  # NewSubfileType: a smaller version of another image in the file
-MICRONS_PER_CM = 1e4
-OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 
 def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,

@@ -36,6 +36,16 @@ MAX_RATIO = 0.85  # distance of the nearest descriptor / the second nearest
 MATCH_TOLERANCE = 3.0  # of a match, in thumbnail pixels
 LEAST_MATCHES = 12
 TRIALS = 2000
+# Largest deviation of HR pixels per LR pixel from a scale: scanners of one nominal magnification differ by 16%.
+SCALE_TOLERANCE = 0.1
+MIN_TISSUE = 0.5
+# The transform is fitted to so many patches, first of planes `COARSE_STEP` times coarser.
+COARSE_STEP, FITTED = 4, 64
+LEAST_FITS, LEAST_SHARE = 4, 0.25  # of them that must correlate
+LEAST_CORRELATION = 0.4  # two sections of one block reach 0.2 at full resolution, two scans of one glass 0.8 and more
+TOLERANCE = 4.0  # of the transform's fit, in LR pixels
+THIN = 0.1  # breadth / length of the area of the patches: a thin strip does not determine shear and unequal scales
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -104,18 +114,6 @@ def _agreed(source: np.ndarray, target: np.ndarray, tolerance: float) -> tuple[M
                             max_trials=TRIALS, rng=0)
     agree = 0 if inliers is None else int(inliers.sum())
     return (np.asarray(model.params)[:2], agree) if agree >= LEAST_MATCHES else (None, agree)
-
-
-# Largest deviation of HR pixels per LR pixel from a scale: scanners of one nominal magnification differ by 16%.
-SCALE_TOLERANCE = 0.1
-MIN_TISSUE = 0.5
-# The transform is fitted to so many patches, first of planes `COARSE_STEP` times coarser.
-COARSE_STEP, FITTED = 4, 64
-LEAST_FITS, LEAST_SHARE = 4, 0.25  # of them that must correlate
-LEAST_CORRELATION = 0.4  # two sections of one block reach 0.2 at full resolution, two scans of one glass 0.8 and more
-TOLERANCE = 4.0  # of the transform's fit, in LR pixels
-THIN = 0.1  # breadth / length of the area of the patches: a thin strip does not determine shear and unequal scales
-Place = tuple[int, int]
 
 
 def locate(lr: Scan, hr: Scan, size: int) -> tuple[Matrix, int]:

@@ -25,6 +25,9 @@ from pipelines.slide import SlideError, open_slide
 # sharpness either way, least detail of HR.
 WEAKEST, FOCUS, DETAIL = 0.6, 1.6, 0.5
 MOST_RESIDUAL = 0.25  # LR pixels
+SMOOTH = 5  # LR pixels to average over, so that noise and sharpness of the scanners do not count
+LEAST_SPREAD = 1e-3
+COLOURED = 64  # patches that the colours are fitted to
 
 
 def examine(lr: Scan, hr: Scan, matrix: Matrix, size: int, scale: int, most: int,
@@ -74,11 +77,6 @@ class _Usual:
         if fit.weakest < WEAKEST * self._weakest or fit.residual > self._most_residual:
             return "does not match"
         return None
-
-
-SMOOTH = 5  # LR pixels to average over, so that noise and sharpness of the scanners do not count
-LEAST_SPREAD = 1e-3
-COLOURED = 64  # patches that the colours are fitted to
 
 
 def register_scans(lr_path: Path, hr_path: Path, output: Path, patch_size: int, max_patches: int,

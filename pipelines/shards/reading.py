@@ -30,6 +30,7 @@ Page = dict[str, Any]
 OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not depend on
 OF_FILES = ("patch_size", "stride", "min_tissue", "scale", "match_colours")  # not for pairs of files
 KEYS = {"slide_id", "options", "region", "files", "count", "shards", "skipped"}  # and format
+Folder = str | os.PathLike[str]
 
 
 def page_path(folder: Path, slide_id: str) -> Path:
@@ -130,9 +131,6 @@ def _options(source: Source, options: PatchOptions) -> dict[str, Any]:
 def _stem(slide_id: str) -> str:
     """Return a slide id as the start of a file name."""
     return quote(slide_id, safe=" ()[]+,=@~")
-
-
-Folder = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ _TEXT, _SHARE = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], 
 _FIELDS = {
     "slide_id": _TEXT, "name": _TEXT, "pixels": _TEXT, "size": tf.io.FixedLenFeature([], tf.int64),
     "lr": tf.io.FixedLenFeature([], tf.string, b""), "lr_size": tf.io.FixedLenFeature([], tf.int64, 0)}
+Order = Callable[[tf.Tensor], tf.data.Dataset]
+READ_BYTES = 2**20  # of a shard at a time
+SIDE_BY_SIDE = 16  # shards that are read at the same time
 
 
 def encode(patch: Patch) -> bytes:
@@ -95,12 +98,6 @@ def _int(value: int) -> tf.train.Feature:
 
 def _float(value: float) -> tf.train.Feature:
     return tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
-
-
-Order = Callable[[tf.Tensor], tf.data.Dataset]
-
-READ_BYTES = 2**20  # of a shard at a time
-SIDE_BY_SIDE = 16  # shards that are read at the same time
 
 
 def from_memory(shards: ShardSet, min_tissue: float) -> Order:
