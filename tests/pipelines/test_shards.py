@@ -163,7 +163,7 @@ def test_folders_that_are_not_shards_are_refused(tmp_path, shards, tile_folder):
     with pytest.raises(ValueError, match="each slide in one folder"):
         open_shards([shards, tmp_path / "copy"])
     write([replace(find_sources(tile_folder)[0], slide_id="other")], tmp_path / "large", PatchOptions(patch_size=128))
-    with pytest.raises(ValueError, match=r"one patch size; there are \[64, 128\]"):
+    with pytest.raises(ValueError, match=r"one patch size; choose one of \[64, 128\]"):
         open_shards([shards, tmp_path / "large"])
 
 
