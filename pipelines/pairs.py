@@ -51,8 +51,7 @@ def mismatch(hr: np.ndarray, lr: np.ndarray) -> str | None:
         hr: uint8 [scale*h, scale*w, 3].
         lr: uint8 [h, w, 3].
     """
-    scale = hr.shape[0] // lr.shape[0]
-    h, w = hr.shape[0] // scale, hr.shape[1] // scale
+    (h, w), scale = lr.shape[:2], hr.shape[0] // lr.shape[0]
     fine = _middle(hr.reshape(h, scale, w, scale, 3).mean(axis=(1, 3, 4)))
     coarse = _middle(lr.mean(axis=-1))
     if max(fine.std(), coarse.std()) < FLAT:

@@ -498,7 +498,7 @@ def test_work_file_is_held_by_one_run(tmp_path):
 def test_file_that_is_no_work_file_is_refused_and_may_be_overwritten(tmp_path):
     path = tmp_path / "a.tif"
     (tmp_path / "a.tif.unfinished").write_bytes(b"x" * 5000)
-    with pytest.raises(ValueError, match="delete this one"):
+    with pytest.raises(ValueError, match="delete this file"):
         PyramidWriter(path, 300, 200, MPP, SMALL, resume=True)
     write(path, picture(300, 200), overwrite=True)
     assert by_tifffile(path)[0].shape == (200, 300, 3)
