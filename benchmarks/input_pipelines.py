@@ -24,7 +24,7 @@ from pipelines.config import CorruptOptions, DegradeOptions, PatchOptions
 from pipelines.dataset import training_dataset
 from pipelines.patches import Patch, Source, read_patches
 from pipelines.shards import ShardSet, open_shards, write_shards
-from pipelines.shards.record import decode
+from pipelines.shards.records import decode
 
 Input = Callable[[], Iterator[int]]
 

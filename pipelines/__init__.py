@@ -2,6 +2,3 @@
 
 Data moves one way: slide -> tissue -> patches -> shards -> dataset. Each step is a module of that name.
 """
-from pipelines import quiet
-
-quiet.install()

@@ -1,7 +1,4 @@
-"""What the pipelines can be asked to do, as frozen dataclasses. No absl, no TensorFlow: floor 0.
-
-Every object checks itself on construction, so a wrong value stops a run in its first second.
-"""
+"""Options of the pipelines, as frozen dataclasses that check themselves. No absl and no TensorFlow."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -9,6 +6,20 @@ from math import inf
 from typing import Any
 
 from pipelines.errors import require
+from pipelines.options import (
+    AT_LEAST_1,
+    FINITE_OR_0,
+    ORDERED,
+    POSITIVE,
+    SEED,
+    SHARE,
+    WHOLE,
+    Options,
+    Range,
+    bounds,
+    option,
+    within,
+)
 
 CORRUPTIONS = ("noise", "blur", "contrast", "outlier")
 SIDES = ("lr", "hr", "both")
@@ -18,12 +29,11 @@ SCALES = (2, 4, 8)
 BLURS = ("none", "gaussian", "disc", "airy")
 RESAMPLINGS = ("nth", "box", "cascade", "bicubic", "lanczos")
 SUBSAMPLINGS = ("444", "420")
-MOST_SIGMA = 12.0  # HR pixels: a kernel that reaches further has no tissue left to blur
-SEEDS = 2**63  # TensorFlow takes them as int64
+MOST_SIGMA = 12.0  # HR pixels: a wider kernel leaves no tissue to see
 
 
 def check_resolution(mpp: float | None, level: int, assume_mpp: float | None) -> None:
-    """Refuse a resolution that no slide is read at: `mpp` microns per pixel where given, else `level`.
+    """Check a resolution to read at: `mpp` microns per pixel if given, else `level`.
 
     Raises:
         ValueError: One of them is out of range, or both are given.
@@ -31,109 +41,85 @@ def check_resolution(mpp: float | None, level: int, assume_mpp: float | None) ->
     require(mpp is None or 0 < mpp < inf, "mpp", "be positive and finite",
             "give microns per pixel, 0.5 is about 20x", mpp)
     require(level >= 0, "level", "be 0 or more", "0 is the highest resolution", level)
-    require(mpp is None or level == 0, "level", "be left out when mpp is given", "choose one of the two", level)
+    require(mpp is None or level == 0, "level", "be left out when mpp is given", "give only one of them", level)
     require(assume_mpp is None or 0 < assume_mpp < inf, "assume_mpp", "be positive and finite",
             "give microns per pixel", assume_mpp)
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that is negative or has more than 63 bits.
+    """Check a seed.
 
     Raises:
-        ValueError: It is.
+        ValueError: It is negative or has more than 63 bits.
     """
-    require(0 <= seed < SEEDS, "seed", "be 0 or more and less than 2**63", "0 is the default", seed)
-
-
-Range = tuple[float, float]  # low and high, both included; equal for a fixed value
+    require(SEED.holds(seed), "seed", SEED.words, "0 is the default", seed)
 
 
 def check_range(name: str, value: Range, least: float, most: float) -> None:
-    """Refuse a range that is none, or leaves [least, most].
+    """Check that a range is one, and lies in [least, most].
 
     Raises:
-        ValueError: It does.
+        ValueError: It does not.
     """
-    require(len(value) == 2 and value[0] <= value[1], name, "have its low end first", "write low,high", value)
-    require(least <= value[0] and value[1] <= most, name, f"lie in {least} to {most}", "write low,high", value)
+    for rule in (ORDERED, within(least, most)):
+        require(rule.holds(value), name, rule.words, "write low,high", value)
+
+
+def _range(default: float | Range, help: str, least: float, most: float, *rules: Any, unit: str = "") -> Any:
+    return option(default, help, "write LOW,HIGH or one number", ORDERED, within(least, most), *rules, unit=unit)
 
 
 @dataclass(frozen=True)
-class DegradeOptions:
-    """How an HR patch becomes an LR one, in the order in which a scanner does it. The default is the paper's textbook.
+class DegradeOptions(Options):
+    """How an HR patch becomes an LR patch, in the order of a scanner. The default is the paper's degradation.
 
-    Ranges are (low, high), and each example draws its own value; a kind is drawn from those that are listed, each as
-    likely, so that one listed twice comes twice as often. Lengths are in HR pixels unless another unit is named; images
-    are on [0, 1].
-
-    Attributes:
-        scale: HR side over LR side.
-        blurs: Point spread functions to draw from, of BLURS.
-        blur_sigma: Of a Gaussian; a number or a range. At 0 it is the mean of the central pixels.
-        anisotropy: Longer over shorter sigma of a Gaussian, 1 or more, at a random angle; their mean square is kept.
-        disc_radius: Of a defocus disc.
-        numerical_aperture, wavelength, optics_mpp: Of an Airy pattern; wavelength in microns, mpp that of HR pixels.
-        resamplings: How the plane becomes coarser, of RESAMPLINGS.
-        shot_noise: Standard deviation of the Poisson noise on white.
-        read_noise: Standard deviation of the Gaussian noise, everywhere.
-        sharpen: Amount of the scanner's unsharp mask (sigma 1 LR pixel).
-        gain: Factor of each colour channel.
-        gamma: Exponent of all values.
-        jpeg_passes: Share of the examples that are compressed never, once, twice.
-        jpeg_quality: Of libjpeg, whole numbers in 1 to 100.
-        jpeg_subsamplings: Of the chroma, of SUBSAMPLINGS.
+    Ranges are (low, high); each example draws its own values. Each example also draws one of the listed blurs, one
+    resampling and one subsampling with equal chances, so an item that is listed twice is drawn twice as often. Images
+    are in [0, 1].
     """
 
-    scale: int = 4
-    blurs: tuple[str, ...] = ("gaussian",)
-    blur_sigma: float | Range = 1.6
-    anisotropy: Range = (1.0, 1.0)
-    disc_radius: Range = (1.0, 1.0)
-    numerical_aperture: Range = (0.4, 0.4)
-    wavelength: Range = (0.55, 0.55)
-    optics_mpp: Range = (0.25, 0.25)
-    resamplings: tuple[str, ...] = ("nth",)
-    shot_noise: Range = (0.0, 0.0)
-    read_noise: Range = (0.0, 0.0)
-    sharpen: Range = (0.0, 0.0)
-    gain: Range = (1.0, 1.0)
-    gamma: Range = (1.0, 1.0)
-    jpeg_passes: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    jpeg_quality: Range = (75, 75)
-    jpeg_subsamplings: tuple[str, ...] = ("420",)
+    scale: int = option(4, "HR side / LR side", choices=SCALES, group="basic")
+    blurs: tuple[str, ...] = option(("gaussian",), "Point spread functions to draw from", "separate them by commas",
+                                    choices=BLURS, several=True)
+    # At sigma 0 the blur is the mean of the central pixels.
+    blur_sigma: float | Range = _range(1.6, "Sigma of a Gaussian blur", 0, MOST_SIGMA, unit="HR pixels")
+    anisotropy: Range = _range((1.0, 1.0), "Longer sigma / shorter sigma of a Gaussian blur", 1, 4)
+    disc_radius: Range = _range((1.0, 1.0), "Radius of a defocus disc", 0, 2 * MOST_SIGMA, unit="HR pixels")
+    numerical_aperture: Range = _range((0.4, 0.4), "Numerical aperture of the lens, for an Airy pattern", 0.05, 1.5)
+    wavelength: Range = _range((0.55, 0.55), "Wavelength of the light, for an Airy pattern", 0.2, 1.5, unit="microns")
+    optics_mpp: Range = _range((0.25, 0.25), "Size of an HR pixel, for an Airy pattern", 0.01, 10, unit="microns")
+    resamplings: tuple[str, ...] = option(("nth",), "Downsampling methods to draw from", "separate them by commas",
+                                          choices=RESAMPLINGS, several=True)
+    shot_noise: Range = _range((0.0, 0.0), "Standard deviation of Poisson noise on white, of [0, 1]", 0, 0.5)
+    read_noise: Range = _range((0.0, 0.0), "Standard deviation of Gaussian noise, of [0, 1]", 0, 0.5)
+    sharpen: Range = _range((0.0, 0.0), "Amount of the scanner's unsharp mask with sigma 1 LR pixel", 0, 5)
+    gain: Range = _range((1.0, 1.0), "Factor of each colour channel", 0.1, 10)
+    gamma: Range = _range((1.0, 1.0), "Exponent of all values", 0.1, 10)
+    jpeg_passes: tuple[float, float, float] = option(
+        (1.0, 0.0, 0.0), "Shares of the patches that are JPEG-compressed never, once and twice",
+        "write NEVER,ONCE,TWICE")
+    jpeg_quality: Range = _range((75, 75), "Quality of JPEG (libjpeg)", 1, 100, WHOLE)
+    jpeg_subsamplings: tuple[str, ...] = option(("420",), "Chroma subsamplings of JPEG to draw from",
+                                                "separate them by commas", choices=SUBSAMPLINGS, several=True)
 
     def __post_init__(self) -> None:
-        require(self.scale in SCALES, "scale", f"be one of {SCALES}", "HR side over LR side", self.scale)
-        for name, known in (("blurs", BLURS), ("resamplings", RESAMPLINGS), ("jpeg_subsamplings", SUBSAMPLINGS)):
-            given = getattr(self, name)
-            require(bool(given) and all(one in known for one in given), name, f"name some of {known}",
-                    "separate them by commas", given)
-        limits = {
-            "blur_sigma": (0, MOST_SIGMA), "anisotropy": (1, 4), "disc_radius": (0, 2 * MOST_SIGMA),
-            "numerical_aperture": (0.05, 1.5), "wavelength": (0.2, 1.5), "optics_mpp": (0.01, 10),
-            "shot_noise": (0, 0.5), "read_noise": (0, 0.5),
-            "sharpen": (0, 5), "gain": (0.1, 10), "gamma": (0.1, 10), "jpeg_quality": (1, 100)}
-        for name, (least, most) in limits.items():
-            check_range(name, self.range_of(name), least, most)
-        require(all(bound == int(bound) for bound in self.jpeg_quality), "jpeg_quality", "be whole numbers",
-                "75 is usual", self.jpeg_quality)
+        super().__post_init__()
         shares = self.jpeg_passes
         require(len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6, "jpeg_passes",
-                "be three shares that sum to 1", "compressed never, once, twice", shares)
+                "be three shares that sum to 1", "write NEVER,ONCE,TWICE", shares)
 
     def range_of(self, name: str) -> Range:
         """Return a range by its name, a number as the range that holds it alone."""
-        value = getattr(self, name)
-        return value if isinstance(value, tuple) else (value, value)
+        return bounds(getattr(self, name))
 
     @property
     def is_textbook(self) -> bool:
-        """Whether nothing is drawn and `pipelines.degrade.degrade` is all that happens, at one `blur_sigma`."""
+        """Whether it is the paper's degradation, `pipelines.degrade.degrade`, at any one `blur_sigma`."""
         return not isinstance(self.blur_sigma, tuple) and replace(self, scale=4, blur_sigma=1.6) == DegradeOptions()
 
 
-# What LR a model is trained on and scored on, by name. "scanner" is what cameras and their software do, drawn widely;
-# "pyramid" what a slide's own coarse levels are: averages of 2x2, again and again, each level compressed.
+# Presets. "textbook" is the paper's. "scanner" draws widely from what cameras and their software do. "pyramid" is how a
+# slide's own coarse levels are made: repeated averages of 2x2 pixels, each level compressed.
 DEGRADATIONS: dict[str, DegradeOptions] = {
     "textbook": DegradeOptions(),
     "scanner": DegradeOptions(
@@ -149,98 +135,107 @@ DEGRADATIONS: dict[str, DegradeOptions] = {
 
 
 def degradation(name: str, **changes: Any) -> DegradeOptions:
-    """Return a preset of DEGRADATIONS, with some of its options changed.
+    """Return a preset of DEGRADATIONS, with some options changed.
 
     Raises:
         ValueError: There is no such preset, or a change is out of range.
     """
     require(name in DEGRADATIONS, "degradation", f"be one of {tuple(DEGRADATIONS)}",
-            "'scanner' is for slides as scanners give them", name)
+            "'scanner' suits scanned slides", name)
     return replace(DEGRADATIONS[name], **changes)
 
 
+def _strength(kind: str) -> Any:
+    return option(1.0, f"Strength of {kind}", "1 is a plainly bad slide, 0 none", FINITE_OR_0)
+
+
 @dataclass(frozen=True)
-class CorruptOptions:
-    """What an uncurated training set contains: which share of the examples, what, on which side, how strong.
+class CorruptOptions(Options):
+    """What an uncurated training set contains: how many bad examples, which kinds, on which side, how strong."""
 
-    Strength 1 is what a lab would call plainly bad, 0 leaves an image as it is. An outlier's is its share in the
-    image: 1 is another tile altogether, less a double exposure.
-    """
-
-    fraction: float = 0.0
-    kinds: tuple[str, ...] = ("noise", "blur", "contrast")
-    side: str = "hr"
-    noise_strength: float = 1.0
-    blur_strength: float = 1.0
-    contrast_strength: float = 1.0
-    outlier_strength: float = 1.0
-    outlier_dir: str | None = None
+    fraction: float = option(0.0, "Share of the training examples to corrupt", "0.3 means 30% of the examples", SHARE,
+                             flag="corrupt_fraction", group="data")
+    kinds: tuple[str, ...] = option(("noise", "blur", "contrast"), "Kinds of corruption", "separate them by commas",
+                                    flag="corrupt_kinds", choices=CORRUPTIONS, several=True, group="data")
+    side: str = option("hr", "Which image of a pair is corrupted", flag="corrupt_side", choices=SIDES, group="data")
+    noise_strength: float = _strength("noise")
+    blur_strength: float = _strength("blur")
+    contrast_strength: float = _strength("contrast")
+    outlier_strength: float = option(1.0, "Share of the other tile in an outlier",
+                                     "1 replaces the patch by another tile, less is a double exposure", SHARE)
+    outlier_dir: str | None = option(None, "Folder of tiles of another stain, for the kind 'outlier'")
 
     def __post_init__(self) -> None:
-        require(0 <= self.fraction <= 1, "corrupt_fraction", "lie in [0, 1]", "0.3 means 30% of the examples",
-                self.fraction)
-        require(bool(self.kinds) and all(k in CORRUPTIONS for k in self.kinds),
-                "corrupt_kinds", f"name some of {CORRUPTIONS}", "separate them by commas", self.kinds)
-        require(self.side in SIDES, "corrupt_side", f"be one of {SIDES}", "choose one of these", self.side)
-        for kind in ("noise", "blur", "contrast"):
-            strength = getattr(self, f"{kind}_strength")
-            require(0 <= strength < inf, f"{kind}_strength", "be 0 or more and finite",
-                    "1 is the strength of a plainly bad slide", strength)
-        require(0 <= self.outlier_strength <= 1, "outlier_strength", "lie in [0, 1]", "1 is another tile altogether",
-                self.outlier_strength)
+        super().__post_init__()
         require("outlier" not in self.kinds or self.fraction == 0 or bool(self.outlier_dir),
                 "outlier_dir", "name a folder of tiles of another stain when corrupt_kinds has 'outlier'",
-                "give the folder or leave the kind out", self.outlier_dir)
+                "give the folder or remove the kind", self.outlier_dir)
 
 
 @dataclass(frozen=True)
-class PatchOptions:
+class PatchOptions(Options):
     """Which patches are read from a slide.
 
-    `patch_size` and `stride` are in pixels of the resolution that is read. That is `mpp` microns per pixel
-    where given, else `level`. `assume_mpp` is the mpp of slides that do not say theirs. `pairs` says where the LR of
-    each patch comes from: "files" beside the tiles, "levels" of the slide, `scale` times coarser, or two "scans" of one
-    glass (with `match_colours` HR takes the colours of LR); None: no LR is read. Folders of tiles that have LR beside
-    them give pairs in any case.
+    `pairs` says where the LR of each patch comes from: "files" beside the tiles; "levels" of the slide, `scale` times
+    coarser; two "scans" of one glass. With None, LR is made from HR, except for folders of tiles that have LR beside
+    them: these always give pairs.
     """
 
-    patch_size: int = 256
-    stride: int | None = None
-    mpp: float | None = None
-    level: int = 0
-    assume_mpp: float | None = None
-    sampling: str = "grid"
-    max_patches: int | None = None
-    min_tissue: float = 0.5
-    seed: int = 0
-    pairs: str | None = None
-    scale: int = 4
-    match_colours: bool = False
+    patch_size: int = option(256, "Side of an HR patch", "256 is the paper's", POSITIVE, unit="pixels", group="data")
+    stride: int | None = option(None, "Step of the grid of patches", "by default patch_size", POSITIVE, unit="pixels",
+                                group="data")
+    mpp: float | None = option(None, "Microns per pixel to read at", "0.5 is about 20x, 0.25 about 40x", group="data")
+    level: int = option(0, "Slide level to read, without mpp", "0 is the highest resolution", group="data")
+    assume_mpp: float | None = option(None, "Microns per pixel of slides without resolution metadata", group="data")
+    sampling: str = option("grid", "Patches on a grid, or at random places", choices=SAMPLINGS, group="data")
+    max_patches: int | None = option(None, "Most patches of a slide", "by default all", POSITIVE, group="data")
+    min_tissue: float = option(0.5, "Least share of a patch that is tissue; not used for shards and pairs of files",
+                               "0.5 needs tissue on half of the patch", SHARE, group="data")
+    seed: int = option(0, "Seed of the choice of patches", "0 is the default", SEED)
+    pairs: str | None = option(
+        None, "Where LR comes from: 'levels' is the slide's own level, scale times coarser; 'files' are tiles with LR "
+        "beside them, which are also found by default; or the .json files of pipelines.register, for two scans of the "
+        "same glass. By default LR is made from HR", group="data")
+    scale: int = option(4, "HR side / LR side", choices=SCALES, group="basic")
+    match_colours: bool = option(False, "With two scans, give HR the colours of LR", group="data")
 
     def __post_init__(self) -> None:
-        require(self.patch_size > 0, "patch_size", "be positive", "256 is the paper's", self.patch_size)
-        require(self.stride is None or self.stride > 0, "stride", "be positive", "leave it out for patch_size",
-                self.stride)
+        super().__post_init__()
         check_resolution(self.mpp, self.level, self.assume_mpp)
-        require(self.sampling in SAMPLINGS, "sampling", f"be one of {SAMPLINGS}", "choose one of these", self.sampling)
-        require(self.max_patches is None or self.max_patches > 0, "max_patches", "be positive",
-                "leave it out for all", self.max_patches)
-        require(self.sampling == "grid" or self.max_patches is not None,
-                "max_patches", "be given when sampling is 'random'", "say how many patches a slide may give",
-                self.max_patches)
-        require(0 <= self.min_tissue <= 1, "min_tissue", "lie in [0, 1]", "0.5 wants half of a patch covered",
-                self.min_tissue)
-        check_seed(self.seed)
+        require(self.sampling == "grid" or self.max_patches is not None, "max_patches",
+                "be given when sampling is 'random'", "set how many patches to take from a slide", self.max_patches)
         require(self.pairs is None or self.pairs in PAIRS, "pairs", f"be one of {PAIRS}",
-                "leave it out to make LR of HR", self.pairs)
-        require(self.scale in SCALES, "scale", f"be one of {SCALES}", "HR side over LR side", self.scale)
+                "leave it out to make LR from HR", self.pairs)
         require(not self.match_colours or self.pairs == "scans", "match_colours", "go with pairs of two scans",
-                "name the .json of pipelines.register by --pairs", self.match_colours)
+                "give the .json of pipelines.register as --pairs", self.match_colours)
         for name in ("patch_size", "stride"):
             require((getattr(self, name) or 0) % self.unit == 0, name, f"be divisible by scale={self.scale} for pairs",
                     "choose a multiple of it", getattr(self, name))
 
     @property
     def unit(self) -> int:
-        """What corners of patches are multiples of: LR and HR of pairs begin at the same place."""
+        """Corners of patches are multiples of it, so that LR and HR of pairs start at the same place."""
         return self.scale if self.pairs == "levels" else 1
+
+
+@dataclass(frozen=True)
+class DatasetOptions(Options):
+    """How `pipelines.dataset.training_dataset` makes batches of (lr, hr)."""
+
+    batch_size: int = option(16, "Patches in a step", "", POSITIVE, group="basic")
+    crop_size: int | None = option(None, "Side of a random crop of a patch to train on", "by default the whole patch",
+                                   POSITIVE, unit="pixels", group="data")
+    steps_per_epoch: int | None = option(None, "Steps in an epoch", "by default one pass over the patches", POSITIVE)
+    min_tissue: float = option(0.0, "Least share of a patch that is tissue")
+    cache: str = option("none", "'memory' keeps the patches in memory; a path copies the shards to that folder, for "
+                        "instance on a faster disk")
+    shuffle_buffer: int = option(512, "Patches in memory to draw the next one from, unless all are in memory",
+                                 "1 keeps the order within the shards", POSITIVE)
+    augment: bool = option(True, "Flip and turn the patches")
+    shrink: float = option(1.0, "Take half of the crops up to this factor larger and shrink them, to train on other "
+                           "microns per pixel", "1 turns it off", AT_LEAST_1, group="data")
+    pair_share: float = option(0.5, "Where the data hold pairs, share of the examples with the scanned LR",
+                               "0.5 is half of the examples", SHARE, group="data")
+    recolour: float = option(0.0, "Share of the examples with synthetic LR that get the colours of another stain",
+                             "0 turns it off", SHARE, group="data")
+    seed: int = option(0, "Seed of the split, the order, the corruption and the weights", "0 is the default", SEED)

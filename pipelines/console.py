@@ -1,6 +1,6 @@
-"""What every entry point shares: parse the command line, run, and say a user's mistake in one line.
+"""What every entry point shares: parse the command line, run, and print a user's mistake in one line.
 
-Each entry point owns a `flags.FlagValues`, so that two of them can be imported side by side:
+Each entry point has its own `flags.FlagValues`, so two of them can be imported in one process:
 
     FLAGS = flags.FlagValues()
     flags.DEFINE_string("model", None, "What to load.", flag_values=FLAGS)
@@ -10,11 +10,13 @@ Each entry point owns a `flags.FlagValues`, so that two of them can be imported 
     if __name__ == "__main__":
         sys.exit(run(main, FLAGS, __doc__))
 
-Exit status: 0 done, 1 done in part (what `main` returns), 2 a mistake in what was asked, 130 interrupted.
+Exit status: 0 done, 1 done in part (returned by `main`), 2 a user's mistake, 130 interrupted.
 """
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +24,9 @@ from typing import Any
 from absl import flags
 
 from pipelines.errors import UserError
+from pipelines.options import GROUPS
 
-# What a user can cause; anything else is ours and keeps its traceback. (A bare RuntimeError is Keras' or TensorFlow's.)
+# Errors that a user can cause; any other is a bug and keeps its traceback. (A bare RuntimeError comes from Keras.)
 USER_ERRORS = (ValueError, OSError, UserError, flags.Error)
 
 
@@ -32,10 +35,11 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
 
     `--help` prints `description` and the flags; `--traceback` shows where an error came from.
     """
+    quiet_tensorflow()
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=flag_values)
     flags.DEFINE_boolean("traceback", False, "Show where an error came from.", flag_values=flag_values)
-    # absl reads it before it parses; it is defined to be listed.
-    flags.DEFINE_string("flagfile", None, "File with a flag on each line; a flag that is given again after it wins.",
+    # absl reads this flag before it parses; it is defined so that --help lists it.
+    flags.DEFINE_string("flagfile", None, "File with one flag per line; flags given after it override it.",
                         flag_values=flag_values)
     try:
         parse(sys.argv, flag_values)
@@ -49,35 +53,44 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is kept", file=sys.stderr)
+        print("\ninterrupted: finished work is kept", file=sys.stderr)
         return 130
 
 
+def quiet_tensorflow() -> None:
+    """Let TensorFlow log errors only, in this process and those it starts. Call it before TensorFlow is imported.
+
+    TensorFlow 2.21 still writes lines about oneDNN and CUDA while it is imported; no variable turns these off.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
 def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
-    """Parse `argv` (its first entry is the program), `--flagfile` included; nothing may be left over."""
+    """Parse `argv`, whose first entry is the program, including `--flagfile`. All arguments must be flags."""
     try:
         rest = flag_values(argv)[1:]
     except (flags.CantOpenFlagFileError, UnicodeDecodeError) as error:
         given = " ".join(argument for argument in argv if argument.lstrip("-").startswith("flagfile"))
-        reason = one_line(error.__context__ or error)  # absl's words stand around the system's
-        raise ValueError(f"`flagfile` must be a text with a flag on each line; name another file ({reason}). "
+        reason = one_line(error.__context__ or error)  # the system's error, without absl's text around it
+        raise ValueError(f"`flagfile` must be a text file with one flag per line; name another file ({reason}). "
                          f"Received: {given}") from error
     if rest:
         raise ValueError(f"arguments must be flags; write --name=value. Received: {' '.join(rest)!r}")
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error as one line; what caused it goes behind it."""
+    """Return an error as one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def import_optional(package: str, extra: str) -> Any:
-    """Import a package that an extra installs.
+    """Import an optional package.
 
     Raises:
-        UserError: It is not installed; the error names the extra.
+        UserError: It is not installed; the message names the extra that installs it.
     """
     try:
         return importlib.import_module(package)
@@ -86,7 +99,7 @@ def import_optional(package: str, extra: str) -> Any:
 
 
 def resolved(flag_values: flags.FlagValues) -> str:
-    """Return every flag with its value, one a line, sorted: `--flagfile` on this text repeats the run."""
+    """Return every flag with its value, one per line, sorted. As a `--flagfile` this text repeats the run."""
     own = ("help", "traceback", "flagfile", "undefok", "resume")
     lines = [flag_values[name].serialize() for name in sorted(flag_values)
              if name not in own and name == flag_values[name].name]
@@ -94,10 +107,11 @@ def resolved(flag_values: flags.FlagValues) -> str:
 
 
 def _help(flag_values: flags.FlagValues) -> str:
-    lines = []
-    for name in sorted(flag_values):
-        flag = flag_values[name]
+    """Return the flags by group. A flag of no group is a basic one."""
+    grouped: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name in flag_values:
+        flag, group = flag_values[name], flag_values.find_module_defining_flag(name, "")
         if name == flag.name:
             default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-            lines.append(f"  --{name}: {flag.help}{default}")
-    return "\n".join(lines)
+            grouped[group if group in GROUPS else "basic"].append(f"  --{name}: {flag.help}{default}")
+    return "\n\n".join("\n".join([f"{group}:", *sorted(lines)]) for group, lines in grouped.items() if lines)

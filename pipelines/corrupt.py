@@ -1,12 +1,11 @@
 """What an uncurated training set contains: noise, blur, wrong contrast, and tiles of another stain.
 
-Which examples are bad, and how, follows from (seed, example id) alone: not from the epoch, the order of reading or the
-batch. An example that is corrupted at one fraction is corrupted, in the same way, at every larger one.
+Which examples are bad, and how, depends only on (seed, example id): not on the epoch, the order of reading or the
+batch. An example that is corrupted at one fraction is corrupted in the same way at every larger one.
 
-Images are single, float32 [H, W, 3] in [0, 1], with 1 the white of empty glass; values are taken as proportional to
-the light that reached the camera. `seed` of an image function is an int tensor [2]; the same seed gives the same image,
-eagerly and inside `Dataset.map`. Strength 0 leaves an image as it is, 1 is what a lab would call plainly bad, 2 is
-hopeless. `python -m pipelines.preview` draws them.
+Images are single, float32 [H, W, 3] in [0, 1], with 1 for glass; values are proportional to light. `seed` of an image
+function is an int tensor [2]; the same seed gives the same image, eagerly and inside `Dataset.map`. Strength 0 changes
+nothing, 1 is a plainly bad slide, 2 is hopeless. `python -m pipelines.preview` draws them.
 """
 from __future__ import annotations
 
@@ -26,13 +25,13 @@ from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.slide import open_slide
 
-CLEAN = -1  # the kind of an example that is left alone
+CLEAN = -1  # the kind of a good example
 PHOTONS = 200.0  # shot noise at strength 1: photons per colour that white collects (a good scan: above 5000)
 READ_NOISE = 0.04  # standard deviation at strength 1, of full scale (a good scan: below 0.005)
-HR_RADIUS = 5.0  # defocus at strength 1 on an HR image: radius of the disc a point becomes, in its pixels
-LR_RADIUS = 1.5  # and on an LR image, in LR pixels
-# Brightness at strength 1, of full scale. With 0.15 half of all 8-bit values would fall between two others when the
-# contrast is halved, and their rounding would depend on how a graph compiler orders the sum.
+HR_RADIUS = 5.0  # of the defocus disc at strength 1, in HR pixels
+LR_RADIUS = 1.5  # the same for LR, in LR pixels
+# Brightness at strength 1, of full scale. With 0.15 and half the contrast, half of the 8-bit values would lie between
+# two others, and their rounding would depend on the order of a compiler's sum.
 EXPOSURE = 0.16
 OUTLIER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_OUTLIERS = 256  # a tile of 256x256 takes 196 kB of memory
@@ -43,25 +42,25 @@ def corrupt_pair(
     lr: tf.Tensor, hr: tf.Tensor, example_id: tf.Tensor, seed: int, options: CorruptOptions,
     downsample: Callable[[tf.Tensor], tf.Tensor], outliers: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the pair with its bad side, or as it is if the example is one of the good ones.
+    """Return the pair with its bad side, or unchanged if the example is a good one.
 
-    With side "hr" the target alone is bad, with "lr" the scan alone; with "both" the specimen is: `hr` is corrupted
-    and `lr` made from it. What is corrupted comes back in 8-bit steps, as a file would hold it.
+    With side "hr" only the target is bad, with "lr" only the scan; with "both" `hr` is corrupted and `lr` made from it.
+    Corrupted images come back in 8-bit steps.
 
     Args:
         lr: Float32 [h, w, 3] in [0, 1].
         hr: Float32 [scale*h, scale*w, 3] in [0, 1].
         example_id: String scalar; the same for the same patch in every epoch.
-        seed: Of the run; a Python integer.
-        options: Which share, kinds, side and strengths.
-        downsample: hr [H, W, 3] -> lr: how `lr` is made where it is made anew.
+        seed: Seed of the run; a Python integer.
+        options: Fraction, kinds, side and strengths.
+        downsample: hr [H, W, 3] -> lr, to make `lr` again.
         outliers: uint8 [N, H, W, 3] from `load_outliers`; needed for the kind "outlier".
 
     Returns:
-        `lr` and `hr`, of the shapes that came in.
+        `lr` and `hr`, with the same shapes.
 
     Raises:
-        ValueError: The kind "outlier" is asked for and there are no outliers.
+        ValueError: The kind "outlier" needs outliers.
     """
     if options.fraction == 0:
         return lr, hr
@@ -91,16 +90,10 @@ def corrupt_pair(
 
 
 def corruption(example_id: tf.Tensor, seed: int, options: CorruptOptions) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decide what happens to examples, from (seed, example id) alone.
+    """Decide what happens to examples (strings of any shape), from (seed, example id) only.
 
-    Args:
-        example_id: Strings, any shape.
-        seed: Of the run; a Python integer.
-        options: The share of bad examples and the kinds to choose from, each as likely.
-
-    Returns:
-        int32 of the shape of `example_id`: the place of the kind in `options.kinds`, or CLEAN; and int32 [..., 2],
-        the seed for the image functions.
+    Returns int32 of the same shape: the index of the kind in `options.kinds`, or CLEAN; and int32 [..., 2], the seed
+    for the image functions.
     """
     share, choice, *image_seed = (
         tf.strings.to_hash_bucket_strong(example_id, _BUCKETS, key=[seed, salt]) for salt in range(4))
@@ -110,11 +103,11 @@ def corruption(example_id: tf.Tensor, seed: int, options: CorruptOptions) -> tup
 
 
 def noise(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
-    """Add what a dim lamp and a warm camera add: Poisson shot noise and Gaussian read noise.
+    """Add Poisson shot noise and Gaussian read noise, as of a dim lamp and a warm camera.
 
-    The standard deviation is strength * sqrt(value / PHOTONS + READ_NOISE^2), apart from clipping: 0.08 on white at 1.
-    Both are drawn together, as one Gaussian of that variance. Its cumulative distribution is within 0.0033 of the exact
-    one at strength 1 and 0.0065 at 2: where photons are few, read noise prevails. Poisson counts take 17 ms more.
+    The standard deviation is strength * sqrt(value / PHOTONS + READ_NOISE^2) before clipping: 0.08 on white at strength
+    1. Both are drawn as one Gaussian of that variance. Its cumulative distribution is within 0.0033 of the exact one at
+    strength 1 and 0.0065 at 2. Poisson counts take 17 ms more.
     """
     if strength == 0:
         return image
@@ -123,12 +116,12 @@ def noise(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def blur(image: tf.Tensor, strength: float, seed: tf.Tensor, radius: float = HR_RADIUS) -> tf.Tensor:
-    """Put the image out of focus: half the seeds a defocus disc, half a Gaussian as wide.
+    """Put the image out of focus: a defocus disc for half of the seeds, a Gaussian for the others.
 
-    The disc has radius `radius * strength` pixels; the Gaussian half of that as sigma, which is the same standard
-    deviation. Edges are symmetric. The sides must be known when the graph is built. Computed by FFT, since a depthwise
-    convolution takes 25 ms for 256x256x3; the upper and the lower half of the image are the real and the imaginary
-    part of one transform, since an inverse transform to real values takes twice the time of a complex one.
+    The disc has radius `radius * strength` pixels; the Gaussian's sigma is half of that, the same standard deviation.
+    Edges are symmetric. The sides must be known when the graph is built. Computed by FFT, since a depthwise convolution
+    takes 25 ms for 256x256x3. The upper and lower half of the image are the real and imaginary part of one transform,
+    since an inverse transform to real values takes twice the time of a complex one.
     """
     if strength == 0:
         return image
@@ -149,24 +142,24 @@ def blur(image: tf.Tensor, strength: float, seed: tf.Tensor, radius: float = HR_
 
 
 def contrast(image: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
-    """Stain, or expose, the slide wrongly: half the seeds each, and each upwards or downwards.
+    """Stain, or expose, the slide wrongly: half of the seeds each, in either direction.
 
-    Stain: the optical density, -log(image), is multiplied by 2^strength or 2^-strength; by Beer and Lambert's law that
-    is as much more or less stain in the tissue, and glass stays white. Exposure: the contrast about mid-grey is
-    multiplied by 2^strength or 2^-strength and the brightness moved by EXPOSURE * strength, up or down.
+    Stain: the optical density, -log(image), is multiplied by 2^strength or 2^-strength, which is as much more or less
+    stain (Beer-Lambert law); glass stays white. Exposure: the contrast about mid-grey is multiplied by 2^strength or
+    2^-strength, and EXPOSURE * strength is added or subtracted.
     """
     if strength == 0:
         return image
     staining, more, lighter = tf.unstack(_draw(seed, 3) < 0.5)
     factor = tf.where(more, 2.0**strength, 2.0**-strength)
     offset = 0.5 * (1 - factor) + EXPOSURE * strength * tf.where(lighter, 1.0, -1.0)
-    # A power by exp and log takes a fifth of tf.pow's time. Black stays black: its logarithm is -inf, and exp(-inf) 0.
+    # exp and log take a fifth of tf.pow's time. Black stays black: its logarithm is -inf, and exp(-inf) is 0.
     return tf.cond(staining, lambda: tf.exp(factor * tf.math.log(image)),
                    lambda: tf.clip_by_value(factor * image + offset, 0.0, 1.0))
 
 
 def outlier(image: tf.Tensor, strength: float, tile: tf.Tensor) -> tf.Tensor:
-    """Put a tile of another stain in an image's place; at a strength below 1 a double exposure of the two."""
+    """Replace an image by a tile of another stain; below strength 1 mix the two, as a double exposure."""
     return tile if strength == 1 else image + strength * (tile - image)
 
 
@@ -177,7 +170,7 @@ def load_outliers(folder: str | Path, size: int) -> tf.Tensor:
         uint8 [N, size, size, 3].
 
     Raises:
-        FileNotFoundError: No such folder, or no image in it.
+        FileNotFoundError: The folder does not exist or has no image.
         ValueError: A tile is smaller than `size`.
     """
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in OUTLIER_SUFFIXES)
@@ -192,7 +185,7 @@ def _centre(path: Path, size: int) -> np.ndarray:
     with open_slide(path) as tile:
         width, height = tile.dimensions
         require(min(width, height) >= size, "outlier_dir", f"hold tiles of at least {size}x{size} pixels",
-                "leave smaller ones out", f"{path} of {width}x{height}")
+                "remove smaller ones", f"{path} of {width}x{height}")
         return tile.read_region((width - size) // 2, (height - size) // 2, 0, size, size)
 
 
@@ -203,7 +196,7 @@ def _cropped(tile: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
 
 
 def _kernels(radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the disc and the Gaussian of the same standard deviation, each float32, odd-sided and summing to one."""
+    """Return the disc and the Gaussian of the same standard deviation, float32, odd-sided, with sum one."""
     reach = max(math.ceil(2 * radius), 1)  # four sigma of the Gaussian
     offsets = np.arange(-reach, reach + 1)
     distance = np.hypot(offsets[:, np.newaxis], offsets)
@@ -213,7 +206,7 @@ def _kernels(radius: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fast_side(least: int) -> int:
-    """Return the next number that has no prime factor above 5: others take an FFT up to half as long again."""
+    """Return the next number without a prime factor above 5: other sizes make an FFT up to 1.5 times slower."""
     return next(n for n in itertools.count(least) if 60**30 % n == 0)
 
 

@@ -1,21 +1,20 @@
-"""From shards to batches of (lr, hr), float32 in [0, 1]: a pipeline for training, one for evaluation. No Python inside.
+"""From shards to batches of (lr, hr), float32 in [0, 1]: one pipeline for training, one for evaluation.
 
-Training is an infinite stream, cut into epochs of a given number of batches:
+Training is an infinite stream, in epochs of a given number of batches:
 
     shards -> filter -> cache -> shuffle -> repeat -> crop, shrink, flips, quarter turns, other colours
            -> LR by the degradation -> corruption -> batch -> prefetch
 
-Shards of pairs carry the LR that was really scanned. A share of the examples, `pair_share`, takes it as it is; the
-others, of the same patches and of all others, get an LR that is made.
+Shards of pairs have the LR that was scanned. A share of the examples, `pair_share`, uses it; the others, from the same
+patches and from all others, get synthetic LR.
 
-Epoch k follows from (seed, k) alone: a run that starts with `first_epoch=k` gets bit for bit what an uninterrupted one
-gets, without reading what came before. No patch comes twice before all have come once. Which examples are corrupted,
-and how, follows from (seed, example id), see `pipelines.corrupt`; it is the same in every epoch. How LR is made is
-drawn each time.
+Epoch k depends only on (seed, k): a run that starts with `first_epoch=k` gets the same bits as an uninterrupted one,
+without reading earlier epochs. No patch comes twice before all came once. Which examples are corrupted, and how,
+depends on (seed, example id) and is the same in every epoch (`pipelines.corrupt`). Synthetic LR is drawn each time.
 
-Why this order: patches are cropped and turned as uint8, a quarter of the bytes. LR is made after that, so that it
-corresponds at any offset of the crop, and is rounded to 8 bit because a scanner's file holds no more. Examples are
-mapped one by one and not in batches: one fits the cache of a core, a batch of 16 does not (measured: 1.4 times faster).
+The order has reasons. Patches are cropped and turned as uint8, a quarter of the bytes. LR is made after that, so that
+it corresponds at any offset of the crop, and is rounded to 8 bit like a scanner's file. Examples are mapped one by one:
+one fits into the cache of a core, a batch of 16 does not (measured: 1.4 times faster).
 """
 from __future__ import annotations
 
@@ -23,93 +22,68 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import tensorflow as tf
 
-from pipelines.config import CorruptOptions, DegradeOptions, check_seed
+from pipelines.config import CorruptOptions, DatasetOptions, DegradeOptions, check_seed
 from pipelines.corrupt import corrupt_pair, load_outliers
 from pipelines.degrade import degrade_example
 from pipelines.degrade.camera import colour
 from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.shards import ShardSet, copy_shards, open_shards
-from pipelines.shards.record import decode
-from pipelines.shards.streams import Order, fold, from_disk, from_memory, in_turn
+from pipelines.shards.records import Order, decode, fold, from_disk, from_memory, in_turn
 
 Shards = ShardSet | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-# What a seed is for: no two purposes share one.
+# One number for each use of the seed.
 _ORDER, _AUGMENT, _SHRINK, _DEGRADE, _PAIR_ORDER, _CHOICE, _COLOUR = range(1, 8)
-DENSITY_STRETCH = 1.6  # of each colour, at most, and its reciprocal at least
+DENSITY_STRETCH = 1.6  # largest factor of a colour's optical density; its reciprocal is the smallest
 LR_SOURCES = ("auto", "made", "real")
-_as_it_is = tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes 2 s
+_as_it_is = tf.autograph.experimental.do_not_convert  # converting takes 2 s, and there is nothing to convert
 
 
 def training_dataset(
-    shards: Shards, *, batch_size: int, crop_size: int | None = None, steps_per_epoch: int | None = None,
-    first_epoch: int = 0, degrade: DegradeOptions | None = None, corrupt: CorruptOptions | None = None,
-    slides: Iterable[str] | None = None, min_tissue: float = 0.0, cache: str | os.PathLike[str] = "none",
-    shuffle_buffer: int = 512, augment: bool = True, shrink: float = 1.0, pair_share: float = 0.5,
-    recolour: float = 0.0, seed: int = 0,
+    shards: Shards, options: DatasetOptions | None = None, degrade: DegradeOptions | None = None,
+    corrupt: CorruptOptions | None = None, *, first_epoch: int = 0, slides: Iterable[str] | None = None, **changes: Any,
 ) -> tf.data.Dataset:
     """Return infinite, shuffled batches of (lr, hr).
 
     Args:
         shards: A folder, several, or a ShardSet.
-        batch_size: Examples in a batch; more than there are works by repetition.
-        crop_size: Side of the random crop of each patch; None takes whole patches.
-        steps_per_epoch: Batches in an epoch; by default as many as the examples fill, at least one.
-        first_epoch: The epoch to start with.
+        options: Batches, crops, augmentation, cache and seed.
         degrade: How LR is made.
-        corrupt: What is spoilt on purpose.
+        corrupt: What is corrupted on purpose.
+        first_epoch: The epoch to start with.
         slides: Ids of the slides to use; None for all.
-        min_tissue: Least tissue share of a patch.
-        cache: "none"; "memory", for the patches as uint8; or a folder, on a faster disk say, to copy the shards to.
-        shuffle_buffer: Patches to draw the next one from, and what memory it takes. It need not hold all: shards come
-            in random order, 16 side by side. With cache="memory" all are drawn from, at no further cost.
-        augment: Flip and turn.
-        pair_share: Where there are pairs, the share of the examples whose LR is the pair's own, in [0, 1].
-        shrink: Half of the crops of those whose LR is made are taken up to so many times larger, and shrunk to
-            crop_size by the mean over their area: slides of 0.25 microns per pixel then teach what 0.5 looks like too.
-            1 for none.
-        recolour: Share, in [0, 1], of those whose LR is made that get other colours before, as of another stain: red,
-            green and blue in another order, the optical density of each times 0.6 to 1.6. Glass stays white.
-        seed: Of the order, crops, sizes, flips, turns, colours, degradation and corruption.
+        **changes: Fields of `options` to replace, such as batch_size=8.
 
     Returns:
         lr float32 [batch_size, crop_size/scale, crop_size/scale, 3] in 8-bit steps; hr float32 [batch_size, crop_size,
         crop_size, 3].
 
     Raises:
-        FileNotFoundError: No such folder.
-        ValueError: The crop does not divide by the scale or is larger than a patch, no patch is left, an argument is
-            out of range, or the shards are not whole.
-        tf.errors.DataLossError: While iterating: a shard was damaged, its size kept; see `shards.record.damage_named`.
+        FileNotFoundError: A folder does not exist.
+        ValueError: The crop is not divisible by the scale or larger than a patch, no patch is left, an argument is out
+            of range, or the shards are incomplete.
+        tf.errors.DataLossError: While iterating: a shard is damaged; see `shards.records.damage_named`.
     """
+    options = replace(options or DatasetOptions(), **changes)
     degrade, corrupt = degrade or DegradeOptions(), corrupt or CorruptOptions()
-    require(batch_size > 0, "batch_size", "be positive", "16 is usual", batch_size)
-    require(first_epoch >= 0, "first_epoch", "be 0 or more", "0 is the beginning", first_epoch)
-    check_seed(seed)
-    steps = steps_per_epoch
-    require(steps is None or steps > 0, "steps_per_epoch", "be positive", "leave it out for all examples", steps)
+    require(first_epoch >= 0, "first_epoch", "be 0 or more", "0 is the first", first_epoch)
+    seed, shrink, augment, pair_share = options.seed, options.shrink, options.augment, options.pair_share
     chosen = _chosen(shards, slides)
-    count = _count(chosen, min_tissue)
-    crop = _crop(crop_size, chosen.patch_size, degrade)
-    require(1 <= shrink <= chosen.patch_size / crop, "shrink",
-            f"lie in 1 to {chosen.patch_size / crop:.4g}, the side of a patch over that of a crop",
-            "make it or the crop smaller", shrink)
-    require(0 <= pair_share <= 1, "pair_share", "lie in [0, 1]", "0.5 is half of the examples", pair_share)
-    require(0 <= recolour <= 1, "recolour", "lie in [0, 1]", "0 leaves all colours", recolour)
+    count = _count(chosen, options.min_tissue)
+    crop = _crop(options.crop_size, chosen.patch_size, degrade)
+    require(shrink <= chosen.patch_size / crop, "shrink",
+            f"lie in 1 to {chosen.patch_size / crop:.4g}, side of a patch / side of a crop",
+            "choose a smaller shrink or crop_size", shrink)
     pairs = chosen.pairs if pair_share else replace(chosen, shards=())
     check_pairs(pairs, degrade.scale)
-
-    def order_of(some: ShardSet) -> Order:
-        return from_memory(some, min_tissue) if cache == "memory" else from_disk(
-            some if cache == "none" else copy_shards(some, cache), min_tissue, shuffle_buffer)
-
-    orders = [order_of(some) for some in (chosen, pairs) if some.shards]
+    orders = [_order(some, options) for some in (chosen, pairs) if some.shards]
     outliers = _outliers(corrupt, crop)
-    per_epoch = batch_size * (steps or max(1, count // batch_size))
+    per_epoch = options.batch_size * (options.steps_per_epoch or max(1, count // options.batch_size))
 
     @_as_it_is
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -128,8 +102,8 @@ def training_dataset(
 
         def made() -> tuple[tf.Tensor, tf.Tensor]:
             hr = to_float(_cropped_and_turned(pixels, crop, shrink, augment, augment_seed))
-            if recolour:
-                hr = _recoloured(hr, recolour, fold(augment_seed, _COLOUR))
+            if options.recolour:
+                hr = _recoloured(hr, options.recolour, fold(augment_seed, _COLOUR))
             return degrade_example(hr, degrade, degrade_seed), hr
 
         def as_scanned() -> tuple[tf.Tensor, tf.Tensor]:
@@ -141,32 +115,32 @@ def training_dataset(
 
     examples = tf.data.Dataset.counter(first_epoch).flat_map(epoch_of)
     examples = examples.map(pair_of, num_parallel_calls=tf.data.AUTOTUNE)
-    return _in_order(examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
+    return _in_order(examples.batch(options.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
 
 
 def evaluation_dataset(
     shards: Shards, *, batch_size: int = 1, degrade: DegradeOptions | None = None, lr: str = "auto",
     slides: Iterable[str] | None = None, limit: int | None = None, seed: int = 0,
 ) -> tf.data.Dataset:
-    """Return each patch once, in a fixed order, as it is; of patches of several sizes the part that all have.
+    """Return each patch once, in a fixed order; if patches have several sizes, the part that all have.
 
     Args:
         shards: A folder, several, or a ShardSet.
         batch_size: Examples in a batch; the last one may have fewer.
         degrade: How LR is made.
-        lr: "made" by `degrade`, "real" for the LR that pairs carry, or "auto": real where there is one.
+        lr: "made" by `degrade`, "real" for the scanned LR of pairs, or "auto": real if there is one.
         slides: Ids of the slides to use; None for all.
-        limit: Use so many patches, from each slide the same number as far as it has them.
-        seed: Of what `degrade` draws; it follows from (seed, example id).
+        limit: Use so many patches, the same number from each slide if it has them.
+        seed: Seed of `degrade`, together with the example id.
 
     Returns:
         Dicts of example_id and slide_id, string [B]; lr float32 [B, size/scale, size/scale, 3] in 8-bit steps; hr
         float32 [B, size, size, 3].
 
     Raises:
-        FileNotFoundError: No such folder.
-        ValueError: The patch size does not divide by the scale, an argument is out of range, the shards are not
-            whole, or hold no pairs or others where `lr` is "real".
+        FileNotFoundError: A folder does not exist.
+        ValueError: The patch size is not divisible by the scale, an argument is out of range, the shards are
+            incomplete, or `lr` is "real" and not all are pairs.
     """
     degrade = degrade or DegradeOptions()
     require(batch_size > 0, "batch_size", "be positive", "1 is usual", batch_size)
@@ -177,7 +151,7 @@ def evaluation_dataset(
     size = _crop(None, chosen.patch_size, degrade)
     there = len(chosen.pairs.shards)
     require(lr != "real" or there == len(chosen.shards), "lr", "be 'made' or 'auto' where patches carry no LR",
-            "name pairs alone", lr)
+            "give only pairs", lr)
     if lr != "made":
         check_pairs(chosen.pairs, degrade.scale)
 
@@ -201,10 +175,10 @@ def evaluation_dataset(
 
 
 def check_pairs(pairs: ShardSet, scale: int) -> None:
-    """Refuse pairs of another scale.
+    """Check the scale of pairs.
 
     Raises:
-        ValueError: Names the slide.
+        ValueError: A slide's pairs have another scale; names it.
     """
     for shard in pairs.shards:
         require(shard.pair_scale == scale, "scale", f"be {shard.pair_scale}, that of the pairs of {shard.slide_id}",
@@ -234,6 +208,13 @@ def _crop(crop_size: int | None, patch_size: int, degrade: DegradeOptions) -> in
     return side
 
 
+def _order(shards: ShardSet, options: DatasetOptions) -> Order:
+    if options.cache == "memory":
+        return from_memory(shards, options.min_tissue)
+    shards = shards if options.cache == "none" else copy_shards(shards, options.cache)
+    return from_disk(shards, options.min_tissue, options.shuffle_buffer)
+
+
 def _outliers(corrupt: CorruptOptions, size: int) -> tf.Tensor | None:
     if corrupt.fraction == 0 or "outlier" not in corrupt.kinds or corrupt.outlier_dir is None:
         return None
@@ -241,19 +222,19 @@ def _outliers(corrupt: CorruptOptions, size: int) -> tf.Tensor | None:
 
 
 def _passes(order: Order, seed: tf.Tensor) -> tf.data.Dataset:
-    """Return records without end: pass after pass over all of them, each in an order of its own."""
+    """Return records without end: pass after pass over all of them, each in another order."""
     return tf.data.Dataset.counter().flat_map(lambda number: order(fold(seed, number)))
 
 
 def _mixed(made: tf.data.Dataset, real: tf.data.Dataset, share: float, seed: tf.Tensor) -> tf.data.Dataset:
-    """Return (record, whether its own LR is taken), the share of which a draw for each position decides."""
+    """Return (record, whether to use its scanned LR) with this share of scanned LR, drawn for each position."""
     choice = tf.data.Dataset.counter().map(
         lambda position: tf.cast(tf.random.stateless_uniform([], fold(seed, position)) < share, tf.int64))
     return tf.data.Dataset.choose_from_datasets([made, real.map(lambda record: (record, True))], choice)
 
 
 def _cropped_and_turned(pixels: tf.Tensor, crop: int, shrink: float, augment: bool, seed: tf.Tensor) -> tf.Tensor:
-    """Return a random part of uint8 [size, size, 3], crop x crop, as one of its eight orientations if `augment`."""
+    """Return a random part of uint8 [size, size, 3], crop x crop, in one of 8 orientations if `augment`."""
     drawn = tf.random.stateless_uniform([5], seed)
     side = crop if shrink == 1 else _side(crop, shrink, fold(seed, _SHRINK))
     top, left = _corner(drawn, tf.shape(pixels)[0] - side)
@@ -278,7 +259,7 @@ def _pair_cropped_and_turned(lr: tf.Tensor, hr: tf.Tensor, crop: int, scale: int
 
 
 def _corner(drawn: tf.Tensor, last: tf.Tensor) -> list[tf.Tensor]:
-    """Return a random corner, 0 to `last` included, down and right."""
+    """Return a random corner (down, right), each from 0 to `last`."""
     return tf.unstack(tf.cast(drawn[:2] * tf.cast(last + 1, tf.float32), tf.int32))
 
 
@@ -292,7 +273,10 @@ def _turned(pixels: tf.Tensor, drawn: tf.Tensor, augment: bool) -> tf.Tensor:
 
 
 def _recoloured(hr: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
-    """Return float32 [H, W, 3] in [0, 1] in the colours of some other stain, so often as `share` says."""
+    """Return float32 [H, W, 3] in [0, 1], this share of times in the colours of another stain.
+
+    Red, green and blue are permuted and their optical densities multiplied by 0.6 to 1.6. Glass stays white.
+    """
     chosen, *stretch = tf.unstack(tf.random.stateless_uniform([4], seed))
 
     def other() -> tf.Tensor:
@@ -304,14 +288,14 @@ def _recoloured(hr: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _side(crop: int, shrink: float, seed: tf.Tensor) -> tf.Tensor:
-    """Return the side to crop: `crop` half of the time, otherwise one up to `shrink` times as long."""
+    """Return the side to crop: `crop` half of the time, otherwise up to `shrink` times as long."""
     larger, by = tf.unstack(tf.random.stateless_uniform([2], seed))
     factor = tf.where(larger < 0.5, 1 + by * (shrink - 1), 1.0)
     return tf.cast(tf.round(crop * factor), tf.int32)
 
 
 def _seed_of(example_id: tf.Tensor, seed: int) -> tf.Tensor:
-    """Return the seed [2] of what is drawn for an example, the same whenever it is read."""
+    """Return the seed [2] of an example, the same whenever it is read."""
     return tf.stack([tf.strings.to_hash_bucket_strong(example_id, 2**31 - 1, key=[seed, salt])
                      for salt in (_DEGRADE, _CHOICE)])
 

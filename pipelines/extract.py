@@ -3,18 +3,18 @@
     python -m pipelines.extract --data=sample --output=shards/sample --patch_size=128
     python -m pipelines.extract --data=slides/,more/case.svs --output=shards/mine --mpp=0.5 --max_patches=2000
 
-Slides are read side by side. What was stopped goes on where it stopped when the same command is run again. What can't
-be read is skipped and listed at the end, and is on the slide's page in the output folder; --strict makes it an error.
+Slides are read in parallel. The same command again continues a run that was stopped. Slides and patches that cannot be
+read are skipped, listed at the end, and recorded in the slide's .json; --strict makes them an error.
 
---ray=auto reads them on the machines of a Ray cluster, to the same bytes; all of them must see slides and output under
-the same paths. A machine that is lost costs nothing but time.
+--ray=auto reads slides on the machines of a Ray cluster, to the same bytes. All machines need slides and output under
+the same paths. A lost machine costs only time.
 
-Pairs, whose LR was scanned and is not made of HR:
+Pairs with scanned LR, instead of LR made from HR:
 
     python -m pipelines.extract --data=pairs/ --output=shards/pairs          NAME.jpeg beside NAME_lrXY.png
-    python -m pipelines.extract --data=hr/ --lr_data=lr/ --output=shards/pairs       two folders of the same names
+    python -m pipelines.extract --data=hr/ --lr_data=lr/ --output=shards/pairs       two folders with the same names
     python -m pipelines.extract --data=slides/ --pairs=levels --output=shards/levels     levels of the slides
-    python -m pipelines.extract --pairs=pairs.json --output=shards/pairs       two scans that pipelines.register matched
+    python -m pipelines.extract --pairs=pairs.json --output=shards/pairs       two scans, from pipelines.register
 """
 from __future__ import annotations
 
@@ -25,57 +25,54 @@ from contextlib import nullcontext
 from absl import flags
 
 from pipelines.cluster import Cluster
-from pipelines.config import SCALES, PatchOptions
+from pipelines.config import PatchOptions
 from pipelines.console import run
 from pipelines.errors import require, require_folder
-from pipelines.flags import define_patch_flags, patch_options, registered
+from pipelines.flags import define, patch_options, registered
 
 LISTED = 10
 
 FLAGS = flags.FlagValues()
-define_patch_flags(FLAGS)
-flags.DEFINE_list("data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is the one that comes along.",
-                  flag_values=FLAGS)
+flags.DEFINE_list("data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is a slide that is always "
+                  "there.", flag_values=FLAGS)
 flags.DEFINE_string("lr_data", None, "Folder with the LR of the tiles in --data, which is then one folder: the same "
                     "folders and names in both.", flag_values=FLAGS)
-flags.DEFINE_enum("scale", str(PatchOptions().scale), [str(scale) for scale in SCALES],
-                  "HR side over LR side of --pairs=levels; that of pairs of files follows from their sizes.",
-                  flag_values=FLAGS)
-flags.DEFINE_boolean("match_colours", False, "Give HR the colours of LR, where --pairs are two scans.",
-                     flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the choice of patches.", flag_values=FLAGS)
-flags.DEFINE_integer("workers", None, "Slides read at the same time; one a core if left out.", flag_values=FLAGS)
-flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that can't be read.", flag_values=FLAGS)
-flags.DEFINE_string("ray", None, "Read on a Ray cluster: auto for the one that runs on this machine, else one of its "
-                    "own; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
+flags.DEFINE_integer("workers", None, "Processes that read slides; by default one per core.", flag_values=FLAGS)
+flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that cannot be read.", flag_values=FLAGS)
+flags.DEFINE_string("ray", None, "Read on a Ray cluster: 'auto' for the one that this machine belongs to, or else a "
+                    "local one; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
+define(FLAGS, PatchOptions)
 
 
 def main() -> int:
-    """Extract, and say what came of it."""
+    """Extract, and print the result."""
     options = patch_options(FLAGS, seed=FLAGS.seed)
     folder = require_folder(FLAGS.output)
-    from pipelines.pairs import pair_folders, pair_scans
+    from pipelines.pairs import pair_folders
     from pipelines.patches import find_sources
     from pipelines.shards import write_shards
 
     pages = registered(FLAGS.pairs)
-    require(not pages or FLAGS["data"].using_default_value, "data", "be left out where pairs names registered scans",
-            "they are the slides", FLAGS.data)
+    require(not pages or FLAGS["data"].using_default_value, "data", "be left out with registered scans",
+            "--pairs names the slides", FLAGS.data)
     if pages:
+        from pipelines.scan_pairs import pair_scans  # slow to import
+
         sources, options = pair_scans(pages, options)
     else:
         sources = find_sources(FLAGS.data)
     if FLAGS.lr_data:
-        require(len(FLAGS.data) == 1, "data", "be one folder where lr_data is one", "pair the others by themselves",
+        require(len(FLAGS.data) == 1, "data", "be one folder with lr_data", "extract other folders separately",
                 FLAGS.data)
         sources = pair_folders(sources, FLAGS.data[0], FLAGS.lr_data)
     homes = {path.parent for source in sources for path in source.files}
     require(not any(home.resolve().is_relative_to(folder.resolve()) for home in homes), "output",
-            "hold none of the slides", "no slide is looked for beside shards: name another folder", FLAGS.output)
+            "hold none of the slides", "folders with shards are not searched for slides: choose another folder",
+            FLAGS.output)
     with Cluster(FLAGS.ray, most=FLAGS.workers) if FLAGS.ray else nullcontext() as cluster:
         report = write_shards(sources, folder, options, FLAGS.workers, FLAGS.strict, cluster=cluster)
-    kept = f" ({report.kept} of them there before)" if report.kept else ""
+    kept = f" ({report.kept} of them finished before)" if report.kept else ""
     print(f"{report.patches} patches of {report.slides} slides{kept} in {FLAGS.output}")
     print_skipped(report.skipped)
     print(f"train on them: python -m sr_keras.train --train_data={FLAGS.output} --run=runs/mine")
@@ -83,11 +80,11 @@ def main() -> int:
 
 
 def print_skipped(skipped: Sequence) -> None:
-    """List what gave no patch: the first `LISTED`, and how many more."""
+    """List the first `LISTED` of what gave no patch, and the number of the others."""
     for item in skipped[:LISTED]:
         print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
     if len(skipped) > LISTED:
-        print(f"skipped: {len(skipped) - LISTED} more, see the .json of each slide")
+        print(f"skipped: {len(skipped) - LISTED} more; see the .json of each slide")
 
 
 if __name__ == "__main__":

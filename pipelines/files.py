@@ -1,4 +1,4 @@
-"""Writing that is whole or not there: a temporary name beside the target, fsync, rename. And a full disk, by name."""
+"""Atomic writing: to a temporary name beside the target, then fsync and rename. And full disks named by file."""
 from __future__ import annotations
 
 import errno
@@ -13,10 +13,10 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success what was written there, file or folder, becomes `path`.
+    """Yield a temporary path beside `path`; on success, the file or folder written there becomes `path`.
 
-    On an error the temporary is removed and `path` is as it was. A folder replaces nothing: `path` must not exist.
-    The suffix is kept, since many writers choose their format by it.
+    On an error the temporary is removed and `path` is unchanged. A folder needs a `path` that does not exist. The
+    suffix is kept, since many writers choose their format by it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 @contextmanager
 def full_disk_named(path: Path, remedy: str) -> Iterator[None]:
-    """Turn the error of a full disk into one that names what was being written, and the remedy."""
+    """Turn the error of a full disk into one that names the file and the remedy."""
     try:
         yield
     except OSError as error:

@@ -1,18 +1,18 @@
-"""HR patches from slides: which places have tissue, and what is there.
+"""HR patches from slides: where there is tissue, and the pixels there.
 
     for patch in read_patches(source, PatchOptions(patch_size=256, mpp=0.5)):
         if isinstance(patch, Skipped): ...
 
-A patch is `patch_size` pixels a side at the asked mpp or level; its (x, y) is its top left corner in level 0. Places
-lie on a grid or are drawn at random; where there are more than `max_patches`, some are drawn from all over. All of it
-follows from (seed, slide id) and nothing else. No patch leaves its slide or its source's region. What gives no patch is
-given back as `Skipped`, and the rest goes on.
+A patch has `patch_size` pixels a side at the given mpp or level; its (x, y) is its top left corner in level 0. Patches
+lie on a grid or at random places; if there are more than `max_patches`, some are chosen from all over the slide. The
+choice depends only on (seed, slide id). No patch leaves its slide or its source's region. What gives no patch is
+returned as `Skipped`, and reading goes on.
 
-A tile is a small slide of its own, with coordinates of its own: `Patch.name` says which tile it is from.
+A tile is a small slide with its own coordinates; `Patch.name` says which tile a patch is from.
 
-Where pairs are asked for, a patch brings the LR that was scanned: from a file beside the tile (`pipelines.pairs`), from
-a coarser level of the slide (`pipelines.levels`), or from a second scan of the same glass (`pipelines.register`; the
-name is then the corner in LR pixels). LR that does not show what HR shows is skipped.
+A patch of a pair has the LR that was scanned: from a file beside the tile or a coarser level (`pipelines.pairs`), or
+from a second scan of the same glass (`pipelines.scan_pairs`; the name is then the corner in LR pixels). Pairs whose LR
+does not show what HR shows are skipped.
 """
 from __future__ import annotations
 
@@ -22,27 +22,49 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.levels import LevelPairs
-from pipelines.pairs import match_files, read_pair, refuse_pairs
-from pipelines.places import find_places, find_span, mask_side
-from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Slide, SlideError, open_slide
-from pipelines.sources import Source, check_disjoint, find_sources, split_sources
+from pipelines.pairs import LevelPairs, match_files, read_pair, refuse_pairs
+from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Resolution, Slide, SlideError, open_slide
+from pipelines.sources import Region, Source, check_disjoint, find_sources, split_sources
 from pipelines.tissue import slide_mask
 
 __all__ = ["Patch", "Skipped", "Source", "check_disjoint", "find_sources", "read_patches", "split_sources"]
 
+MASK_PIXELS_PER_PATCH = 16  # of the tissue mask, along a side
+SLIDE_MASK, TILE_MASK = (512, 2048), (64, 2048)  # limits of the mask's longer side, to be quick
+DRAWS_PER_PATCH, MOST_DRAWS = 1000, 1_000_000
+
+
+class Span(NamedTuple):
+    """Where a patch's corner may lie, ends included, in pixels of the resolution to read."""
+
+    x: int
+    last_x: int
+    y: int
+    last_y: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no corner."""
+        return self.last_x < self.x or self.last_y < self.y
+
+    @property
+    def is_one_place(self) -> bool:
+        """Whether there is exactly one corner."""
+        return self.last_x == self.x and self.last_y == self.y
+
 
 @dataclass(frozen=True)
 class Patch:
-    """One HR patch: where it is in level 0, its true mpp (None: unknown), the share of it that is tissue.
+    """One HR patch: its corner in level 0, its mpp (None: unknown), the share of it that is tissue.
 
-    `pixels` are uint8 [patch_size, patch_size, 3]. `name` tells it apart within its slide: x_y, TILE or TILE_x_y.
-    `lr` is the low resolution of a pair, uint8 [patch_size/scale, patch_size/scale, 3]; None where it is made later.
+    `pixels` are uint8 [patch_size, patch_size, 3]. `name` is unique within its slide: x_y, TILE or TILE_x_y. `lr` is
+    the LR of a pair, uint8 [patch_size/scale, patch_size/scale, 3]; None for a patch that is not of a pair.
     """
 
     slide_id: str
@@ -56,15 +78,15 @@ class Patch:
 
     @property
     def example_id(self) -> str:
-        """What tells this patch apart from every other."""
+        """A name that no other patch has."""
         return f"{self.slide_id}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """What gave no patch, and why. `where` is "slide", the file of a tile, or the x_y of a place.
+    """What gave no patch, and why. `where` is "slide", a tile's file, or the x_y of a place.
 
-    `broken` tells what could not be read from what had nothing to read: no tissue, or smaller than a patch.
+    `broken` means that it could not be read; otherwise it has no tissue or is smaller than a patch.
     """
 
     slide_id: str
@@ -74,15 +96,15 @@ class Skipped:
 
 
 def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skipped]:
-    """Yield the patches of one slide, top to bottom, and what had to be skipped.
+    """Yield the patches of one slide, top to bottom, and what was skipped.
 
-    Of tiles, `max_patches` are drawn from as many tiles as possible. A pair of files is one patch, as large as its LR
-    covers and whatever its tissue: whoever made the pairs has chosen them.
+    With tiles, `max_patches` come from as many tiles as possible. A pair of files is one patch of the size that its LR
+    covers, whatever its share of tissue: who made the pairs has chosen them.
 
     Raises:
         ValueError: The source's region does not lie in its slide.
     """
-    require(not (source.tiles and source.region), "region", "be left out for tiles", "it cuts a slide", source.region)
+    require(not (source.tiles and source.region), "region", "be left out for tiles", "it is for slides", source.region)
     reason = _unfit(source, options)
     if reason:
         yield Skipped(source.slide_id, "slide", reason)
@@ -98,31 +120,31 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
 
 
 def gives_patch(source: Source, options: PatchOptions) -> bool:
-    """Tell whether a slide gives a patch at all; the first that can be read decides."""
+    """Tell whether a slide gives at least one patch."""
     return any(isinstance(patch, Patch) for patch in read_patches(source, options))
 
 
 def _unfit(source: Source, options: PatchOptions) -> str | None:
-    """Return why a slide as a whole cannot give what is asked for, None where it may."""
+    """Return why a slide cannot give any of the patches asked for; None if it may."""
     where, mpp, own = source.files[0].parent if source.tiles else source.files[0], options.mpp, options.assume_mpp
     if source.tiles and mpp is not None and own is None:
-        return (f"{where}: tiles do not say their microns per pixel; give them by --assume_mpp, or leave --mpp out. "
+        return (f"{where}: tiles have no resolution metadata; set --assume_mpp, or leave --mpp out. "
                 f"Received: mpp={mpp}")
     if source.is_pairs:
         as_it_is = options.level == 0 and (not mpp or not own or abs(mpp / own - 1) <= MPP_TOLERANCE)
         return None if as_it_is else f"{where}: pairs of files are read as they are; leave --mpp and --level out"
     if options.pairs == "scans" and not source.scans:
-        return (f"{where}: has no second scan that it was registered with; give the .json of pipelines.register to "
-                "pipelines.extract by --pairs, and name its shards here")
+        return (f"{where}: has no registered second scan; give the .json of pipelines.register to pipelines.extract as "
+                "--pairs, and use its shards here")
     if options.pairs == "files":
         return f"{where}: has no LR beside it; name it TILE_lrXY, give --lr_data, or leave --pairs out"
     if options.pairs == "levels" and source.tiles:
-        return f"{where}: tiles have one level, and no coarser one to pair it with; leave them or --pairs out"
+        return f"{where}: tiles have one level, and pairs need a coarser one; leave out the tiles or --pairs"
     return None
 
 
 def _tile_names(source: Source) -> dict[Path, str]:
-    """Return what each tile is called; a.png beside a.jpg keep their suffixes."""
+    """Return the name of each tile; a.png beside a.jpg keep their suffixes."""
     count = Counter(path.stem for path in source.paths)
     return {path: path.stem if count[path.stem] == 1 else path.name for path in source.paths if source.tiles}
 
@@ -147,8 +169,7 @@ def _read_pairs(source: Source, options: PatchOptions, rng: np.random.Generator)
 
 def _read_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
     # Slow to import, and of no use to others.
-    from pipelines.register.cut import cut, hr_corner, hr_mpp, places_with_tissue
-    from pipelines.register.registration import read_registration
+    from pipelines.scan_pairs import cut, hr_corner, hr_mpp, places_with_tissue, read_registration
 
     page, lr_path = source.scans or (Path(), Path())
     found, side = read_registration(page), options.patch_size // options.scale
@@ -174,18 +195,17 @@ def _read_scans(source: Source, options: PatchOptions, rng: np.random.Generator)
 
 
 def _read_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
-    limit, paths = options.max_patches, source.paths
+    limit, paths, names = options.max_patches, source.paths, _tile_names(source)
     if limit is not None:
         paths = tuple(paths[i] for i in rng.permutation(len(paths)))
     per_file = None if limit is None else math.ceil(limit / len(paths))
-    names = _tile_names(source)
     for path in paths:
         yield from _read_file(path, names.get(path), source, options, rng, per_file)
 
 
 def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptions, rng: np.random.Generator,
                limit: int | None) -> Iterator[Patch | Skipped]:
-    where = path.name if tile else "slide"
+    where, size = path.name if tile else "slide", options.patch_size
     try:
         with open_slide(path, options.assume_mpp) as slide:
             wanted = slide.resolution(options.mpp, options.level)
@@ -195,10 +215,10 @@ def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptio
             span = find_span(slide, wanted, source.region, options, reach)
             if span.is_empty:
                 region = f"its region {','.join(map(str, source.region))} " if source.region else ""
-                reason = f"{path}: {region}is smaller than a patch of {options.patch_size} pixels"
+                reason = f"{path}: {region}is smaller than a patch of {size} pixels"
                 yield Skipped(source.slide_id, where, reason, broken=False)
                 return
-            mask = slide_mask(slide, mask_side(slide, wanted, options.patch_size, source.tiles))
+            mask = slide_mask(slide, mask_side(slide, wanted, size, source.tiles))
             places = find_places(slide, wanted, span, mask, options, rng, limit)
             if not places:
                 reason = f"{path}: has no tissue (no patch with min_tissue={options.min_tissue})"
@@ -208,7 +228,8 @@ def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptio
             for x, y, tissue in places:
                 name = f"{x}_{y}" if not tile else tile if span.is_one_place else f"{tile}_{x}_{y}"
                 try:
-                    pixels, lr = pairs.read(x, y) if pairs else (_hr(slide, x, y, options), None)
+                    pixels, lr = pairs.read(x, y) if pairs else (
+                        slide.read_at(x, y, size, size, options.mpp, options.level), None)
                 except SlideError as error:
                     yield Skipped(source.slide_id, where if tile else name, str(error))
                 else:
@@ -217,9 +238,83 @@ def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptio
         yield Skipped(source.slide_id, where, str(error))
 
 
-def _hr(slide: Slide, x: int, y: int, options: PatchOptions) -> np.ndarray:
-    return slide.read_at(x, y, options.patch_size, options.patch_size, options.mpp, options.level)
-
-
 def _entropy(seed: int, slide_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{slide_id}".encode()).digest()[:8], "little")
+
+
+def find_span(slide: Slide, wanted: Resolution, region: Region | None, options: PatchOptions, reach: float) -> Span:
+    """Return where corners may lie so that patches stay inside the region (x, y, width, height in level 0) or slide.
+
+    `reach` is how many level-0 pixels around a patch its resampling reads; these must not lie in another region.
+
+    Raises:
+        ValueError: The region does not lie in the slide.
+    """
+    l0_w, l0_h = slide.dimensions
+    x, y, width, height = region or (0, 0, l0_w, l0_h)
+    inside = x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= l0_w and y + height <= l0_h
+    require(inside, "region", f"lie inside the slide's {l0_w} x {l0_h} pixels",
+            f"give x, y, width, height in level 0 of {slide.path}", region)
+    inset = math.ceil(reach) if region else 0
+    nearly = 1e-6  # a rounding error of 1/downsample must not lose the last column of patches
+    scale, size = 1 / wanted.downsample, options.patch_size
+    first = [math.ceil((start + inset) * scale) for start in (x, y)]
+    last = [math.floor((end - inset) * scale + nearly) - size for end in (x + width, y + height)]
+    # Corners of pairs are multiples of the scale.
+    (x, y), (last_x, last_y) = ([-(-start // options.unit) * options.unit for start in first],
+                                [end - end % options.unit for end in last])
+    return Span(x, last_x, y, last_y)
+
+
+def find_places(slide: Slide, wanted: Resolution, span: Span, mask: np.ndarray, options: PatchOptions,
+                rng: np.random.Generator, limit: int | None) -> list[tuple[int, int, float]]:
+    """Return (x, y, share of tissue) of the chosen places, top to bottom; x and y in level 0."""
+    corners = _grid(span, options) if options.sampling == "grid" else _draws(span, rng, limit or 1, options.unit)
+    # Pixels of a level start at the nearest level-0 pixel. A resampled patch starts anywhere, but inside.
+    l0_corners = (np.floor if wanted.resampled else np.rint)(corners * wanted.downsample)
+    tissue = _tissue_share(mask, l0_corners, wanted.downsample * options.patch_size, slide.dimensions)
+    fit = np.flatnonzero(tissue >= options.min_tissue)
+    if limit is not None and len(fit) > limit:
+        fit = fit[:limit] if options.sampling == "random" else _spread(fit, rng, limit)
+    chosen = fit[np.lexsort((l0_corners[fit, 0], l0_corners[fit, 1]))]
+    return [(int(l0_corners[i, 0]), int(l0_corners[i, 1]), float(tissue[i])) for i in chosen]
+
+
+def _grid(span: Span, options: PatchOptions) -> np.ndarray:
+    """Return all corners of the grid [N, 2], row by row."""
+    step = options.stride or options.patch_size
+    x, y = np.arange(span.x, span.last_x + 1, step), np.arange(span.y, span.last_y + 1, step)
+    return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
+
+
+def _draws(span: Span, rng: np.random.Generator, limit: int, unit: int) -> np.ndarray:
+    """Return distinct random corners [N, 2], enough for `limit` of them to hit tissue if it is rare."""
+    count = min(DRAWS_PER_PATCH * limit, MOST_DRAWS)
+    corners = rng.integers((span.x, span.y), (span.last_x + 1, span.last_y + 1), (count, 2))
+    corners -= corners % unit
+    first = np.unique(corners[:, 1] * (span.last_x + 1) + corners[:, 0], return_index=True)[1]
+    return corners[np.sort(first)]
+
+
+def _spread(items: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draw one item from each of `count` equal parts."""
+    edges = np.linspace(0, len(items), count + 1).astype(int)
+    return items[rng.integers(edges[:-1], edges[1:])]
+
+
+def _tissue_share(mask: np.ndarray, l0_corners: np.ndarray, l0_side: float, dimensions: tuple[int, int]) -> np.ndarray:
+    """Return the share of tissue in each square, [N] in [0, 1], by a summed-area table of the mask."""
+    sums = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    size = np.array(mask.shape[::-1])
+    scale = size / np.array(dimensions)
+    start = np.minimum(np.rint(l0_corners * scale).astype(int), size - 1)
+    end = np.clip(np.rint((l0_corners + l0_side) * scale).astype(int), start + 1, size)
+    (x, y), (x_end, y_end) = start.T, end.T
+    inside = sums[y_end, x_end] - sums[y, x_end] - sums[y_end, x] + sums[y, x]
+    return inside / ((x_end - x) * (y_end - y))
+
+
+def mask_side(slide: Slide, wanted: Resolution, size: int, is_tile: bool) -> int:
+    """Return the longer side of the tissue mask for patches of `size` pixels."""
+    side = max(slide.dimensions) / (wanted.downsample * size) * MASK_PIXELS_PER_PATCH
+    return int(np.clip(side, *(TILE_MASK if is_tile else SLIDE_MASK)))

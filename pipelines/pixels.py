@@ -1,9 +1,9 @@
-"""Pixels as numbers: uint8 at the doors (files, shards, serving), float32 in [0, 1] inside.
+"""Conversion of pixels: uint8 in files, shards and serving; float32 in [0, 1] inside.
 
-`to_float`, `to_uint8` and `quantise` take NumPy arrays and TensorFlow tensors of any shape and give back the same
-kind, with bit-identical values for both. `as_rgb` is NumPy alone: whatever an image file held becomes uint8 [H, W, 3].
+`to_float`, `to_uint8` and `quantise` take NumPy arrays or TensorFlow tensors of any shape and return the same kind,
+with bit-identical values. `as_rgb` turns any decoded image into uint8 [H, W, 3], with NumPy only.
 
-TensorFlow is imported only when a tensor comes in: reading slides does not pay for it.
+TensorFlow is imported only for tensors, so that reading slides does not need it.
 """
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-Images = Any  # np.ndarray or tf.Tensor; the kind that comes in goes out
+Images = Any  # np.ndarray or tf.Tensor; functions return the kind that they get
 WHITE = 255
-# A product and not a division: graph compilers replace a division by a constant with this very product, and
-# values must not depend on who computed them.
+# A product, since graph compilers replace a division by a constant with it, and values must be the same everywhere.
 _STEP = np.float32(1 / 255)
 
 
@@ -27,7 +26,7 @@ def to_float(images: Images) -> Images:
 
 
 def to_uint8(images: Images) -> Images:
-    """Return float images in [0, 1] as uint8; halves round to even and what lies outside is clipped."""
+    """Return float images in [0, 1] as uint8; halves round to even, other values are clipped."""
     if isinstance(images, np.ndarray):
         return np.rint(_clip_255(images)).astype(np.uint8)
     import tensorflow as tf
@@ -35,7 +34,7 @@ def to_uint8(images: Images) -> Images:
 
 
 def quantise(images: Images) -> Images:
-    """Return float images as the float32 in [0, 1] that an 8-bit file of them would give back."""
+    """Return float images as float32 in [0, 1] after rounding to 8 bit."""
     return to_float(to_uint8(images))
 
 
@@ -47,17 +46,10 @@ def _clip_255(images: Images) -> Images:
 
 
 def as_rgb(array: np.ndarray, name: str) -> np.ndarray:
-    """Return a decoded image as uint8 RGB.
+    """Return a decoded image, [H, W] or [H, W, 1 to 4] of uint8, uint16 or bool, as uint8 RGB [H, W, 3].
 
-    Grey is repeated, alpha is composited over white (glass, not ink), 16 bit is scaled by 1/257 so that 65535
-    becomes 255, and one-bit images become 0 and 255.
-
-    Args:
-        array: [H, W] or [H, W, C], C one of 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA); uint8, uint16 or bool.
-        name: What the image is called in an error, its file as a rule.
-
-    Returns:
-        uint8 [H, W, 3].
+    Grey is repeated, alpha is composited over white (glass), 16 bit is scaled by 1/257 so that 65535 becomes 255, and
+    one-bit images become 0 and 255. `name` is for error messages.
 
     Raises:
         ValueError: Another shape or dtype.

@@ -1,18 +1,18 @@
-"""One interface over whole-slide images and plain images: levels, mpp, and regions as uint8 RGB.
+"""One interface to whole-slide images and pictures: levels, mpp, and regions as uint8 RGB.
 
     with open_slide("case.svs") as slide:
         patch = slide.read_at(4096, 8192, 256, 256, mpp=0.5)
 
-Planes: `l0_` is level 0, `level_` the pixels of a level. Pixel i of a plane that is d times coarser covers level 0 from
-d*i to d*(i+1): half-pixel centres, so its centre lies at d*i + (d-1)/2. Regions are given by their top left corner in
-level 0 and their size in the pixels that are returned. What is outside of a slide, or transparent, is white.
+Coordinates: `l0_` are pixels of level 0, `level_` pixels of a level. Pixel i of a plane that is d times coarser covers
+level 0 from d*i to d*(i+1), so its centre is at d*i + (d-1)/2 (half-pixel centres). A region is given by its top left
+corner in level 0 and its size in returned pixels. Pixels outside the slide, or transparent ones, are white.
 
-Resolution is in microns per pixel (mpp), the mean of x and y. `read_at` takes the coarsest level that is still at least
-as fine as asked and, where that is not the asked mpp, resamples it (Lanczos, its support widened by the factor: no
-aliasing). A level within `MPP_TOLERANCE` of what was asked is taken as it is: true pixels beat resampled ones.
+Resolution is in microns per pixel (mpp), the mean of x and y. `read_at` takes the coarsest level that is at least as
+fine as requested, and resamples it if needed (Lanczos, without aliasing). A level within `MPP_TOLERANCE` is taken as it
+is, since real pixels are better than resampled ones.
 
-With `average`, a coarse level that was compressed again is passed over: pixels are means of a level that is 2 to 4
-times finer than asked, where the slide has one. A factor within `MPP_TOLERANCE` of a whole number is taken as that.
+With `average`, pixels are means of a level that is 2 to 4 times finer than requested, if the slide has one: coarse
+levels were compressed again. A factor within `MPP_TOLERANCE` of a whole number is rounded to it.
 """
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
-from pipelines.formats import Dimensions, Reader, SlideError, open_reader, told_by_file
+from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import WHITE, as_rgb
+from pipelines.readers import Reader, open_reader
+from pipelines.readers.tiff import Dimensions
 
 __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "slide_id_of"]
 
 # Scanners of one nominal magnification differ by this much: "40x" is 0.2275 to 0.2638.
 MPP_TOLERANCE = 0.06
-FINER = (2, 4)  # by so much a level is finer that is averaged: less leaves its compression in, more costs time
-SHAPE_TOLERANCE = 0.05  # some scanners fill up the last tile of a level
-LANCZOS_SUPPORT = 3  # the widest of the filters below
+FINER = (2, 4)  # times finer than the result: less keeps the level's compression, more costs time
+SHAPE_TOLERANCE = 0.05  # some scanners pad the last tile of a level
+LANCZOS_SUPPORT = 3  # of the widest filter below
 BLOCK = 256
 LIKE_TISSUE = (200, 80, 160)
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What is read for an asked resolution: a level, and level-0 pixels per pixel returned. `mpp` is the true one.
+    """How a requested resolution is read: a level, and level-0 pixels per returned pixel. `mpp` is the true one.
 
-    `averaged` is how many pixels of the level, a side, a mean is taken of; None where none is.
+    `averaged` is how many pixels of the level, per side, are averaged; None if none are.
     """
 
     level: int
@@ -54,32 +56,32 @@ class Resolution:
 
     @property
     def whole(self) -> int | None:
-        """How many pixels of the level, a side, make one; None where they are resampled and not counted."""
+        """How many pixels of the level, per side, make one; None if pixels are resampled."""
         return self.averaged if isinstance(self.averaged, int) else None if self.resampled else 1
 
 
 def open_slide(path: str | os.PathLike[str], assume_mpp: float | None = None) -> Slide:
-    """Open a slide or image; use it as a context manager.
+    """Open a slide or picture; use it as a context manager.
 
     Args:
         path: A file that OpenSlide, tifffile or PIL reads.
-        assume_mpp: The mpp of level 0 where the file does not say it. A file that says it is believed.
+        assume_mpp: The mpp of level 0 for files without resolution metadata.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        SlideError: It is not a slide or image, or it is broken.
+        FileNotFoundError: The file does not exist.
+        SlideError: It is not a slide or picture, or is damaged.
     """
     path = Path(path)
     return Slide(path, open_reader(path), assume_mpp)
 
 
 def slide_id_of(path: Path) -> str:
-    """Return the name of a slide: its file's name without the suffix."""
+    """Return the name of a slide: its file name without suffix."""
     return path.stem.removesuffix(".ome")
 
 
 class Slide:
-    """An open slide or image. Made by `open_slide`."""
+    """An open slide or picture. Created by `open_slide`."""
 
     def __init__(self, path: Path, reader: Reader, assume_mpp: float | None = None) -> None:
         self.path = path
@@ -91,7 +93,7 @@ class Slide:
         self.level_downsamples = tuple(
             _true_downsample(reader.level_downsamples[level], self.dimensions, reader.level_dimensions[level])
             for level in self._levels)
-        # Where in level 0 the scanned area begins: (x, y). Viewers that show this area alone count pixels from there.
+        # Corner of the scanned area in level 0, (x, y). Viewers that show only this area count pixels from there.
         self.bounds_corner: tuple[int, int] = getattr(reader, "bounds_corner", (0, 0))
         self._reader = reader
 
@@ -107,22 +109,22 @@ class Slide:
         self._reader.close()
 
     def level_mpp(self, level: int) -> float | None:
-        """Return the microns per pixel of a level, None where the slide has no mpp."""
+        """Return the microns per pixel of a level, None if unknown."""
         return None if self.mpp is None else self.mpp * self.level_downsamples[level]
 
     def resolution(self, mpp: float | None = None, level: int = 0, average: bool = False) -> Resolution:
-        """Return what `read_at` reads for `mpp`, or for `level` where that is None.
+        """Return what `read_at` reads for `mpp`, or for `level` if that is None.
 
         Raises:
-            SlideError: The slide has no mpp, is not as fine as asked, or has no such level.
+            SlideError: The slide has no mpp, is not as fine as requested, or has no such level.
         """
         if mpp is None:
             if not 0 <= level < len(self.level_dimensions):
-                raise SlideError(f"{self.path}: has levels 0 to {len(self.level_dimensions) - 1}; ask for one of them. "
+                raise SlideError(f"{self.path}: has levels 0 to {len(self.level_dimensions) - 1}; choose one of them. "
                                  f"Received: level={level}")
             return Resolution(level, self.level_downsamples[level], self.level_mpp(level), resampled=False)
         if self.mpp is None:
-            raise SlideError(f"{self.path}: does not say its microns per pixel; give them by --assume_mpp, "
+            raise SlideError(f"{self.path}: has no resolution metadata; set --assume_mpp, "
                              f"or leave --mpp out. Received: mpp={mpp}")
         if mpp * (1 + MPP_TOLERANCE) < self.mpp:
             raise SlideError(f"{self.path}: has {self.mpp:.4g} microns per pixel at its finest; ask for that or more, "
@@ -130,7 +132,7 @@ class Slide:
         return (self._averaged(mpp, self.mpp) if average else None) or self._nearest(mpp, self.mpp)
 
     def _averaged(self, mpp: float, l0_mpp: float) -> Resolution | None:
-        """Return the means of the finest level that is not too fine; None where there is no such level."""
+        """Return the means of the finest suitable level; None if there is none."""
         for level, downsample in sorted(enumerate(self.level_downsamples), key=lambda pair: pair[1]):
             factor = mpp / (l0_mpp * downsample)
             whole = round(factor)
@@ -150,25 +152,16 @@ class Slide:
         return Resolution(level, mpp / l0_mpp, mpp, resampled=True)
 
     def read_region(self, l0_x: int, l0_y: int, level: int, width: int, height: int) -> np.ndarray:
-        """Return `width` x `height` pixels of a level, from the level pixel nearest to (l0_x, l0_y) on.
-
-        Returns:
-            uint8 [height, width, 3], white outside of the slide.
-
-        Raises:
-            SlideError: The pixels cannot be decoded.
-        """
+        """Return uint8 [height, width, 3] of a level from the level pixel nearest to (l0_x, l0_y) on; see `read_at`."""
         downsample = self.level_downsamples[level]
         return self._read_level(level, round(l0_x / downsample), round(l0_y / downsample), width, height)
 
     def read_at(self, l0_x: float, l0_y: float, width: int, height: int,
                 mpp: float | None = None, level: int = 0, average: bool = False) -> np.ndarray:
-        """Return `width` x `height` pixels at `mpp`, or at `level` where that is None, from (l0_x, l0_y) on.
+        """Return `width` x `height` pixels at `mpp`, or at `level` if that is None, from (l0_x, l0_y) on.
 
-        With `average` the corner of means over a whole number of pixels is the nearest of the level's pixels.
-
-        Returns:
-            uint8 [height, width, 3], white outside of the slide.
+        With `average` and a whole factor, the corner is the nearest pixel of the level. Returns uint8 [height, width,
+        3], white outside the slide.
 
         Raises:
             SlideError: As `resolution`, or the pixels cannot be decoded.
@@ -180,20 +173,13 @@ class Slide:
             corner = round(l0_x / downsample), round(l0_y / downsample)
             pixels = self._read_level(wanted.level, *corner, whole * width, whole * height)
             return np.asarray(Image.fromarray(pixels).reduce(whole)) if whole > 1 else pixels
-        # A mean over parts of pixels jumps by half of one; Hamming's window is the nearest filter that does not.
+        # A mean over parts of pixels shifts by up to half a pixel; Hamming's window is a similar filter without shift.
         kind = Image.Resampling.HAMMING if wanted.averaged else Image.Resampling.LANCZOS
         return self.read_scaled(wanted.level, wanted.downsample, l0_x, l0_y, width, height, kind)
 
     def read_scaled(self, level: int, l0_per_pixel: float, l0_x: float, l0_y: float, width: int, height: int,
                     kind: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
-        """Return `width` x `height` pixels of `l0_per_pixel` level-0 pixels each, resampled from a level.
-
-        Returns:
-            uint8 [height, width, 3], white outside of the slide.
-
-        Raises:
-            SlideError: The pixels cannot be decoded.
-        """
+        """Return pixels of `l0_per_pixel` level-0 pixels each, resampled from a level; see `read_at`."""
         downsample = self.level_downsamples[level]
         factor = l0_per_pixel / downsample
         level_w, level_h = self.level_dimensions[level]
@@ -205,36 +191,30 @@ class Slide:
         return np.asarray(Image.fromarray(pixels).resize((width, height), kind, box=box))
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Return `width` x `height` pixels of a level from its own pixel (x, y) on, as they are stored.
+        """Return `width` x `height` stored pixels of a level, from its own pixel (x, y) on: uint8 [height, width, 3].
 
-        `read_region` goes by level 0, and where a downsample is no whole number it interpolates by up to half a pixel
-        of level 0.
-
-        Returns:
-            uint8 [height, width, 3].
+        `read_region` counts in level 0; if a downsample is not a whole number, it may interpolate by up to half a
+        pixel.
 
         Raises:
             SlideError: The window leaves the level, or the pixels cannot be decoded.
         """
         level_w, level_h = self.level_dimensions[level]
         if not (0 <= x <= level_w - width and 0 <= y <= level_h - height):
-            raise SlideError(f"{self.path}: level {level} has {level_w} x {level_h} pixels; ask for some of them. "
+            raise SlideError(f"{self.path}: level {level} has {level_w} x {level_h} pixels; choose a window inside. "
                              f"Received: {width} x {height} from {x},{y} on")
-        with told_by_file(self.path):
+        with slide_errors(self.path):
             return as_rgb(self._reader.read_own(self._levels[level], x, y, width, height), self.path.name)
 
     def thumbnail(self, max_side: int) -> np.ndarray:
-        """Return the whole slide, its longer side `max_side` pixels at most, without aliasing.
+        """Return the whole slide without aliasing, its longer side at most `max_side` pixels: uint8 [th, tw, 3].
 
-        Thumbnail pixel (u, v) covers level 0 from (u*w/tw, v*h/th) on. Blocks are read one by one: what is held is
-        bounded, also for a large slide with one level. A block that cannot be read is painted as
-        tissue, so that whoever looks for tissue goes there and learns of it.
-
-        Returns:
-            uint8 [th, tw, 3].
+        Thumbnail pixel (u, v) covers level 0 from (u*w/tw, v*h/th) on. It is read block by block, so memory is bounded
+        even for a large slide with one level. A block that cannot be read gets the colour of tissue, so that it is
+        reported later.
 
         Raises:
-            SlideError: No block at all can be read.
+            SlideError: No block can be read.
         """
         level = max((i for i, size in enumerate(self.level_dimensions) if max(size) >= max_side), default=0)
         level_w, level_h = self.level_dimensions[level]
@@ -263,7 +243,7 @@ class Slide:
         return canvas
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Return a window of a level; what is outside is white, and the reader never sees it."""
+        """Return a window of a level, white outside it; the reader gets only the part inside."""
         level_w, level_h = self.level_dimensions[level]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, level_w), min(y + height, level_h)
         if (left, top, right, bottom) == (x, y, x + width, y + height):
@@ -274,12 +254,12 @@ class Slide:
         return window
 
     def _rgb(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        with told_by_file(self.path):
+        with slide_errors(self.path):
             return as_rgb(self._reader.read(self._levels[level], x, y, width, height), self.path.name)
 
 
 def _true_levels(dimensions: tuple[Dimensions, ...]) -> list[int]:
-    """Return the levels that can be the slide: a label has another shape, a mask the size of the image before it."""
+    """Return the levels of the slide itself: a label has another shape, a mask the size of the level before."""
     width, height = dimensions[0]
     levels = [0]
     for level, (level_w, level_h) in enumerate(dimensions[1:], 1):
@@ -290,9 +270,9 @@ def _true_levels(dimensions: tuple[Dimensions, ...]) -> list[int]:
 
 
 def _true_downsample(downsample: float, l0_size: Dimensions, level_size: Dimensions) -> float:
-    """Return the whole number that a level was reduced by, where its size is that fraction rounded up or down.
+    """Return the whole number that a level was reduced by, if its size is that fraction rounded up or down.
 
-    What the sizes say, 3.9992 for 4, is half a pixel off at the far end of a level of 3,000 pixels.
+    The quotient of the sizes, 3.9992 instead of 4, is half a pixel off at the end of a level of 3,000 pixels.
     """
     whole = round(downsample)
     off = [abs(level - l0 / whole) for l0, level in zip(l0_size, level_size, strict=True)]
@@ -300,7 +280,7 @@ def _true_downsample(downsample: float, l0_size: Dimensions, level_size: Dimensi
 
 
 def _span(start: float, size: int, factor: float, level_size: int) -> tuple[int, int]:
-    """Return which pixels to read: with the filter's support, but not outside of the slide for its sake."""
+    """Return which pixels to read: those of the filter's support that lie inside the slide."""
     first, last = math.floor(start), math.ceil(start + size * factor)
     support = math.ceil(LANCZOS_SUPPORT * factor)
     return min(first, max(0, first - support)), max(last, min(level_size, last + support))

@@ -1,10 +1,10 @@
-"""Which slides there are, and which part of a study each belongs to: a slide is the unit, never a patch.
+"""Find slides, and split them into train, validation and test. Slides are split, never patches.
 
-A `Source` is one slide: a slide file (or a rectangle of it), or all the tiles cut from one slide, which by convention
-lie in one folder. PNG, JPEG and BMP files in a folder are tiles, and so are TIFFs of at most `TILE_SIDE` pixels a side
-that do not say their mpp. A file named by itself is always a slide.
+A `Source` is one slide: a slide file (or a rectangle of it), or all tiles of one slide, which lie in one folder. In a
+folder, PNG, JPEG and BMP files are tiles, and TIFFs of at most `TILE_SIDE` pixels a side without resolution metadata. A
+file that is named itself is always a slide.
 
-A tile called NAME_lrXY is no tile of its own but the low resolution of the tile NAME beside it (see `pipelines.pairs`).
+NAME_lrXY is not a tile but the low resolution of the tile NAME beside it (see `pipelines.pairs`).
 """
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 SLIDE_SUFFIXES = TIFF_SUFFIXES | {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff", ".btf"}
-LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # RGBA of 16 bit, not compressed
+LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # uncompressed RGBA of 16 bit
 CUT_THUMBNAIL = 512
-LR_NAME = re.compile(r"(?P<stem>.+)_lr(?P<dx>\d)(?P<dy>\d)")  # of the LR of a pair, without its suffix
-RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, which draws pictures of its own
+LR_NAME = re.compile(r"(?P<stem>.+)_lr(?P<dx>\d)(?P<dy>\d)")  # of the LR of a pair, without suffix
+RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, whose pictures are not slides
 
 Region = tuple[int, int, int, int]
 
@@ -42,8 +42,8 @@ Region = tuple[int, int, int, int]
 class Source:
     """One slide: its file, or with `tiles` the files of its tiles. `region` is (x, y, width, height) in level 0.
 
-    With `lr_paths` the tiles are the HR of pairs, and these are the LR; `pipelines.pairs` says which belong together.
-    `scans` are the page of `pipelines.register` and the second scan, LR, of a slide that was registered with it.
+    With `lr_paths` the tiles are the HR of pairs and these the LR (see `pipelines.pairs`). `scans` are the JSON file of
+    `pipelines.register` and the second scan, LR, that was registered with this slide.
     """
 
     slide_id: str
@@ -55,7 +55,7 @@ class Source:
 
     @property
     def is_pairs(self) -> bool:
-        """Whether the tiles have their LR beside them."""
+        """Whether the tiles have LR files beside them."""
         return self.lr_paths is not None
 
     @property
@@ -66,21 +66,21 @@ class Source:
 
 def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
                  cache_dir: str | os.PathLike[str] | None = None, name: str = "data") -> list[Source]:
-    """Return the slides that `spec` names, sorted by id.
+    """Return the slides in `spec`, sorted by id.
 
     Args:
-        spec: Files and folders, as a list or separated by commas; folders are searched to their depth. The word
-            `sample` is the slide of `pipelines.sample`.
+        spec: Files and folders, as a list or separated by commas; folders are searched recursively. The word `sample`
+            is the slide of `pipelines.sample`.
         cache_dir: Where the sample slide is kept.
-        name: What errors call `spec`: the flag that it came from.
+        name: The flag of `spec`, for error messages.
 
     Returns:
-        Sources of unique ids: the name of the file or of the tiles' folder, with as many of the folders
-        above it in front as it takes to tell two apart.
+        Sources with unique ids: the name of the file or of the tiles' folder, preceded by parent folders as far as
+            needed.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: There is no slide and no image in what was named, or a training run.
+        ValueError: There is no slide or picture, or there is a training run.
     """
     found: dict[tuple[Path, bool], list[Path]] = {}
     names = _names(spec)
@@ -89,7 +89,7 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         if not path.exists():
             raise FileNotFoundError(f"`{name}` must exist; check the spelling. Received: {name}={str(path)!r}")
         found.update(_in_folder(path, name) if path.is_dir() else {(path.resolve(), False): [path]})
-    require(bool(found), name, "hold slides or images", "name a folder that has some",
+    require(bool(found), name, "hold slides or images", "name another folder",
             ",".join(map(str, names)))
     ids = _unique_ids(list(found))
     sources = [_source(ids[key], paths, tiles=key[1]) for key, paths in found.items()]
@@ -97,18 +97,18 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def is_among(path: str | os.PathLike[str], spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> bool:
-    """Tell whether `path` is one of the files and folders that `spec` names, or lies in one, there or not."""
+    """Tell whether `path` is one of the files and folders of `spec`, or lies in one; it need not exist."""
     path = Path(path).resolve()
     return any(path.is_relative_to(Path(one).resolve()) for one in _names(spec) if str(one) != "sample")
 
 
 def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction: float,
                   seed: int = 0) -> tuple[list[Source], list[Source], list[Source]]:
-    """Part slides into train, val and test; no slide is in two parts.
+    """Split slides into train, val and test; no slide is in two parts.
 
-    Which part a slide falls into follows from (seed, slide id) and how many slides there are. Each part asked for gets
-    at least one slide. Where there are fewer slides than parts, every slide is cut into bands that share no pixel,
-    each with its share of the tissue.
+    The split depends only on (seed, slide id) and the number of slides. Each requested part gets at least one slide. If
+    there are fewer slides than parts, every slide is cut into bands without common pixels, by their share of the
+    tissue.
 
     Raises:
         ValueError: A folder of tiles would have to be cut.
@@ -127,11 +127,11 @@ def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction:
 
 
 def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
-    """Refuse two parts of a study that share a slide.
+    """Check that two parts share no slide.
 
     Raises:
-        ValueError: A slide id or a file is in both, and not as two regions that share no pixel; or tiles and pairs in
-            folders of one name, which are of one slide.
+        ValueError: A slide id or a file is in both, except as two regions without common pixels; or there are tiles and
+            pairs in folders of the same name, which are of one slide.
     """
     held_out = [(other, _files(other)) for other in val]
     for one in train:
@@ -140,7 +140,7 @@ def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
             same = one.slide_id == other.slide_id or files & other_files or (
                 one.is_pairs != other.is_pairs and _folder_name(one) == _folder_name(other))
             if same and not (one.region and other.region and not _overlap(one.region, other.region)):
-                raise ValueError("`train_data` and `val_data` must share no slide; leave it out of one of them. "
+                raise ValueError("`train_data` and `val_data` must share no slide; remove it from one of them. "
                                  f"Received both with: {other.slide_id}")
 
 
@@ -165,10 +165,10 @@ def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> l
 
 
 def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
-    """Yield ((its resolved path, are they tiles), files) for every slide under a folder, which `name` named."""
+    """Yield ((resolved path, whether these are tiles), files) for every slide under a folder."""
     for folder, inner, names in os.walk(root):
-        require(not RUN_FILES.issubset(names), name, "hold slides and no training run, whose pictures are none",
-                "name the slides, or the shards in its data folder", folder)
+        require(not RUN_FILES.issubset(names), name, "hold slides and no training run",
+                "name the slides, or the shards in the run's data folder", folder)
         inner[:] = [one for one in inner if not one.startswith(".")]
         tiles = []
         for path in sorted(Path(folder) / one for one in names if not one.startswith(".")):
@@ -183,18 +183,18 @@ def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[
 def is_tile(path: Path) -> bool:
     """Tell whether a file in a folder is a tile."""
     suffix = path.suffix.lower()
-    # A link that leads nowhere has no size; it is skipped as a slide when it is read.
+    # A broken link has no size; it is skipped when it is read.
     if suffix not in TIFF_SUFFIXES or not path.exists() or path.stat().st_size > LARGEST_TILE_BYTES:
         return suffix in TILE_SUFFIXES
     try:
         with open_slide(path) as image:
             return image.mpp is None and max(image.dimensions) <= TILE_SIDE
     except SlideError:
-        return True  # it is skipped as one of its folder, not as a slide that a part of the study would rest on
+        return True  # skipped with its folder, instead of becoming a slide of its own
 
 
 def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], str]:
-    """Name each file or folder by as many of its last folders as tell it apart from the others."""
+    """Name each file or folder by as many of its last folders as make it unique."""
     parts = {key: (*key[0].parent.parts[1:], key[0].name if key[1] else slide_id_of(key[0])) for key in keys}
     same = Counter(parts.values())
     # case.svs beside case.tif keep their suffixes.
@@ -208,7 +208,7 @@ def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], st
 
 
 def _draw(seed: int, slide_id: str) -> bytes:
-    """Return a slide's lot; it does not depend on which other slides there are."""
+    """Return a slide's random rank; it does not depend on the other slides."""
     return hashlib.sha256(f"{seed}/{slide_id}".encode()).digest()
 
 
@@ -216,15 +216,15 @@ def _cut_each(sources: Sequence[Source], fractions: Sequence[float]) -> tuple[li
     parts: tuple[list[Source], list[Source], list[Source]] = ([], [], [])
     for source in sources:
         if source.tiles or len(source.paths) != 1:
-            raise ValueError("`train_data` must hold a slide each for train, val and test; put the tiles of each slide "
-                             f"into a folder of its own, or name val_data. Received: {source.slide_id} alone")
+            raise ValueError("`train_data` must hold one slide each for train, val and test; put the tiles of each "
+                             f"slide into a separate folder, or set --val_data. Received: {source.slide_id} alone")
         for part, region in zip(parts, _bands(source, fractions), strict=True):
             part.extend([replace(source, region=region)] if region else [])
     return parts
 
 
 def _bands(source: Source, fractions: Sequence[float]) -> list[Region | None]:
-    """Cut a slide across its longer side so that each band has its fraction of the tissue; None for a fraction of 0."""
+    """Cut a slide across its longer side into bands with these fractions of the tissue; None for a fraction of 0."""
     with open_slide(source.paths[0]) as slide:
         x, y, width, height = source.region or (0, 0, *slide.dimensions)
         mask = slide_mask(slide, CUT_THUMBNAIL)

@@ -1,18 +1,17 @@
 """Where the tissue is: a thumbnail becomes a mask.
 
-Bright field: stain is colour, glass is not. Tissue is what is more saturated (HSV, glass made neutral first) than
-Otsu's threshold; in a grey image, what is darker. Otsu finds two classes in anything, also in a thumbnail that is all
-tissue or all glass, so its threshold is held within limits. What lies between cells belongs to the tissue: gaps up to
-`GAP` are closed.
+Bright field: stain has colour, glass has not. Tissue is what is more saturated (HSV, after making glass neutral) than
+Otsu's threshold; in a grey image, what is darker. Otsu finds two classes in any image, also if all is tissue or glass,
+so its threshold has limits. Gaps between cells up to `GAP` belong to the tissue.
 
-Ink of a pen is colour too. It is taken out where it is as broad as a pen (`PEN_WIDTH`) and of a hue or blackness that
-stain rarely has. Where most of what is stained would be ink, it is the stain (Giemsa is blue) and stays; so it does
-where less than `PEN_VIEW` is to be seen, since of a small tile nobody can tell.
+Pen ink has colour too. It is removed if it is as broad as a pen (`PEN_WIDTH`) and of a hue or blackness that stain
+rarely has. If most of what is stained would be ink, it is the stain (Giemsa is blue) and stays. In views smaller than
+`PEN_VIEW` ink cannot be recognised, and stays.
 
-Dark field (fluorescence; more than half of the thumbnail is black): tissue is what glows, by Otsu on the brightness,
-and the gaps between nuclei are closed likewise.
+Dark field (fluorescence; more than half of the thumbnail is black): tissue is what is brighter than Otsu's threshold,
+and gaps between nuclei are closed likewise.
 
-Source: Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979, through scikit-image.
+Source: Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979.
 """
 from __future__ import annotations
 
@@ -22,34 +21,30 @@ import numpy as np
 from scipy import ndimage
 from skimage.color import rgb2hsv
 from skimage.filters import threshold_otsu
+from skimage.morphology import isotropic_dilation, isotropic_erosion, remove_small_holes, remove_small_objects
 
 from pipelines.slide import Slide
 
-# Glass that was made neutral stays below the lower limit; pale stroma lies above the upper one, whatever else there is.
+# Glass that was made neutral stays below the lower limit; pale stroma lies above the upper one.
 SATURATION_LIMITS = (0.04, 0.07)
 DARKNESS_LIMITS = (0.1, 0.2)
 BRIGHTNESS_LIMITS = (0.1, 0.5)
 DARK_FIELD_VALUE = 0.2
-GLASS_VALUE, GLASS_SATURATION = 0.8, 0.08  # what may be glass: bright and nearly neutral
+GLASS_VALUE, GLASS_SATURATION = 0.8, 0.08  # glass is bright and nearly neutral
 
-TYPICAL_MPP = 0.5  # for slides that do not say theirs
+TYPICAL_MPP = 0.5  # for slides without resolution metadata
 
 # In microns.
 GAP = 24.0
 PEN_WIDTH = 80.0
 PEN_VIEW = 1000.0
-SMALLEST = 30.0  # the side of the smallest speck that is kept and the smallest hole that stays open
+SMALLEST = 30.0  # side of the smallest speck and the smallest hole that are kept
 
 
 def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
-    """Return where the tissue is.
+    """Return where the tissue is, bool [h, w], in a thumbnail uint8 [h, w, 3] of a slide or tile.
 
-    Args:
-        thumbnail: uint8 [h, w, 3], RGB; a whole slide or a tile.
-        mpp: Microns per pixel of the thumbnail; a guess will do.
-
-    Returns:
-        bool [h, w]. Of a uniform thumbnail it is all True (stained) or all False (glass).
+    For a uniform thumbnail it is all True (stained) or all False (glass). An estimate of the mpp is enough.
     """
     darkest, brightest = _extremes(thumbnail)
     value = brightest.astype(np.float32) / 255
@@ -62,26 +57,20 @@ def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
         if min(mask.shape) * mpp >= PEN_VIEW:
             mask &= ~pen_mask(thumbnail, mask, mpp)
     mask = _closed(mask, GAP / 2 / mpp)
-    smallest = (SMALLEST / mpp) ** 2
-    return _without_small(~_without_small(~mask, smallest), smallest)
+    largest = math.ceil((SMALLEST / mpp) ** 2) - 1  # pixels of what is removed
+    return remove_small_objects(remove_small_holes(mask, max_size=largest), max_size=largest)
 
 
 def slide_mask(slide: Slide, max_side: int) -> np.ndarray:
-    """Return where the tissue is in an open slide: bool [h, w], the longer side `max_side` at most."""
+    """Return where the tissue is in an open slide: bool [h, w], its longer side at most `max_side`."""
     thumbnail = slide.thumbnail(max_side)
     return tissue_mask(thumbnail, (slide.mpp or TYPICAL_MPP) * slide.dimensions[0] / thumbnail.shape[1])
 
 
 def pen_mask(thumbnail: np.ndarray, stained: np.ndarray, mpp: float) -> np.ndarray:
-    """Return where a pen wrote on the glass.
+    """Return where a pen wrote: bool [h, w], green, blue, red or black ink with its blurred rim.
 
-    Args:
-        thumbnail: uint8 [h, w, 3], RGB.
-        stained: bool [h, w], where there is colour at all.
-        mpp: Microns per pixel.
-
-    Returns:
-        bool [h, w]: green, blue, red or black ink with its blurred rim.
+    `thumbnail` is uint8 [h, w, 3]; `stained`, bool [h, w], is where there is colour.
     """
     hsv = rgb2hsv(thumbnail)
     degrees, saturation, value = hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]
@@ -96,23 +85,23 @@ def pen_mask(thumbnail: np.ndarray, stained: np.ndarray, mpp: float) -> np.ndarr
         broad = _opened(ink, PEN_WIDTH / 2 / mpp)
         if broad.sum() < stained.sum() / 2:
             pen |= broad
-    return _grown(pen, max(2.0, PEN_WIDTH / 4 / mpp)) if pen.any() else pen
+    return isotropic_dilation(pen, max(2.0, PEN_WIDTH / 4 / mpp)) if pen.any() else pen
 
 
 def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and the greatest of the three channels; several times faster than min(axis=-1)."""
+    """Return the minimum and maximum of the three channels; several times faster than min(axis=-1)."""
     red, green, blue = np.moveaxis(image, -1, 0)
     return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
 
 def _saturation(image: np.ndarray) -> np.ndarray:
-    """HSV saturation; black has none."""
+    """Return the HSV saturation; that of black is 0."""
     darkest, brightest = _extremes(image)
     return (brightest - darkest) / np.maximum(brightest, 1)
 
 
 def _glass(thumbnail: np.ndarray, darkest: np.ndarray) -> np.ndarray:
-    """Return the tint of the glass, float32 [3], its greatest channel 1; no tint where no glass is to be seen."""
+    """Return the tint of the glass, float32 [3], its greatest channel 1; neutral if no glass is visible."""
     whitest = thumbnail[darkest >= np.percentile(darkest, 99)].mean(axis=0)
     tint = whitest / max(whitest.max(), 1)
     is_glass = whitest.max() >= GLASS_VALUE * 255 and 1 - tint.min() <= GLASS_SATURATION
@@ -121,34 +110,24 @@ def _glass(thumbnail: np.ndarray, darkest: np.ndarray) -> np.ndarray:
 
 def _above_otsu(channel: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     smooth = ndimage.gaussian_filter(channel, 1)
-    # Otsu of one single value is not defined.
+    # Otsu is not defined for a single value.
     return smooth > (np.clip(threshold_otsu(smooth), *limits) if np.ptp(smooth) > 0 else limits[1])
 
 
-def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
-    return ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask
-
-
 def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
-    if radius < 1 or mask.all():
+    if radius < 1 or not mask.any():
         return mask
-    return ~_grown(~_grown(mask, radius), radius)
+    dilated = isotropic_dilation(mask, radius)
+    return dilated if dilated.all() else isotropic_erosion(dilated, radius)
 
 
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Return what is at least 2 * radius broad; beyond the border it goes on as it ends."""
+    """Return what is at least 2 * radius broad; the mask is continued beyond its border."""
     radius = max(radius, 1)
     if mask.sum() < np.pi * radius**2:
         return np.zeros_like(mask)
     margin = math.ceil(radius)
     inside = np.pad(mask, margin, mode="edge")
-    return _grown(~_grown(~inside, radius), radius)[margin:-margin, margin:-margin]
-
-
-def _without_small(mask: np.ndarray, pixels: float) -> np.ndarray:
-    if not mask.any():
-        return mask
-    labels, _ = ndimage.label(mask)
-    large = np.bincount(labels.ravel()) >= pixels
-    large[0] = False
-    return large[labels]
+    eroded = inside if inside.all() else isotropic_erosion(inside, radius)
+    opened = isotropic_dilation(eroded, radius) if eroded.any() else eroded
+    return opened[margin:-margin, margin:-margin]

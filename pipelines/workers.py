@@ -1,13 +1,11 @@
-"""Jobs run side by side in processes, any of which may die without taking the others along.
+"""Run jobs in parallel processes, any of which may die without losing the others.
 
-Slide readers are C libraries fed with files from anywhere: one of them crashing, or the kernel killing one for memory,
-must cost one slide and not a night. `concurrent.futures` fails every job when one process dies, hence this.
+Slide readers are C libraries, and slides come from anywhere. If a reader crashes, or the kernel kills it for its
+memory, only one slide may be lost. `concurrent.futures` fails every job when one process dies.
 
-One pipe per process carries jobs there, progress and outcomes back, and is also the stop signal: when the parent closes
-it, the worker's next report raises BrokenPipeError and its clean-up runs. Where the parent was killed, its workers die
-at once, before somebody starts the same work again. They are spawned: TensorFlow does not survive a fork.
-
-`cores` and `available_memory` say what there is for them.
+One pipe per process carries jobs, progress and outcomes. It is also the stop signal: when the parent closes it, the
+worker's next report raises BrokenPipeError and it cleans up. If the parent is killed, its workers exit at once, before
+the same work can be started again. Workers are spawned: TensorFlow does not survive a fork.
 """
 from __future__ import annotations
 
@@ -29,14 +27,14 @@ Report = Callable[[int], None]
 Work = Callable[[Any, Report], Any]
 
 ATTEMPTS = 2
-PATIENCE_SECONDS = 10.0  # for a worker to notice that it should stop and to clean up
+PATIENCE_SECONDS = 10.0  # for a worker to stop and clean up
 
 
 @dataclass(frozen=True)
 class Died:
-    """The outcome of a job whose process died, each time it was tried.
+    """The outcome of a job whose process died at each attempt.
 
-    A negative exit code is a signal, None one that nobody knows.
+    A negative exit code is a signal; None is unknown.
     """
 
     exit_code: int | None
@@ -44,20 +42,20 @@ class Died:
 
     def __str__(self) -> str:
         code = "" if self.exit_code is None else f" (exit code {self.exit_code})"
-        return f"the process at work on it died {self.attempts} times{code}"
+        return f"its process died {self.attempts} times{code}"
 
 
 def run_jobs(work: Work, jobs: Iterable[Any], processes: int, report: Report) -> Iterator[tuple[Any, Any]]:
-    """Yield (job, what `work(job, report)` returned, or a `Died`) in the order in which the jobs end.
+    """Yield (job, result of `work(job, report)` or a `Died`) in the order in which the jobs end.
 
     Args:
-        work: A function of a module, called as work(job, report); it may call report(n) to say that n more are done.
+        work: A function of a module, called as work(job, report); it may call report(n) when n more items are done.
         jobs: Picklable.
         processes: How many at a time; 1 runs the jobs in this process.
-        report: Gets what `work` reports. Negative when a job starts again: what it had reported no longer counts.
+        report: Called with what `work` reports; with a negative number when a job starts again.
 
     Raises:
-        Exception: What `work` raised; jobs that have not ended by then are stopped.
+        Exception: The exception of `work`; unfinished jobs are stopped.
     """
     if processes <= 1:
         for job in jobs:
@@ -90,18 +88,18 @@ def run_jobs(work: Work, jobs: Iterable[Any], processes: int, report: Report) ->
                     lane.give(*waiting.popleft())
     finally:
         for lane in lanes:
-            lane.connection.close()  # all of them first: they clean up side by side
+            lane.connection.close()  # all of them first, so that they clean up in parallel
         for lane in lanes:
             lane.stop()
 
 
 def cores() -> int:
-    """Return how many cores this process may use; where a system does not say it, how many there are."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Return how many bytes of memory can be had: what Linux says is available, elsewhere all that there is."""
+    """Return how many bytes of memory are available; all of the memory if the system does not tell."""
     meminfo = Path("/proc/meminfo")
     found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
     return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -117,7 +115,7 @@ class _Lane:
 
     def give(self, job: Any, attempt: int) -> None:
         self.job, self.attempt, self.reported = job, attempt, 0
-        with suppress(BrokenPipeError):  # it died already; `receive` says so
+        with suppress(BrokenPipeError):  # it died; `receive` returns that
             self.connection.send(job)
 
     def receive(self) -> tuple[str, Any]:
@@ -147,8 +145,8 @@ def _start(work: Work, job: Any, attempt: int) -> _Lane:
 
 
 def _serve(connection: Connection, work: Work) -> None:
-    """Be a worker: do jobs until the pipe breaks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides, by the pipe
+    """Be a worker: do jobs until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         while True:
@@ -161,7 +159,7 @@ def _serve(connection: Connection, work: Work) -> None:
                 answer = "failed", error
             connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent wants no more
+        return  # the parent closed the pipe
 
 
 def _die_with_parent() -> None:

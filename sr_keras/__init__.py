@@ -2,6 +2,4 @@
 
 Source: Upadhyay and Awate, "Robust super-resolution GAN, with manifold-based and perception loss", ISBI 2019.
 """
-import pipelines as pipelines  # keeps TensorFlow's import quiet
-
 __version__ = "0.1.0"

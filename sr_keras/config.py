@@ -1,52 +1,63 @@
-"""What a training run can be asked to do, as frozen dataclasses. No absl, no TensorFlow: floor 0.
+"""Options of training, as frozen dataclasses that check themselves. No absl and no TensorFlow.
 
-The four methods of the paper are values of one `Objective`, not code of their own.
+The four methods of the paper are four values of one `Objective`.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from typing import Any
 
-from pipelines.config import SCALES, check_seed
+from pipelines.config import SCALES, DatasetOptions
 from pipelines.errors import require
+from pipelines.options import (
+    AT_LEAST_0,
+    BELOW_1,
+    FINITE,
+    FINITE_OR_0,
+    GIVEN,
+    POSITIVE,
+    Options,
+    Rule,
+    check,
+    option,
+    same_as,
+)
 from sr_keras.shipped import shipped_model
 
 REDUCTIONS = ("mean", "sum")
-# The validation score that decides which epoch is the best, and whether more of it is better. By "last" nothing is
-# chosen: the validation slides may then be scored as if they were test slides.
+# The validation score that chooses the best epoch, and whether a higher one is better. With "last" nothing is chosen,
+# so the validation slides may be scored as test slides.
 BEST_BY = {"last": True, "psnr": True, "rrmse": False, "ssim": True, "ms_ssim": True, "qilv": True}
 PRECISIONS = (None, "bfloat16", "float16")
 STRATEGIES = ("none", "mirrored")
 SHIPPED_MODEL = shipped_model()
+Box = tuple[int, int, int, int]
+
+
+def _weight(default: float, term: str) -> Any:
+    return option(default, f"Weight of the {term} term", "0 leaves the term out", FINITE_OR_0, group="loss")
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Options):
     """min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V + lambda_c L_C.
 
-    L_V, the VGG19 feature distance, belongs to the SRGAN baseline alone, and L_C, how far SR contradicts LR, to no
-    method of the paper: it is there to be added. A weight of zero means that the term is not computed. Source: paper,
-    section 2.2; L_V: Ledig et al. 2017, equation 5.
+    L_V, the VGG19 feature distance, is for the SRGAN baseline only. L_C is the difference between LR and degraded SR;
+    no method of the paper has it. A term with weight 0 is not computed. Source: paper, section 2.2; L_V: Ledig et al.
+    2017, equation 5.
     """
 
-    q: float = 0.5
-    epsilon: float = 1e-4
-    lambda_m: float = 0.2
-    lambda_s: float = 2.0
-    lambda_d: float = 0.016
-    lambda_v: float = 0.0
-    lambda_c: float = 0.0
-    reduction: str = "mean"
-
-    def __post_init__(self) -> None:
-        require(0 < self.q <= 2, "q", "lie in (0, 2]", "0.5 is the paper's, 2 is squared error", self.q)
-        require(0 < self.epsilon < inf, "epsilon", "be positive and finite",
-                "1e-4 is the size of noise on [0, 1] images", self.epsilon)
-        for name in ("lambda_m", "lambda_s", "lambda_d", "lambda_v", "lambda_c"):
-            value = getattr(self, name)
-            require(0 <= value < inf, name, "be 0 or more and finite", "0 leaves the term out", value)
-        require(self.reduction in REDUCTIONS, "loss_reduction", f"be one of {REDUCTIONS}", "choose one of these",
-                self.reduction)
+    q: float = option(0.5, "Quasi-norm, in (0, 2]", "0.5 is the paper's, 2 is squared error",
+                      Rule("lie in (0, 2]", lambda value: 0 < value <= 2), group="loss")
+    epsilon: float = option(1e-4, "Regulariser of the quasi-norm", "1e-4 is the size of noise on [0, 1] images", FINITE,
+                            group="loss")
+    lambda_m: float = _weight(0.2, "manifold")
+    lambda_s: float = _weight(2.0, "SSIM")
+    lambda_d: float = _weight(0.016, "adversarial")
+    lambda_v: float = _weight(0.0, "VGG19 feature")
+    lambda_c: float = _weight(0.0, "LR consistency")
+    reduction: str = option("mean", "Mean over the pixels, or the paper's sum", flag="loss_reduction",
+                            choices=REDUCTIONS, group="loss")
 
 
 METHODS: dict[str, Objective] = {
@@ -59,116 +70,95 @@ METHODS: dict[str, Objective] = {
 
 
 @dataclass(frozen=True)
-class GeneratorOptions:
-    """The generator's size. `global_skip` adds its output to the interpolated LR; without it, the paper's network."""
+class GeneratorOptions(Options):
+    """The generator's size."""
 
-    scale: int = 4
-    blocks: int = 16
-    filters: int = 64
-    global_skip: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.scale in SCALES, "scale", f"be one of {SCALES}", "choose one of these", self.scale)
-        require(self.blocks > 0, "blocks", "be positive", "16 is the default", self.blocks)
-        require(self.filters > 0, "filters", "be positive", "64 is the default", self.filters)
+    scale: int = option(4, "HR side / LR side", choices=SCALES, group="basic")
+    blocks: int = option(16, "Residual blocks of the generator", "", POSITIVE, group="model")
+    filters: int = option(64, "Filters of the generator", "", POSITIVE, group="model")
+    global_skip: bool = option(True, "Add the network's output to the interpolated LR", "false is the paper's network",
+                               group="model")
 
 
 @dataclass(frozen=True)
 class StageOptions:
-    """One stage of a run. `epochs` of 0 skips it; the learning rate rises, then falls to a hundredth."""
+    """One stage of a run: its name is what its flags begin with. The learning rate rises, then falls to a hundredth."""
 
     name: str
-    epochs: int
-    learning_rate: float
+    epochs: int = option(0, "Epochs of this stage", "0 skips it", AT_LEAST_0, group="basic")
+    learning_rate: float = option(1e-3, "Highest learning rate of this stage", "1e-3 is a good start", FINITE)
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 0, f"{self.name}_epochs", "be 0 or more", "0 skips the stage", self.epochs)
-        require(0 < self.learning_rate < inf, f"{self.name}_learning_rate", "be positive and finite",
-                "1e-3 is a good start", self.learning_rate)
+        check(self, prefix=f"{self.name}_")
+
+
+def _data(default: tuple[str, ...], help: str, *rules: Rule) -> Any:
+    return option(default, help, "'sample' is a slide that is always there" if rules else "", *rules, group="basic")
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Where the slides are and how they are parted. Anything given is a slide, a folder, shards, or 'sample'.
+class DataOptions(Options):
+    """Where the slides are, and which are held out.
 
-    With no `val_data` the slides of `train_data` are parted by the two fractions. A region is (x, y, width,
-    height) in level-0 pixels and cuts the one slide it is given for.
+    Without `val_data` the slides of `train_data` are split by the two fractions. A region is (x, y, width, height) in
+    level-0 pixels of a single slide.
     """
 
-    train_data: tuple[str, ...]
-    val_data: tuple[str, ...] = ()
-    test_data: tuple[str, ...] = ()
-    val_fraction: float = 0.15
-    test_fraction: float = 0.15
-    train_region: tuple[int, int, int, int] | None = None
-    val_region: tuple[int, int, int, int] | None = None
-    test_region: tuple[int, int, int, int] | None = None
-    eval_patch_size: int = 256
-    workers: int | None = None
-    strict: bool = False
+    train_data: tuple[str, ...] = _data(("sample",), "Slides, folders of slides or tiles, or shards", GIVEN)
+    val_data: tuple[str, ...] = _data((), "The same, to choose the best epoch; other slides than train_data")
+    test_data: tuple[str, ...] = _data((), "The same, to score the chosen model")
+    val_fraction: float = option(
+        0.15, "Share of the slides held out for validation, without val_data and regions", "", BELOW_1, group="data")
+    test_fraction: float = option(0.15, "Share of the slides held out for testing, without val_data, test_data and "
+                                  "regions", "", BELOW_1, group="data")
+    train_region: Box | None = option(None, "Part of a single slide to train on", "write x,y,width,height",
+                                      unit="level-0 pixels", group="data")
+    val_region: Box | None = option(None, "Part of a single slide to validate on", "write x,y,width,height",
+                                    unit="level-0 pixels", group="data")
+    test_region: Box | None = option(None, "Part of a single slide to test on", "write x,y,width,height",
+                                     unit="level-0 pixels", group="data")
+    eval_patch_size: int = option(256, "Side of a validation or test patch", "MS-SSIM needs at least 161", POSITIVE,
+                                  unit="pixels", group="data")
+    workers: int | None = option(None, "Processes that read slides", "by default one per core")
+    strict: bool = option(False, "Stop at the first patch or slide that cannot be read", group="data")
 
     def __post_init__(self) -> None:
-        require(bool(self.train_data), "train_data", "name slides, folders or shards",
-                "'sample' is the slide that is always there", self.train_data)
-        for name in ("val_fraction", "test_fraction"):
-            require(0 <= getattr(self, name) < 1, name, "lie in [0, 1)", "0.15 is the default", getattr(self, name))
+        super().__post_init__()
         require(self.val_fraction + self.test_fraction < 1, "val_fraction + test_fraction", "stay below 1",
                 "leave slides to train on", self.val_fraction + self.test_fraction)
-        require(self.eval_patch_size > 0, "eval_patch_size", "be positive", "MS-SSIM wants at least 161",
-                self.eval_patch_size)
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Options):
     """How the three stages are trained."""
 
-    run: str
-    method: str = "srgan_sqe"
+    run: str = option("runs/new", "Folder of the run", group="basic")
+    method: str = option("srgan_sqe", "Preset of the loss", choices=tuple(METHODS), group="basic")
     stages: tuple[StageOptions, ...] = (
         StageOptions("autoencoder", 5, 1e-3), StageOptions("warmup", 50, 1e-3), StageOptions("adversarial", 50, 1e-4))
-    discriminator_learning_rate: float = 1e-4
-    batch_size: int = 16
-    crop_size: int | None = None
-    shrink: float = 1.0
-    pair_share: float = 0.5
-    recolour: float = 0.0
-    steps_per_epoch: int | None = None
-    val_patches: int = 32
-    best_by: str = "ssim"
-    ema_decay: float = 0.999
-    mixed_precision: str | None = None
-    jit_compile: bool | None = None
-    strategy: str = "none"
-    deterministic: bool = False
-    cache: str = "none"
-    seed: int = 0
-    rise_steps: int = 100
-    keep_checkpoints: int = 3
-    autoencoder: str | None = None
-    generator: str | None = None
-    freeze_statistics: bool = False
-    vgg_weights: str = "imagenet"
-
-    def __post_init__(self) -> None:
-        require(self.method in METHODS, "method", f"be one of {tuple(METHODS)}", "choose one of these", self.method)
-        require(self.batch_size > 0, "batch_size", "be positive", "16 is the default", self.batch_size)
-        require(self.crop_size is None or self.crop_size > 0, "crop_size", "be positive",
-                "leave it out for the whole patch", self.crop_size)
-        require(self.shrink >= 1, "shrink", "be 1 or more", "1 is none", self.shrink)
-        require(0 <= self.pair_share <= 1, "pair_share", "lie in [0, 1]", "0.5 is half of the examples",
-                self.pair_share)
-        require(0 <= self.recolour <= 1, "recolour", "lie in [0, 1]", "0 leaves all colours", self.recolour)
-        require(self.steps_per_epoch is None or self.steps_per_epoch > 0, "steps_per_epoch", "be positive",
-                "leave it out for one pass over the patches", self.steps_per_epoch)
-        require(self.val_patches > 0, "val_patches", "be positive", "32 is the default", self.val_patches)
-        require(self.best_by in BEST_BY, "best_by", f"be one of {tuple(BEST_BY)}", "choose one of these", self.best_by)
-        require(0 <= self.ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", self.ema_decay)
-        require(self.mixed_precision in PRECISIONS, "mixed_precision", f"be one of {PRECISIONS[1:]}",
-                "leave it out for float32", self.mixed_precision)
-        require(self.strategy in STRATEGIES, "strategy", f"be one of {STRATEGIES}", "choose one of these",
-                self.strategy)
-        require(self.rise_steps >= 0, "rise_steps", "be 0 or more", "100 keeps the first steps short", self.rise_steps)
-        require(self.keep_checkpoints > 0, "keep_checkpoints", "be positive", "3 is the default", self.keep_checkpoints)
-        require(0 < self.discriminator_learning_rate < inf, "discriminator_learning_rate", "be positive and finite",
-                "1e-4 is the default", self.discriminator_learning_rate)
-        check_seed(self.seed)
+    discriminator_learning_rate: float = option(1e-4, "Highest learning rate of the discriminator", "", FINITE)
+    batch_size: int = same_as(DatasetOptions, "batch_size")
+    crop_size: int | None = same_as(DatasetOptions, "crop_size")
+    shrink: float = same_as(DatasetOptions, "shrink")
+    pair_share: float = same_as(DatasetOptions, "pair_share")
+    recolour: float = same_as(DatasetOptions, "recolour")
+    steps_per_epoch: int | None = same_as(DatasetOptions, "steps_per_epoch")
+    val_patches: int = option(32, "Validation patches in an epoch", "", POSITIVE)
+    best_by: str = option("ssim", "Validation score that chooses the best epoch; or the last epoch",
+                          choices=tuple(BEST_BY))
+    ema_decay: float = option(0.999, "Decay of the generator's moving average", "0 turns the average off", BELOW_1)
+    mixed_precision: str | None = option(None, "16-bit arithmetic", "by default float32", choices=PRECISIONS[1:])
+    jit_compile: bool | None = option(None, "Compile the steps with XLA", "by default on a GPU, where it is faster")
+    strategy: str = option("none", "mirrored trains on all GPUs of this machine", choices=STRATEGIES)
+    deterministic: bool = option(False, "Give bit-identical weights for the same seed")
+    cache: str = same_as(DatasetOptions, "cache")
+    seed: int = same_as(DatasetOptions, "seed")
+    rise_steps: int = option(100, "Steps over which the learning rate of a stage rises, at most a tenth of the stage",
+                             "100 keeps the first steps short", AT_LEAST_0)
+    keep_checkpoints: int = option(3, "Last checkpoints to keep beside the best one", "", POSITIVE)
+    autoencoder: str | None = option(None, "A trained autoencoder.keras, used instead of that stage", group="model")
+    generator: str | None = option(None, "A trained model to start from: a run, a .keras file or a SavedModel",
+                                   group="model")
+    freeze_statistics: bool = option(False, "Keep the generator's batch-norm statistics fixed, so that it trains as it "
+                                     "infers", group="model")
+    vgg_weights: str = option("imagenet", "VGG19 weights for srgan: imagenet, random or a file", group="loss")

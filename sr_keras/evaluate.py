@@ -189,7 +189,7 @@ def evaluate(upscale: Any, shards: ShardSet, condition: Condition, scale: int, o
         title: What scores.md shall say of the model and the data.
         seed: Of what is random in LR.
     """
-    from pipelines.shards.record import damage_named
+    from pipelines.shards.records import damage_named
     from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
     from sr_keras.evaluation.patches import lr_dataset
 

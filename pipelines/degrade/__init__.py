@@ -1,10 +1,10 @@
-"""HR -> LR: what a scanner makes of the same glass at a coarser resolution.
+"""HR -> LR: how a scanner shows the same glass at a coarser resolution.
 
     degrade(hr, scale, blur_sigma)           the paper's: Gaussian blur, every `scale`-th pixel. Batches, differentiable
-    degrade_example(hr, options, seed)       one patch by a `DegradeOptions`: the whole family, drawn from a seed
+    degrade_example(hr, options, seed)       one patch by a `DegradeOptions`, drawn from a seed
 
-`textbook` holds the first and the conventions that both keep (half-pixel centres, mirrored edges); `kernels`, `camera`
-and `jpeg` the parts of the second, `family` their order.
+`textbook`: the first, and the conventions of both (half-pixel centres, mirrored edges). `kernels`, `camera`: the parts
+of the second. `family`: their order.
 """
 from pipelines.degrade.family import degrade_example
 from pipelines.degrade.textbook import TRUNCATE, degrade, extend_symmetric, taps

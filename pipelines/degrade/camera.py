@@ -1,22 +1,30 @@
-"""What a camera and its software do to the light that has arrived: noise, sharpening, colour.
+"""What a camera and its software do: noise, sharpening, colour (LR [h, w, 3], float32 in [0, 1]) and JPEG (uint8).
 
-Images are LR [h, w, 3], float32 in [0, 1].
+JPEG has any quality, 4:4:4 or 4:2:0. A patch of a slide starts anywhere in the grid of the file's 8x8 blocks (16x16 for
+4:2:0), so the image is mirrored outwards by `row` and `column` pixels before compression, and cropped after it.
+TensorFlow's op for a quality known only in the graph writes only 4:2:0; for 4:4:4 there is one op for every STEP-th
+quality of the range, and the nearest one below is used.
 """
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
+from pipelines.degrade.textbook import extend_symmetric
+
 MASK_SIGMA, MASK_REACH = 1.0, 4  # of the unsharp mask, in LR pixels
+STEP = 4  # between qualities; a branch for each quality would take seconds to trace
+BLOCK = 16  # of 4:2:0; a multiple of that of 4:4:4
 
 
 def noise(lr: tf.Tensor, shot: tf.Tensor, read: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Add Poisson noise of `shot` on white and Gaussian noise of `read`, both standard deviations, [3] or scalars.
 
-    The Poisson part is drawn as a Gaussian of its variance, shot^2 * value: at 0.03, the most that a preset asks for,
-    white is 1,100 photons, whose distribution has a skewness of 0.03.
+    The Poisson part is drawn as a Gaussian of variance shot^2 * value: at 0.03, the most in a preset, white is 1,100
+    photons, whose distribution has a skewness of 0.03.
     """
     deviation = tf.sqrt(tf.square(shot) * tf.maximum(lr, 0.0) + tf.square(read))
     return lr + deviation * normal(tf.shape(lr), seed)
@@ -31,12 +39,12 @@ def sharpen(lr: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
 
 
 def colour(lr: tf.Tensor, gain: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
-    """Return gain * lr^gamma; gain is [3], gamma a scalar. What lies below 0 becomes 0."""
+    """Return gain * lr^gamma; gain is [3], gamma a scalar. Values below 0 become 0."""
     return gain * tf.exp(gamma * tf.math.log(tf.maximum(lr, 0.0)))  # a fifth of tf.pow's time; log 0 is -inf, its exp 0
 
 
 def normal(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draw normal values by Box and Muller's method from 16 bits each, to 4.9 sigma: 3 times as fast as tf.random."""
+    """Draw normal values by the Box-Muller method from 16 bits each, to 4.9 sigma: 3 times as fast as tf.random."""
     count = tf.reduce_prod(shape)
     bits = tf.random.stateless_uniform([2, (count + 3) // 4], seed, None, None, tf.int32)
     distance, angle = tf.unstack((tf.cast(tf.bitcast(bits, tf.uint16), tf.float32) + 0.5) * (1 / 65536))
@@ -46,7 +54,7 @@ def normal(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _blur_matrix(side: int) -> tf.Tensor:
-    """Return the unsharp mask's blur of `side` samples as a matrix: 4 operations in place of 60 shifted slices."""
+    """Return the unsharp mask's blur of `side` samples as a matrix: 4 operations instead of 60 shifted slices."""
     offsets = np.arange(-MASK_REACH, MASK_REACH + 1)
     weights = np.exp(-offsets**2 / (2 * MASK_SIGMA**2))
     taken = (np.arange(side)[:, np.newaxis] + offsets) % (2 * side)
@@ -54,3 +62,28 @@ def _blur_matrix(side: int) -> tf.Tensor:
     mirrored = np.minimum(taken, 2 * side - 1 - taken)
     np.add.at(matrix, (np.arange(side)[:, np.newaxis], mirrored), weights / weights.sum())
     return tf.constant(matrix)
+
+
+def compress(image: tf.Tensor, quality: tf.Tensor, chroma_halved: tf.Tensor | bool, qualities: tuple[int, int],
+             row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
+    """Compress and decompress uint8 [h, w, 3] that starts at (`row`, `column`), 0 to BLOCK - 1, of a block.
+
+    `quality` is an int32 scalar in the range `qualities`; `chroma_halved`, a bool scalar or Python bool, is 4:2:0.
+    """
+    extended = extend_symmetric(extend_symmetric(image, 0, row, 0), 1, column, 0)
+
+    def halved() -> tf.Tensor:
+        return tf.raw_ops.EncodeJpegVariableQuality(images=extended, quality=quality)
+
+    def full() -> tf.Tensor:
+        low, high = qualities
+        known = [partial(tf.io.encode_jpeg, extended, quality=q, chroma_downsampling=False)
+                 for q in range(low, high + 1, STEP)]
+        return known[0]() if len(known) == 1 else tf.switch_case((quality - low) // STEP, known)
+
+    if isinstance(chroma_halved, bool):
+        encoded = halved() if chroma_halved else full()
+    else:
+        encoded = tf.cond(chroma_halved, halved, full)
+    decoded = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
+    return tf.ensure_shape(decoded[row:, column:], image.shape)

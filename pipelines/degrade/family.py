@@ -1,30 +1,29 @@
-"""One HR patch to LR by a `DegradeOptions`: what a scanner does to it, in the order in which a scanner does it.
+"""One HR patch to LR by a `DegradeOptions`, in the order of a scanner.
 
     light through a lens -> a coarser plane -> noise -> sharpening -> colour -> 8 bit -> JPEG, up to twice
 
-What is drawn follows from a seed alone: in training from (seed, epoch, position), in evaluation from (seed, example
-id). Nothing is Python inside: it runs in `Dataset.map`.
+All draws depend on a seed: in training on (seed, epoch, position), in evaluation on (seed, example id). It runs in
+`Dataset.map`, without Python.
 """
 from __future__ import annotations
 
 import tensorflow as tf
 
 from pipelines.config import DegradeOptions, Range
-from pipelines.degrade.camera import colour, noise, sharpen
-from pipelines.degrade.jpeg import BLOCK, compress
+from pipelines.degrade.camera import BLOCK, colour, compress, noise, sharpen
 from pipelines.degrade.kernels import degraded
 from pipelines.degrade.textbook import degrade
 from pipelines.pixels import quantise, to_float, to_uint8
 
-_PLANE, _CAMERA, _NOISE, _JPEG, _SECOND_JPEG = range(1, 6)  # what a seed is for
+_PLANE, _CAMERA, _NOISE, _JPEG, _SECOND_JPEG = range(1, 6)  # one number for each use of the seed
 
 
 def degrade_example(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tensor:
     """Return the LR of one HR patch.
 
     Args:
-        hr: Float32 [H, W, 3] in [0, 1], of known sides that are divisible by the scale.
-        options: What may happen, and how strongly.
+        hr: Float32 [H, W, 3] in [0, 1], with known sides that are divisible by the scale.
+        options: The ranges and kinds to draw from.
         seed: Int tensor [2]; the same seed gives the same LR.
 
     Returns:
@@ -38,13 +37,13 @@ def degrade_example(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> 
 
 
 def _seen(lr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tensor:
-    """Add what the camera adds; an effect whose range is nothing costs nothing.
+    """Add what the camera adds; effects that are off cost nothing.
 
-    Half of the patches are clean where the ranges begin at 0: a pixel of LR is the mean of many, which leaves little
-    noise, and a model that has seen no clean LR can't tell how far it may go there.
+    If the ranges start at 0, half of the patches are clean: an LR pixel is the mean of many, which leaves little noise,
+    and a model must learn how much detail clean LR allows.
     """
     u = tf.random.stateless_uniform([12], _fold(seed, _CAMERA))
-    faults = tf.where(u[11] < 0.5, u[:7], 0.0)  # half of the patches at the low end of all three ranges, together
+    faults = tf.where(u[11] < 0.5, u[:7], 0.0)  # half of the patches have the low end of all three
     if options.shot_noise[1] > 0 or options.read_noise[1] > 0:
         shot, read = _rarely_strong(options.shot_noise, faults[:3]), _rarely_strong(options.read_noise, faults[3:6])
         lr = noise(lr, shot, read, _fold(seed, _NOISE))
@@ -91,7 +90,7 @@ def _between(bounds: Range, u: tf.Tensor) -> tf.Tensor:
 
 
 def _rarely_strong(bounds: Range, u: tf.Tensor) -> tf.Tensor:
-    """Return a value of the range, half of them in its first quarter: what is there is mostly weak."""
+    """Return a value of the range, half of them in its first quarter: most effects are weak."""
     return _between(bounds, tf.square(u))
 
 

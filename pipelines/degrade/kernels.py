@@ -1,13 +1,12 @@
-"""Point spread and resampling as one kernel on the HR grid, and its use: HR [H, W, 3] -> LR [H/scale, W/scale, 3].
+"""Point spread and resampling as one kernel on the HR grid: HR [H, W, 3] -> LR [H/scale, W/scale, 3].
 
-A lens blurs (`point_spread`), a sensor or a program averages what falls into a coarser pixel (`resampling`). Both are
-linear, so they are one kernel, sampled at half-integer distances: LR pixel i lies between two HR pixels, on HR
-coordinate `scale*i + (scale-1)/2`, since scales are even. Edges are mirrored, as in `textbook`.
+A lens blurs (`point_spread`); a sensor or a program averages what falls into a coarser pixel (`resampling`). Both are
+linear, so they are one kernel, sampled at half-integer distances, since scales are even. Edges are mirrored, as in
+`textbook`.
 
-A cascade is the exception, because it rounds: pyramids are made by halving, each level rounded to 8 bit and averaged
-again.
+A cascade rounds, so it is an exception: pyramids are made by halving, each level rounded to 8 bit and averaged again.
 
-Everything is TensorFlow, for use inside `Dataset.map`. Measured for a crop of 96x96: see `benchmarks.pipeline`.
+All is TensorFlow, for `Dataset.map`. Measured for a crop of 96x96: see `benchmarks.pipeline`.
 """
 from __future__ import annotations
 
@@ -21,26 +20,20 @@ from pipelines.config import DegradeOptions
 from pipelines.degrade.textbook import TRUNCATE, extend_symmetric
 from pipelines.pixels import quantise
 
-CUBIC = -0.5  # Keys 1981; what PIL and scikit-image take
+CUBIC = -0.5  # Keys 1981; as in PIL and scikit-image
 LANCZOS = 3
-RINGS = 2.5  # an Airy pattern is cut where 2 J1(v) / v has its third zero, at about so many times its first
-# A mean of four 8-bit values ends in a half a quarter of the time: libvips, which writes most pyramids, rounds that up.
-# So much more settles it, whatever the order of the sum did to the last bit.
+RINGS = 2.5  # an Airy pattern is cut at the third zero of 2 J1(v) / v, about so many times its first
+# A quarter of the means of four 8-bit values end in a half, which libvips, the writer of most pyramids, rounds up. This
+# is added to do the same, whatever the order of the sum.
 HALF_UP = 0.002 / 255
-LARGE = 128  # HR pixels a side, of an image that is convolved in groups of pixels
-LEAST_SIGMA = 1e-3  # of "no blur": on half-integer distances the mean of the central pixels remains
+LARGE = 128  # side in HR pixels of an image that is convolved in groups of pixels
+LEAST_SIGMA = 1e-3  # for "no blur": at half-integer distances this is the mean of the central pixels
 
 
 def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tensor:
-    """Blur and resample one image as `options` and a seed say.
+    """Blur and resample one image, float32 [H, W, C] in [0, 1] with sides divisible by the scale, as drawn by seed [2].
 
-    Args:
-        hr: Float32 [H, W, C] in [0, 1]; sides divisible by the scale.
-        options: Which point spreads and resamplings there are to draw from.
-        seed: Int tensor [2].
-
-    Returns:
-        Float32 [H/scale, W/scale, C], which may leave [0, 1] by what negative lobes overshoot.
+    Returns float32 [H/scale, W/scale, C]; it may leave [0, 1], since some kernels have negative lobes.
     """
     kinds = tf.random.stateless_uniform([2], seed)
     resampling = tf.cast(kinds[0] * len(options.resamplings), tf.int32)
@@ -69,7 +62,7 @@ def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tens
 
 
 def _without_aliasing(options: DegradeOptions, resampling: tf.Tensor, spread: tf.Tensor) -> tf.Tensor:
-    """Turn every n-th pixel of what is not blurred into another resampling: no camera has gaps between its pixels."""
+    """Replace every n-th pixel without blur by another resampling: no camera has gaps between pixels."""
     other = next((place for place, name in enumerate(options.resamplings) if name != "nth"), None)
     if other is None or "none" not in options.blurs:
         return resampling
@@ -79,18 +72,11 @@ def _without_aliasing(options: DegradeOptions, resampling: tf.Tensor, spread: tf
 
 def point_spread(options: DegradeOptions, seed: tf.Tensor, kind: tf.Tensor,
                  between: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draw a point spread function.
+    """Draw a point spread function: `kind` is an int scalar, an index of `options.blurs`, the seed an int tensor [2].
 
-    Args:
-        options: The ranges.
-        seed: Int tensor [2].
-        kind: Int scalar, a place in `options.blurs`.
-        between: Bool scalar: sample at half-integer distances from the centre, not at whole ones.
-
-    Returns:
-        Float32 [2R + 2, 2R + 2], summing to one, R the furthest that any draw of `options` reaches. Column k is at
-        distance k - R - 1/2 where `between`, else at k - R, and the last is then 0. And an int32 scalar: how far this
-        one reaches, in pixels.
+    Returns float32 [2R + 2, 2R + 2] with sum one, R the largest reach of `options`. Column k is at distance k - R - 1/2
+    from the centre with `between` (bool scalar), else at k - R, and the last column is 0. And the reach of this one,
+    int32.
     """
     most = largest_reach(options)
     offsets = tf.range(2 * most + 2, dtype=tf.float32) - (most + tf.where(between, 0.5, 0.0))
@@ -125,8 +111,8 @@ def largest_reach(options: DegradeOptions) -> int:
 def resampling_taps(name: str, distance: np.ndarray, scale: int) -> np.ndarray:
     """Return the weights of HR pixels at `distance` from the centre of an LR pixel, not normalised.
 
-    "box" is the mean over scale x scale pixels, "cascade" over 2 x 2 (its first step); "bicubic" and "lanczos" are the
-    antialiased ones, their kernels stretched by the scale, as PIL and tf.image.resize(antialias=True) have them.
+    "box" is the mean of scale x scale pixels, "cascade" of 2 x 2 (its first step); "bicubic" and "lanczos" are
+    antialiased, with kernels stretched by the scale, as in PIL and tf.image.resize(antialias=True).
     """
     x = np.abs(distance) / (2 if name == "cascade" else scale)
     if name in ("box", "cascade"):
@@ -139,24 +125,17 @@ def resampling_taps(name: str, distance: np.ndarray, scale: int) -> np.ndarray:
 
 
 def convolve(image: tf.Tensor, kernel: tf.Tensor, side: tf.Tensor, stride: int) -> tf.Tensor:
-    """Correlate [H, W, C] with the central part of a kernel, edges mirrored, and keep every `stride`-th sample.
+    """Correlate float32 [H, W, C] with the central part of a kernel, edges mirrored, and keep every `stride`-th sample.
 
-    Args:
-        image: Float32 [H, W, C]; sides divisible by the stride.
-        kernel: Float32 [T, T], T a multiple of twice the stride: its centre lies between pixels, as that of
-            an output pixel does.
-        side: Int scalar: so much of the kernel matters, a side; the rest is cut off.
-        stride: 2, 4 or 8.
-
-    Returns:
-        [H/stride, W/stride, C].
+    The kernel is float32 [T, T], T a multiple of twice the stride, so that its centre lies between pixels like that of
+    an output pixel. `side`, an int scalar, is the side of the part that is used. The stride is 2, 4 or 8.
     """
     cut = tf.maximum((kernel.shape[0] - side) // stride, 0) * (stride // 2)
     kernel = kernel[cut:kernel.shape[0] - cut, cut:kernel.shape[0] - cut]
     kernel /= tf.reduce_sum(kernel)
     taps, (height, width, channels) = tf.shape(kernel)[0], image.shape
-    # A convolution of few output channels takes as long as one of 16. In a large image a position gives a group of
-    # 2 x 2 pixels, each channel of each an output. It looks at blocks of `stride * group` HR pixels a side.
+    # A convolution with few output channels takes as long as one with 16. In a large image each position gives a group
+    # of 2 x 2 pixels, each channel of each an output, from blocks of `stride * group` HR pixels a side.
     group = 2 if max(height, width) > LARGE else 1
     block = stride * group
     blocks = (taps + 2 * block - stride - 1) // block
@@ -183,7 +162,7 @@ def _combined(spread: tf.Tensor, options: DegradeOptions, resampling: tf.Tensor)
     out = np.arange(total) - (total - 1) / 2
     maps = []
     for name in options.resamplings:
-        if name == "nth":  # the point spread itself, which was sampled where it is needed
+        if name == "nth":  # the point spread itself, already sampled there
             maps.append((np.abs(out[:, np.newaxis] - (np.arange(places) - most - 0.5)) < 0.1).astype(float))
         else:
             maps.append(resampling_taps(name, out[:, np.newaxis] - (np.arange(places) - most), options.scale))
@@ -192,13 +171,13 @@ def _combined(spread: tf.Tensor, options: DegradeOptions, resampling: tf.Tensor)
 
 
 def _span(name: str, scale: int) -> int:
-    """Return how many HR pixels a resampling looks at beyond the two that are always there."""
+    """Return how many HR pixels a resampling covers besides the two central ones."""
     return {"nth": 2, "box": scale, "cascade": 2, "bicubic": 4 * scale, "lanczos": 2 * LANCZOS * scale}[name]
 
 
 def _gaussian(down: tf.Tensor, right: tf.Tensor, sigma: tf.Tensor | float, anisotropy: tf.Tensor | float,
               angle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return exp(-d^2 / 2) of the distance d in sigmas; the two sigmas have the mean square sigma^2."""
+    """Return exp(-d^2 / 2) for the distance d in sigmas; the mean square of the two sigmas is sigma^2."""
     sigma = tf.maximum(sigma, LEAST_SIGMA)
     shorter = sigma * tf.sqrt(2 / (1 + tf.square(anisotropy)))
     along = (tf.cos(angle) * right + tf.sin(angle) * down) / (shorter * anisotropy)
@@ -209,14 +188,14 @@ def _gaussian(down: tf.Tensor, right: tf.Tensor, sigma: tf.Tensor | float, aniso
 
 
 def _disc(distance: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the share of each pixel that lies in the disc, by its distance from the rim; a point at radius 0."""
+    """Return the share of each pixel inside the disc, by its distance from the rim; a point at radius 0."""
     disc = tf.clip_by_value(radius + 0.5 - distance, 0.0, 1.0)
-    nearest = tf.cast(distance <= tf.reduce_min(distance) + 1e-3, tf.float32)  # what is left of a disc within a pixel
+    nearest = tf.cast(distance <= tf.reduce_min(distance) + 1e-3, tf.float32)  # of a disc inside a pixel
     return tf.where(tf.reduce_sum(disc) > 0, disc, nearest), radius + 0.5
 
 
 def _airy(microns: tf.Tensor, na_per_micron: tf.Tensor, mpp: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return (2 J1(v) / v)^2 with v = 2 pi NA r / wavelength: what a lens without aberrations makes of a point.
+    """Return (2 J1(v) / v)^2 with v = 2 pi NA r / wavelength: the image of a point by a perfect lens.
 
     Source: Born and Wolf, Principles of Optics, section 8.5.2.
     """
@@ -225,5 +204,5 @@ def _airy(microns: tf.Tensor, na_per_micron: tf.Tensor, mpp: tf.Tensor) -> tuple
 
 
 def _within(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:
-    """Return the value at u in [0, 1) of the way from low to high."""
+    """Return the value at u in [0, 1) between low and high."""
     return bounds[0] + u * (bounds[1] - bounds[0])

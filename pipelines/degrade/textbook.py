@@ -1,20 +1,20 @@
-"""HR -> LR: a Gaussian blur and every `scale`-th pixel, the one downsampler of this project.
+"""HR -> LR by a Gaussian blur and every `scale`-th pixel, the paper's degradation.
 
     lr[i, j] = sum_k sum_l  g[k] g[l]  hr[scale*i + first + k, scale*j + first + l]
 
-Images are [B, H, W, C], any float type; the range is kept, since the weights are positive and sum to one. The result is
-not rounded to 8 bit: `pipelines.pixels.quantise` does that.
+Images are [B, H, W, C], any float type; the range is kept, since the weights are positive with sum one. The result is
+not rounded to 8 bit (see `pipelines.pixels.quantise`).
 
-Centred: LR pixel i lies on HR coordinate `scale*i + (scale-1)/2`, the half-pixel convention of slides and of
-`tf.image.resize`. For an even scale that is between two HR pixels: the Gaussian is sampled at half-integer distances.
+LR pixel i lies at HR coordinate `scale*i + (scale-1)/2`, the half-pixel convention of slides and of `tf.image.resize`.
+For an even scale that is between two HR pixels, and the Gaussian is sampled at half-integer distances.
 
-Taps reach at least 4 sigma (6.5 pixels at sigma 1.6), where the Gaussian has fallen to 3e-4 of its peak. Edges are
-symmetric (d c b a | a b c d | d c b a), as in `tf.pad(mode="SYMMETRIC")` and `scipy.ndimage` mode "reflect", and any
-image side from `scale` up works, also one shorter than the kernel.
+Taps reach at least 4 sigma (6.5 pixels at sigma 1.6), where the Gaussian is 3e-4 of its peak. Edges are symmetric (d c
+b a | a b c d | d c b a), as in `tf.pad(mode="SYMMETRIC")`; any side from `scale` up works, even if the kernel is
+longer.
 
-Only what is kept is computed: an axis is split into `scale` phases (samples 0, scale, 2 scale, ...; samples 1,
-scale + 1, ...), and the result is a weighted sum of shifted phases. Per 256x256x3 patch in a batch of 8, on 2 cores,
-that is 0.7 ms in the graph executor and 0.2 ms under XLA; strided slices take 6 ms, a strided depthwise convolution
+Only the kept samples are computed: an axis is split into `scale` phases (samples 0, scale, 2 scale, ...; samples 1,
+scale + 1, ...), and the result is a weighted sum of shifted phases. For a 256x256x3 patch in a batch of 8, on 2 cores,
+this takes 0.7 ms in the graph executor and 0.2 ms under XLA; strided slices take 6 ms, a strided depthwise convolution
 3 to 5 ms.
 """
 from __future__ import annotations
@@ -30,22 +30,22 @@ TRUNCATE = 4.0  # the taps reach at least this many sigma
 
 
 def degrade(hr: tf.Tensor | np.ndarray, scale: int = 4, blur_sigma: float = 1.6) -> tf.Tensor:
-    """Return the LR image a `scale` times coarser scanner would give.
+    """Return the LR image of a `scale` times coarser scanner.
 
     Args:
         hr: Float [B, H, W, C]; H and W divisible by `scale`.
-        scale: HR side over LR side, 1 or more.
-        blur_sigma: Standard deviation of the blur in HR pixels. At 0 what remains of it is the mean of the
-            central pixels (2x2 for an even scale, one for an odd), so that the result stays centred.
+        scale: HR side / LR side, 1 or more.
+        blur_sigma: Standard deviation of the blur in HR pixels. 0 is the mean of the central pixels (2x2 for an even
+            scale, one for an odd), so that the result stays centred.
 
     Returns:
-        [B, H/scale, W/scale, C] of the dtype of `hr`.
+        [B, H/scale, W/scale, C] with the dtype of `hr`.
 
     Raises:
         ValueError: `hr` is not a float image batch, or its sides are not divisible by `scale`
-            (tf.errors.InvalidArgumentError where the sides are known only when the graph runs).
+            (tf.errors.InvalidArgumentError if the sides are known only in the graph).
     """
-    require(scale >= 1, "scale", "be 1 or more", "it is the HR side over the LR side", scale)
+    require(scale >= 1, "scale", "be 1 or more", "it is HR side / LR side", scale)
     require(0 <= blur_sigma < math.inf, "blur_sigma", "be 0 or more and finite", "give it in HR pixels, 0 for no blur",
             blur_sigma)
     hr = tf.convert_to_tensor(hr)
@@ -74,7 +74,7 @@ def _blurred_slices(images: tf.Tensor, axis: int, scale: int, first: int, weight
         side = tf.shape(images)[axis]
         divisible = tf.debugging.assert_equal(side % scale, 0, f"`hr` must have sides divisible by scale={scale}")
         with tf.control_dependencies([divisible] if divisible is not None else []):
-            images = tf.identity(images)  # or the reshape may fail first, and say less
+            images = tf.identity(images)  # else the reshape may fail first, with a worse message
     else:
         require(side > 0 and side % scale == 0, "hr", f"have sides divisible by scale={scale}", "crop it", images.shape)
     before = math.ceil(max(-first, 0) / scale) * scale
@@ -97,7 +97,7 @@ def _phases(images: tf.Tensor, axis: int, scale: int) -> list[tf.Tensor]:
 
 
 def extend_symmetric(images: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
-    """Mirror the borders outwards along `axis`; unlike tf.pad also by more than the image holds."""
+    """Mirror the borders outwards along `axis`; unlike tf.pad, also by more than the image's side."""
     side = tf.shape(images)[axis] if images.shape[axis] is None else images.shape[axis]
 
     def border(start: tf.Tensor | int, count: int) -> tf.Tensor:

@@ -1,24 +1,23 @@
-"""Draw what training sees of a few patches: LR beside real LR, or the corruptions of an uncurated set.
+"""Draw what training sees of a few patches: synthetic LR beside real LR, or the corruptions of an uncurated set.
 
     python -m pipelines.preview --output=family.png
     python -m pipelines.preview --output=family.png --data=pairs/
     python -m pipelines.preview --output=family.png --data=slide.svs --pairs=levels
     python -m pipelines.preview --output=corruptions.png --show=corruptions --degradation=textbook
 
-The first shows what the textbook, a pyramid and scanners make of the same HR. Where the data hold pairs, the real LR
-stands beside them, and a table is printed of how near each comes to it. The second shows every corruption at three
-strengths, then which side of a pair is bad.
+The first shows the LR of the textbook, pyramid and scanner presets from the same HR. If the data hold pairs, the real
+LR is beside them, and a table shows how similar each preset is. The last shows every corruption at three strengths, and
+then each side of a pair.
 """
 from __future__ import annotations
 
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
-from matplotlib.figure import Figure
 
-from pipelines import corrupt
 from pipelines.config import DEGRADATIONS, PatchOptions, degradation
 from pipelines.console import run
 from pipelines.errors import require
@@ -26,16 +25,16 @@ from pipelines.files import atomic_path
 from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import to_float
-from pipelines.preview.corruptions import draw_corruptions
-from pipelines.preview.degradations import draw_degradations, likenesses
-from pipelines.preview.likeness import likeness_table
 from pipelines.sources import Source, is_among
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CANDIDATES = 64  # patches of a slide to choose from
-ROWS, MEMBERS = 3, 5  # of the picture of degradations: slides, and how many members of --degradation it shows
+ROWS, MEMBERS = 3, 5  # slides, and members of --degradation, in the picture of degradations
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", None, "PNG to write, in place of one that is there; outside of the data.",
+flags.DEFINE_string("output", None, "PNG to write or replace; not inside the data.",
                     flag_values=FLAGS)
 flags.DEFINE_string("data", "sample", "Slides, folders of tiles, or pairs.", flag_values=FLAGS)
 flags.DEFINE_enum("show", "degradations", ["degradations", "corruptions"], "What to draw.", flag_values=FLAGS)
@@ -46,7 +45,7 @@ define_degrade_flags(FLAGS)
 
 
 def main() -> int:
-    """Draw the picture, and print the table and where the picture is."""
+    """Draw the picture, and print the table and the picture's path."""
     options = patch_options(FLAGS)
     output = _checked(FLAGS.output)
     sources = find_sources(FLAGS.data)
@@ -58,8 +57,11 @@ def main() -> int:
 
 
 def _corruptions(source: Source, options: PatchOptions) -> Figure:
+    from pipelines.corrupt import load_outliers  # TensorFlow
+    from pipelines.preview.pictures import draw_corruptions
+
     patch = choose_patch(source, options)
-    outliers = FLAGS.outlier_dir and corrupt.load_outliers(FLAGS.outlier_dir, options.patch_size)
+    outliers = FLAGS.outlier_dir and load_outliers(FLAGS.outlier_dir, options.patch_size)
     figure = draw_corruptions(to_float(patch.pixels), degrade_options(FLAGS), outliers)
     resolution = "resolution unknown" if patch.mpp is None else f"{patch.mpp:g} microns per pixel"
     figure.suptitle(f"{patch.example_id}, {resolution}", x=0.01, ha="left", fontsize=9, color="0.35")
@@ -67,6 +69,9 @@ def _corruptions(source: Source, options: PatchOptions) -> Figure:
 
 
 def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
+    from pipelines.preview.likeness import likeness_table
+    from pipelines.preview.pictures import draw_degradations, likenesses  # TensorFlow
+
     asked = degrade_options(FLAGS)
     presets = {name: degradation(name, scale=asked.scale) for name in DEGRADATIONS if name != FLAGS.degradation}
     presets[FLAGS.degradation] = asked  # last
@@ -84,19 +89,19 @@ def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
 
 
 def _checked(output: str | None) -> Path:
-    """Return the PNG to write; refuse one that is, or would be, among the pictures that it shows."""
-    require(bool(output), "output", "be given", "name the PNG to write", output)
+    """Return the PNG to write; refuse one that is, or would be, part of the data."""
+    require(bool(output), "output", "be given", "give the PNG to write", output)
     path = Path(output or "")
     require(path.suffix.lower() == ".png" and not path.is_dir(), "output", "be a .png file", "it is written as PNG",
             output)
     inputs = f"{FLAGS.data},{FLAGS.outlier_dir or ''}"
     require(not is_among(path, inputs), "output", "lie outside of data and outlier_dir",
-            "it would be one of their slides or tiles: name another file", output)
+            "it would become one of their tiles: choose another file", output)
     return path
 
 
 def choose_patch(source: Source, options: PatchOptions) -> Patch:
-    """Return the patch of a slide with the most to see: the largest spread of values, of CANDIDATES.
+    """Return the patch of a slide with the largest standard deviation, of CANDIDATES.
 
     Raises:
         ValueError: The slide gives no patch; says why.

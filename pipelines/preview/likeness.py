@@ -1,10 +1,10 @@
-"""How near synthetic LR comes to real LR of the same HR: power spectra and residuals, one value per image.
+"""How similar synthetic LR is to real LR of the same HR: power spectra and residuals, one value per image.
 
-Images are float [h, w, 3] in [0, 1]; statistics are of their brightness, the mean of the three channels. NumPy alone.
+Images are float [h, w, 3] in [0, 1]; statistics are of their brightness, the mean of the three channels. NumPy only.
 
-    spectrum       synthetic over real power in dB, by band of frequency: above 0 sharper or noisier, below 0 blurred
-    residual       LR - mean of the scale x scale HR pixels below it: what sets an LR apart from an ideal camera's.
-                   Its standard deviation, excess kurtosis, correlation of neighbouring pixels, and blockiness
+    spectrum       synthetic / real power in dB, by frequency band: above 0 sharper or noisier, below 0 blurred
+    residual       LR - mean of the scale x scale HR pixels below it: how LR differs from an ideal camera's. Standard
+                   deviation, excess kurtosis, correlation of neighbouring pixels, and blockiness
     difference     root mean square of synthetic - real
 """
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 
 from pipelines.errors import require
 
-BANDS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # edges, in cycles per LR pixel; what is coarser, every LR shows
-BLOCK = 8  # LR pixels a side, of JPEG's brightness
+BANDS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # edges, in cycles per LR pixel
+BLOCK = 8  # side of JPEG's brightness blocks, in LR pixels
 GREY_LEVELS = 255
 WIDTH = 15  # of a column of the table
 
 
 @dataclass(frozen=True)
 class Residual:
-    """What sets an LR image apart from the mean of the HR pixels below: see `residual_of`."""
+    """How an LR image differs from the mean of its HR pixels: see `residual_of`."""
 
     std: float
     kurtosis: float
@@ -35,7 +35,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Likeness:
-    """One synthetic LR beside the real one: dB by band, its residual, and the root mean square between the two."""
+    """One synthetic LR beside the real one: dB by band, its residual, and the root mean square difference."""
 
     spectrum: tuple[float, ...]
     residual: Residual
@@ -43,26 +43,20 @@ class Likeness:
 
 
 def compare(made: np.ndarray, real: np.ndarray, hr: np.ndarray) -> Likeness:
-    """Return how near a synthetic LR image [h, w, 3] is to the real one of the same HR [scale*h, scale*w, 3]."""
+    """Return how similar synthetic LR [h, w, 3] is to the real LR of the same HR [scale*h, scale*w, 3]."""
     ratios = band_powers(made) / band_powers(real)
     difference = GREY_LEVELS * float(np.sqrt(np.mean((made - real) ** 2)))
     return Likeness(tuple(10 * np.log10(ratios)), residual_of(made, hr), difference)
 
 
 def band_powers(image: np.ndarray) -> np.ndarray:
-    """Return the power spectral density in each of BANDS, averaged over all directions.
+    """Return the power spectral density of a float image [h, w, 3] in each of BANDS, averaged over all directions.
 
-    The mean is taken away and a Hann window laid over the image, so that its borders do not count as edges. White
-    noise of variance s^2 has the power s^2 in every band.
-
-    Args:
-        image: Float [h, w, 3]; sides of 32 pixels or more, or there is nothing in the lowest band.
-
-    Returns:
-        Float [len(BANDS) - 1].
+    The mean is subtracted and a Hann window applied, so that the border is not an edge. White noise of variance s^2 has
+    the power s^2 in every band.
 
     Raises:
-        ValueError: A side is shorter.
+        ValueError: A side is shorter than 32 pixels.
     """
     require(min(image.shape[:2]) >= 1 / BANDS[0], "image", f"have sides of at least {1 / BANDS[0]:g} pixels",
             "take larger patches", image.shape)
@@ -75,18 +69,18 @@ def band_powers(image: np.ndarray) -> np.ndarray:
 
 
 def residual_of(lr: np.ndarray, hr: np.ndarray) -> Residual:
-    """Return what sets an LR image apart from the mean of the HR pixels below each of its own.
+    """Return how an LR image differs from the mean of the HR pixels of each of its pixels.
 
-    The standard deviation is in grey levels of 255. The kurtosis is the excess over a Gaussian's. The correlation is
-    that of pixels beside and below each other: 0 for noise, positive for blur, negative for sharpening. The blockiness
-    see there. Kurtosis and correlation of a residual that is the same everywhere are 0.
+    The standard deviation is in grey levels of 255. Kurtosis is the excess over a Gaussian's. Correlation is that of
+    horizontal and vertical neighbours: 0 for noise, positive for blur, negative for sharpening. Kurtosis and
+    correlation of a constant residual are 0.
     """
     scale = hr.shape[0] // lr.shape[0]
     means = hr.reshape(lr.shape[0], scale, lr.shape[1], scale, 3).mean(axis=(1, 3, 4))
     residual = lr.mean(axis=-1) - means
     centred = residual - residual.mean()
     variance = np.mean(centred**2)
-    if variance < 1e-12:  # a millionth of full scale: rounding alone
+    if variance < 1e-12:  # a millionth of full scale: only rounding
         return Residual(0.0, 0.0, 0.0, 0.0)
     correlation = np.mean([np.mean(centred[1:] * centred[:-1]), np.mean(centred[:, 1:] * centred[:, :-1])]) / variance
     return Residual(GREY_LEVELS * float(np.sqrt(variance)), float(np.mean(centred**4) / variance**2 - 3),
@@ -94,10 +88,10 @@ def residual_of(lr: np.ndarray, hr: np.ndarray) -> Residual:
 
 
 def blockiness(plane: np.ndarray) -> float:
-    """Return by how much steps from pixel to pixel are larger on a grid of 8x8 blocks than elsewhere, as a share.
+    """Return by how much steps between pixels are larger on a grid of 8x8 blocks than elsewhere, as a share.
 
-    The grid may lie anywhere: of the eight columns that it can begin with, the one with the largest steps is taken,
-    and so of the rows. Plain noise has about 0.1 for 63 x 63 pixels, since the largest of eight is taken.
+    The grid may start anywhere: of the eight possible columns the one with the largest steps is taken, and so for rows.
+    Plain noise has about 0.1 for 63 x 63 pixels, since the largest of eight is taken.
     """
     return float(np.mean([_largest_phase(np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)) for axis in (0, 1)]))
 
@@ -109,7 +103,7 @@ def _largest_phase(steps: np.ndarray) -> float:
 
 
 def likeness_table(rows: Mapping[str, Sequence[Likeness]]) -> str:
-    """Return the table: a row each of a name's images, their mean and, in brackets, their standard deviation."""
+    """Return the table: a row per name, with mean and (standard deviation) over its images."""
     bands = [f"{low:.3g}-{high:.3g}" for low, high in pairwise(BANDS)]
     names = [*bands, *(field.name for field in fields(Residual)), "difference"]
     lines = [f"{'':10}{'power over real, dB, by cycles/pixel':^{WIDTH * len(bands)}}{'residual':^{4 * WIDTH}}",

@@ -1,4 +1,4 @@
-"""Slides written: tiled, pyramidal, larger than memory, and no tile made twice after a run that was killed.
+"""Write slides: tiled pyramids larger than memory, resumed after a kill without making a tile twice.
 
     options = PyramidOptions(quality=90)
     with PyramidWriter("case_x4.tif", width, height, mpp=0.25, options=options, resume=True) as writer:
@@ -7,16 +7,16 @@
             writer.put(row, column, make(x, y, tile_w, tile_h))
         writer.finish()
 
-    case_x4.tif.unfinished   the work file: encoded tiles as they come, safe against kill -9; gone when all is done
-    case_x4.tif              a BigTIFF, or an OME-TIFF, there when it is whole and not before
+    case_x4.tif.unfinished   the work file: encoded tiles, safe against kill -9; deleted at the end
+    case_x4.tif              a BigTIFF or OME-TIFF, which exists only when it is complete
 
-The same tiles give the same bytes, however often the run was stopped and in whatever order they came: there is no date
-in the file, lower levels are made of tiles as stored, and the file is laid out only when the last of them is there.
-Disk: up to twice the finished file, until the work file goes. Memory: some tiles for each thread.
+The same tiles give the same bytes, however often the run was stopped and in whatever order they came: the file has no
+date, lower levels are made from tiles as stored, and the file is written when the last tile is there. Disk: up to twice
+the finished file, until the work file is deleted. Memory: some tiles per thread.
 
-Levels and how a tile is encoded: `tiles`. The work file: `store`. The finished file: `tiff`. The way through: `writer`.
+`tiff`: levels, encoded tiles and the finished file. `store`: the work file. `writer`: from tiles to a slide.
 """
-from pipelines.pyramid.tiles import Level, PyramidOptions
+from pipelines.pyramid.tiff import Level, PyramidOptions
 from pipelines.pyramid.writer import PyramidWriter
 
 __all__ = ["Level", "PyramidOptions", "PyramidWriter"]

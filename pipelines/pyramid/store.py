@@ -1,8 +1,7 @@
-"""The work file: encoded tiles by (level, row, column), in one SQLite file that outlives a kill -9.
+"""The work file: encoded tiles by (level, row, column) in one SQLite file that survives kill -9.
 
-Tiles come in batches, each written wholly or not at all, so that what a killed run left is what it had at its last
-batch. One process holds the file at a time, and the hold ends with the process, however it ends. The file says what is
-being made; to go on with something else in it is refused.
+Tiles are written in batches, each completely or not at all. One process holds the file at a time, until it ends. The
+file says what is being made, and is refused for anything else.
 """
 from __future__ import annotations
 
@@ -19,30 +18,26 @@ from typing import Any
 from pipelines.errors import require
 
 FORMAT = 1
-# A batch ends when it is this large or this old: what a kill costs, against the price of a sync to disk.
+# A batch ends at this size or age: a kill loses at most one batch, and each costs a sync to disk.
 BATCH_BYTES = 16 * 2**20
 BATCH_SECONDS = 5.0
-KEPT_KIB = 32 * 1024  # SQLite's memory: a batch and what else is read
+KEPT_KIB = 32 * 1024  # SQLite's memory, for a batch and for reading
 PAGE_BYTES = 16384
-REMEDY = "make room and go on with --resume, the tiles made so far are kept"
+REMEDY = "make room and resume with --resume, finished tiles are kept"
 
 _TABLES = ("CREATE TABLE IF NOT EXISTS made (facts TEXT)",
            "CREATE TABLE IF NOT EXISTS tiles (level INT, row INT, col INT, data BLOB, PRIMARY KEY (level, row, col))")
 
 
 class TileStore:
-    """An open work file. One thread at a time may use it."""
+    """An open work file, for one thread at a time."""
 
     def __init__(self, path: Path, facts: dict[str, Any]) -> None:
-        """Open the work file, or make it.
-
-        Args:
-            path: Where it is or shall be.
-            facts: What is being made, as values that JSON knows.
+        """Open or create the work file; `facts` are JSON values that say what is being made.
 
         Raises:
             Held: Another run holds it.
-            ValueError: It was made for other facts, or it is something else.
+            ValueError: It was made for other facts, or is not a work file.
             OSError: It cannot be written; names it.
         """
         self.path = path
@@ -58,27 +53,27 @@ class TileStore:
         self._batch_start = time.monotonic()
 
     def has(self, level: int, row: int, column: int) -> bool:
-        """Whether a tile is there."""
+        """Whether a tile is stored."""
         with _told(self.path):
             return self._connection.execute("SELECT 1 FROM tiles WHERE level = ? AND row = ? AND col = ?",
                                             (level, row, column)).fetchone() is not None
 
     def count(self, level: int) -> int:
-        """Return how many tiles of a level there are."""
+        """Return how many tiles of a level are stored."""
         with _told(self.path):
             return self._connection.execute("SELECT count(*) FROM tiles WHERE level = ?", (level,)).fetchone()[0]
 
     def get(self, level: int, row: int, column: int) -> bytes:
-        """Return a tile that is there."""
+        """Return a stored tile."""
         with _told(self.path):
             return self._connection.execute("SELECT data FROM tiles WHERE level = ? AND row = ? AND col = ?",
                                             (level, row, column)).fetchone()[0]
 
     def put(self, level: int, row: int, column: int, data: bytes) -> None:
-        """Add a tile. One that is there already stays as it is.
+        """Add a tile. A stored one is kept.
 
         Raises:
-            OSError: The disk is full; names the file. The batches before this one are kept.
+            OSError: The disk is full; names the file. Earlier batches are kept.
         """
         with _told(self.path):
             self._connection.execute("INSERT OR IGNORE INTO tiles VALUES (?, ?, ?, ?)", (level, row, column, data))
@@ -87,14 +82,14 @@ class TileStore:
             self.commit()
 
     def commit(self) -> None:
-        """End the batch: what was put is on the disk now."""
+        """End the batch: its tiles are on the disk now."""
         with _told(self.path):
             self._connection.commit()
         self._batch_bytes = 0
         self._batch_start = time.monotonic()
 
     def close(self) -> None:
-        """Let go of the file; what was put since the last batch is dropped. Once more does nothing."""
+        """Close the file, without the tiles since the last batch. May be called again."""
         with suppress(sqlite3.Error):
             self._connection.close()
 
@@ -104,7 +99,7 @@ class TileStore:
         _unlink(self.path)
 
     def _check(self, facts: dict[str, Any]) -> None:
-        """Write what is being made into a new file, and compare it with what an old one says."""
+        """Write the facts to a new file; compare them with those of an old one."""
         for table in _TABLES:
             self._connection.execute(table)
         found = self._connection.execute("SELECT facts FROM made").fetchone()
@@ -114,13 +109,13 @@ class TileStore:
             return
         old = json.loads(found[0])
         differs = [name for name in sorted({*old, *facts}) if old.get(name) != facts.get(name)]
-        require(not differs, "output", "be gone on with as it was begun", "repeat that command, choose another output, "
-                f"or start anew by --overwrite without --resume (other than before: {', '.join(differs)})",
+        require(not differs, "output", "be resumed with the settings of the original run", "repeat that command, "
+                f"choose another output, or start again with --overwrite (these settings differ: {', '.join(differs)})",
                 str(self.path))
 
 
 def discard(path: Path) -> None:
-    """Delete a work file, whatever it holds, unless a run is at it.
+    """Delete a work file, unless a run holds it.
 
     Raises:
         ValueError: Another run holds it.
@@ -135,11 +130,11 @@ class Held(ValueError):
 
 
 class _NoWorkFile(ValueError):
-    """The file is something else."""
+    """The file is not a work file."""
 
 
 def _hold(path: Path) -> sqlite3.Connection:
-    """Return a connection that keeps all others out until it is closed."""
+    """Return a connection that excludes all others until it is closed."""
     with _told(path):
         connection = sqlite3.connect(path, timeout=0, check_same_thread=False)
         try:
@@ -161,14 +156,14 @@ def _told(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_BUSY:
-            raise Held("`output` must be written by one run at a time; wait for the other one, or choose "
+            raise Held("`output` must be written by one run at a time; wait for the other, or choose "
                        f"another. Received: output={str(path)!r}") from error
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise _NoWorkFile("`output` must be gone on with in a work file of its own; delete this one, it is "
-                              f"another's or damaged. Received: output={str(path)!r}") from error
+            raise _NoWorkFile("`output` must have a work file of this program; delete this file, it is damaged or "
+                              f"something else. Received: output={str(path)!r}") from error
         if code == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {REMEDY}", str(path)) from error
-        # SQLite does not say whether a write failed by a quota, a limit on files, or a broken disk.
+        # SQLite does not tell a quota from a file size limit or a broken disk.
         raise OSError(errno.EIO, f"cannot be written or read ({error}); {REMEDY}", str(path)) from error
 
 

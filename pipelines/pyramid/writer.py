@@ -16,8 +16,7 @@ import numpy as np
 from pipelines.errors import require
 from pipelines.files import atomic_path, full_disk_named
 from pipelines.pyramid.store import REMEDY, TileStore, discard
-from pipelines.pyramid.tiff import write_tiff
-from pipelines.pyramid.tiles import PyramidOptions, encode, filled_up, levels_of, reduced
+from pipelines.pyramid.tiff import PyramidOptions, encode, filled_up, levels_of, reduced, write_tiff
 
 UNFINISHED = ".unfinished"
 MOST_THREADS = 4
@@ -26,29 +25,29 @@ _Key = tuple[int, int, int]
 
 
 class PyramidWriter:
-    """Writes one slide; use it as a context manager. Left without `finish`, it keeps its work file for a resume.
+    """Writes one slide; use it as a context manager. Without `finish`, its work file is kept for a resume.
 
-    One thread at a time may call it; encoding goes on in threads of its own.
+    For one thread at a time; tiles are encoded in other threads.
     """
 
     def __init__(self, path: str | os.PathLike[str], width: int, height: int, mpp: float | None,
                  options: PyramidOptions | None = None, *, description: str = "", identity: str = "",
                  resume: bool = False, overwrite: bool = False) -> None:
-        """Begin a slide, or go on with one.
+        """Begin or resume a slide.
 
         Args:
-            path: The slide to write. The work file lies beside it until that is done.
+            path: The slide. The work file lies beside it until the slide is finished.
             width: Pixels of level 0.
-            height: The same.
+            height: Pixels of level 0.
             mpp: Microns per pixel of level 0, or None.
             options: How it is written.
-            description: A text for the file. It belongs to what is made: no date, or no resume will fit.
-            identity: Whatever else the pixels follow from, such as a checksum of model and source.
-            resume: Go on with the work file where there is one.
-            overwrite: Replace a slide that is there, when this one is done. Without `resume`, a work file too.
+            description: Text for the file. A resume needs the same text, so it must have no date.
+            identity: What else the pixels depend on, such as checksums of model and source.
+            resume: Continue the work file if there is one.
+            overwrite: Replace an existing slide when this one is finished; without `resume`, also a work file.
 
         Raises:
-            ValueError: The slide or a work file is there, or the work file is another slide's or another run's.
+            ValueError: The slide or a work file exists, or the work file is of another slide or run.
             OSError: The disk is full; names the file.
         """
         self.path = Path(path)
@@ -57,7 +56,7 @@ class PyramidWriter:
         self.mpp = None if mpp is None else float(mpp)
         self.description = description
         require(min(width, height) > 0, "size", "be positive", "give pixels", (width, height))
-        require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, None where nobody knows", mpp)
+        require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, or None if unknown", mpp)
         self.levels = levels_of(width, height, self.options.tile)
         work = self.path.with_name(self.path.name + UNFINISHED)
         _make_way(self.path, work, resume, overwrite)
@@ -65,7 +64,7 @@ class PyramidWriter:
                  "description": description, "identity": identity}
         self._store = TileStore(work, facts)
         for stale in self.path.parent.glob(f".*.tmp.{glob.escape(self.path.name)}"):
-            stale.unlink(missing_ok=True)  # a killed run's: no other is at it, the work file is held by us
+            stale.unlink(missing_ok=True)  # of a killed run: no other run holds the work file
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(threads)
         self._most_pending = 2 * threads
@@ -80,11 +79,11 @@ class PyramidWriter:
         if kind is None:
             self.close()
             return
-        with suppress(OSError):  # a disk that is full was told of already
+        with suppress(OSError):  # a full disk was reported already
             self.close()
 
     def close(self) -> None:
-        """Store what was put, and let go of the work file."""
+        """Store the pending tiles, and close the work file."""
         try:
             if not self._finished:
                 self._drain()
@@ -93,7 +92,7 @@ class PyramidWriter:
             self._store.close()
 
     def missing(self) -> Iterator[tuple[int, int]]:
-        """Yield row and column of the tiles of level 0 that were not put yet, row by row; `put` may go on meanwhile."""
+        """Yield row and column of the missing tiles of level 0, row by row; `put` may be called meanwhile."""
         base = self.levels[0]
         for row in range(base.rows):
             for column in range(base.columns):
@@ -102,16 +101,11 @@ class PyramidWriter:
                     yield row, column
 
     def put(self, row: int, column: int, pixels: np.ndarray) -> None:
-        """Take a tile of level 0. One that is there already stays as it is, so that work done twice does no harm.
-
-        Args:
-            row: Counted in tiles.
-            column: The same.
-            pixels: uint8 [h, w, 3] of the size that `levels[0].box(row, column)` says.
+        """Add a tile of level 0, uint8 [h, w, 3] of the size of its box. A stored one is kept.
 
         Raises:
-            ValueError: There is no such tile, or it is of another size or kind.
-            OSError: The disk is full; names the file. What was put before the last few seconds is kept.
+            ValueError: There is no such tile, or its size or type is wrong.
+            OSError: The disk is full; names the file. All but the last seconds of work are kept.
         """
         base = self.levels[0]
         require(base.has(row, column), "tile", f"lie in a grid of {base.rows} rows and {base.columns} columns",
@@ -120,13 +114,13 @@ class PyramidWriter:
         require(pixels.dtype == np.uint8 and pixels.shape == (height, width, 3), "pixels",
                 f"be uint8 [{height}, {width}, 3]", "cut them by levels[0].box(row, column)",
                 f"{pixels.dtype} {list(pixels.shape)}")
-        # A copy is taken: the caller may use its array again while this one is being encoded.
+        # A copy: the caller may reuse its array while this one is encoded.
         full = filled_up(pixels, self.options.tile)
         self._later((0, row, column), lambda: encode(full, self.options))
         self._store_pending(self._most_pending)
 
     def finish(self) -> None:
-        """Make what the lower levels lack, write the slide, and delete the work file.
+        """Complete the lower levels, write the slide, and delete the work file.
 
         Raises:
             ValueError: A tile of level 0 is missing.
@@ -134,7 +128,7 @@ class PyramidWriter:
         """
         self._drain()
         lacking = self.levels[0].count - self._store.count(0)
-        require(lacking == 0, "tiles", "all be put before the end", "put those of missing()", f"{lacking} missing")
+        require(lacking == 0, "tiles", "all be put before finish()", "put those of missing()", f"{lacking} missing")
         for number in range(1, len(self.levels)):
             self._build(number)
         with full_disk_named(self.path, REMEDY), atomic_path(self.path) as temporary:
@@ -143,7 +137,7 @@ class PyramidWriter:
         self._store.remove()
 
     def _build(self, number: int) -> None:
-        """Make the tiles of a level that are not there yet: a run that was killed may have left some out."""
+        """Make the missing tiles of a level: a killed run may have left some out."""
         level = self.levels[number]
         for row in range(level.rows):
             for column in range(level.columns):
@@ -153,9 +147,9 @@ class PyramidWriter:
         self._drain()
 
     def _reduce_above(self, number: int, row: int, column: int) -> None:
-        """Have the tile made that lies under a stored one, once all that it is made of are stored.
+        """Start making the tile below a stored one, once all its tiles are stored.
 
-        This goes on beside what makes the pixels, whose threads leave cores idle now and then.
+        This uses cores that the computation of pixels leaves idle.
         """
         below = (number + 1, row // 2, column // 2)
         if below[0] == len(self.levels) or self._store.has(*below):
@@ -171,7 +165,7 @@ class PyramidWriter:
         self._later((number, row, column), lambda: reduced(tiles, above, 2 * row, 2 * column, self.options))
 
     def _over(self, number: int, row: int, column: int) -> list[tuple[int, int]]:
-        """Return the up to 2x2 tiles, row by row, of the level above that a tile is made of."""
+        """Return the up to 2x2 tiles of the level above that a tile covers, row by row."""
         above = self.levels[number - 1]
         return [(i, j) for i in range(2 * row, min(2 * row + 2, above.rows))
                 for j in range(2 * column, min(2 * column + 2, above.columns))]
@@ -184,11 +178,11 @@ class PyramidWriter:
                 yield self._store.get(number, row, column)
 
     def _later(self, key: _Key, work: Callable[[], bytes]) -> None:
-        """Have a tile made in a thread; it is the caller's to wait, by `_store_pending`."""
+        """Make a tile in a thread; `_store_pending` waits for it."""
         self._pending.append((key, self._pool.submit(work)))
 
     def _store_pending(self, most: int) -> None:
-        """Store tiles in the order in which they came, until `most` are left under way."""
+        """Store finished tiles in order, until at most `most` are pending."""
         while len(self._pending) > most:
             key, future = self._pending.popleft()
             self._store.put(*key, future.result())
@@ -200,11 +194,11 @@ class PyramidWriter:
 
 
 def _make_way(path: Path, work: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse to write over what is there; delete a work file that is not wanted."""
-    require(overwrite or not path.exists(), "output", "not be there already",
-            "choose another name, or give --overwrite", str(path))
+    """Refuse to overwrite files; delete a work file that is not wanted."""
+    require(overwrite or not path.exists(), "output", "not exist",
+            "choose another name, or add --overwrite", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if work.exists() and not resume:
-        require(overwrite, "output", "not be half done already",
-                "go on with it by --resume, or start anew by --overwrite", str(work))
+        require(overwrite, "output", "not be unfinished",
+                "continue it with --resume, or start again with --overwrite", str(work))
         discard(work)

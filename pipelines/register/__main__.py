@@ -1,11 +1,11 @@
-"""Lay two scans of the same glass over each other: a cheap low-resolution one and a good one.
+"""Register two scans of the same glass: a cheap low-resolution scan and a good one.
 
     python -m pipelines.register --lr=scan10x.svs --hr=scan40x.svs --output=pairs.json
     python -m pipelines.extract --pairs=pairs.json --output=shards/pairs
 
-Finds rotation (any, a glass scanned face down too), scale (about 2, 4 or 8) and shift, then the place of each patch to
-a fraction of a pixel. Patches that are out of focus, folded, torn or blank are left out. Look at the picture beside the
-output, pairs.png: a checkerboard of both scans, in which the tissue should run on from field to field.
+Finds rotation (any, and a glass scanned face down), scale (about 2, 4 or 8) and shift, then the place of each patch to
+a fraction of a pixel. Patches that are out of focus, folded, torn or blank are left out. Check the picture beside the
+output, pairs.png: a checkerboard of both scans, in which the tissue should continue from field to field.
 """
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from pipelines.errors import require
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("lr", None, "The scan of low resolution.", flag_values=FLAGS)
 flags.DEFINE_string("hr", None, "The scan of the same glass that is 2, 4 or 8 times finer.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "JSON file to write; a picture goes beside it.", flag_values=FLAGS)
-flags.DEFINE_integer("patch_size", 128, "Side of the patches that are compared, in LR pixels.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "JSON file to write; a picture is written beside it.", flag_values=FLAGS)
+flags.DEFINE_integer("patch_size", 128, "Side of the compared patches, in LR pixels.", flag_values=FLAGS)
 flags.DEFINE_integer("max_patches", 2000, "Most patches to compare, from all over the tissue.", flag_values=FLAGS)
 
 LEAST_PATCH = 32
 
 
 def main() -> int:
-    """Register, write what was found, and say how good it is."""
+    """Register, write the result, and print how good it is."""
     output = _checked(FLAGS.output)
     for name in ("lr", "hr"):
-        require(bool(FLAGS[name].value), name, "be given", "name a slide", FLAGS[name].value)
+        require(bool(FLAGS[name].value), name, "be given", "give a slide", FLAGS[name].value)
     require(FLAGS.patch_size >= LEAST_PATCH, "patch_size", f"be {LEAST_PATCH} or more",
-            "a smaller patch shows too little to compare", FLAGS.patch_size)
+            "smaller patches show too little to compare", FLAGS.patch_size)
     require(FLAGS.max_patches > 0, "max_patches", "be positive", "2000 give some thousand pairs", FLAGS.max_patches)
-    # The products are small: their threads cost more than they save, many times more where cores are busy.
+    # Matrix products are small here, so threads cost more than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from pipelines.register.scans import register_scans
 

@@ -1,9 +1,9 @@
-"""Patches of two scans laid over each other: the shift that is left, and whether they show the same.
+"""Compare a patch of two scans: the shift between them, and whether they show the same.
 
-Both are compared on LR's own pixel grid: HR is brought onto a grid `fine` times finer and averaged down to it. What
-varies slowly (stain, lamp) is taken out, the border fades (Hann), and cross-correlation gives the shift to 1/64 of an
-LR pixel. (Plain correlation, not of phases alone: on blurred, noisy, compressed scans its error is a third, 0.07
-HR pixels against 0.19 in the median at scale 4.)
+Both are compared on LR's pixel grid: HR is resampled to a grid `fine` times finer and averaged. Slow variation (stain,
+lamp) is removed, the border fades out (Hann), and cross-correlation gives the shift to 1/64 of an LR pixel. (Plain
+cross-correlation, not phase correlation: on blurred, noisy, compressed scans its median error is a third, 0.07 HR
+pixels against 0.19 at scale 4.)
 
 Source: Guizar-Sicairos, Thurman, Fienup, "Efficient subpixel image registration algorithms", Optics Letters 2008,
 through scikit-image.
@@ -18,28 +18,21 @@ from skimage.filters import window
 from skimage.registration import phase_cross_correlation
 from skimage.transform import downscale_local_mean
 
-from pipelines.register.planes import Matrix, Plane, aligned, magnification, moved
-from pipelines.register.registration import Fit
+from pipelines.planes import Matrix, Plane, aligned, magnification, moved
+from pipelines.scan_pairs import Fit
 
 STEPS_PER_PIXEL = 64
-SLOW, FAST = 4.0, 1.5  # sigmas in LR pixels: what is slower is taken out; what is faster tells focus
-FLAT = 0.004  # standard deviation, on [0, 1], of a patch without anything in it: noise and compression have as much
-FAINT = 0.3  # of the patch's contrast: parts with less do not count
-PASSES, SETTLED = 3, 0.1  # look again at the corrected place until the shift is this small, in LR pixels
+SLOW, FAST = 4.0, 1.5  # sigmas in LR pixels: slower variation is removed; faster variation measures focus
+FLAT = 0.004  # standard deviation, on [0, 1], of a blank patch with noise and compression
+FAINT = 0.3  # of the patch's contrast: parts with less are left out
+PASSES, SETTLED = 3, 0.1  # repeat at the corrected place until the shift is this small, in LR pixels
 PARTS, BLOCKS = 2, 4  # along a side, for shifts and for correlations of parts
 
 
 def fit_patch(lr: Plane, hr: Plane, matrix: Matrix, x: int, y: int, size: int, fine: int) -> Fit | str:
-    """Compare one patch.
+    """Compare one patch (x, y, size in pixels of `lr`); `matrix` maps pixels of `lr` to those of `hr`.
 
-    Args:
-        lr, hr: The two scans.
-        matrix: From pixels of `lr` to those of `hr`.
-        x, y, size: The patch, in pixels of `lr`.
-        fine: What HR is averaged by.
-
-    Returns:
-        The fit, or why there is none: "outside" of HR, or "blank".
+    Returns the fit, or why there is none: "outside" of HR, or "blank".
 
     Raises:
         SlideError: The pixels cannot be decoded.
@@ -72,7 +65,7 @@ def fit_patch(lr: Plane, hr: Plane, matrix: Matrix, x: int, y: int, size: int, f
 
 
 def _structure(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Return an image without what is slower than `sigma`."""
+    """Return an image without variation slower than `sigma`."""
     return image - ndimage.gaussian_filter(image, sigma)
 
 
@@ -82,7 +75,7 @@ def _fade(size: int) -> np.ndarray:
 
 
 def _shift(target: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return (x, y) that `image` has to be moved by to lie on `target`, in pixels; both are centred on zero."""
+    """Return the shift (x, y) of `image` to `target`, in pixels; both have mean zero."""
     fade = _fade(len(target))
     found, _, _ = phase_cross_correlation(target * fade, image * fade, upsample_factor=STEPS_PER_PIXEL,
                                           normalization=None)
@@ -90,7 +83,7 @@ def _shift(target: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def _correlations(target: np.ndarray, image: np.ndarray) -> tuple[float, float]:
-    """Return the correlation of the whole, and of the worst of BLOCKS x BLOCKS parts with something in them."""
+    """Return the correlation of the whole, and of the worst of BLOCKS x BLOCKS parts that are not faint."""
     blocks = [(one, other) for one, other in _parts(target, image, BLOCKS)
               if one.std() >= FAINT * target.std() or other.std() >= FAINT * image.std()]
     return _correlation(target, image), min(_correlation(*block) for block in blocks)
@@ -102,14 +95,14 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _residual(target: np.ndarray, image: np.ndarray, left: np.ndarray) -> float:
-    """Return the root mean square of the parts' own shifts, in LR pixels; faint parts do not count."""
+    """Return the root mean square of the parts' own shifts, in LR pixels, without faint parts."""
     shifts = [_shift(*part) - left for part in _parts(target, image, PARTS)
               if min(part[0].std() / target.std(), part[1].std() / image.std()) >= FAINT]
     return float(np.sqrt(np.mean(np.sum(np.square(shifts), axis=1)))) if shifts else 0.0
 
 
 def _parts(target: np.ndarray, image: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut both alike into count x count."""
+    """Cut both into count x count parts."""
     side = len(target) // count
     return [(target[i:i + side, j:j + side], image[i:i + side, j:j + side])
             for i in range(0, side * count, side) for j in range(0, side * count, side)]

@@ -1,45 +1,126 @@
-"""How two scans of one glass lie to each other: from thumbnails, then from patches, coarse and fine.
+"""The transform between two scans of one glass: from thumbnails first, then from patches, coarse and fine.
 
-The transform is affine, since scanners' pixels are not always square. What is left of it (a stage is not straight,
-strips are not stitched to the pixel) is each patch's own shift.
+Thumbnails: SIFT keypoints are matched, and RANSAC finds the rotation, scale and shift that most agree on: any angle,
+and any scale up to about 3 between the thumbnails. If that fails, a mirrored glass (scanned face down) is tried. Scans
+of one glass share 130 to 1,800 points, those of two at most 5. (ORB takes three times as long and finds a third.)
+
+Patches: the transform is affine, since scanners' pixels are not always square. What remains (an uneven stage, stitched
+strips) is each patch's own shift.
+
+Source: Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004, through scikit-image.
 """
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
+from skimage.feature import SIFT, match_descriptors
 from skimage.measure import ransac
 from skimage.transform import AffineTransform, SimilarityTransform
 
 from pipelines.config import SCALES
 from pipelines.errors import require
-from pipelines.register.coarse import Scan, match_thumbnails
+from pipelines.pixels import to_float
+from pipelines.planes import Matrix, Plane, apply, compose, inverse, magnification
 from pipelines.register.fine import fit_patch
-from pipelines.register.planes import Matrix, Plane, apply, compose, inverse, magnification
-from pipelines.register.registration import Fit
+from pipelines.scan_pairs import Fit
+from pipelines.slide import Slide
+from pipelines.tissue import TYPICAL_MPP, tissue_mask
 
-# How far HR pixels per LR pixel may be from a scale: scanners of one nominal magnification differ by 16%.
+SIDE, MOST_SIDE = 1024, 2048  # of a thumbnail: of the smaller scan, and at most of the larger one
+SMALL = 600  # thumbnails up to this side are enlarged to find more points
+MAX_RATIO = 0.85  # distance of the nearest descriptor / the second nearest
+MATCH_TOLERANCE = 3.0  # of a match, in thumbnail pixels
+LEAST_MATCHES = 12
+TRIALS = 2000
+# Largest deviation of HR pixels per LR pixel from a scale: scanners of one nominal magnification differ by 16%.
 SCALE_TOLERANCE = 0.1
 MIN_TISSUE = 0.5
-# The transform is fitted on so many patches, first of planes `COARSE_STEP` times coarser.
+# The transform is fitted to so many patches, first of planes `COARSE_STEP` times coarser.
 COARSE_STEP, FITTED = 4, 64
-LEAST_FITS, LEAST_SHARE = 4, 0.25  # of them that must correlate, or it is another glass
+LEAST_FITS, LEAST_SHARE = 4, 0.25  # of them that must correlate
 LEAST_CORRELATION = 0.4  # two sections of one block reach 0.2 at full resolution, two scans of one glass 0.8 and more
 TOLERANCE = 4.0  # of the transform's fit, in LR pixels
-THIN = 0.1  # breadth over length of where the patches lie: in a thin strip nothing holds shear and unequal scales
+THIN = 0.1  # breadth / length of the area of the patches: a thin strip does not determine shear and unequal scales
 Place = tuple[int, int]
 
 
-def locate(lr: Scan, hr: Scan, size: int) -> tuple[Matrix, int]:
-    """Return the matrix from LR's level-0 pixels to HR's, and the scale that pairs of the two are of.
+@dataclass(frozen=True)
+class Scan:
+    """An open slide with its thumbnail; thumbnail pixel i covers level 0 from step*i on."""
 
-    Args:
-        lr, hr: The two scans.
-        size: Side of the patches that are compared, in LR pixels.
+    slide: Slide
+    thumbnail: np.ndarray
+
+    @property
+    def step(self) -> float:
+        """Level-0 pixels per thumbnail pixel."""
+        return self.slide.dimensions[0] / self.thumbnail.shape[1]
+
+    @cached_property
+    def tissue(self) -> np.ndarray:
+        """Where the tissue is in the thumbnail, bool [h, w]."""
+        return tissue_mask(self.thumbnail, (self.slide.mpp or TYPICAL_MPP) * self.step)
+
+
+def scans_of(lr: Slide, hr: Slide) -> tuple[Scan, Scan]:
+    """Return both with thumbnails of about the same microns per pixel, if both slides have resolution metadata."""
+    sides = [SIDE, SIDE]
+    if lr.mpp and hr.mpp:
+        microns = [max(slide.dimensions) * slide.mpp for slide in (lr, hr) if slide.mpp]
+        spacing = max(min(microns) / SIDE, max(microns) / MOST_SIDE, lr.mpp)
+        sides = [max(1, round(side / spacing)) for side in microns]
+    return Scan(lr, lr.thumbnail(sides[0])), Scan(hr, hr.thumbnail(sides[1]))
+
+
+def match_thumbnails(lr: Scan, hr: Scan) -> tuple[Matrix | None, int]:
+    """Return the matrix from level-0 pixels of `lr` to those of `hr`, and how many points agree on it.
+
+    The matrix is None if fewer than LEAST_MATCHES agree.
+    """
+    hr_points, hr_features = _keypoints(hr.thumbnail, hr.step)
+    best = 0
+    for mirrored in (False, True):
+        points, features = _keypoints(lr.thumbnail[:, ::-1] if mirrored else lr.thumbnail, lr.step)
+        if not len(features) or not len(hr_features):
+            continue
+        pairs = match_descriptors(features, hr_features, cross_check=True, max_ratio=MAX_RATIO)
+        matrix, agree = _agreed(points[pairs[:, 0]], hr_points[pairs[:, 1]], MATCH_TOLERANCE * hr.step)
+        best = max(best, agree)
+        if matrix is not None:
+            flip = np.array([[-1.0, 0, lr.slide.dimensions[0] - 1], [0, 1, 0]])
+            return compose(matrix, flip) if mirrored else matrix, agree
+    return None, best
+
+
+def _keypoints(thumbnail: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return keypoints (x, y) [N, 2] in level 0 and their descriptors; none for a blank thumbnail."""
+    sift = SIFT(upsampling=2 if max(thumbnail.shape) <= SMALL else 1)
+    try:
+        sift.detect_and_extract(to_float(thumbnail).mean(axis=2))
+    except RuntimeError:  # scikit-image found no features
+        return np.empty((0, 2)), np.empty((0, 128))
+    return sift.positions[:, ::-1] * step + (step - 1) / 2, sift.descriptors
+
+
+def _agreed(source: np.ndarray, target: np.ndarray, tolerance: float) -> tuple[Matrix | None, int]:
+    """Return the similarity that most matches agree on and their number; None if they are too few."""
+    if len(source) < LEAST_MATCHES:
+        return None, len(source)
+    model, inliers = ransac((source, target), SimilarityTransform, min_samples=2, residual_threshold=tolerance,
+                            max_trials=TRIALS, rng=0)
+    agree = 0 if inliers is None else int(inliers.sum())
+    return (np.asarray(model.params)[:2], agree) if agree >= LEAST_MATCHES else (None, agree)
+
+
+def locate(lr: Scan, hr: Scan, size: int) -> tuple[Matrix, int]:
+    """Return the matrix from LR's level-0 pixels to HR's, and the scale; `size` is the side of compared patches.
 
     Raises:
-        ValueError: The two do not show the same glass, or their scale is none of SCALES.
+        ValueError: The two do not show the same glass, or their scale is not one of SCALES.
     """
     matrix, agree = match_thumbnails(lr, hr)
     if matrix is None:
@@ -51,8 +132,8 @@ def locate(lr: Scan, hr: Scan, size: int) -> tuple[Matrix, int]:
 
 
 def other_glass(lr: Scan, hr: Scan, reason: str) -> ValueError:
-    """Return the error that refuses two scans."""
-    return ValueError(f"`lr` and `hr` must be two scans of the same glass; name the two files of one slide ({reason}). "
+    """Return the error for two scans of different glass."""
+    return ValueError(f"`lr` and `hr` must be two scans of the same glass; give two files of one slide ({reason}). "
                       f"Received: lr={str(lr.slide.path)!r}, hr={str(hr.slide.path)!r}")
 
 
@@ -60,7 +141,7 @@ def correlated(lr: Scan, hr: Scan, fits: list[Fit]) -> list[Fit]:
     """Return the fits that correlate.
 
     Raises:
-        ValueError: They are too few: it is another glass.
+        ValueError: They are too few: the scans show different glass.
     """
     good = [fit for fit in fits if fit.correlation >= LEAST_CORRELATION]
     if len(good) < max(LEAST_FITS, LEAST_SHARE * len(fits)):
@@ -73,12 +154,12 @@ def _scale_of(matrix: Matrix, hr: Scan) -> int:
     scale = min(SCALES, key=lambda one: abs(math.log(measured / one)))
     require(abs(measured / scale - 1) <= SCALE_TOLERANCE, "hr",
             f"have about {', '.join(map(str, SCALES[:-1]))} or {SCALES[-1]} times as many pixels along a side as lr",
-            f"here it is {measured:.3g} times: choose another scan, and name the finer one hr", str(hr.slide.path))
+            f"here it is {measured:.3g} times: choose another scan, and give the finer one as hr", str(hr.slide.path))
     return scale
 
 
 def _improved(lr: Scan, hr: Scan, matrix: Matrix, step: int, size: int, scale: int) -> Matrix:
-    """Return the matrix fitted to some patches of planes `step` times coarser; as it was where there are too few."""
+    """Return the matrix fitted to patches of planes `step` times coarser; unchanged if they are too few."""
     lr_plane = Plane(lr.slide, step)
     hr_plane = Plane(hr.slide, lr_plane.step if step > 1 else 1)
     between = compose(inverse(hr_plane.to_level0), compose(matrix, lr_plane.to_level0))
@@ -94,7 +175,7 @@ def _improved(lr: Scan, hr: Scan, matrix: Matrix, step: int, size: int, scale: i
 
 
 def _correction(source: np.ndarray, target: np.ndarray, tolerance: float) -> Matrix:
-    """Return the matrix that takes most of `source` to `target`, points [N, 2]: affine, or in a thin strip similar."""
+    """Return the matrix from most of `source` to `target`, points [N, 2]: affine, or similar in a thin strip."""
     breadth, length = sorted(np.linalg.svd(source - source.mean(axis=0), compute_uv=False))
     model = SimilarityTransform if breadth < THIN * length else AffineTransform
     found, inliers = ransac((source, target), model, min_samples=3, residual_threshold=tolerance, max_trials=200, rng=0)
@@ -102,7 +183,7 @@ def _correction(source: np.ndarray, target: np.ndarray, tolerance: float) -> Mat
 
 
 def places(lr: Scan, hr: Scan, plane: Plane, matrix: Matrix, size: int) -> list[Place]:
-    """Return the corners of LR's patches, row by row, that have tissue in one of the two scans."""
+    """Return the corners of LR's patches, row by row, with tissue in one of the two scans."""
     rows, columns = (max(0, side // size) for side in (plane.height, plane.width))
     corners = np.array([(x * size, y * size) for y in range(rows) for x in range(columns)]).reshape(-1, 2)
     centres = apply(plane.to_level0, corners + (size - 1) / 2)
@@ -119,6 +200,6 @@ def _share(scan: Scan, centres: np.ndarray, side: float) -> np.ndarray:
 
 
 def spread(found: list[Place], most: int) -> list[Place]:
-    """Return `most` of them from all over."""
+    """Return `most` of them, evenly spaced."""
     chosen = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
     return [found[i] for i in chosen]

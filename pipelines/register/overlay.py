@@ -1,8 +1,7 @@
-"""A picture to judge a registration by: both scans as a checkerboard, where a seam in the tissue shows an error.
-HR is shown in LR's colours, so that a seam is no matter of stain.
+"""A picture to judge a registration by: a checkerboard of both scans, in which a seam in the tissue shows an error.
 
-Left the whole glass, its fields alternately of LR and HR, and each patch framed by what became of it. Right patches at
-LR's own resolution, from the best to the worst that was accepted.
+HR has LR's colours, so that stain makes no seams. Left: the whole glass, with each patch framed by its result. Right:
+patches at LR's resolution, from the best to the worst accepted one.
 """
 from __future__ import annotations
 
@@ -18,10 +17,9 @@ from skimage.transform import AffineTransform, downscale_local_mean, warp
 
 from pipelines.files import atomic_path
 from pipelines.pixels import to_float, to_uint8
-from pipelines.register.coarse import Scan
-from pipelines.register.colours import recoloured
-from pipelines.register.planes import Plane, aligned, compose, inverse, moved
-from pipelines.register.registration import Fit, Registration
+from pipelines.planes import Plane, aligned, compose, inverse, moved
+from pipelines.register.locate import Scan
+from pipelines.scan_pairs import Fit, Registration, recoloured
 
 FIELDS = 12  # along the longer side of the whole
 FIELD = 16  # LR pixels, in a patch
@@ -49,13 +47,13 @@ def draw_overlay(path: Path, lr: Scan, hr: Scan, found: Registration) -> None:
 
 
 def checkerboard(one: np.ndarray, other: np.ndarray, field: int) -> np.ndarray:
-    """Return an image whose square fields are of `one` and `other` by turns."""
+    """Return an image whose square fields alternate between `one` and `other`."""
     rows, columns = np.indices(one.shape[:2]) // field
     return np.where(((rows + columns) % 2 == 0)[..., np.newaxis], one, other)
 
 
 def _draw_whole(axis: Axes, lr: Scan, hr: Scan, found: Registration) -> None:
-    """Draw the thumbnails, HR's brought onto LR's."""
+    """Draw the thumbnails, HR's resampled to LR's."""
     between = compose(inverse(_to_level0(hr)), compose(found.matrix, _to_level0(lr)))
     image = warp(recoloured(hr.thumbnail, found.colours), AffineTransform(np.vstack([between, [0, 0, 1]])),
                  output_shape=lr.thumbnail.shape[:2], order=1, cval=1.0)

@@ -1,14 +1,14 @@
-"""HR patches on disk: written once, read fast. TFRecord files of raw pixels, and a page about each slide beside them.
+"""Shards: HR patches on disk, written once and read fast. TFRecord files of raw pixels, and one JSON page per slide.
 
-    FOLDER/SLIDE-00000.tfrecord   some 64 MB of patches each, in the order in which they were read
-    FOLDER/SLIDE.json             written last: what the shards hold, of which options and files, what was skipped
-    FOLDER/.unfinished            there until every slide that was asked for is done
+    FOLDER/SLIDE-00000.tfrecord   about 64 MB of patches each, in the order of reading
+    FOLDER/SLIDE.json             the page, written last: what the shards hold, from which files and options
+    FOLDER/.unfinished            exists until every requested slide is done
 
-A slide counts when its page is there and its shards have the size that the page says. Everything is written under
-another name, synced and renamed, so a run that was killed leaves nothing that looks whole. The same run again keeps the
-finished slides, starts the others anew, and ends with the same bytes. A folder may be added to: what is there stays.
+A slide counts as done when its page exists and its shards have the size that the page gives. Each file is written under
+another name, synced and renamed, so a killed run leaves nothing that looks complete. The same command again keeps the
+finished slides, repeats the others, and ends with the same bytes. Slides can be added to a folder.
 
-Names and pages: `layout`. One patch: `record`. Whole sets: `reading`, `writing`. Records as a stream: `streams`.
+`reading`: names, pages and opening, without TensorFlow. `records`: patches as records. `writing`: slides to shards.
 """
 from pipelines.shards.reading import Shard, ShardSet, copy_shards, is_shards, open_shards
 from pipelines.shards.writing import Report, write_shards

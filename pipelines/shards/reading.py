@@ -1,28 +1,143 @@
-"""Opening shards: which there are, whether they are whole, what they hold. Without TensorFlow: in milliseconds."""
+"""The files of a folder of shards, their pages, and opening them. Without TensorFlow, in milliseconds."""
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
+from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import atomic_path, full_disk_named
-from pipelines.patches import Skipped
-from pipelines.shards.layout import REMEDY, UNFINISHED, Page, check_whole, read_page
+from pipelines.patches import Skipped, Source
 
+UNFINISHED = ".unfinished"
+FORMAT = 1
+REMEDY = "make room and run the same command again, finished slides are kept"  # of a full disk
+
+# A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (name, bytes, and the tissue share
+# of every record), skipped. The options of pairs contain `pairs` and `scale`, and the patch_size of the pairs; other
+# pages have neither, like all pages before pairs existed.
+Page = dict[str, Any]
+OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not depend on
+OF_FILES = ("patch_size", "stride", "min_tissue", "scale", "match_colours")  # not for pairs of files
+KEYS = {"slide_id", "options", "region", "files", "count", "shards", "skipped"}  # and format
 Folder = str | os.PathLike[str]
+
+
+def page_path(folder: Path, slide_id: str) -> Path:
+    """Return the path of a slide's page."""
+    return folder / f"{_stem(slide_id)}.json"
+
+
+def shard_path(folder: Path, slide_id: str, number: int) -> Path:
+    """Return the path of a slide's shard."""
+    return folder / f"{_stem(slide_id)}-{number:05d}.tfrecord"
+
+
+def read_page(path: Path) -> Page:
+    """Return a page.
+
+    Raises:
+        ValueError: It is damaged, or of another version.
+    """
+    try:
+        page = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        page = None
+    whole = isinstance(page, dict) and page.get("format") == FORMAT and page.keys() >= KEYS
+    require(whole, "shards", "hold pages of this version only", "move this file away and extract again", str(path))
+    return page
+
+
+def check_whole(folder: Path, page: Page) -> None:
+    """Check that a slide's shards exist and have the size that was written.
+
+    Raises:
+        ValueError: One does not; names the file.
+    """
+    for shard in page["shards"]:
+        path = folder / shard["name"]
+        size = size_of(path)
+        state = "is missing" if size is None else f"has {size} of {shard['bytes']} bytes"
+        require(size == shard["bytes"], "shards", "be whole", f"extract again, this file {state}", str(path))
+
+
+def finished_page(source: Source, folder: Path, options: PatchOptions, anew: bool) -> Page | None:
+    """Return the page of a slide that is done; None for one that has to be written.
+
+    A slide from other options or files is written again if it gave no patch, or with `anew`.
+
+    Raises:
+        ValueError: It has patches and is not to be written `anew`.
+    """
+    path = page_path(folder, source.slide_id)
+    if not path.exists():
+        return None
+    page, now = read_page(path), fingerprint(source, options)
+    differs = [f"{name} was {page['options'].get(name)!r} and is {now['options'].get(name)!r}"
+               for name in dict.fromkeys((*now["options"], "pairs"))
+               if page["options"].get(name) != now["options"].get(name)]
+    differs += [f"{name} differ" for name in ("region", "files") if page[name] != now[name]]
+    if differs and (anew or page["count"] == 0):
+        return None
+    require(not differs, "output", "hold no shards from other options or files",
+            f"choose another folder, or delete this one ({path.name}: {', '.join(differs)})", str(folder))
+    try:
+        check_whole(folder, page)
+    except ValueError:
+        return None  # damaged since it was written: write it again
+    return page
+
+
+def fingerprint(source: Source, options: PatchOptions) -> Page:
+    """Return what a slide's shards depend on. Files count by name and size, so a folder may be moved."""
+    files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files)
+    region = list(source.region) if source.region else None
+    return {"options": _options(source, options), "region": region,
+            "files": hashlib.sha256(files.encode()).hexdigest()}
+
+
+def remove(folder: Path, slide_id: str) -> None:
+    """Delete the page and shards of a slide, page first, and temporary files of a killed run."""
+    stem = glob.escape(_stem(slide_id))
+    shards = f"{stem}-{'[0-9]' * 5}.tfrecord"
+    for pattern in (f"{stem}.json", shards, f".*.tmp.{shards}", f".*.tmp.{stem}.json"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int | None:
+    """Return a file's size in bytes, None if it does not exist."""
+    return path.stat().st_size if path.exists() else None
+
+
+def _options(source: Source, options: PatchOptions) -> dict[str, Any]:
+    """Return the options that the patches depend on; size and scale of file pairs depend on the files."""
+    values = asdict(options)
+    if source.is_pairs:
+        return {**{name: value for name, value in values.items() if name not in OF_FILES}, "pairs": "files"}
+    return values if options.pairs else {name: values[name] for name in values if name not in OF_PAIRS}
+
+
+def _stem(slide_id: str) -> str:
+    """Return a slide id as the start of a file name."""
+    return quote(slide_id, safe=" ()[]+,=@~")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One TFRecord file; `tissue` has the tissue share of each of its records.
+    """One TFRecord file, with the tissue share of each record.
 
-    `pair_scale` is HR side over LR side where the records are pairs, None where LR is made of HR.
+    `pair_scale` is HR side / LR side if the records are pairs, None if LR is made from HR.
     """
 
     path: Path
@@ -33,34 +148,34 @@ class Shard:
 
     @property
     def count(self) -> int:
-        """How many records there are."""
+        """Number of records."""
         return len(self.tissue)
 
     def count_from(self, min_tissue: float) -> int:
-        """Return how many records have at least that share of tissue, compared in float32 as a dataset does."""
+        """Return how many records have at least that share of tissue, compared in float32."""
         return int(np.sum(np.asarray(self.tissue, np.float32) >= np.float32(min_tissue)))
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Whole shards, ordered by slide, and what gave no patch."""
+    """Complete shards, ordered by slide, and what gave no patch."""
 
     shards: tuple[Shard, ...]
     skipped: tuple[Skipped, ...] = ()
 
     @property
     def patch_size(self) -> int:
-        """The smallest side of a patch: pairs may be smaller than patches without LR. 0 where there is none."""
+        """The smallest side of a patch (pairs may be smaller than other patches); 0 without shards."""
         return min((shard.patch_size for shard in self.shards), default=0)
 
     @property
     def pairs(self) -> ShardSet:
-        """Those whose records are pairs; it may be empty."""
+        """The shards of pairs; may be empty."""
         return replace(self, shards=tuple(shard for shard in self.shards if shard.pair_scale))
 
     @property
     def plain(self) -> ShardSet:
-        """Those whose records have no LR; it may be empty."""
+        """The shards without LR; may be empty."""
         return replace(self, shards=tuple(shard for shard in self.shards if not shard.pair_scale))
 
     @property
@@ -75,12 +190,12 @@ class ShardSet:
 
     @property
     def count(self) -> int:
-        """How many patches there are."""
+        """Number of patches."""
         return sum(shard.count for shard in self.shards)
 
 
 def is_shards(folder: Folder) -> bool:
-    """Tell whether a folder holds shards, finished or not."""
+    """Tell whether a folder contains shards, finished or not."""
     folder = Path(folder)
     return folder.is_dir() and ((folder / UNFINISHED).exists() or any(folder.glob("*.tfrecord")))
 
@@ -90,34 +205,34 @@ def open_shards(folders: Folder | Sequence[Folder], slides: Collection[str] | No
 
     Args:
         folders: The folders.
-        slides: Ids of the slides to open; None for all. Others may be of another patch size.
+        slides: Ids of the slides to open; None for all. Other slides may have another patch size.
 
     Raises:
-        FileNotFoundError: No such folder.
-        ValueError: No shards, an extraction not finished, a shard missing or of another size than was written, a slide
-            in two folders, or several patch sizes of patches that are no pairs. Names the file.
+        FileNotFoundError: A folder does not exist.
+        ValueError: There are no shards, the extraction is not finished, a shard is missing or has the wrong size, a
+            slide is in two folders, or patches that are not pairs differ in size. Names the file.
     """
     pages: dict[str, tuple[Path, Page]] = {}
     for folder in [folders] if isinstance(folders, (str, os.PathLike)) else folders:
         for page in _pages(Path(folder), slides):
             require(page["slide_id"] not in pages, "shards", "have each slide in one folder only",
-                    f"leave {page['slide_id']!r} out of one", str(folder))
+                    f"remove {page['slide_id']!r} from one of them", str(folder))
             pages[page["slide_id"]] = Path(folder), page
     shards = tuple(Shard(folder / shard["name"], slide_id, tuple(shard["tissue"]), page["options"]["patch_size"],
                          page["options"].get("scale") if page["options"].get("pairs") else None)
                    for slide_id, (folder, page) in sorted(pages.items()) for shard in page["shards"])
     require(bool(shards), "shards", "hold at least one patch", "write some with pipelines.extract", str(folders))
     sizes = {shard.patch_size for shard in shards if not shard.pair_scale}
-    require(len(sizes) <= 1, "shards", "have one patch size", f"there are {sorted(sizes)}: choose", str(folders))
+    require(len(sizes) <= 1, "shards", "have one patch size", f"choose one of {sorted(sizes)}", str(folders))
     skipped = tuple(Skipped(**item) for _, page in pages.values() for item in page["skipped"])
     return ShardSet(shards, skipped)
 
 
 def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:
-    """Copy shards into a folder, of a faster disk say, and return them there. A copy that is there already stays."""
+    """Copy shards to a folder, say on a faster disk, and return the copies. Existing copies are kept."""
     copies = []
     for shard in shards.shards:
-        # Source, size and time are part of the name: shards written anew are never taken for the old ones.
+        # Path, size and time are part of the name, so shards that were written again are copied again.
         state = shard.path.stat()
         key = hashlib.sha256(f"{shard.path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
         copy = Path(folder) / f"{key}-{shard.path.name}"
@@ -129,11 +244,11 @@ def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:
 
 
 def _pages(folder: Path, slides: Collection[str] | None) -> list[Page]:
-    """Return the pages of a folder whose shards are finished and whole."""
+    """Return the pages of a folder with finished, complete shards."""
     if not folder.is_dir():
         raise FileNotFoundError(f"`shards` must be a folder; check the spelling. Received: shards={str(folder)!r}")
     finished = not (folder / UNFINISHED).exists()
-    require(finished, "shards", "be finished", "run the extraction that was stopped again", str(folder))
+    require(finished, "shards", "be finished", "repeat the extraction that was stopped", str(folder))
     pages = [read_page(path) for path in sorted(folder.glob("*.json"))]
     wanted = [page for page in pages if slides is None or page["slide_id"] in slides]
     for page in wanted:

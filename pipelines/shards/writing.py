@@ -1,4 +1,4 @@
-"""Writing shards: slides side by side, each patch on its way to disk before the next is read."""
+"""Write shards: slides in parallel, each patch written before the next is read."""
 from __future__ import annotations
 
 import errno
@@ -19,7 +19,7 @@ from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import DISK_FULL, atomic_path, full_disk_named, write_text
 from pipelines.patches import Patch, Skipped, Source, read_patches
-from pipelines.shards.layout import (
+from pipelines.shards.reading import (
     FORMAT,
     REMEDY,
     UNFINISHED,
@@ -36,12 +36,12 @@ from pipelines.workers import Died, cores, run_jobs
 
 LISTED = 3  # slides, or reasons, in an error
 SHARD_BYTES = 64 * 2**20
-SMALL_BYTES = 64 * 2**20  # of slides: they are read before a second process has so much as imported TensorFlow
+SMALL_BYTES = 64 * 2**20  # of slides: reading them takes less time than starting a second process
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of `write_shards`, over the slides that were asked for; `kept` of them were finished before."""
+    """The result of `write_shards` for all requested slides; `kept` of them were finished before."""
 
     slides: int
     patches: int
@@ -52,29 +52,28 @@ class Report:
 def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], options: PatchOptions,
                  workers: int | None = None, strict: bool = False, progress: bool = True,
                  cluster: Cluster | None = None, anew: bool = False, name: str = "data") -> Report:
-    """Write the patches of each slide to `folder`, what is there already excepted.
+    """Write the patches of each slide to `folder`, except slides that are finished.
 
     Args:
-        sources: Of distinct slide ids.
-        folder: Made if it is not there.
+        sources: With distinct slide ids.
+        folder: Created if needed.
         options: Which patches.
-        workers: Processes; by default one a core, and for little data the calling process alone.
-        strict: Make the first slide or patch that cannot be read an error. That there is no tissue is none.
+        workers: Processes; by default one per core, and none for little data.
+        strict: Raise an error at the first slide or patch that cannot be read. Missing tissue is no error.
         progress: Show a progress bar.
-        cluster: Whose workers read the slides, where it is not processes of this machine; `workers` is its own affair.
-        anew: Make slides anew that are there with patches but were made otherwise, and do not refuse them.
-        name: What errors call the slides: the flag that they came from.
+        cluster: Read on its workers instead; `workers` is then ignored.
+        anew: Write slides again that have patches from other options or files, instead of refusing them.
+        name: The flag of the slides, for error messages.
 
     Raises:
-        ValueError: `folder` holds patches of one of the slides, made with other options or from other files; or there
-            is no patch.
-        SlideError: `strict`, and something could not be read.
-        OSError: `folder` cannot be written, its disk is full for one. Finished slides are kept.
+        ValueError: `folder` holds patches from other options or files, or there is no patch.
+        SlideError: With `strict`, something cannot be read.
+        OSError: `folder` cannot be written, for instance on a full disk. Finished slides are kept.
     """
     sources, folder = list(sources), Path(folder)
     ids = [source.slide_id for source in sources]
     require(len(set(ids)) == len(ids), "sources", "have distinct slide ids", "name each slide once", sorted(ids))
-    require(workers is None or workers > 0, "workers", "be positive", "leave it out for one a core", workers)
+    require(workers is None or workers > 0, "workers", "be positive", "leave it out for one per core", workers)
     pages = {source.slide_id: page for source in sources if (page := finished_page(source, folder, options, anew))}
     kept = len(pages)
     todo = sorted((source for source in sources if source.slide_id not in pages), key=_bytes, reverse=True)
@@ -93,14 +92,14 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     _refuse_broken(skipped, strict)
     why = "; ".join(sorted({item.reason for item in skipped})[:LISTED])
     paths = [str(path.parent if source.tiles else path) for source in sources[:LISTED] for path in source.files[:1]]
-    require(_patches_in(pages) > 0, name, "give at least one patch", why or "name some slides", ", ".join(paths))
+    require(_patches_in(pages) > 0, name, "give at least one patch", why or "name slides", ", ".join(paths))
     (folder / UNFINISHED).unlink(missing_ok=True)
     return Report(len(sources), _patches_in(pages), kept, skipped)
 
 
 def write_slide(source: Source, report: Callable[[int], None], folder: Path, options: PatchOptions,
                 strict: bool) -> Page:
-    """Write one slide's shards, then its page, and return the page. After an error nothing of the slide is left."""
+    """Write one slide's shards, then its page, and return the page. After an error nothing of it is left."""
     remove(folder, source.slide_id)
     skipped: list[Skipped] = []
     try:
@@ -114,7 +113,7 @@ def write_slide(source: Source, report: Callable[[int], None], folder: Path, opt
 
 
 def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[Skipped]) -> Iterator[Patch]:
-    """Yield the patches; what is none goes to `skipped`."""
+    """Yield the patches; add everything else to `skipped`."""
     for item in read_patches(source, options):
         if isinstance(item, Patch):
             yield item
@@ -125,7 +124,7 @@ def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[
 
 def _write_all(patches: Iterator[Patch], source: Source, folder: Path, made: dict[str, Any],
                report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-    """Yield the shards as they are written; what the first patch is a pair of goes to `made`."""
+    """Yield the shards as they are written; put the size and scale of pairs into `made`."""
     for number in count():
         first = next(patches, None)
         if first is None:
@@ -141,7 +140,7 @@ def _write_all(patches: Iterator[Patch], source: Source, folder: Path, made: dic
 def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> dict[str, Any]:
     import tensorflow as tf
 
-    from pipelines.shards.record import encode
+    from pipelines.shards.records import encode
 
     tissue = []
     with full_disk_named(path, REMEDY), atomic_path(path) as temporary:
@@ -152,7 +151,7 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
                     tissue.append(float(np.float32(patch.tissue)))
                     report(1)
         except tf.errors.OpError as error:
-            reason = error.message.rpartition("; ")[2]  # "PATH; REASON", the reason in the system's words
+            reason = error.message.rpartition("; ")[2]  # "PATH; REASON", the reason from the system
             code = next((code for code in DISK_FULL if os.strerror(code) == reason), errno.EIO)
             raise OSError(code, reason, str(path)) from error
         return {"name": path.name, "bytes": temporary.stat().st_size, "tissue": tissue}
@@ -160,7 +159,7 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
 
 def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[dict[str, Any]],
                 skipped: list[Skipped], made: dict[str, Any] | None = None) -> Page:
-    """Write a slide's page; `made` are options that were found only in reading."""
+    """Write a slide's page; `made` are options that were found while reading."""
     page = {"format": FORMAT, "slide_id": source.slide_id, "count": sum(len(shard["tissue"]) for shard in shards),
             **fingerprint(source, options), "shards": shards, "skipped": [asdict(item) for item in skipped]}
     page["options"] |= made or {}
@@ -171,7 +170,7 @@ def _write_page(source: Source, folder: Path, options: PatchOptions, shards: lis
 
 
 def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -> Page:
-    """Put it on the page that a slide kills its reader, so that the next run does not try it again."""
+    """Write a page for a slide that kills its reader, so that the next run does not try it again."""
     remove(folder, source.slide_id)
     skipped = Skipped(source.slide_id, "slide", f"{source.files[0]}: {reason}")
     return _write_page(source, folder, options, [], [skipped])

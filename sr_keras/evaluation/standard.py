@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pipelines.config import DegradeOptions
 from pipelines.files import write_text
 from pipelines.shards import ShardSet
-from pipelines.shards.record import damage_named
+from pipelines.shards.records import damage_named
 from sr_keras.evaluation.conditions import Condition, standard_conditions
 from sr_keras.evaluation.gain_curves import picture_of_curves
 from sr_keras.evaluation.gains import (

@@ -15,7 +15,7 @@ import tensorflow as tf
 from pipelines.config import Range, degradation
 from pipelines.dataset import evaluation_dataset
 from pipelines.shards import ShardSet, open_shards
-from pipelines.shards.record import decode_mpp
+from pipelines.shards.records import decode_mpp
 from sr_keras.formats.calibration import part_of
 from sr_keras.model.facts import ModelFacts, of_flags
 from sr_keras.model.loading import LoadedGenerator, run_flags

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.formats import PlainReader, open_reader
 from pipelines.pixels import WHITE
+from pipelines.readers import PictureReader, open_reader
 from pipelines.slide import Slide, SlideError
 from pipelines.sources import Region
 from pipelines.tissue import slide_mask
@@ -227,7 +227,7 @@ def _is_whole_or_nothing(path: Path) -> bool:
     """Whether a file is decoded at once: a PNG or JPEG, of which a thousand blocks would fail a thousand times."""
     reader = open_reader(path)
     reader.close()
-    return isinstance(reader, PlainReader)
+    return isinstance(reader, PictureReader)
 
 
 def _snapped(l0_corner: int, l0_side: int, downsample: float, level_side: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from pipelines.corrupt import blur, contrast, noise
 from pipelines.errors import require
-from pipelines.shards.streams import fold
+from pipelines.shards.records import fold
 
 # Standard deviation, on [0, 1] images, of the noise that the autoencoder has to take away; each image has its own, up
 # to this. On H&E after 1,000 steps the code moves 0.18 with noise, 0.36 with blur, 0.29 with contrast and 0.32 with the

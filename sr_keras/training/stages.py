@@ -25,7 +25,7 @@ from pipelines.errors import UserError, require
 from pipelines.files import atomic_path, write_text
 from pipelines.pixels import to_uint8
 from pipelines.shards import ShardSet
-from pipelines.shards.record import damage_named
+from pipelines.shards.records import damage_named
 from sr_keras import networks
 from sr_keras.config import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.evaluation import bicubic

@@ -72,9 +72,8 @@ def test_lost_machine_loses_no_job_and_none_comes_twice(two_machines, tmp_path, 
     assert len(begun) == 20
     assert sum(begun.values()) <= 21  # only what was being done was done again
     said = capfd.readouterr()
-    assert said.out == ""
-    assert "a worker was lost on" in said.err
-    assert len(said.err.strip().splitlines()) == 1  # nothing of Ray's own
+    assert said.err.count("a worker was lost on") == 1
+    assert len(said.err.strip().splitlines()) == 1
 
 
 def test_job_that_kills_its_worker_is_given_up_alone(two_machines, monkeypatch):

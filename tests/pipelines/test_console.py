@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
 
 from pipelines import console
-from pipelines.errors import UserError
-from pipelines.formats import SlideError
+from pipelines.config import PatchOptions
+from pipelines.errors import SlideError, UserError
+from pipelines.flags import define
 
 
 def entry(main, argv, monkeypatch):
@@ -48,7 +53,7 @@ def test_run_names_a_flagfile_that_cannot_be_read(content, tmp_path, monkeypatch
         path.write_bytes(content)
     assert entry(lambda values: 0, [f"--flagfile={path}"], monkeypatch) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: `flagfile` must be a text with a flag on each line; name another file (")
+    assert error.startswith("error: `flagfile` must be a text file with one flag per line; name another file (")
     assert error.endswith(f"Received: --flagfile={path}\n")
     assert error.count("\n") == 1
 
@@ -93,6 +98,18 @@ def test_help_shows_the_description_and_every_flag_with_its_default(monkeypatch,
     assert "--flagfile: " in shown
 
 
+def test_help_lists_flags_by_group_and_the_basic_ones_first(monkeypatch, capsys):
+    values = flags.FlagValues()
+    flags.DEFINE_string("name", None, "A flag of no group.", flag_values=values)
+    define(values, PatchOptions)
+    monkeypatch.setattr("sys.argv", ["entry", "--help"])
+    assert console.run(lambda: 1, values, "What it does.") == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(text) for text in ("\nbasic:\n", "--name:", "\ndata:\n", "--mpp:", "\nexpert:\n", "--seed:")]
+    assert places == sorted(places)
+    assert "\nloss:\n" not in shown
+
+
 def test_resolved_flags_given_back_as_a_flagfile_resolve_to_themselves(tmp_path, monkeypatch):
     seen = []
     assert entry(lambda values: seen.append(console.resolved(values)), ["--size=7", "--q=0.5"],
@@ -101,3 +118,21 @@ def test_resolved_flags_given_back_as_a_flagfile_resolve_to_themselves(tmp_path,
     assert entry(lambda values: seen.append(console.resolved(values)), [f"--flagfile={tmp_path / 'flags.txt'}"],
                  monkeypatch) == 0
     assert seen[0] == seen[1] == "--q=0.5\n--size=7\n"
+
+
+def python(code: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment,
+                         cwd=Path(__file__).parents[2])
+    return ran.stdout
+
+
+def test_importing_the_packages_has_no_effect_on_the_process():
+    assert python("import os, sys; before = dict(os.environ), list(sys.meta_path); import pipelines, sr_keras; "
+                  "print(before == (dict(os.environ), sys.meta_path), 'tensorflow' in sys.modules)") == "True False\n"
+
+
+def test_run_lets_tensorflow_log_errors_only():
+    assert python("import logging, os, sys; from absl import flags; from pipelines import console; sys.argv = ['x']; "
+                  "console.run(lambda: print(os.environ['TF_CPP_MIN_LOG_LEVEL'], "
+                  "logging.getLogger('tensorflow').level), flags.FlagValues(), '')") == "3 40\n"

@@ -280,7 +280,7 @@ def test_slides_and_tissue_choose_patches(plain, tissue):
     ({"shuffle_buffer": 0}, "`shuffle_buffer` must"),
     ({"seed": -1}, "`seed` must"),
     ({"recolour": 1.1}, "`recolour` must lie in"),
-    ({"shrink": 0.9}, "`shrink` must lie in 1 to 1,"),
+    ({"shrink": 0.9}, "`shrink` must be 1 or more"),
     ({"shrink": 2.1, "crop_size": 16}, "`shrink` must lie in 1 to 2,"),
 ])
 def test_wrong_arguments_are_refused(plain, keywords, message):

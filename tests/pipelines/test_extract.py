@@ -59,7 +59,7 @@ def test_killed_extraction_leaves_nothing_that_looks_whole_and_goes_on(tmp_path,
     wait_for(lambda: not any(is_running(pid) for pid in children), 10)
     finished = len(list(killed.glob("*.json")))
     assert finished < 2
-    with pytest.raises(ValueError, match="be finished; run the extraction"):
+    with pytest.raises(ValueError, match="be finished; repeat the extraction"):
         open_shards(killed)
 
     sources = find_sources(tmp_path / "data")
@@ -76,7 +76,6 @@ def test_extract_says_what_it_made_and_skipped(tmp_path, tile_folder):
     assert done.returncode == 0
     assert "15 patches of 2 slides" in done.stdout
     assert "skipped: slide-a, tile0.png" in done.stdout
-    assert "cudart" not in done.stderr
 
 
 def test_extract_reads_pairs_of_two_folders_and_names_what_has_no_partner(tmp_path, tile_folder):
@@ -119,7 +118,7 @@ def test_output_among_the_slides_is_refused_and_nothing_is_written(output, tmp_p
     (["--output=x", "--pairs=no"], "pairs"),
     (["--output=x", "--pairs=levels", "--patch_size=130"], "`patch_size` must be divisible by scale=4 for pairs"),
     (["--output=x", "--lr_data=nowhere"], "`lr_data` must be a folder"),
-    (["--output=x", "--data=sample,sample", "--lr_data=tests"], "`data` must be one folder where lr_data is one"),
+    (["--output=x", "--data=sample,sample", "--lr_data=tests"], "`data` must be one folder with lr_data"),
 ])
 def test_mistakes_are_answered_in_one_line(arguments, message):
     done = extract(*arguments)

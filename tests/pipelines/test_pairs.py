@@ -13,7 +13,7 @@ from pipelines.config import PatchOptions
 from pipelines.pairs import pair_folders, shape_of
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.shards import open_shards, write_shards
-from pipelines.shards.record import decode, encode
+from pipelines.shards.records import decode, encode
 
 OPTIONS = PatchOptions()
 

@@ -21,8 +21,8 @@ import tifffile
 from PIL import Image
 from skimage.data import immunohistochemistry
 
-from pipelines.formats import OpenSlideReader, TiffReader, open_reader
-from pipelines.pyramid import Level, PyramidOptions, PyramidWriter, store, tiles, writer
+from pipelines.pyramid import Level, PyramidOptions, PyramidWriter, store, tiff, writer
+from pipelines.readers import OpenSlideReader, TiffReader, open_reader
 from pipelines.slide import open_slide
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_jpeg_slide_reads_alike_by_every_reader(lossy, read):
 def test_jpeg_levels_err_hardly_more_than_one_encoding_would(lossy):
     for level, other in zip(by_tifffile(lossy), halves(picture()), strict=True):
         height, width = other.shape[:2]
-        once = tiles.decode(tiles.encode(tiles.filled_up(other, 1312), SMALL), SMALL)[:height, :width]
+        once = tiff.decode(tiff.encode(tiff.filled_up(other, 1312), SMALL), SMALL)[:height, :width]
         assert np.abs(level.astype(int) - other).mean() < 1.1 * np.abs(once.astype(int) - other).mean()
 
 
@@ -293,13 +293,13 @@ def test_slide_beyond_4_gib_is_read_by_every_reader(tmp_path, kind, monkeypatch)
 
 
 def test_border_tiles_are_filled_up_with_their_last_pixels():
-    full = tiles.filled_up(picture(20, 10), 32)
+    full = tiff.filled_up(picture(20, 10), 32)
     assert (full[10:, :20] == full[9, :20]).all()
     assert (full[:, 20:] == full[:, 19:20]).all()
 
 
 def test_size_of_levels_falls_to_a_thumbnail():
-    levels = tiles.levels_of(100_001, 30_000, 512)
+    levels = tiff.levels_of(100_001, 30_000, 512)
     assert levels[:2] == (Level(100_001, 30_000, 512), Level(50_001, 15_000, 512))
     assert levels[-1] == Level(391, 118, 512)
 
@@ -407,7 +407,7 @@ def test_pixels_may_be_used_again_after_put(tmp_path):
 def test_full_disk_in_the_work_file_is_told_in_a_line_and_gone_on_with(tmp_path, lossy, monkeypatch):
     path, image = tmp_path / "a.tif", picture()
     monkeypatch.setattr(store, "BATCH_BYTES", 50_000)
-    with files_limited_to(200_000), pytest.raises(OSError, match="make room and go on with --resume") as caught:
+    with files_limited_to(200_000), pytest.raises(OSError, match="make room and resume with --resume") as caught:
         write(path, image, description="model 7")
     assert caught.value.filename == f"{path}.unfinished"
     with PyramidWriter(path, WIDTH, HEIGHT, MPP, SMALL, description="model 7", resume=True) as pyramid:
@@ -425,7 +425,7 @@ def test_full_disk_at_the_output_names_it_keeps_the_work_and_is_gone_on_with(tmp
             lay_out(*arguments)
 
     monkeypatch.setattr(writer, "write_tiff", on_a_full_disk)
-    with pytest.raises(OSError, match="go on with --resume") as caught:
+    with pytest.raises(OSError, match="resume with --resume") as caught:
         write(path, description="model 7")
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif.unfinished"]
@@ -437,7 +437,7 @@ def test_full_disk_at_the_output_names_it_keeps_the_work_and_is_gone_on_with(tmp
 def test_sqlites_word_for_a_full_disk_becomes_that_of_the_system(tmp_path):
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
-    with pytest.raises(OSError, match="go on with --resume") as caught, store._told(tmp_path / "a"):
+    with pytest.raises(OSError, match="resume with --resume") as caught, store._told(tmp_path / "a"):
         raise error
     assert caught.value.errno == errno.ENOSPC
 
@@ -447,7 +447,7 @@ def test_sqlites_word_for_a_full_disk_becomes_that_of_the_system(tmp_path):
 def test_output_that_exists_is_refused_unless_overwritten(tmp_path):
     path, image = tmp_path / "a.tif", picture(100, 100)
     path.write_text("mine")
-    with pytest.raises(ValueError, match=r"`output` must not be there already.*--overwrite"):
+    with pytest.raises(ValueError, match=r"`output` must not exist.*--overwrite"):
         write(path, image)
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif"]
     write(path, image, overwrite=True)
@@ -468,7 +468,7 @@ def test_work_file_is_neither_taken_nor_lost_without_a_word(tmp_path):
     path, image = tmp_path / "a.tif", picture(300, 200)
     with PyramidWriter(path, 300, 200, MPP, SMALL) as pyramid:
         fill(pyramid, image, most=4)
-    with pytest.raises(ValueError, match="go on with it by --resume, or start anew by --overwrite"):
+    with pytest.raises(ValueError, match="continue it with --resume, or start again with --overwrite"):
         write(path, image)
     with PyramidWriter(path, 300, 200, MPP, SMALL, overwrite=True) as pyramid:
         assert len(list(pyramid.missing())) == 6
@@ -481,7 +481,7 @@ def test_work_file_is_neither_taken_nor_lost_without_a_word(tmp_path):
 def test_work_file_of_something_else_is_refused_naming_the_difference(tmp_path, name, other):
     given = {"path": tmp_path / "a.tif", "width": 300, "height": 200, "mpp": MPP, "options": SMALL, "identity": "model"}
     PyramidWriter(**given).close()
-    with pytest.raises(ValueError, match=rf"gone on with as it was begun.*before: {name}\).*a\.tif\.unfinished"):
+    with pytest.raises(ValueError, match=rf"settings of the original run.*differ: {name}\).*a\.tif\.unfinished"):
         PyramidWriter(**{**given, **other, "resume": True})
     PyramidWriter(**given, resume=True).close()
 
@@ -498,7 +498,7 @@ def test_work_file_is_held_by_one_run(tmp_path):
 def test_file_that_is_no_work_file_is_refused_and_may_be_overwritten(tmp_path):
     path = tmp_path / "a.tif"
     (tmp_path / "a.tif.unfinished").write_bytes(b"x" * 5000)
-    with pytest.raises(ValueError, match="delete this one"):
+    with pytest.raises(ValueError, match="delete this file"):
         PyramidWriter(path, 300, 200, MPP, SMALL, resume=True)
     write(path, picture(300, 200), overwrite=True)
     assert by_tifffile(path)[0].shape == (200, 300, 3)

@@ -62,7 +62,7 @@ def test_command_without_a_network_says_so_in_one_line(tmp_path):
     done = sample(f"--output={tmp_path}", "--slide", HTTPS_PROXY="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: CMU-1-Small-Region.svs cannot be fetched")
+    assert line.startswith("error: CMU-1-Small-Region.svs cannot be downloaded")
     assert "https://openslide.cs.cmu.edu" in line
     assert os.listdir(tmp_path) == [SAMPLE_NAME]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.config import PatchOptions
 from pipelines.patches import Patch, Skipped, Source, find_sources, read_patches
 from pipelines.shards import copy_shards, is_shards, open_shards, write_shards, writing
-from pipelines.shards.record import damage_named
+from pipelines.shards.records import damage_named
 from pipelines.slide import SlideError
 
 OPTIONS = PatchOptions(patch_size=64, min_tissue=0.0)
@@ -145,7 +145,7 @@ def test_a_damaged_copy_is_told_from_its_sound_shards(shards, tmp_path):
     copied = copy_shards(opened, tmp_path / "fast")
     path = copied.paths[1]
     path.write_bytes(path.read_bytes()[:5000] + b"?" + path.read_bytes()[5001:])
-    with pytest.raises(ValueError, match="`cache` must hold the shards"), damage_named(opened.paths):
+    with pytest.raises(ValueError, match="`cache` must hold undamaged copies"), damage_named(opened.paths):
         list(tf.data.TFRecordDataset([str(path) for path in copied.paths]))
 
 
@@ -163,7 +163,7 @@ def test_folders_that_are_not_shards_are_refused(tmp_path, shards, tile_folder):
     with pytest.raises(ValueError, match="each slide in one folder"):
         open_shards([shards, tmp_path / "copy"])
     write([replace(find_sources(tile_folder)[0], slide_id="other")], tmp_path / "large", PatchOptions(patch_size=128))
-    with pytest.raises(ValueError, match=r"one patch size; there are \[64, 128\]"):
+    with pytest.raises(ValueError, match=r"one patch size; choose one of \[64, 128\]"):
         open_shards([shards, tmp_path / "large"])
 
 

@@ -124,7 +124,7 @@ def test_training_run_is_refused_with_the_remedy(depth, study):
     for name in RUN_FILES:
         (study / "run" / name).write_text("")
     (study / "case" / "1.png").rename(study / "run" / "pictures" / "warmup-0001.png")
-    with pytest.raises(ValueError, match=r"^`data` must hold slides and no training run.*its data folder.*run'$"):
+    with pytest.raises(ValueError, match=r"^`data` must hold slides and no training run.*run's data folder.*run'$"):
         find_sources(study / depth)
 
 
@@ -195,7 +195,7 @@ def test_two_slides_for_three_parts_are_cut_each(sample_slide, tmp_path):
 
 
 def test_single_folder_of_tiles_is_refused_with_the_remedy(tile_folder):
-    with pytest.raises(ValueError, match="folder of its own, or name val_data"):
+    with pytest.raises(ValueError, match="separate folder, or set --val_data"):
         split_sources(find_sources(tile_folder / "slide-a"), 0.2, 0)
 
 

@@ -178,7 +178,7 @@ def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "`shards` must be as they were written" in line
+    assert "`shards` must be undamaged" in line
     assert str(path) in line
 
 

@@ -98,11 +98,16 @@ def test_killed_run_resumes_to_bit_identical_weights(moment, finished, sample_sl
         assert all(np.array_equal(ours[key], theirs[key]) for key in theirs), name
 
 
+def errors(done):
+    """Count the lines that are ours: TensorFlow writes some of its own while it is imported."""
+    return sum(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
 def test_resume_with_other_flags_is_refused_and_changes_nothing(finished, sample_slide):
     before = (finished / "generator.keras").read_bytes()
     refused = train(finished, sample_slide, "--resume", "--q=1.5")
     assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
+    assert errors(refused) == 1
     assert "--q was not given and is 1.5" in refused.stderr
     assert (finished / "generator.keras").read_bytes() == before
 
@@ -169,5 +174,6 @@ def test_a_mistake_is_one_line_and_leaves_no_run(flag, says, sample_slide, tmp_p
     done = train(tmp_path / "run", sample_slide, *flag.split())
     assert done.returncode == 2
     assert says in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert errors(done) == 1
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

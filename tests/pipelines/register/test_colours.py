@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from pipelines.pixels import to_float
-from pipelines.register.colours import density, fit_colours, recoloured
-from pipelines.register.planes import Plane
-from pipelines.register.registration import Fit
+from pipelines.planes import Plane
+from pipelines.register.scans import fit_colours
+from pipelines.scan_pairs import Fit, density, recoloured
 from pipelines.slide import open_slide
 
 from .conftest import second_scan, similarity, write_scan

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.register.examine import _Usual
-from pipelines.register.registration import Fit
+from pipelines.register.scans import _Usual
+from pipelines.scan_pairs import Fit
 
 USUAL = Fit(0, 0, (0.1, 0.0), correlation=0.9, weakest=0.8, residual=0.2, sharpness=0.6, detail=0.3)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from pipelines.planes import Plane
 from pipelines.register.fine import fit_patch
-from pipelines.register.planes import Plane
 from pipelines.slide import open_slide
 
 from .conftest import second_scan, similarity, write_scan

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from pipelines.register.registration import Registration, read_registration
 from pipelines.register.scans import register_scans
+from pipelines.scan_pairs import Registration, read_registration
 from pipelines.slide import open_slide
 
 from .conftest import HR_MPP, distances, second_scan, similarity, write_scan

@@ -94,7 +94,7 @@ def bad_inputs(tmp_path) -> None:
     ("input", "none.png", "`input` must name a picture or slide"),
     ("input", ".", "`input` must name a picture or slide"),
     ("input", "no.png", "no slide or image"),
-    ("input", "large.png", "more than the 178956970 pixels of a picture that is read whole; make a tiled TIFF"),
+    ("input", "large.png", "more than 178956970 pixels, too many for a picture; convert it to a tiled TIFF"),
     ("input", "wide.png", "become 268435456 pixels or fewer (`max_sr_pixels`)"),
     ("output", "out.tif", "`output` must end in .png or .jpg"),
     ("output", "there.png", "add --overwrite"),

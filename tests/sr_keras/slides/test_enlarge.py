@@ -266,9 +266,9 @@ def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_sli
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION,
                      loop=partial(super_resolve_plane, each=interrupt))
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif.unfinished"]
-    with pytest.raises(ValueError, match="go on with it by --resume, or start anew by --overwrite"):
+    with pytest.raises(ValueError, match="continue it with --resume, or start again with --overwrite"):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)
-    with pytest.raises(ValueError, match="`output` must be gone on with as it was begun"):
+    with pytest.raises(ValueError, match="`output` must be resumed with the settings of the original run"):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(REGION, lossless=False, resume=True))
     enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(REGION, resume=True))
     assert (tmp_path / "a.tif").read_bytes() == finished.read_bytes()
@@ -279,7 +279,7 @@ def test_full_disk_keeps_the_work_file_and_is_gone_on_with(loaded, sample_slide,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (finished.stat().st_size // 2, hard))  # what a full disk is to who writes
     try:
-        with pytest.raises(OSError, match="make room and go on with --resume"):
+        with pytest.raises(OSError, match="make room and resume with --resume"):
             enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -322,7 +322,7 @@ def test_options_check_themselves(wrong, message):
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
-    ({"level": 3}, "has levels 0 to 2; ask for one of them"),
+    ({"level": 3}, "has levels 0 to 2; choose one of them"),
     ({"region": (0, 0, 513, 10)}, "`region` must lie inside the 512x512 pixels"),
     ({"region": (-1, 0, 10, 10)}, "`region` must lie inside"), ({"region": (0, 0, 0, 10)}, "`region` must lie inside"),
     ({"tile": 100}, "`tile` must be .* or more: twice the halo"),

@@ -81,7 +81,7 @@ def test_slides_of_a_start_that_came_to_nothing_stay_out_of_a_part(slides, tmp_p
 
 
 def test_one_folder_of_tiles_is_refused_with_both_remedies(slides):
-    with pytest.raises(ValueError, match=r"tiles of each slide into a folder of its own, or name val_data"):
+    with pytest.raises(ValueError, match=r"tiles of each slide into a separate folder, or set --val_data"):
         find_parts(options(slides / "case0"), PATCHES, seed=0)
     found = find_parts(options(slides / "case0", val_data=(str(slides / "case1"),)), PATCHES, seed=0)
     assert [source.slide_id for source in found["train"]] == ["case0"]

@@ -318,7 +318,7 @@ def damaged(shards: Path, folder: Path) -> ShardSet:
 def test_shard_damaged_inside_is_named(part, cache, plan, shards, tmp_path):
     asked = replace(plan(PLAIN, (0, 1, 0), cache=cache, batch_size=16, steps_per_epoch=8),  # all that there is
                     **{part: damaged(shards / "slide-a", tmp_path / "bad")})
-    with pytest.raises(ValueError, match=r"`shards` must be as they were written.*bad/slide-a-00000\.tfrecord"):
+    with pytest.raises(ValueError, match=r"`shards` must be undamaged.*bad/slide-a-00000\.tfrecord"):
         train_stages(asked)
 
 

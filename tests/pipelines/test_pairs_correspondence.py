@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pipelines.correspondence import mismatch, refusal, sample
+from pipelines.pairs import mismatch, refusal, sample
 
 
 @pytest.fixture

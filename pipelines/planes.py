@@ -1,8 +1,8 @@
-"""Windows of two scans, brought onto one grid.
+"""Windows of two scans on one grid.
 
-A plane is a slide at one pixel spacing: a level's own pixels, or blocks of `factor` x `factor` of them averaged. Pixel
-i of a plane covers level 0 from step*i to step*(i+1): half-pixel centres. A `Matrix` [2, 3] takes pixel coordinates
-(x, y), whole numbers at the centres, from one plane to another.
+A plane is a slide at one pixel spacing: a level's own pixels, or means of `factor` x `factor` of them. Pixel i of a
+plane covers level 0 from step*i to step*(i+1) (half-pixel centres). A `Matrix` [2, 3] maps pixel coordinates (x, y),
+whole numbers at pixel centres, from one plane to another.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.pixels import to_float
 from pipelines.slide import Slide
 
 Matrix = np.ndarray  # float64 [2, 3]
-REACH = 2  # pixels beyond a window's border that its interpolation looks at, and what rounding needs
+REACH = 2  # pixels beyond a window's border that interpolation and rounding need
 
 
 class Plane:
@@ -34,7 +34,7 @@ class Plane:
 
     @property
     def to_level0(self) -> Matrix:
-        """From this plane's pixels to those of level 0."""
+        """The matrix from this plane's pixels to those of level 0."""
         offset = (self.step - 1) / 2
         return np.array([[self.step, 0, offset], [0, self.step, offset]])
 
@@ -43,7 +43,7 @@ class Plane:
         return x >= 0 and y >= 0 and x + width <= self.width and y + height <= self.height
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Return a window, white outside of the slide: float32 [height, width, 3] in [0, 1].
+        """Return a window, white outside the slide: float32 [height, width, 3] in [0, 1].
 
         Raises:
             SlideError: The pixels cannot be decoded.
@@ -63,39 +63,32 @@ def compose(outer: Matrix, inner: Matrix) -> Matrix:
 
 
 def inverse(matrix: Matrix) -> Matrix:
-    """Return the way back."""
+    """Return the inverse matrix."""
     return np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
 
 
 def apply(matrix: Matrix, points: np.ndarray) -> np.ndarray:
-    """Return where (x, y) points [..., 2] go."""
+    """Return the images of the points (x, y) [..., 2]."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def moved(matrix: Matrix, shift: Sequence[float] | np.ndarray) -> Matrix:
-    """Return the matrix with (x, y) added to where it leads."""
+    """Return the matrix followed by the shift (x, y)."""
     return np.column_stack([matrix[:, :2], matrix[:, 2] + shift])
 
 
 def magnification(matrix: Matrix) -> float:
-    """Return how many pixels of the plane it leads to a pixel is long."""
+    """Return how many pixels of the target plane correspond to one pixel along a side."""
     return math.sqrt(abs(np.linalg.det(matrix[:, :2])))
 
 
 def aligned(plane: Plane, matrix: Matrix, x: float, y: float, size: int, fine: int, order: int,
             grey: bool = False) -> np.ndarray | None:
-    """Return what a plane shows where another has a window, on a grid `fine` times finer than the other's.
+    """Return a plane's pixels for a window (x, y, size) of another plane, `fine` times finer than that.
 
-    Args:
-        plane: The one to read.
-        matrix: From the other plane's pixels to this one's.
-        x, y, size: The window in the other plane's pixels.
-        fine: Pixels of the result per pixel of the other plane; their centres lie half-way as everywhere.
-        order: Of the interpolation: 1 linear, 3 cubic.
-        grey: Return the mean of the channels alone.
-
-    Returns:
-        float32 [size*fine, size*fine, 3], or without channels; None where the window leaves the slide.
+    `matrix` maps the other plane's pixels to this one's. `order` of the interpolation: 1 linear, 3 cubic. Returns
+    float32 [size*fine, size*fine, 3] with half-pixel centres, without channels if `grey`; None if the window leaves the
+    slide.
 
     Raises:
         SlideError: The pixels cannot be decoded.

@@ -7,7 +7,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipelines.formats import OpenSlideReader, PlainReader, SlideError, TiffReader, open_reader
+from pipelines.errors import SlideError
+from pipelines.readers import OpenSlideReader, PictureReader, TiffReader, open_reader
 from pipelines.slide import open_slide
 
 WINDOW = (101, 203, 150, 90)  # across tile borders of 128 pixels
@@ -114,7 +115,7 @@ def test_plain_images_are_the_picture(tmp_path, histology, name):
     else:
         image.save(tmp_path / name)
     with open_slide(tmp_path / name) as slide:
-        assert isinstance(slide._reader, PlainReader)
+        assert isinstance(slide._reader, PictureReader)
         assert slide.mpp is None
         np.testing.assert_array_equal(slide.read_region(0, 0, 0, 512, 512), np.asarray(image.convert("RGB")))
 
@@ -180,7 +181,7 @@ def test_large_picture_is_taken_without_a_warning_and_a_larger_one_refused_with_
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
     assert read(tmp_path / "a.png", window=(0, 0, 64, 64)).shape == (64, 64)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 // 2 - 1)
-    with pytest.raises(SlideError, match=r"a\.png: has more than the 4094 pixels .*; make a tiled TIFF of it"):
+    with pytest.raises(SlideError, match=r"a\.png: has more than 4094 pixels.*; convert it to a tiled TIFF"):
         open_reader(tmp_path / "a.png")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pipelines.register.planes import Plane, aligned, apply, compose, inverse
+from pipelines.planes import Plane, aligned, apply, compose, inverse
 from pipelines.slide import open_slide
 
 

@@ -9,14 +9,18 @@ import pytest
 import tifffile
 
 from pipelines.config import PatchOptions
-from pipelines.register.cut import check_cut, cut, hr_mpp, places, scan_paths
-from pipelines.register.registration import (
+from pipelines.scan_pairs import (
     Fit,
     Registration,
     Rejected,
     ScanFile,
+    check_cut,
+    cut,
+    hr_mpp,
+    places,
     read_registration,
     scan_file,
+    scan_paths,
     write_registration,
 )
 from pipelines.slide import open_slide
@@ -93,7 +97,7 @@ def test_page_gives_back_what_was_written_and_finds_moved_files(scans, tmp_path)
 
 def test_file_that_changed_since_is_refused(scans, tmp_path):
     found = replace(scans[0], hr=ScanFile(str(tmp_path / "hr.tif"), "hr.tif", 17, 512, 512, None))
-    with pytest.raises(ValueError, match="`pairs` must be of the files that are there"):
+    with pytest.raises(ValueError, match="`pairs` must belong to these files"):
         scan_paths(found, tmp_path / "pairs.json")
 
 

@@ -1,0 +1,98 @@
+"""Slides of all vendors that OpenSlide knows."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+import tifffile
+
+from pipelines.errors import SlideError, slide_errors
+from pipelines.pixels import as_rgb
+from pipelines.readers.tiff import Dimensions, TiffReader, mean_mpp
+
+COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
+
+
+def open_by_openslide(path: Path) -> OpenSlideReader | None:
+    """Return a reader, or None if OpenSlide does not read all of the file."""
+    vendor = openslide.OpenSlide.detect_format(path)
+    if vendor is None or (vendor == "generic-tiff" and _is_beyond_openslide(path)):
+        return None
+    try:
+        return OpenSlideReader(path)
+    except openslide.OpenSlideError as error:
+        if "Unsupported TIFF compression" not in str(error):
+            raise
+        return None
+
+
+class OpenSlideReader:
+    """A slide of a vendor that OpenSlide knows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._slide = openslide.OpenSlide(path)
+        self.level_dimensions: tuple[Dimensions, ...] = self._slide.level_dimensions
+        self.level_downsamples: tuple[float, ...] = self._slide.level_downsamples
+        keys = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+        self.mpp = mean_mpp(*[float(self._slide.properties.get(key, "nan")) for key in keys])
+        self._twin: TiffReader | None = None
+        self._twin_levels: dict[int, int | None] = {}  # the twin's level for each of this slide's
+        self.bounds_corner = (int(self._slide.properties.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
+                              int(self._slide.properties.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0)))
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        # OpenSlide takes whole level-0 pixels. If the downsample is not an integer, this is up to half a level-0 pixel
+        # off the level's grid, and it interpolates.
+        """See `pipelines.readers.Reader`."""
+        downsample = self.level_downsamples[level]
+        l0_corner = (round(x * downsample), round(y * downsample))
+        try:
+            return np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
+        except openslide.OpenSlideError:
+            # After one error a handle repeats that error for every tile, so open a new one.
+            self._slide.close()
+            self._slide = openslide.OpenSlide(self._path)
+            raise
+
+    def read_own(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
+        if self.level_downsamples[level].is_integer():
+            return self.read(level, x, y, width, height)
+        if level not in self._twin_levels:
+            self._twin_levels[level] = self._level_of_twin(level)
+        twin_level = self._twin_levels[level]
+        if self._twin is None or twin_level is None:
+            return self.read(level, x, y, width, height)
+        return self._twin.read(twin_level, x, y, width, height)
+
+    def close(self) -> None:
+        """See `pipelines.readers.Reader`."""
+        self._slide.close()
+        if self._twin:
+            self._twin.close()
+
+    def _level_of_twin(self, level: int) -> int | None:
+        """Return tifffile's number of the same level if its colours are the same, else None."""
+        try:
+            with slide_errors(self._path):
+                twin = self._twin = self._twin or TiffReader(self._path)
+                width, height = self.level_dimensions[level]
+                number = twin.level_dimensions.index((width, height))
+                window = (width // 2, height // 2, min(COMPARED, width // 2), min(COMPARED, height // 2))
+                ours, theirs = (as_rgb(pixels, self._path.name).mean(axis=(0, 1)) for pixels in (
+                    self.read(level, *window), twin.read(number, *window)))
+        except SlideError:
+            return None
+        return number if np.abs(ours - theirs).max() < SAME_COLOUR else None
+
+
+def _is_beyond_openslide(path: Path) -> bool:
+    """Whether OpenSlide opens a TIFF but does not read all of it.
+
+    It reads neither levels nor mpp of an OME-TIFF, and no pixels that are not integers of 8 or 16 bit.
+    """
+    with tifffile.TiffFile(path) as file:
+        dtype = file.pages[0].dtype
+        return file.is_ome or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2))

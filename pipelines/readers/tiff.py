@@ -1,0 +1,167 @@
+"""TIFFs read by tifffile, tile by tile or strip by strip; the last `KEPT_BYTES` of them are kept in memory."""
+from __future__ import annotations
+
+import logging
+import operator
+from collections import OrderedDict
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import openslide
+import tifffile
+
+from pipelines.errors import SlideError
+
+KEPT_BYTES = 256 * 2**20
+LARGEST_SEGMENT_BYTES = 2**30
+# Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
+PLAUSIBLE_MPP = (0.01, 20.0)
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+
+Dimensions = tuple[int, int]
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises
+
+
+def is_for_tifffile(path: Path) -> bool:
+    """Whether the stored samples are grey or RGB; PIL converts others (palette, CMYK, inverted).
+
+    Raises:
+        SlideError: The file is damaged, or is one huge strip.
+    """
+    with tifffile.TiffFile(path) as file:
+        # OpenSlide recognises every undamaged tiled TIFF that is not an OME-TIFF.
+        known_tiled = openslide.OpenSlide.detect_format(path) is not None
+        if len(file.pages) == 0 or (file.pages[0].is_tiled and not file.is_ome and not known_tiled):
+            raise SlideError(f"{path}: is truncated or damaged; copy it again")
+        page = file.pages[0]
+        size = int(np.prod(page.chunks)) * page.dtype.itemsize
+        if size > LARGEST_SEGMENT_BYTES:
+            raise SlideError(f"{path}: is one strip of {size / 2**30:.1f} GiB; convert it to a tiled TIFF")
+        is_jpeg = page.compression in (6, 7)
+        return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
+
+
+class TiffReader:
+    """A TIFF that OpenSlide does not open, or not with all its levels: the first series."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = tifffile.TiffFile(path)
+        series = self._file.series[0]
+        axes = series.axes
+        channels = series.shape[axes.index("C")] if "C" in axes else 1
+        if axes not in ("YX", "YXS", "SYX", "CYX") or channels not in (1, 3):
+            self._file.close()
+            raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. "
+                             f"Received: {axes}={series.shape}")
+        if series.dtype not in (np.uint8, np.uint16, np.bool_):
+            self._file.close()
+            raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
+        self._levels = series.levels
+        self._refuse_truncated()
+        self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
+        self.level_downsamples = downsamples(self.level_dimensions)
+        self.mpp = _ome_mpp(self._file.ome_metadata) or _resolution_mpp(series.keyframe)
+        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._kept_bytes = 0
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
+        planes = [self._window(page, first, x, y, width, height) for page, first in _planes(self._levels[level])]
+        return np.concatenate(planes, axis=-1)
+
+    read_own = read
+
+    def close(self) -> None:
+        """See `pipelines.readers.Reader`."""
+        self._file.close()
+
+    def _window(self, page: tifffile.TiffPage, first: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """Return [height, width, S] of one plane, decoding the tiles or strips that the window touches."""
+        segment_w, segment_h, columns = _segment_grid(page.keyframe)
+        rows_touched = range(y // segment_h, (y + height - 1) // segment_h + 1)
+        columns_touched = range(x // segment_w, (x + width - 1) // segment_w + 1)
+
+        def part(row: int, column: int) -> np.ndarray:
+            segment = self._segment(page, first + row * columns + column)
+            top, left = row * segment_h, column * segment_w
+            return segment[max(y - top, 0):y + height - top, max(x - left, 0):x + width - left]
+
+        return np.concatenate([np.concatenate([part(r, c) for c in columns_touched], 1) for r in rows_touched], 0)
+
+    def _segment(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
+        """Return tile or strip `index` as [h, w, S], from memory if it was read recently."""
+        key = (page.offset, index)
+        if key not in self._kept:
+            self._kept[key] = self._decode(page, index)
+            self._kept_bytes += self._kept[key].nbytes
+            while len(self._kept) > 1 and self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _decode(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
+        keyframe, file = page.keyframe, self._file.filehandle
+        file.seek(page.dataoffsets[index])
+        data = file.read(page.databytecounts[index])
+        segment, _, shape = keyframe.decode(data or None, index, jpegtables=page.jpegtables)
+        if segment is None:  # a sparse file has no data for empty tiles: glass
+            segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
+        return segment[0]
+
+    def _refuse_truncated(self) -> None:
+        pages = [page for level in self._levels for page in level.pages]
+        ends = [max(map(operator.add, page.dataoffsets, page.databytecounts)) for page in pages]
+        if max(ends) > self._file.filehandle.size:
+            raise SlideError(f"{self._path}: is truncated; copy it again")
+
+
+def downsamples(dimensions: tuple[Dimensions, ...]) -> tuple[float, ...]:
+    """Return level-0 pixels per level pixel, the mean of both axes."""
+    width, height = dimensions[0]
+    return tuple((width / w + height / h) / 2 for w, h in dimensions)
+
+
+def mean_mpp(mpp_x: float, mpp_y: float) -> float | None:
+    """Return the mean microns per pixel, or None if that cannot be a microscope's."""
+    mpp = (mpp_x + mpp_y) / 2
+    return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
+
+
+def _planes(level: tifffile.TiffPageSeries) -> list[tuple[tifffile.TiffPage, int]]:
+    """Return (page, its first segment) for each plane of a level: one, unless channels are stored separately."""
+    if level.axes in ("YX", "YXS"):
+        return [(level.pages[0], 0)]
+    count = level.shape[0]
+    if len(level.pages) == count:
+        return [(page, 0) for page in level.pages]
+    segments = len(level.pages[0].dataoffsets) // count
+    return [(level.pages[0], plane * segments) for plane in range(count)]
+
+
+def _segment_grid(keyframe: tifffile.TiffPage) -> tuple[int, int, int]:
+    """Return the width and height of a tile or strip, and how many lie side by side."""
+    width = keyframe.tilewidth if keyframe.is_tiled else keyframe.imagewidth
+    height = keyframe.tilelength if keyframe.is_tiled else min(keyframe.rowsperstrip, keyframe.imagelength)
+    return width, height, -(-keyframe.imagewidth // width)
+
+
+def _ome_mpp(xml: str | None) -> float | None:
+    """Return the mean PhysicalSize of an OME-XML's first image in microns."""
+    pixels = ElementTree.fromstring(xml).find(".//{*}Pixels") if xml else None
+    if pixels is None:
+        return None
+    sizes = [float(pixels.get(f"PhysicalSize{axis}", "nan")) for axis in "XY"]
+    units = [MICRONS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), np.nan) for axis in "XY"]
+    return mean_mpp(sizes[0] * units[0], sizes[1] * units[1])
+
+
+def _resolution_mpp(page: tifffile.TiffPage) -> float | None:
+    """Return the mpp of the TIFF resolution tags, if they have a unit."""
+    if page.resolutionunit <= 1:
+        return None
+    per_micron = page.get_resolution(tifffile.RESUNIT.MICROMETER)
+    return mean_mpp(*[1 / value if value else np.nan for value in per_micron])

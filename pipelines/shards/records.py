@@ -1,0 +1,181 @@
+"""Patches as records (`tf.train.Example`), and streams of records in a seeded order or slide by slide.
+
+Fields: slide_id, name; x, y (the corner in level 0); mpp (0 if unknown); tissue (share in [0, 1]); size; pixels (uint8
+[size, size, 3]). Pairs also have lr_size and lr (uint8 [lr_size, lr_size, 3]). Pixels are raw: decoding a PNG takes 25
+times as long as copying them, for 0.6 of the space.
+
+An `Order` is a function from a seed, int64 [2], to a dataset of all records. It is called inside the graph for every
+pass over the data; its order depends only on the seed.
+"""
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+from pipelines.errors import require
+from pipelines.patches import Patch
+from pipelines.shards.reading import ShardSet
+
+_TEXT, _SHARE = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.float32)
+_FIELDS = {
+    "slide_id": _TEXT, "name": _TEXT, "pixels": _TEXT, "size": tf.io.FixedLenFeature([], tf.int64),
+    "lr": tf.io.FixedLenFeature([], tf.string, b""), "lr_size": tf.io.FixedLenFeature([], tf.int64, 0)}
+Order = Callable[[tf.Tensor], tf.data.Dataset]
+READ_BYTES = 2**20  # of a shard at a time
+SIDE_BY_SIDE = 16  # shards that are read at the same time
+
+
+def encode(patch: Patch) -> bytes:
+    """Return a patch as a serialised record; its bytes depend only on the patch."""
+    features = {
+        "slide_id": _bytes(patch.slide_id.encode()), "name": _bytes(patch.name.encode()),
+        "x": _int(patch.x), "y": _int(patch.y), "mpp": _float(patch.mpp or 0), "tissue": _float(patch.tissue),
+        "size": _int(patch.pixels.shape[0]), "pixels": _bytes(patch.pixels.tobytes())}
+    if patch.lr is not None:
+        features |= {"lr_size": _int(patch.lr.shape[0]), "lr": _bytes(patch.lr.tobytes())}
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return (slide id, example id, hr uint8 [size, size, 3], lr uint8 [h, h, 3]) of a serialised record.
+
+    The graph does not know the sizes; h is 0 if the record is not a pair.
+    """
+    fields = tf.io.parse_single_example(record, _FIELDS)
+    hr, lr = (tf.reshape(tf.io.decode_raw(fields[pixels], tf.uint8), tf.stack([fields[size], fields[size], 3]))
+              for pixels, size in (("pixels", "size"), ("lr", "lr_size")))
+    return fields["slide_id"], tf.strings.join([fields["slide_id"], "/", fields["name"]]), hr, lr
+
+
+def decode_tissue(record: tf.Tensor) -> tf.Tensor:
+    """Return the tissue share of a serialised record, float32."""
+    return tf.io.parse_single_example(record, {"tissue": _SHARE})["tissue"]
+
+
+def decode_mpp(record: tf.Tensor) -> tf.Tensor:
+    """Return the microns per pixel of a serialised record, float32; 0 if unknown."""
+    return tf.io.parse_single_example(record, {"mpp": tf.io.FixedLenFeature([], tf.float32)})["mpp"]
+
+
+@contextmanager
+def damage_named(paths: Iterable[Path]) -> Iterator[None]:
+    """Name the damaged file if reading these shards, or copies of them, fails; TensorFlow does not.
+
+    Raises:
+        ValueError: A record is damaged.
+    """
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        for path in paths:
+            require(_is_sound(path), "shards", "be undamaged", "delete this file and extract again", str(path))
+        raise ValueError("`cache` must hold undamaged copies; the shards are undamaged, so remove the copies. "
+                         f"Received: {error.message}") from error
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        for _ in tf.data.TFRecordDataset(str(path)):
+            pass
+    except tf.errors.DataLossError:
+        return False
+    return True
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int(value: int) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
+
+
+def _float(value: float) -> tf.train.Feature:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
+
+
+def from_memory(shards: ShardSet, min_tissue: float) -> Order:
+    """Return an order of the records with `min_tissue`, which are read once and kept in memory; a uniform shuffle.
+
+    Raises:
+        ValueError: They need more than the memory of this machine.
+    """
+    needed, there = 3 * shards.patch_size**2 * shards.count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    remedy = f"use 'none' or a folder for {needed / 2**30:.0f} GB of patches"
+    require(needed < there, "cache", "fit into this machine's memory", remedy, "memory")
+    records = _filtered(tf.data.Dataset.from_tensor_slices(_names(shards)).flat_map(_read), min_tissue).cache()
+    count = sum(1 for _ in records)
+    return lambda seed: _shuffled(records, count, seed)
+
+
+def from_disk(shards: ShardSet, min_tissue: float, buffer: int) -> Order:
+    """Return an order of the records with `min_tissue`, read from disk.
+
+    Shards come in random order, several at a time, and the next record is drawn from a buffer of `buffer` records.
+    """
+    require(buffer > 0, "shuffle_buffer", "be positive", "1 keeps the order within the shards", buffer)
+    names = _names(shards)
+
+    def order(seed: tf.Tensor) -> tf.data.Dataset:
+        paths = _shuffled(tf.data.Dataset.from_tensor_slices(names), len(names), fold(seed, 0))
+        records = paths.interleave(_read, min(len(names), SIDE_BY_SIDE), num_parallel_calls=tf.data.AUTOTUNE)
+        return _shuffled(_filtered(records, min_tissue), buffer, fold(seed, 1))
+
+    return order
+
+
+def in_turn(shards: ShardSet, limit: int | None = None) -> tf.data.Dataset:
+    """Return the records in order; with a limit so many, from each slide the same number if it has them."""
+    names, numbers = _shares(shards, limit)
+    taken = tf.data.Dataset.from_tensor_slices((names, tf.constant(numbers, tf.int64)))
+    return taken.flat_map(lambda path, number: _read(path).take(number))
+
+
+def fold(seed: tf.Tensor | list[int], number: tf.Tensor | int) -> tf.Tensor:
+    """Return the seed [2] for a number, from a seed [2]."""
+    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), tf.cast(number, tf.int64))
+
+
+def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
+    """Shuffle by `seed`, independently of the program's global seed.
+
+    It is called while a function is traced. There `set_seed` sets the seed of that function only, which takes
+    precedence. (Not 0: TensorFlow would compare the other seed, a tensor, with 0 too.)
+    """
+    tf.random.set_seed(1)
+    number = tf.random.stateless_uniform([], seed, None, None, tf.int64)
+    return dataset.shuffle(buffer, seed=number, reshuffle_each_iteration=False)
+
+
+def _filtered(records: tf.data.Dataset, min_tissue: float) -> tf.data.Dataset:
+    return records.filter(lambda record: decode_tissue(record) >= min_tissue) if min_tissue > 0 else records
+
+
+def _shares(shards: ShardSet, limit: int | None) -> tuple[list[str], list[int]]:
+    """Return the paths, and how many records of each to take: the same number from each slide if it has them."""
+    left = Counter[str]()
+    for shard in shards.shards:
+        left[shard.slide_id] += shard.count
+    if limit is not None:
+        for number, slide_id in enumerate(sorted(left, key=left.__getitem__)):
+            left[slide_id] = min(left[slide_id], limit // (len(left) - number))
+            limit -= left[slide_id]
+    numbers = []
+    for shard in shards.shards:
+        numbers.append(min(shard.count, left[shard.slide_id]))
+        left[shard.slide_id] -= numbers[-1]
+    return _names(shards), numbers
+
+
+def _names(shards: ShardSet) -> list[str]:
+    return [str(path) for path in shards.paths]
+
+
+def _read(paths: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(paths, buffer_size=READ_BYTES)
