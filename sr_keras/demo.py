@@ -84,7 +84,8 @@ def is_exported(run: Path, model: Path) -> bool:
 def draw(model: Path, run: Path, path: Path) -> Path:
     """Draw LR, bicubic, SR and HR of a patch of the run's test part side by side, with an inset; return `path`."""
     from pipelines.dataset import evaluation_dataset
-    from sr_keras.evaluation import bicubic, side_by_side
+    from sr_keras.evaluation import side_by_side
+    from sr_keras.metrics import bicubic
     from sr_keras.model.loading import load_generator
     from sr_keras.training.split import open_part
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from pipelines.degrade import degrade
 from pipelines.errors import require
+from pipelines.pixels import quantise
 from sr_keras.ssim_windows import local_mean, ssim_factors, ssim_map
 
 Images = Any  # np.ndarray or tf.Tensor
@@ -122,6 +123,22 @@ def lr_consistency(lr: Images, sr: Images, scale: int = 4, blur_sigma: float = 1
     """
     lr, again = _pair(lr, degrade(_image(sr, "sr"), scale, blur_sigma), names=("lr", "degrade(sr)"))
     return tf.sqrt(tf.reduce_mean(tf.square(again - lr), _SPACE))
+
+
+def bicubic(lr: Images, scale: int) -> tf.Tensor:
+    """Enlarge by bicubic interpolation (Keys, a = -0.5), the baseline of every score.
+
+    Pixel centres lie on halves, as in the degradation.
+
+    Args:
+        lr: Float [B, h, w, 3] in [0, 1].
+        scale: HR side / LR side.
+
+    Returns:
+        float32 [B, scale*h, scale*w, 3], clipped and rounded to 8 bit.
+    """
+    lr = tf.convert_to_tensor(lr)
+    return quantise(tf.image.resize(lr, [scale * lr.shape[1], scale * lr.shape[2]], "bicubic"))
 
 
 def _luma_255(images: tf.Tensor) -> tf.Tensor:

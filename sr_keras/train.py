@@ -19,6 +19,7 @@ from pipelines.config import CorruptOptions, DegradeOptions
 from pipelines.errors import require
 from pipelines.flags import corrupt_options, degrade_options, patch_options
 from sr_keras.config import GeneratorOptions, Objective, TrainOptions
+from sr_keras.model.facts import FLAGS_FILE
 from sr_keras.training.flags import (
     data_options,
     define_train_flags,
@@ -27,7 +28,6 @@ from sr_keras.training.flags import (
     train_defaults,
     train_options,
 )
-from sr_keras.training.run_folder import FLAGS_FILE
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -124,7 +124,7 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     """Read once what the flags name, since a stage may come to need it only after hours."""
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
-    from sr_keras.training.run_folder import load_weights
+    from sr_keras.model.keras_file import load_weights
     from sr_keras.training.stages import start_from
 
     if options.generator:

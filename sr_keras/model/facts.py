@@ -26,6 +26,7 @@ from pipelines.config import BLURS, DegradeOptions, Range, check_range
 from pipelines.errors import require
 from pipelines.flags import define_degrade_flags, degrade_options
 
+FLAGS_FILE = "flags.txt"  # in a run folder: all flags of the training run, one a line
 FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 LARGEST_MPP, LARGEST_DEPARTURE = 100.0, 255.0

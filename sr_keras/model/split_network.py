@@ -68,7 +68,7 @@ def cut(run: Callable[[Any], Any]) -> tuple[Function, Function]:
     import tensorflow as tf  # here: plans of windows need this module, and who asks for help does not wait for it
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    from sr_keras.model.loading import input_signature
+    from sr_keras.model.keras_file import input_signature
 
     signature = input_signature()
     whole = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()

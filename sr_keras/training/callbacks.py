@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from pipelines.errors import UserError
 from pipelines.files import atomic_path
-from sr_keras.training.run_folder import State, record_metrics, save_checkpoint
+from sr_keras.training.checkpoints import State, save_checkpoint
+from sr_keras.training.run_folder import record_metrics
 
 # Of the discriminator's accuracy over an epoch, where 0.5 is guessing. One that learns is above 0.9 after 150 steps.
 UNDECIDED, WINS = 0.6, 0.99

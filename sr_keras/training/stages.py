@@ -28,13 +28,14 @@ from pipelines.shards import ShardSet
 from pipelines.shards.record import damage_named
 from sr_keras import networks
 from sr_keras.config import BEST_BY, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.evaluation import bicubic
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
-from sr_keras.model.loading import PROBE_SIDE, eight_bit, in_float32, load_generator, read_weights
+from sr_keras.metrics import bicubic
+from sr_keras.model.keras_file import PROBE_SIDE, eight_bit, in_float32, load_weights
+from sr_keras.model.loading import load_generator, read_weights
 from sr_keras.training.callbacks import Progress, Record, StopOnNonFinite, WatchDiscriminator
+from sr_keras.training.checkpoints import State, load_checkpoint, restore_checkpoint
 from sr_keras.training.manifold import code_movement, denoising, told
-from sr_keras.training.run_folder import State, load_checkpoint, load_weights, restore_checkpoint
 
 VALIDATION_BATCH = 4
 PICTURED = 4
@@ -104,7 +105,7 @@ def _stage(plan: Plan, stage: StageOptions, build: Callable[[], keras.Model],
         model = build()
     state = restore_checkpoint(plan.run, stage.name, model)
     if state.epoch:
-        print(f"{stage.name}: goes on after epoch {state.epoch} of {stage.epochs}")
+        print(f"{stage.name}: continues after epoch {state.epoch} of {stage.epochs}")
     if state.epoch < stage.epochs:
         with damage_named((*plan.train.paths, *plan.val.paths)), _memory_named(plan.options):
             _fit(plan, stage, model, state)

@@ -91,7 +91,7 @@ def test_killed_run_resumes_to_bit_identical_weights(moment, finished, sample_sl
     assert not (run / "generator.keras").exists()
     resumed = train(run, sample_slide, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "goes on after epoch" in resumed.stdout
+    assert "continues after epoch" in resumed.stdout
     for name in ("autoencoder.keras", "warmup.keras", "generator.keras", "checkpoints/adversarial-0004/model.keras"):
         ours, theirs = held(run / name), held(finished / name)
         assert ours.keys() == theirs.keys()

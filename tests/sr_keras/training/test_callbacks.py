@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from sr_keras.training.callbacks import NonFiniteLoss, Progress, Record, StopOnNonFinite, WatchDiscriminator
-from sr_keras.training.run_folder import State, read_metrics, restore_checkpoint
+from sr_keras.training.checkpoints import State, restore_checkpoint
+from sr_keras.training.run_folder import read_metrics
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

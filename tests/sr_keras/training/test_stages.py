@@ -23,11 +23,13 @@ from pipelines.patches import find_sources
 from pipelines.shards import ShardSet, open_shards, write_shards
 from sr_keras import networks
 from sr_keras.config import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.model.loading import eight_bit, load_generator, load_keras
+from sr_keras.model.keras_file import eight_bit, load_keras
+from sr_keras.model.loading import load_generator
 from sr_keras.training import callbacks, stages
 from sr_keras.training.callbacks import Record
+from sr_keras.training.checkpoints import State, checkpoint, restore_checkpoint, save_checkpoint
 from sr_keras.training.manifold import denoising, told
-from sr_keras.training.run_folder import State, checkpoint, read_metrics, restore_checkpoint, save_checkpoint
+from sr_keras.training.run_folder import read_metrics
 from sr_keras.training.stages import Plan, start_from, train_stages
 
 ROOT = Path(__file__).parents[2]
@@ -231,7 +233,7 @@ def test_autoencoder_in_float16_goes_on_where_it_stopped(plan, precision, monkey
     stopped_after_one_epoch(asked, monkeypatch)
     train_stages(asked)
     out = capsys.readouterr().out
-    assert "autoencoder: goes on after epoch 1 of 2" in out
+    assert "autoencoder: continues after epoch 1 of 2" in out
     assert places == [0, 1]  # of the first batch: the noise goes on too
     movement = json.loads((asked.run / "manifold.json").read_text())
     assert set(movement) == {"noise", "blur", "contrast"}
