@@ -135,6 +135,11 @@ def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
     return keras.Model(image, probability, name="discriminator")
 
 
+def logits_of(discriminator: keras.Model) -> keras.Model:
+    """Return the part of a discriminator before its sigmoid: image [B, H, W, 3] -> logit [B, 1], on the same weights."""
+    return keras.Model(discriminator.inputs, discriminator.get_layer("logits").output)
+
+
 def vgg19_features(weights: str = "imagenet") -> keras.Model:
     """Build the VGG19 features that the SRGAN baseline compares, from RGB images in [0, 1].
 
