@@ -1,4 +1,4 @@
-# make demo              train, measure, export and picture on the sample slide (under 15 minutes on 2 cores)
+# make demo              train, measure, export and picture on the sample slide (under 6 minutes on 2 cores)
 # make demo DATA=folder  the same on your own slides or tiles (make DATA="a folder" where its name has spaces)
 # make test              lint, types and the tests that are quick (under 10 minutes on 2 cores)
 # make test-all          lint, types and all tests, which is what continuous integration runs

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -107,7 +108,7 @@ class SuperResolutionGAN(keras.Model):
             filters: Channels of its inner convolutions.
             encoder: A trained encoder, the layer "encoder" of `networks.autoencoder`. Without one the manifold term is
                 left out (lambda_m = 0).
-            features: `networks.vgg19_features()`, needed by the method srgan.
+            features: `vgg.vgg19_features()`, needed by the method srgan.
             ema_decay: Decay of the generator's exponential moving average.
             learning_rate: Of both Adam optimizers.
 
@@ -140,12 +141,11 @@ class SuperResolutionGAN(keras.Model):
             generator_optimizer: Optimizer of the generator.
             discriminator_optimizer: Optimizer of the discriminator; needed by lambda_d > 0.
             objective: Weights, q, epsilon and reduction; SRGAN_SQE's by default.
-            jit_compile: Whether XLA compiles the steps. "auto" is Keras' choice: yes on a GPU, no on a CPU, where the
-                graph executor was measured to be faster (`python -m benchmarks.model`). Never under a strategy of
-                several devices, whose variables XLA can't reach (TensorFlow 2.21).
-            run_eagerly: As in `keras.Model.compile`.
-            steps_per_execution: As in `keras.Model.compile`.
-            metrics: Metrics of (hr, sr), as in `keras.Model.compile`, in addition to those of `test_step`.
+            jit_compile: Whether XLA compiles the steps. "auto" is Keras' choice: yes on a GPU, no on a CPU, where XLA
+                is slower (`python -m benchmarks.model`). Never with several devices, whose variables XLA can't reach.
+            run_eagerly: As in `keras.Model.compile`, like the next two.
+            steps_per_execution: Steps in one call of the graph.
+            metrics: Metrics of (hr, sr), in addition to those of `test_step`.
 
         Raises:
             ValueError: A weight is positive and the network, optimizer or blur that it needs is missing.
@@ -156,19 +156,19 @@ class SuperResolutionGAN(keras.Model):
             require(not getattr(objective, weight) or getattr(self, needed) is not None, weight,
                     f"be 0 without {needed}", f"give SuperResolutionGAN its {needed}", getattr(objective, weight))
         require(not objective.lambda_d or discriminator_optimizer is not None, "discriminator_optimizer",
-                "be given when lambda_d > 0", "give an optimizer, or lambda_d of 0", discriminator_optimizer)
+                "be given when lambda_d > 0", "give an optimizer, or lambda_d of 0", None)
         one_device = tf.distribute.get_strategy().num_replicas_in_sync == 1
         super().compile(optimizer=generator_optimizer, jit_compile=one_device and jit_compile,
                         run_eagerly=run_eagerly, steps_per_execution=steps_per_execution)
         self.objective = objective
         self.added_metrics = [_metric_of(metric) for metric in metrics]
         self.optimizer.build(self.generator.trainable_variables)
-        self.discriminator_optimizer = self._prepared(discriminator_optimizer) if objective.lambda_d else None
+        self.discriminator_optimizer: Any = self._prepared(discriminator_optimizer) if objective.lambda_d else None
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as `keras.Model.fit` does. A dataset without end needs `steps_per_epoch`."""
         endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
-        require(not endless or kwargs.get("steps_per_epoch") is not None, "steps_per_epoch",
+        require(not endless or "steps_per_epoch" in kwargs, "steps_per_epoch",
                 "be given for a dataset without end", "give it, or dataset.take(batches)", None)
         return super().fit(x, *args, **kwargs)
 
@@ -182,7 +182,8 @@ class SuperResolutionGAN(keras.Model):
             weighted = {f"weighted_{name}": weight * value for name, (weight, value) in terms.items()}
             loss = tf.add_n(list(weighted.values()))
             scaled = _scaled(self.optimizer, loss)
-        _descend(self.optimizer, tape, scaled, self.generator.trainable_variables)
+        variables = self.generator.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
         if self.ema_generator is not None:
             self._update_average()
         logs = {"loss": loss, **{name: value for name, (_, value) in terms.items()}, **weighted, **judged}
@@ -199,10 +200,7 @@ class SuperResolutionGAN(keras.Model):
     def _terms(self, lr: tf.Tensor, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
         """Return (weight, value [B]) of the terms whose weight is not zero, the paper's first."""
         o = self.objective
-
-        def robust(residual: tf.Tensor) -> tf.Tensor:
-            return quasi_norm(residual, o.q, o.epsilon, o.reduction)
-
+        robust = partial(quasi_norm, q=o.q, epsilon=o.epsilon, reduction=o.reduction)
         terms: dict[str, tuple[float, Callable[[], tf.Tensor]]] = {
             "fidelity": (1.0, lambda: robust(sr - hr)),
             "manifold": (o.lambda_m, lambda: robust(self.encoder(sr) - self.encoder(hr))),
@@ -218,7 +216,8 @@ class SuperResolutionGAN(keras.Model):
             logits_hr, logits_sr = self._judge(hr, sr, True)
             loss = adversarial_discriminator(logits_hr, logits_sr)
             scaled = _scaled(self.discriminator_optimizer, loss)
-        _descend(self.discriminator_optimizer, tape, scaled, self.discriminator.trainable_variables)
+        variables = self.discriminator.trainable_variables
+        self.discriminator_optimizer.apply(tape.gradient(scaled, variables), variables)
         right = tf.concat([logits_hr > 0, logits_sr < 0], axis=0)
         return {"discriminator_loss": loss, "d_hr": tf.sigmoid(logits_hr), "d_sr": tf.sigmoid(logits_sr),
                 "d_accuracy": tf.cast(right, tf.float32)}
@@ -235,8 +234,7 @@ class SuperResolutionGAN(keras.Model):
             self.trackers[name].update_state(value)
         for metric in self.added_metrics:
             metric.update_state(hr, sr)
-        return {**{name: self.trackers[name].result() for name in values},
-                **{metric.name: metric.result() for metric in self.added_metrics}}
+        return {metric.name: metric.result() for metric in (*map(self.trackers.get, values), *self.added_metrics)}
 
     def _prepared(self, optimizer: Any) -> keras.optimizers.Optimizer:
         optimizer = keras.optimizers.get(optimizer)
@@ -247,11 +245,11 @@ class SuperResolutionGAN(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the networks as configurations."""
-        parts = {name: getattr(self, name) for name in ("generator", "discriminator", "encoder", "features")}
+        parts = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder,
+                 "features": self.features, "dtype": self.dtype_policy}
         return {"name": self.name, "ema_decay": self.ema_decay, "blur_sigma": self.blur_sigma,
                 "freeze_statistics": self.freeze_statistics,
-                **{name: part and keras.saving.serialize_keras_object(part)
-                   for name, part in {**parts, "dtype": self.dtype_policy}.items()}}
+                **{name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()}}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SuperResolutionGAN:
@@ -260,17 +258,19 @@ class SuperResolutionGAN(keras.Model):
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return the arguments of `compile`."""
-        objects = {"generator_optimizer": self.optimizer, "discriminator_optimizer": self.discriminator_optimizer,
-                   "metrics": list(self.added_metrics)}
-        return {**{name: value and keras.saving.serialize_keras_object(value) for name, value in objects.items()},
+        serialize, judge_optimizer = keras.saving.serialize_keras_object, self.discriminator_optimizer
+        return {"generator_optimizer": serialize(self.optimizer),
+                "discriminator_optimizer": judge_optimizer and serialize(judge_optimizer),
                 "objective": asdict(self.objective), "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly,
-                "steps_per_execution": self.steps_per_execution}
+                "steps_per_execution": self.steps_per_execution,
+                "metrics": [serialize(metric) for metric in self.added_metrics]}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with the result of `get_compile_config`."""
-        objects = {name: keras.saving.deserialize_keras_object(config[name])
-                   for name in ("generator_optimizer", "discriminator_optimizer", "metrics") if name in config}
-        self.compile(**{**config, **objects, "objective": Objective(**config["objective"])})
+        found = {**config, "objective": Objective(**config["objective"])}
+        for name in {"generator_optimizer", "discriminator_optimizer", "metrics"} & config.keys():
+            found[name] = keras.saving.deserialize_keras_object(config[name])
+        self.compile(**found)
 
 
 def _copy(model: keras.Model) -> keras.Model:
@@ -293,10 +293,8 @@ def _pair_of(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _judge_of(discriminator: keras.Model) -> Judge:
-    """Return a function (hr, sr, whether moving statistics are updated) -> logits of both, normalised as one batch.
-
-    A function and not a model, because Keras would save a second model of the same layers.
-    """
+    """Return a function (hr, sr, whether moving statistics are updated) -> logits of both, normalised as one batch."""
+    # Not an attribute of the GAN: Keras would save the same layers twice.
     model = networks.logits_of(discriminator)
 
     def judge(hr: tf.Tensor, sr: tf.Tensor, update: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -320,8 +318,3 @@ def _watching(network: keras.Model) -> Iterator[tf.GradientTape]:
 def _scaled(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
     """Return the scalar to differentiate: gradients of replicas are summed, and float16 needs the optimizer's scale."""
     return optimizer.scale_loss(tf.reduce_mean(loss) / tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-def _descend(optimizer: keras.optimizers.Optimizer, tape: tf.GradientTape, loss: tf.Tensor,
-             variables: list[Any]) -> None:
-    optimizer.apply(tape.gradient(loss, variables), variables)
