@@ -15,11 +15,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from pipelines import console
 from sr_keras.config import SHIPPED_MODEL
+
+if TYPE_CHECKING:
+    from sr_keras.model.loading import LoadedGenerator
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data", None, "Folder of slides or of tiles; the sample slide by default.", flag_values=FLAGS)
@@ -53,22 +57,39 @@ def main() -> int:
 
 
 def draw_shipped(path: Path) -> Path:
-    """Draw LR, bicubic, SR by the shipped model and HR of H&E tissue, its LR made as a scanner's pyramid holds it."""
+    """Draw H&E tissue with the shipped model; its LR is made as a scanner's pyramid holds it. Return `path`."""
     import numpy as np
     from PIL import Image
 
     from pipelines.config import degradation
     from pipelines.degrade import degrade_example
     from pipelines.pixels import quantise, to_float
-    from sr_keras.evaluation import side_by_side
-    from sr_keras.metrics import bicubic
     from sr_keras.model.loading import load_generator
 
     generator = load_generator(SHIPPED_MODEL)
     hr = to_float(np.asarray(Image.open(TISSUE)))
     scanner = degradation("pyramid", scale=generator.scale, jpeg_passes=(0.0, 1.0, 0.0), jpeg_quality=(75, 75))
-    lr = quantise(degrade_example(hr, scanner, (0, 0)).numpy())[np.newaxis]
-    side_by_side(lr[0], bicubic(lr, generator.scale)[0], generator(lr)[0], hr, path)
+    return _draw(generator, quantise(degrade_example(hr, scanner, (0, 0)).numpy()), hr, path)
+
+
+def draw(model: Path, run: Path, path: Path) -> Path:
+    """Draw a patch of the run's test part with the new model; return `path`."""
+    from pipelines.dataset import evaluation_dataset
+    from sr_keras.model.loading import load_generator
+    from sr_keras.training.split import open_part
+
+    generator = load_generator(model)
+    example = next(evaluation_dataset(open_part(run), degrade=generator.degrade).as_numpy_iterator())
+    return _draw(generator, example["lr"][0], example["hr"][0], path)
+
+
+def _draw(generator: LoadedGenerator, lr: Any, hr: Any, path: Path) -> Path:
+    """Draw LR, bicubic, SR and HR side by side, with an inset."""
+    from sr_keras.evaluation import side_by_side
+    from sr_keras.metrics import bicubic
+
+    batch = lr[None]
+    side_by_side(lr, bicubic(batch, generator.scale)[0], generator(batch)[0], hr, path)
     return path
 
 
@@ -105,22 +126,6 @@ def is_exported(run: Path, model: Path) -> bool:
 
     versions = versions_of(model)
     return bool(versions) and versions[-1].stat().st_mtime >= (run / GENERATOR_FILE).stat().st_mtime
-
-
-def draw(model: Path, run: Path, path: Path) -> Path:
-    """Draw LR, bicubic, SR and HR of a patch of the run's test part side by side, with an inset; return `path`."""
-    from pipelines.dataset import evaluation_dataset
-    from sr_keras.evaluation import side_by_side
-    from sr_keras.metrics import bicubic
-    from sr_keras.model.loading import load_generator
-    from sr_keras.training.split import open_part
-
-    generator = load_generator(model)
-    examples = evaluation_dataset(open_part(run), degrade=generator.degrade)
-    example = next(examples.as_numpy_iterator())
-    lr, hr = example["lr"], example["hr"]
-    side_by_side(lr[0], bicubic(lr, generator.scale)[0], generator(lr)[0], hr[0], path)
-    return path
 
 
 def last_screen(run: Path, model: Path, picture: Path, own: bool) -> str:

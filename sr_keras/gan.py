@@ -111,9 +111,6 @@ class SuperResolutionGAN(keras.Model):
             features: `vgg.vgg19_features()`, needed by the method srgan.
             ema_decay: Decay of the generator's exponential moving average.
             learning_rate: Of both Adam optimizers.
-
-        Raises:
-            ValueError: An argument is out of range, or srgan has no features.
         """
         require(method in METHODS, "method", f"be one of {tuple(METHODS)}", "srgan_sqe is the default", method)
         objective = METHODS[method] if encoder is not None else replace(METHODS[method], lambda_m=0.0)

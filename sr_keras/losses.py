@@ -4,11 +4,12 @@
     L_M = quasi_norm(encoder(sr) - encoder(hr))      L_D = adversarial_generator | adversarial_discriminator
     L_V = feature(vgg(hr), vgg(sr))                  L_C = consistency(lr, sr)
 
-Computed in float32, also for float16 and bfloat16 inputs. All compile under XLA. `QuasiNorm` and `SSIMLoss` are the
-same as Keras losses, for models of your own.
+Images are float [B, H, W, C]: hr and lr in [0, 1], sr of any value. Computed in float32, also for float16 and bfloat16
+inputs. All compile under XLA. Wrong shapes, integers and numbers out of range raise a ValueError. `QuasiNorm` and
+`SSIMLoss` are the same as Keras losses, for models of your own.
 
-The paper sums over pixels, channels and windows. The default here is the mean, so that the balance of the terms does
-not depend on the size of a patch; `reduction="sum"` gives the printed form.
+The paper sums over pixels, channels and windows. The default here is the mean over all axes but the batch, so that the
+balance of the terms does not depend on the size of a patch; `reduction="sum"` gives the printed form.
 
 Source: Upadhyay and Awate, "Robust super-resolution GAN, with manifold-based and perception loss", ISBI 2019,
 section 2.2, called "the paper" below.
@@ -37,13 +38,10 @@ def quasi_norm(residual: tf.Tensor, q: float = 0.5, epsilon: float = 1e-4, reduc
         residual: Float [B, ...]; sr - hr or the difference of their encodings.
         q: In (0, 2]. 0.5 is the paper's choice, 2 is squared error.
         epsilon: Positive, in squared units of the residual; 1e-4 treats 1% of the range as noise.
-        reduction: "mean" over all axes but the batch, or the paper's "sum".
+        reduction: "mean" or "sum".
 
     Returns:
         float32 [B]; epsilon^(q/2), not 0, at a residual of zero.
-
-    Raises:
-        ValueError: An argument is out of range, or `residual` is not floating point.
 
     Source: paper, section 2.2, "Robust Fidelity Loss" and "Robust Manifold-Based Loss".
     """
@@ -54,18 +52,7 @@ def quasi_norm(residual: tf.Tensor, q: float = 0.5, epsilon: float = 1e-4, reduc
 
 
 def structural(hr: tf.Tensor, sr: tf.Tensor, reduction: str = "mean") -> tf.Tensor:
-    """Return the negative SSIM over all 5x5 neighbourhoods and channels; its mean lies in [-1, 1].
-
-    Args:
-        hr: Float [B, H, W, C] in [0, 1], sides of 5 pixels or more.
-        sr: The same shape; may leave [0, 1].
-        reduction: "mean" over neighbourhoods and channels, or the paper's "sum".
-
-    Returns:
-        float32 [B]; -1 for equal images.
-
-    Raises:
-        ValueError: The images differ in shape, are too small, are not float [B, H, W, C], or `reduction` is unknown.
+    """Return the negative SSIM over all 5x5 neighbourhoods and channels; the mean is -1 for equal images.
 
     Source: paper, section 2.2, "Perception-Based Loss"; Wang et al. 2004, equation 13.
     """
@@ -86,13 +73,8 @@ def structural(hr: tf.Tensor, sr: tf.Tensor, reduction: str = "mean") -> tf.Tens
 def adversarial_generator(logits_sr: tf.Tensor) -> tf.Tensor:
     """Return -log D(sr), the generator's non-saturating loss.
 
-    log(1 - D(sr)), as printed, has no gradient while D is certain; the paper trains with this heuristic too.
-
-    Args:
-        logits_sr: Float [B, ...]; D(sr) is their sigmoid, the probability of being HR.
-
-    Returns:
-        float32 [B], mean over all axes but the batch; log 2 at D = 0.5.
+    D is the sigmoid of the logits [B, ...], the probability of being HR. log(1 - D(sr)), as printed, has no gradient
+    while D is certain; the paper trains with this heuristic too.
 
     Source: paper, section 2.2, last paragraph; Goodfellow et al. 2014, section 3.
     """
@@ -100,14 +82,7 @@ def adversarial_generator(logits_sr: tf.Tensor) -> tf.Tensor:
 
 
 def adversarial_discriminator(logits_hr: tf.Tensor, logits_sr: tf.Tensor) -> tf.Tensor:
-    """Return -(log D(hr) + log(1 - D(sr))), the discriminator's loss.
-
-    Args:
-        logits_hr: Float [B, ...]; D(hr) is their sigmoid.
-        logits_sr: The same of sr.
-
-    Returns:
-        float32 [B], mean over all axes but the batch; 2 log 2 at D = 0.5.
+    """Return -(log D(hr) + log(1 - D(sr))), the discriminator's loss; D is the sigmoid of the logits [B, ...].
 
     Source: paper, section 2.2, "Discriminator Loss", with the opposite sign.
     """
@@ -119,20 +94,8 @@ def consistency(lr: tf.Tensor, sr: tf.Tensor, blur_sigma: float = 1.6, reduction
     """Return the mean squared difference of `degrade(sr)` and lr: how far SR contradicts the scanned LR.
 
     L_F and L_S hardly see a drift of 0.01 over many pixels. Where hr is corrupted and lr is not, this is the only term
-    that still holds the truth.
-
-    Args:
-        lr: Float [B, H/scale, W/scale, C] in [0, 1].
-        sr: Float [B, H, W, C]; may leave [0, 1].
-        blur_sigma: Blur of the degradation that made lr, in HR pixels.
-        reduction: "mean" over LR pixels and channels, or their "sum".
-
-    Returns:
-        float32 [B].
-
-    Raises:
-        ValueError: The sides of sr are no multiple of those of lr, or are unknown while the graph is traced; an image
-            is not floating point, or `reduction` is unknown.
+    that still holds the truth. `blur_sigma` is that of the degradation that made lr, in HR pixels. The sides of the
+    images must be known when the graph is traced.
 
     Source: not in the paper; the constraint of iterative back-projection, Irani and Peleg 1991.
     """

@@ -79,9 +79,7 @@ def qilv(hr: Images, sr: Images) -> tf.Tensor:
         (2 m_V m_W + C1) (2 s_V s_W + C2) (c_VW + C2/2) / ((m_V^2 + m_W^2 + C1) (s_V^2 + s_W^2 + C2) (s_V s_W + C2/2))
 
     On the 0..255 scale, with C1 = (0.01*255)^2 and C2 = (0.03*255)^2; on [0, 1] these constants exceed the variances.
-
-    Returns:
-        float32 [B] in [-1, 1]; 1 for equal images, and for any two flat ones.
+    In [-1, 1]; 1 for equal images, and for any two flat ones.
 
     Source: Aja-Fernandez et al., "Image quality assessment based on local variance", EMBS 2006, with the constants of
     SSIM against division by zero.
@@ -101,32 +99,18 @@ def qilv(hr: Images, sr: Images) -> tf.Tensor:
 def lr_consistency(lr: Images, sr: Images, scale: int = 4, blur_sigma: float = 1.6) -> tf.Tensor:
     """Return the root mean square of degrade(sr) - lr: how far SR contradicts the scanned LR.
 
-    With an 8-bit LR a perfect SR scores 0.0011, the rounding error (1/255 / sqrt(12)).
-
-    Args:
-        lr: [B, H/scale, W/scale, 3], from which SR was made.
-        sr: [B, H, W, 3].
-        scale: HR side / LR side.
-        blur_sigma: Blur of the degradation, in HR pixels.
-
-    Returns:
-        float32 [B].
+    `scale` is HR side / LR side; `blur_sigma` is that of the degradation, in HR pixels. With an 8-bit LR a perfect SR
+    scores 0.0011, the rounding error (1/255 / sqrt(12)).
     """
     lr, again = _pair(lr, degrade(_image(sr, "sr"), scale, blur_sigma), names=("lr", "degrade(sr)"))
     return tf.sqrt(tf.reduce_mean(tf.square(again - lr), _SPACE))
 
 
 def bicubic(lr: Images, scale: int) -> tf.Tensor:
-    """Enlarge by bicubic interpolation (Keys, a = -0.5), the baseline of every score.
+    """Enlarge lr [B, h, w, 3] by bicubic interpolation (Keys, a = -0.5), the baseline of every score.
 
-    Pixel centres lie on halves, as in the degradation.
-
-    Args:
-        lr: Float [B, h, w, 3] in [0, 1].
-        scale: HR side / LR side.
-
-    Returns:
-        float32 [B, scale*h, scale*w, 3], clipped and rounded to 8 bit.
+    Pixel centres lie on halves, as in the degradation. The result, float32 [B, scale*h, scale*w, 3], is clipped and
+    rounded to 8 bit.
     """
     lr = tf.convert_to_tensor(lr)
     return quantise(tf.image.resize(lr, [scale * lr.shape[1], scale * lr.shape[2]], "bicubic"))

@@ -7,7 +7,8 @@ under every precision policy and are not clipped; conversion to 8 bit clips them
     autoencoder      hr -> hr, through "encoder" [B, H/4, W/4, code_channels] and "decoder"
     discriminator    image -> P(image is HR) [B, 1]; `logits_of` gives it before the sigmoid
 
-Batch normalisation is synchronised: under a distribution strategy every replica normalises by the whole batch.
+Arguments out of range raise a ValueError. Batch normalisation is synchronised: under a distribution strategy every
+replica normalises by the whole batch.
 
 Source: paper, section 2.1 and figure 1; generator: Ledig et al. 2017 (SRGAN).
 """
@@ -44,12 +45,6 @@ def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: 
         filters: Channels of the inner convolutions.
         global_skip: Whether the output is added to the interpolated LR.
 
-    Returns:
-        Model of lr [B, h, w, 3] in [0, 1] -> sr [B, scale*h, scale*w, 3], not clipped.
-
-    Raises:
-        ValueError: An argument is out of range.
-
     Source: Ledig et al. 2017, figure 4, with the paper's ReLU in place of PReLU.
     """
     GeneratorOptions(scale, blocks, filters, global_skip)  # checks the arguments
@@ -84,9 +79,6 @@ def autoencoder(blocks: int = 2, filters: int = 32, code_channels: int = 16) -> 
     Returns:
         Model of hr [B, H, W, 3] -> hr, H and W multiples of 4, with the models "encoder" and "decoder" as layers.
 
-    Raises:
-        ValueError: An argument is out of range.
-
     Source: paper, figure 1(c), without batch normalisation, so that the frozen encoder depends on its image alone.
     """
     require(blocks >= 0, "blocks", "be 0 or more", "2 is the default", blocks)
@@ -107,12 +99,6 @@ def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
     Args:
         filters: Channels of the first convolution.
         halvings: Convolutions; before the average a value sees about 2^(halvings + 1) pixels a side.
-
-    Returns:
-        Model of an image [B, H, W, 3] -> probability of being HR [B, 1]; its layer "logits" is before the sigmoid.
-
-    Raises:
-        ValueError: An argument is out of range.
 
     Source: paper, figure 1(d); leaky ReLU as in Ledig et al. 2017.
     """
@@ -137,17 +123,9 @@ def logits_of(discriminator: keras.Model) -> keras.Model:
 def receptive_field(model: keras.Model) -> int:
     """Return how many LR pixels around its own an SR pixel of `generator` depends on.
 
-    A tile that is read with this halo gets the same values as in the whole image. Every path through the layers is
-    followed: a kernel of k reaches (k - 1) / 2 pixels at the size at which it runs.
-
-    Args:
-        model: Made by `generator`, or loaded.
-
-    Returns:
-        Halo in LR pixels, on each side.
-
-    Raises:
-        ValueError: The model has a layer of another kind.
+    A tile that is read with this halo on each side gets the same values as in the whole image. Every path through the
+    layers is followed: a kernel of k reaches (k - 1) / 2 pixels at the size at which it runs. A model with layers of
+    another kind raises a ValueError.
     """
     reach = {model.inputs[0].name: (0.0, 1)}  # tensor -> (LR pixels seen on each side, its size / LR size)
     for layer in model.layers:

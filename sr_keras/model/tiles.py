@@ -15,8 +15,8 @@ With a `step`, cores begin at multiples of it, so that a core is whole tiles of 
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain, islice, product
+from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,20 +57,16 @@ class Span(NamedTuple):
         return self.window_stop - self.window_start
 
 
-def super_resolve(
-    fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int, tile: int = 256, batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
+def super_resolve(fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int,
+                  tile: int = 256) -> np.ndarray:
     """Return `fn(image)`, computed in tiles.
 
     Args:
-        fn: [B, h, w, C] -> [B, scale*h, scale*w, C'].
+        fn: [1, h, w, C] -> [1, scale*h, scale*w, C'].
         image: [H, W, C], any dtype; each side 1 or more.
         scale: Output side / input side.
         halo: LR pixels around its own on which an output pixel depends.
         tile: Side of a window in LR pixels; more than 2*halo, unless the image fits into one tile.
-        batch: Tiles per call of `fn`.
-        progress: Called with (tiles done, all tiles).
 
     Returns:
         [scale*H, scale*W, C'] in the dtype of `fn`.
@@ -78,40 +74,18 @@ def super_resolve(
     Raises:
         ValueError: An argument is out of range, or `fn` returned another shape.
     """
-    pieces = super_resolved_tiles(fn, image, scale, halo=halo, tile=tile, batch=batch, progress=progress)
-    first = next(pieces)
-    height, width = image.shape[:2]
-    whole = np.empty((scale * height, scale * width, first[1].shape[2]), first[1].dtype)
-    for box, piece in chain([first], pieces):
-        whole[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] = piece
-    return whole
-
-
-def super_resolved_tiles(
-    fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int, tile: int = 256, batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[Box, np.ndarray]]:
-    """Yield the pieces of the output, row by row; the arguments are those of `super_resolve`.
-
-    Only the current batch is in memory. Of `image` only `.shape` and `image[y0:y1, x0:x1]` are used.
-
-    Yields:
-        Box and the piece [hr_height, hr_width, C'] for it. Boxes are disjoint and cover the output.
-    """
     require(len(image.shape) == 3 and min(image.shape) > 0, "image", "have shape [H, W, C], no side 0",
             "add a channel axis to a grey image", tuple(image.shape))
     require(scale >= 1, "scale", "be 1 or more", "it is output side / input side", scale)
-    require(batch >= 1, "batch", "be 1 or more", "it is the number of tiles per call", batch)
     rows, columns = (spans(side, tile, halo) for side in image.shape[:2])
-    tiles = ((y, x) for y in rows for x in columns)  # a slide may have millions of them
-    done = 0
-    while group := list(islice(tiles, batch)):
-        windows = np.stack([image[y.window, x.window] for y, x in group])
-        outputs = checked(np.asarray(fn(windows)), windows, scale)
-        yield from (core_of(output, y, x, scale) for output, (y, x) in zip(outputs, group, strict=True))
-        done += len(group)
-        if progress:
-            progress(done, len(rows) * len(columns))
+    whole: Any = None
+    for y, x in product(rows, columns):
+        window = image[np.newaxis, y.window, x.window]
+        box, piece = core_of(checked(np.asarray(fn(window)), window, scale)[0], y, x, scale)
+        if whole is None:
+            whole = np.empty((scale * image.shape[0], scale * image.shape[1], piece.shape[2]), piece.dtype)
+        whole[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] = piece
+    return whole
 
 
 def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
@@ -132,11 +106,7 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
 
 
 def check_tile(tile: int, halo: int, step: int = 1) -> None:
-    """Check that a window has room for a core; an image that fits into one window does not need this.
-
-    Raises:
-        ValueError: It has no room.
-    """
+    """Raise a ValueError if a window has no room for a core; an image that fits into one window does not need this."""
     require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
     require(tile >= 2 * halo + step, "tile", f"be {2 * halo + step} or more: twice the halo of {halo} and a tile of "
             "the output", "enlarge it", tile)

@@ -75,7 +75,7 @@ def restore_checkpoint(run: Path, stage: str, model: keras.Model) -> State:
 
 
 def load_checkpoint(run: Path, stage: str, epoch: int, model: keras.Model) -> None:
-    """Load the weights, optimizers and averages of one epoch into `model`."""
+    """Load the weights, optimizers and averages of an epoch into `model`."""
     load_weights(model, checkpoint(run, stage, epoch) / "model.keras")
 
 
