@@ -1,10 +1,11 @@
-"""Slides in, a trained and measured model out, in one command.
+"""From slides to a trained and measured model in one command.
 
-    python -m sr_keras.demo                    on the sample slide that is always there
+    python -m sr_keras.demo                    on the sample slide, which is part of the installation
     python -m sr_keras.demo --data=my_slides   on your own slides or folders of tiles
 
-It only types the commands that a user would type, and shows them: train, evaluate, export, picture. A demo that was
-interrupted goes on where it stopped.
+First it draws a picture with the shipped model. Then it runs the commands
+that you would type, and shows them: train, evaluate, export. Last it draws
+a picture with the new model. An interrupted demo continues where it stopped.
 """
 from __future__ import annotations
 
@@ -14,40 +15,86 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from pipelines import console
+from sr_keras.config import SHIPPED_MODEL
+
+if TYPE_CHECKING:
+    from sr_keras.model.loading import LoadedGenerator
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("data", None, "Folder of slides or of tiles; the sample slide if left out.", flag_values=FLAGS)
+flags.DEFINE_string("data", None, "Folder of slides or of tiles; the sample slide by default.", flag_values=FLAGS)
 flags.DEFINE_string("name", None, "Name of the run and of the model; demo or the folder's name.", flag_values=FLAGS)
 
 SAMPLE_FACTS = ("--data=One picture of human colon, DAB immunohistochemistry with haematoxylin, 512x512 pixels: "
                 "skimage.data.immunohistochemistry", "--data_licence=no known copyright restrictions (scikit-image)")
 FLAGFILES = Path(__file__).parent / "flagfiles"
-# Of own slides, however many: 5000 patches of 256x256 are 1 GB in memory and a minute or two of reading, and the small
-# model trains on 12,800 crops in all; 100 are scored within a minute.
+TISSUE = Path(__file__).parent / "demo_tissue.png"  # H&E at 0.5 mpp, from OpenSlide's CMU-1-Small-Region.svs (CC0)
+# Limits for own slides: 5000 patches of 256x256 take 1 GB of memory and a minute or two to read, and the small model
+# trains on 12,800 crops in all; 100 are scored within a minute.
 PATCHES, PATCHES_A_SLIDE, SCORED = 5000, 500, 100
 
 
 def main() -> int:
-    """Type the commands, draw the picture, and say what was made."""
+    """Draw with the shipped model, run the commands, draw with the new model, and print where everything is."""
     name = FLAGS.name or _name(FLAGS.data)
     run, model = Path("runs") / name, Path("saved_models") / name
-    _type("sr_keras.train", *_training(FLAGS.data), f"--run={run}", "--resume")
-    _type("sr_keras.evaluate", f"--model={run}", f"--data={run}", f"--output={run / 'scores'}",
-          *(() if FLAGS.data is None else (f"--limit={SCORED}",)))
+    first = draw_shipped(Path("runs") / f"{name}-first.png")
+    print(f"A picture by the shipped model: {first}    LR | bicubic | SR | HR\n"
+          "Now a small model of your own is trained, which takes some minutes.", flush=True)
+    _run("sr_keras.train", *_training(FLAGS.data), f"--run={run}", "--resume")
+    _run("sr_keras.evaluate", f"--model={run}", f"--data={run}", f"--output={run / 'scores'}",
+         *(() if FLAGS.data is None else (f"--limit={SCORED}",)))
     if not is_exported(run, model):
-        _type("sr_keras.export", f"--model={run}", f"--name={name}", f"--scores={run / 'scores'}",
-              *(SAMPLE_FACTS if FLAGS.data is None else ()))
+        _run("sr_keras.export", f"--model={run}", f"--name={name}", f"--scores={run / 'scores'}",
+             *(SAMPLE_FACTS if FLAGS.data is None else ()))
     picture = draw(model, run, run / "demo.png")
     print(last_screen(run, model, picture, own=FLAGS.data is not None))
     return 0
 
 
+def draw_shipped(path: Path) -> Path:
+    """Draw H&E tissue with the shipped model; its LR is made as a scanner's pyramid holds it. Return `path`."""
+    import numpy as np
+    from PIL import Image
+
+    from pipelines.config import degradation
+    from pipelines.degrade import degrade_example
+    from pipelines.pixels import quantise, to_float
+    from sr_keras.model.loading import load_generator
+
+    generator = load_generator(SHIPPED_MODEL)
+    hr = to_float(np.asarray(Image.open(TISSUE)))
+    scanner = degradation("pyramid", scale=generator.scale, jpeg_passes=(0.0, 1.0, 0.0), jpeg_quality=(75, 75))
+    return _draw(generator, quantise(degrade_example(hr, scanner, (0, 0)).numpy()), hr, path)
+
+
+def draw(model: Path, run: Path, path: Path) -> Path:
+    """Draw a patch of the run's test part with the new model; return `path`."""
+    from pipelines.dataset import evaluation_dataset
+    from sr_keras.model.loading import load_generator
+    from sr_keras.training.split import open_part
+
+    generator = load_generator(model)
+    example = next(evaluation_dataset(open_part(run), degrade=generator.degrade).as_numpy_iterator())
+    return _draw(generator, example["lr"][0], example["hr"][0], path)
+
+
+def _draw(generator: LoadedGenerator, lr: Any, hr: Any, path: Path) -> Path:
+    """Draw LR, bicubic, SR and HR side by side, with an inset."""
+    from sr_keras.evaluation import side_by_side
+    from sr_keras.metrics import bicubic
+
+    batch = lr[None]
+    side_by_side(lr, bicubic(batch, generator.scale)[0], generator(batch)[0], hr, path)
+    return path
+
+
 def _name(data: str | None) -> str:
-    """Return a name for the run that a shell takes as it is."""
+    """Return a name for the run that needs no quotes in a shell."""
     return "demo" if data is None else "demo-" + re.sub(r"[^\w.-]+", "-", Path(data).resolve().name)
 
 
@@ -65,8 +112,8 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _type(module: str, *arguments: str) -> None:
-    """Show a command and run it; a failure ends the demo with that command's own words."""
+def _run(module: str, *arguments: str) -> None:
+    """Print a command and run it; if it fails, the demo ends with its exit status."""
     print(f"\n$ python -m {module} {shlex.join(arguments)}", flush=True)
     status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
     if status:
@@ -74,38 +121,23 @@ def _type(module: str, *arguments: str) -> None:
 
 
 def is_exported(run: Path, model: Path) -> bool:
-    """Tell whether the newest version of the model was made of the generator that the run holds now."""
+    """Return whether the newest version of the model is newer than the generator of the run."""
     from sr_keras.model.loading import GENERATOR_FILE, versions_of
 
     versions = versions_of(model)
     return bool(versions) and versions[-1].stat().st_mtime >= (run / GENERATOR_FILE).stat().st_mtime
 
 
-def draw(model: Path, run: Path, path: Path) -> Path:
-    """Draw LR, bicubic, SR and HR of a patch of the run's test part side by side, with an inset; return `path`."""
-    from pipelines.dataset import evaluation_dataset
-    from sr_keras.evaluation import bicubic, side_by_side
-    from sr_keras.model.loading import load_generator
-    from sr_keras.training.split import open_part
-
-    generator = load_generator(model)
-    examples = evaluation_dataset(open_part(run), degrade=generator.degrade)
-    example = next(examples.as_numpy_iterator())
-    lr, hr = example["lr"], example["hr"]
-    side_by_side(lr[0], bicubic(lr, generator.scale)[0], generator(lr)[0], hr[0], path)
-    return path
-
-
 def last_screen(run: Path, model: Path, picture: Path, own: bool) -> str:
-    """Return what was made, where, how good it is, and what to type next."""
+    """Return what was made, where it is, how good it is, and what to type next."""
     verdict = _verdict(run / "scores" / "scores.csv")
     more = ("train longer:        python -m sr_keras.train --train_data=FOLDER --run=runs/mine" if own else
             "on your own slides:  make demo DATA=folder_of_slides_or_tiles")
     return f"""
 {'-' * 100}
-Made:
+Results:
   the picture          {picture}    LR | bicubic | SR | HR
-  the scores           {run / 'scores' / 'scores.md'}    on a part that no training patch touches
+  the scores           {run / 'scores' / 'scores.md'}    on tissue that is not in any training patch
   the model            {model}    TensorFlow SavedModel, with its model card
   the run              {run}    flags, checkpoints, metrics.csv, TensorBoard
 {verdict}
@@ -117,7 +149,7 @@ Next:
 
 
 def _verdict(path: Path) -> str:
-    """Return in one line where the model beats bicubic, by the means of the table in scores.md."""
+    """Return a line that says on which scores the model beats bicubic, by the means of the table in scores.md."""
     from sr_keras.evaluation import METRICS, summarise
 
     with open(path, newline="", encoding="utf-8") as handle:

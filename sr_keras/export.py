@@ -67,7 +67,8 @@ def main() -> int:
     from sr_keras.formats.registry import check_installed, engine_commands
     from sr_keras.formats.saved_model import export_saved_model
     from sr_keras.formats.serving import write_serving_files
-    from sr_keras.model.loading import find_generator, load_generator, load_keras, run_flags, scale_of
+    from sr_keras.model.keras_file import load_keras, scale_of
+    from sr_keras.model.loading import find_generator, load_generator, run_flags
     from sr_keras.slides.usual import PATCHES, usual_departure
 
     check_installed(FLAGS.formats)

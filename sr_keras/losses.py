@@ -1,15 +1,15 @@
-"""The terms of the objective, each one value per image.
+"""The terms of the objective: functions of tensors [B, ...] that return one float32 value per image, [B].
 
     L_F = quasi_norm(sr - hr)                        L_S = structural(hr, sr)
     L_M = quasi_norm(encoder(sr) - encoder(hr))      L_D = adversarial_generator | adversarial_discriminator
-    L_V = feature(vgg(hr), vgg(sr))              L_C = consistency(lr, sr)
+    L_V = feature(vgg(hr), vgg(sr))                  L_C = consistency(lr, sr)
 
-Pure functions of tensors [B, ...] that return float32 [B]; whoever trains takes the mean over the batch. float16 and
-bfloat16 inputs are computed in float32. All compile under XLA.
+Images are float [B, H, W, C]: hr and lr in [0, 1], sr of any value. Computed in float32, also for float16 and bfloat16
+inputs. All compile under XLA. Wrong shapes, integers and numbers out of range raise a ValueError. `QuasiNorm` and
+`SSIMLoss` are the same as Keras losses, for models of your own.
 
-The paper sums over pixels, channels and windows. Here the mean is taken by default, so that the balance of the terms
-does not hang on the size of a patch and an adversarial weight of 0.016 means something; `reduction="sum"` is the
-printed form.
+The paper sums over pixels, channels and windows. The default here is the mean over all axes but the batch, so that the
+balance of the terms does not depend on the size of a patch; `reduction="sum"` gives the printed form.
 
 Source: Upadhyay and Awate, "Robust super-resolution GAN, with manifold-based and perception loss", ISBI 2019,
 section 2.2, called "the paper" below.
@@ -24,28 +24,24 @@ import tensorflow as tf
 from pipelines.degrade import degrade
 from pipelines.errors import require
 from sr_keras.config import REDUCTIONS
-from sr_keras.ssim_windows import ssim_map
 
-WINDOW = 5  # pixels a side of the neighbourhoods of L_S
+WINDOW = 5  # side of the neighbourhoods of L_S, in pixels
 
 
 def quasi_norm(residual: tf.Tensor, q: float = 0.5, epsilon: float = 1e-4, reduction: str = "mean") -> tf.Tensor:
-    """Return the regularised quasi-norm of a residual to the q-th power: mean of (residual^2 + epsilon)^(q/2).
+    """Return the regularised quasi-norm of a residual to the power q: mean of (residual^2 + epsilon)^(q/2).
 
-    Its gradient, q * residual * (residual^2 + epsilon)^(q/2 - 1), is that of squared error at q = 2. Below 2, residuals
-    well above sqrt(epsilon) weigh less the larger they are; at a residual of zero it is 0 for every q.
+    The gradient is q * residual * (residual^2 + epsilon)^(q/2 - 1). Below q = 2, residuals well above sqrt(epsilon)
+    have the less weight the larger they are. At a residual of zero the gradient is 0 for every q.
 
     Args:
         residual: Float [B, ...]; sr - hr or the difference of their encodings.
-        q: In (0, 2]. 0.5 is what the paper found best, 2 is squared error.
-        epsilon: Positive, in squared units of the residual: 1e-4 takes 1% of the range for noise.
-        reduction: "mean" over everything but the batch, or the paper's "sum".
+        q: In (0, 2]. 0.5 is the paper's choice, 2 is squared error.
+        epsilon: Positive, in squared units of the residual; 1e-4 treats 1% of the range as noise.
+        reduction: "mean" or "sum".
 
     Returns:
-        float32 [B]; epsilon^(q/2) at a residual of zero, and not 0.
-
-    Raises:
-        ValueError: `q`, `epsilon` or `reduction` is none of these, or `residual` is not floating point.
+        float32 [B]; epsilon^(q/2), not 0, at a residual of zero.
 
     Source: paper, section 2.2, "Robust Fidelity Loss" and "Robust Manifold-Based Loss".
     """
@@ -56,22 +52,7 @@ def quasi_norm(residual: tf.Tensor, q: float = 0.5, epsilon: float = 1e-4, reduc
 
 
 def structural(hr: tf.Tensor, sr: tf.Tensor, reduction: str = "mean") -> tf.Tensor:
-    """Return the negative SSIM over all 5x5 neighbourhoods and channels, in [-1, 1] by default.
-
-    The mean equals -tf.image.ssim(hr, sr, max_val=1.0, filter_size=5). With its gradient it takes a tenth of that
-    function's time under XLA and as much in the graph executor, on a CPU: measured in windows.py.
-
-    Args:
-        hr: Float [B, H, W, C] in [0, 1], sides of 5 pixels or more.
-        sr: The same shape; may leave [0, 1].
-        reduction: "mean" over windows and channels, or the paper's "sum".
-
-    Returns:
-        float32 [B]; -1 for equal images.
-
-    Raises:
-        ValueError: Shapes differ or are not image batches, images are smaller than a window or not floating point, or
-            `reduction` is unknown.
+    """Return the negative SSIM over all 5x5 neighbourhoods and channels; the mean is -1 for equal images.
 
     Source: paper, section 2.2, "Perception-Based Loss"; Wang et al. 2004, equation 13.
     """
@@ -83,19 +64,17 @@ def structural(hr: tf.Tensor, sr: tf.Tensor, reduction: str = "mean") -> tf.Tens
             "crop or resize it", sr.shape)
     require(all(side is None or side >= WINDOW for side in hr.shape[1:3]), "hr", f"have sides of {WINDOW} or more",
             "give larger patches", hr.shape)
-    return -_per_image(ssim_map(hr, sr, WINDOW), reduction)
+    # [B, H-4, W-4], each value the mean over channels.
+    similarity = tf.image.ssim(hr, sr, max_val=1.0, filter_size=WINDOW, return_index_map=True)
+    channels = hr.shape[3] if reduction == "sum" else 1
+    return -channels * _per_image(similarity, reduction)
 
 
 def adversarial_generator(logits_sr: tf.Tensor) -> tf.Tensor:
-    """Return -log D(sr): the generator's non-saturating loss.
+    """Return -log D(sr), the generator's non-saturating loss.
 
-    Minimising log(1 - D(sr)), as printed, gives no gradient while D is sure; the paper trains by this heuristic too.
-
-    Args:
-        logits_sr: Float [B, ...]; D(sr) is their sigmoid, the probability of being HR.
-
-    Returns:
-        float32 [B], mean over what lies behind the batch axis; log 2 where D is undecided.
+    D is the sigmoid of the logits [B, ...], the probability of being HR. log(1 - D(sr)), as printed, has no gradient
+    while D is certain; the paper trains with this heuristic too.
 
     Source: paper, section 2.2, last paragraph; Goodfellow et al. 2014, section 3.
     """
@@ -103,41 +82,22 @@ def adversarial_generator(logits_sr: tf.Tensor) -> tf.Tensor:
 
 
 def adversarial_discriminator(logits_hr: tf.Tensor, logits_sr: tf.Tensor) -> tf.Tensor:
-    """Return -(log D(hr) + log(1 - D(sr))), what the discriminator minimises.
+    """Return -(log D(hr) + log(1 - D(sr))), the discriminator's loss; D is the sigmoid of the logits [B, ...].
 
-    Args:
-        logits_hr: Float [B, ...]; D(hr) is their sigmoid.
-        logits_sr: The same of sr.
-
-    Returns:
-        float32 [B], mean over what lies behind the batch axis; 2 log 2 where D is undecided.
-
-    Source: paper, section 2.2, "Discriminator Loss", with the sign turned.
+    Source: paper, section 2.2, "Discriminator Loss", with the opposite sign.
     """
     return (_per_image(tf.nn.softplus(-_float32(logits_hr, "logits_hr")), "mean")
             + _per_image(tf.nn.softplus(_float32(logits_sr, "logits_sr")), "mean"))
 
 
 def consistency(lr: tf.Tensor, sr: tf.Tensor, blur_sigma: float = 1.6, reduction: str = "mean") -> tf.Tensor:
-    """Return the mean squared difference of `degrade(sr)` and lr: what SR contradicts of what the scanner saw.
+    """Return the mean squared difference of `degrade(sr)` and lr: how far SR contradicts the scanned LR.
 
-    L_F and L_S hardly feel it: a drift of 0.01 over many pixels is noise to a quasi-norm, and to SSIM the same
-    structure. Where hr is spoilt and lr is not, it is the one term that still says the truth.
+    L_F and L_S hardly see a drift of 0.01 over many pixels. Where hr is corrupted and lr is not, this is the only term
+    that still holds the truth. `blur_sigma` is that of the degradation that made lr, in HR pixels. The sides of the
+    images must be known when the graph is traced.
 
-    Args:
-        lr: Float [B, H/scale, W/scale, C] in [0, 1].
-        sr: Float [B, H, W, C]; may leave [0, 1].
-        blur_sigma: Of the degradation that made lr, in HR pixels.
-        reduction: "mean" over LR pixels and channels, or their "sum".
-
-    Returns:
-        float32 [B].
-
-    Raises:
-        ValueError: The sides of sr are not those of lr times one number, or known only when the graph runs; one is not
-            floating point, or `reduction` is unknown.
-
-    Source: not the paper's. The constraint is that of iterative back-projection, Irani and Peleg 1991.
+    Source: not in the paper; the constraint of iterative back-projection, Irani and Peleg 1991.
     """
     lr, sr = _float32(lr, "lr"), _float32(sr, "sr")
     require(None not in (*lr.shape[1:3], *sr.shape[1:3]), "lr", "have known sides", "give crops of one size", lr.shape)
@@ -157,9 +117,10 @@ def feature(features_hr: tf.Tensor, features_sr: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("sr_keras")
 class QuasiNorm(keras.losses.Loss):
-    """`quasi_norm` of y_pred - y_true as a Keras loss, averaged over the batch."""
+    """`quasi_norm` of y_pred - y_true as a Keras loss."""
 
     def __init__(self, q: float = 0.5, epsilon: float = 1e-4, name: str = "quasi_norm", **kwargs: Any) -> None:
+        """Take q and epsilon of `quasi_norm`."""
         super().__init__(name=name, **kwargs)
         self.q, self.epsilon = q, epsilon
 
@@ -172,6 +133,19 @@ class QuasiNorm(keras.losses.Loss):
         return {**super().get_config(), "q": self.q, "epsilon": self.epsilon}
 
 
+@keras.saving.register_keras_serializable("sr_keras")
+class SSIMLoss(keras.losses.Loss):
+    """`structural`, the negative SSIM of 5x5 neighbourhoods, as a Keras loss."""
+
+    def __init__(self, name: str = "ssim_loss", **kwargs: Any) -> None:
+        """Take the arguments of every Keras loss."""
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Return one value per image, [B]."""
+        return structural(y_true, y_pred)
+
+
 def _float32(values: tf.Tensor, name: str) -> tf.Tensor:
     values = tf.convert_to_tensor(values)
     require(values.dtype.is_floating, name, "be floating point", "see pipelines.pixels.to_float", values.dtype.name)
@@ -179,7 +153,7 @@ def _float32(values: tf.Tensor, name: str) -> tf.Tensor:
 
 
 def _per_image(values: tf.Tensor, reduction: str) -> tf.Tensor:
-    """Reduce everything but the batch axis: [B, ...] -> [B]."""
-    require(reduction in REDUCTIONS, "reduction", f"be one of {REDUCTIONS}", "choose one of these", reduction)
+    """Reduce all axes but the batch: [B, ...] -> [B]."""
+    require(reduction in REDUCTIONS, "reduction", f"be one of {REDUCTIONS}", "mean is the default", reduction)
     reduce = tf.reduce_sum if reduction == "sum" else tf.reduce_mean
     return reduce(values, axis=range(1, values.shape.rank))

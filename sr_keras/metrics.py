@@ -1,41 +1,41 @@
-"""How close SR is to HR, one value per image.
+"""How close SR is to HR: functions of image batches that return one value per image, float32 [B].
 
     rrmse           relative error               0 is perfect, lower is better
     psnr            peak signal to noise, dB     inf is perfect, higher is better
     ssim, ms_ssim   structure, at one scale and at five; sensitive to noise      1 is perfect, higher is better
     qilv            distribution of local variance; sensitive to blur            1 is perfect, higher is better
-    lr_consistency  error of SR seen through the scanner again                   0 is perfect, lower is better
+    lr_consistency  error of SR after the degradation is applied to it again     0 is perfect, lower is better
 
-Images are [B, H, W, 3], float in [0, 1], NumPy or tensors; values are float32 [B]. Computed in float32. What lies
-outside [0, 1] is taken as it is: score what a file can hold (`pipelines.pixels.quantise`). Nothing here is NaN on
-finite images.
+Images are [B, H, W, 3], float in [0, 1], NumPy or tensors. Values outside [0, 1] are used as they are: score images
+that were rounded to 8 bit (`pipelines.pixels.quantise`). Finite images never give NaN. Every function raises a
+ValueError if its two images are not floats of one shape [B, H, W, 3].
 
-Every metric raises a ValueError where its two images are not floats of one shape [B, H, W, 3].
+`RRMSE`, `PSNR`, `SSIM`, `MSSSIM` and `QILV` are the same as Keras metrics, for `compile(metrics=[...])`.
 """
 from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from pipelines.degrade import degrade
 from pipelines.errors import require
-from sr_keras.ssim_windows import local_mean, ssim_factors, ssim_map
+from pipelines.pixels import quantise
 
 Images = Any  # np.ndarray or tf.Tensor
-WINDOW = 11  # pixels a side, Gaussian of sigma 1.5: SSIM, MS-SSIM and QILV alike
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # from fine to coarse
-MS_SSIM_SIDE = (WINDOW - 1) * 2**4 + 1  # four halvings must leave a window: 161
+WINDOW = 11  # side of the Gaussian window (sigma 1.5) of SSIM, MS-SSIM and QILV
+MS_SSIM_SIDE = (WINDOW - 1) * 2**4 + 1  # after four halvings one window must remain: 161
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in JPEG and in MATLAB's rgb2gray
 QILV_C1, QILV_C2 = (0.01 * 255)**2, (0.03 * 255)**2
 _SPACE = (1, 2, 3)
 
 
 def rrmse(hr: Images, sr: Images) -> tf.Tensor:
-    """Return ||sr - hr||_F / ||hr||_F; 0 for equal images, inf for a black `hr` that `sr` differs from.
+    """Return ||sr - hr||_F / ||hr||_F; 0 for equal images, inf for a black `hr` and another `sr`.
 
-    Source: Upadhyay and Awate, ISBI 2019, section 3. Its figures of 0.001 to 0.01 look like this value's square:
+    Source: Upadhyay and Awate, ISBI 2019, section 3. Its values of 0.001 to 0.01 look like the square of this one:
     bicubic x4 on real H&E gives 0.05 to 0.18.
     """
     hr, sr = _pair(hr, sr)
@@ -52,31 +52,23 @@ def psnr(hr: Images, sr: Images) -> tf.Tensor:
 def ssim(hr: Images, sr: Images) -> tf.Tensor:
     """Return the mean structural similarity over windows and channels, in [-1, 1]; sides of 11 pixels or more.
 
-    Equals `tf.image.ssim(max_val=1)`, and scikit-image's with gaussian_weights, sigma 1.5, use_sample_covariance=False.
+    The same as scikit-image's with gaussian_weights, sigma 1.5 and use_sample_covariance=False.
 
     Source: Wang et al. 2004.
     """
     hr, sr = _pair(hr, sr, WINDOW)
-    return tf.reduce_mean(ssim_map(hr, sr, WINDOW), _SPACE)
+    return tf.image.ssim(hr, sr, max_val=1.0)
 
 
 def ms_ssim(hr: Images, sr: Images) -> tf.Tensor:
     """Return the structural similarity over five scales, in [0, 1]; sides of 161 pixels or more.
 
-        mean of  l_5^w_5  product over k of cs_k^w_k     of the channels, each scale half the size of the last
+    The weights are 0.0448, 0.2856, 0.3001, 0.2363 and 0.1333, from fine to coarse; factors below 0 count as 0.
 
-    Equals `tf.image.ssim_multiscale(max_val=1)`, in a seventh of its time on a CPU and far less under XLA.
-
-    Source: Wang, Simoncelli and Bovik 2003, equation 7; factors below 0 count as 0.
+    Source: Wang, Simoncelli and Bovik 2003, equation 7.
     """
     hr, sr = _pair(hr, sr, MS_SSIM_SIDE)
-    similarity: tf.Tensor | float = 1.0
-    for weight in MS_SSIM_WEIGHTS:
-        luminance, structure = ssim_factors(hr, sr, WINDOW)
-        factor = luminance * structure if weight == MS_SSIM_WEIGHTS[-1] else structure
-        similarity *= tf.nn.relu(tf.reduce_mean(factor, (1, 2))) ** weight
-        hr, sr = (tf.nn.avg_pool2d(images, 2, 2, "SAME") for images in (hr, sr))
-    return tf.reduce_mean(similarity, 1)
+    return tf.image.ssim_multiscale(hr, sr, max_val=1.0)
 
 
 def qilv(hr: Images, sr: Images) -> tf.Tensor:
@@ -86,10 +78,8 @@ def qilv(hr: Images, sr: Images) -> tf.Tensor:
 
         (2 m_V m_W + C1) (2 s_V s_W + C2) (c_VW + C2/2) / ((m_V^2 + m_W^2 + C1) (s_V^2 + s_W^2 + C2) (s_V s_W + C2/2))
 
-    On the 0..255 scale, with C1 = (0.01*255)^2 and C2 = (0.03*255)^2: on [0, 1] these constants swamp the variances.
-
-    Returns:
-        float32 [B] in [-1, 1]; 1 for equal images, and for any two flat ones.
+    On the 0..255 scale, with C1 = (0.01*255)^2 and C2 = (0.03*255)^2; on [0, 1] these constants exceed the variances.
+    In [-1, 1]; 1 for equal images, and for any two flat ones.
 
     Source: Aja-Fernandez et al., "Image quality assessment based on local variance", EMBS 2006, with the constants of
     SSIM against division by zero.
@@ -107,31 +97,88 @@ def qilv(hr: Images, sr: Images) -> tf.Tensor:
 
 
 def lr_consistency(lr: Images, sr: Images, scale: int = 4, blur_sigma: float = 1.6) -> tf.Tensor:
-    """Return the root mean square of degrade(sr) - lr: what SR shows that the scanner did not see, or hides of it.
+    """Return the root mean square of degrade(sr) - lr: how far SR contradicts the scanned LR.
 
-    An LR of 8 bit leaves 0.0011 (a step of 1/255 over the root of 12) to a perfect SR.
-
-    Args:
-        lr: [B, H/scale, W/scale, 3], what SR was made from.
-        sr: [B, H, W, 3].
-        scale: HR side over LR side.
-        blur_sigma: Blur of the degradation, in HR pixels.
-
-    Returns:
-        float32 [B].
+    `scale` is HR side / LR side; `blur_sigma` is that of the degradation, in HR pixels. With an 8-bit LR a perfect SR
+    scores 0.0011, the rounding error (1/255 / sqrt(12)).
     """
     lr, again = _pair(lr, degrade(_image(sr, "sr"), scale, blur_sigma), names=("lr", "degrade(sr)"))
     return tf.sqrt(tf.reduce_mean(tf.square(again - lr), _SPACE))
+
+
+def bicubic(lr: Images, scale: int) -> tf.Tensor:
+    """Enlarge lr [B, h, w, 3] by bicubic interpolation (Keys, a = -0.5), the baseline of every score.
+
+    Pixel centres lie on halves, as in the degradation. The result, float32 [B, scale*h, scale*w, 3], is clipped and
+    rounded to 8 bit.
+    """
+    lr = tf.convert_to_tensor(lr)
+    return quantise(tf.image.resize(lr, [scale * lr.shape[1], scale * lr.shape[2]], "bicubic"))
+
+
+class _PerImage(keras.metrics.MeanMetricWrapper):
+    """The mean over images of one of the functions above, `score`."""
+
+    score: Any
+
+    def __init__(self, name: str | None = None, dtype: Any = None) -> None:
+        super().__init__(type(self).score, name or type(self).score.__name__, dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype}
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class RRMSE(_PerImage):
+    """`rrmse` as a Keras metric."""
+
+    score = staticmethod(rrmse)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class PSNR(_PerImage):
+    """`psnr` as a Keras metric."""
+
+    score = staticmethod(psnr)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class SSIM(_PerImage):
+    """`ssim` as a Keras metric."""
+
+    score = staticmethod(ssim)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class MSSSIM(_PerImage):
+    """`ms_ssim` as a Keras metric."""
+
+    score = staticmethod(ms_ssim)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class QILV(_PerImage):
+    """`qilv` as a Keras metric."""
+
+    score = staticmethod(qilv)
 
 
 def _luma_255(images: tf.Tensor) -> tf.Tensor:
     return 255 * tf.reduce_sum(images * tf.constant(LUMA), axis=3, keepdims=True)
 
 
-def _local_variance(images: tf.Tensor) -> tf.Tensor:
-    # A variance is the same around any origin, and in float32 exact only near it.
-    images -= tf.reduce_mean(images, _SPACE, keepdims=True)
-    return local_mean(tf.square(images), WINDOW) - tf.square(local_mean(images, WINDOW))
+def _local_variance(luma: tf.Tensor) -> tf.Tensor:
+    """Return the variance under each window: [B, H, W, 1] -> [B, H-10, W-10, 1]."""
+    luma -= tf.reduce_mean(luma, _SPACE, keepdims=True)  # float32 is exact only near the origin
+    return _local_mean(tf.square(luma)) - tf.square(_local_mean(luma))
+
+
+def _local_mean(images: tf.Tensor) -> tf.Tensor:
+    distance = np.arange(WINDOW) - (WINDOW - 1) / 2
+    weights = np.exp(-distance**2 / (2 * 1.5**2))
+    weights = tf.constant(weights / weights.sum(), tf.float32)
+    down = tf.nn.conv2d(images, tf.reshape(weights, [WINDOW, 1, 1, 1]), 1, "VALID")
+    return tf.nn.conv2d(down, tf.reshape(weights, [1, WINDOW, 1, 1]), 1, "VALID")
 
 
 def _pair(hr: Images, sr: Images, side: int = 1, names: tuple[str, str] = ("hr", "sr")) -> tuple[tf.Tensor, tf.Tensor]:

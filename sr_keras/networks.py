@@ -1,22 +1,20 @@
-"""The networks: generator, autoencoder, discriminator, and VGG19 for the SRGAN baseline.
+"""The networks: generator, autoencoder and discriminator.
 
-Every network is a Keras functional model on float RGB images [B, H, W, 3] in [0, 1], with open height and width.
-Outputs are float32 under every precision policy and are not clipped: that happens where they become 8 bit.
+Each is a Keras functional model on float RGB images [B, H, W, 3] in [0, 1] of any height and width. Outputs are float32
+under every precision policy and are not clipped; conversion to 8 bit clips them.
 
     generator        lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3]
-    autoencoder      hr -> hr, by way of "encoder" [B, H/4, W/4, code_channels] and "decoder"
-    discriminator    image -> P(image is HR) [B, 1]; the layer "logits" holds it before the sigmoid
-    vgg19_features   image -> VGG19 block5_conv4 [B, H/16, W/16, 512]
+    autoencoder      hr -> hr, through "encoder" [B, H/4, W/4, code_channels] and "decoder"
+    discriminator    image -> P(image is HR) [B, 1]; `logits_of` gives it before the sigmoid
 
-Batch normalisation is synchronised: under a distribution strategy every replica normalises by the whole batch.
+Arguments out of range raise a ValueError. Batch normalisation is synchronised: under a distribution strategy every
+replica normalises by the whole batch.
 
-Source: paper, section 2.1 and figure 1; generator and VGG19 features: Ledig et al. 2017 (SRGAN).
+Source: paper, section 2.1 and figure 1; generator: Ledig et al. 2017 (SRGAN).
 """
 from __future__ import annotations
 
 import math
-import socket
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -26,37 +24,28 @@ from pipelines.errors import require
 from sr_keras.config import GeneratorOptions
 from sr_keras.layers import Bilinear, FewChannelConv2D, SmoothSubPixel, SubPixel
 
-# Of the moving statistics that inference uses. Keras' 0.99 needs some 500 steps to forget its start, as many as a
-# whole demonstration has; 0.9 is what SRGAN's successors settled on.
+# Keras' default of 0.99 needs about 500 steps to forget the initial statistics, as many as the whole demo has.
 BATCH_NORM_MOMENTUM = 0.9
-# Of the last convolution under the global skip. Adam moves each of its weights by the learning rate, and an SR pixel
-# sums 81 * filters of them: at 1e-3 and a gain of 1 the second step is 5 dB worse than interpolation, and the way back
-# kills the features (measured on H&E: no better than interpolation after 150 steps; with a gain of 0.01 to 0.1, 1.7 to
-# 2 dB better).
+# Gain of the last convolution under the global skip. Adam moves each weight by the learning rate, and an SR pixel sums
+# 81 * filters of them. With a gain of 1 the second step at 1e-3 is 5 dB worse than interpolation and most features die
+# (H&E, 150 steps: no better than interpolation; with a gain of 0.01 to 0.1, 1.7 to 2 dB better).
 SKIP_GAIN = 0.03
-DOWNLOAD_TIMEOUT_S = 10
 
 
 def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: bool = True) -> keras.Model:
     """Build the network that super-resolves.
 
     9x9 convolution; residual blocks under one long skip; one sub-pixel step per factor of 2; 9x9 convolution.
-    With `global_skip` the result is added to the bilinear LR and the last convolution starts at zero, so that an
-    untrained network is the bilinear interpolation; without, it is the paper's plain network.
+    With `global_skip` the output is added to the bilinear LR and the last convolution starts at zero, so an untrained
+    network is bilinear interpolation; without it, this is the paper's network.
 
     Args:
-        scale: HR size / LR size: 2, 4 or 8.
-        blocks: residual blocks.
-        filters: channels of every inner convolution.
-        global_skip: whether the output is added to the interpolated LR.
+        scale: HR side / LR side: 2, 4 or 8.
+        blocks: Residual blocks.
+        filters: Channels of the inner convolutions.
+        global_skip: Whether the output is added to the interpolated LR.
 
-    Returns:
-        Model of lr [B, h, w, 3] in [0, 1] -> sr [B, scale*h, scale*w, 3], not clipped.
-
-    Raises:
-        ValueError: An argument is out of range.
-
-    Source: Ledig et al. 2017, figure 4, with ReLU for PReLU as the paper has it.
+    Source: Ledig et al. 2017, figure 4, with the paper's ReLU in place of PReLU.
     """
     GeneratorOptions(scale, blocks, filters, global_skip)  # checks the arguments
     lr = keras.Input((None, None, 3), name="lr")
@@ -80,20 +69,17 @@ def autoencoder(blocks: int = 2, filters: int = 32, code_channels: int = 16) -> 
     """Build the autoencoder whose encoder spans the manifold of HR images.
 
     Two strided convolutions, residual blocks, and a linear code of a quarter of the side; the decoder mirrors
-    them. With 16 code channels the code holds a third of the image's numbers.
+    them. With 16 code channels the code has a third as many numbers as the image.
 
     Args:
-        blocks: residual blocks in the encoder, and as many in the decoder.
-        filters: channels at half size; a quarter of the size has twice as many.
-        code_channels: channels of the code, less than the 48 that would let it copy.
+        blocks: Residual blocks in the encoder, and as many in the decoder.
+        filters: Channels at half size; there are twice as many at a quarter of the size.
+        code_channels: Channels of the code; 48 would let it copy the image.
 
     Returns:
         Model of hr [B, H, W, 3] -> hr, H and W multiples of 4, with the models "encoder" and "decoder" as layers.
 
-    Raises:
-        ValueError: An argument is out of range.
-
-    Source: paper, figure 1(c); no batch normalisation, so that the frozen encoder is one function of its image.
+    Source: paper, figure 1(c), without batch normalisation, so that the frozen encoder depends on its image alone.
     """
     require(blocks >= 0, "blocks", "be 0 or more", "2 is the default", blocks)
     require(filters > 0, "filters", "be positive", "32 is the default", filters)
@@ -105,20 +91,14 @@ def autoencoder(blocks: int = 2, filters: int = 32, code_channels: int = 16) -> 
 
 
 def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
-    """Build the network that tells HR from SR, for images of any size from 2^halvings pixels a side.
+    """Build the network that tells HR from SR, for images of 2^halvings pixels a side or more.
 
-    Every convolution halves the side and is followed by batch normalisation; the channels double three times.
-    Global average pooling makes it indifferent to size.
+    Every convolution halves the side and is followed by batch normalisation; the channels double three times. A global
+    average makes it independent of the size of the image.
 
     Args:
-        filters: channels of the first convolution.
-        halvings: convolutions; a logit sees about 2^(halvings + 1) pixels a side before the average.
-
-    Returns:
-        Model of an image [B, H, W, 3] -> probability of being HR [B, 1]; its layer "logits" is before the sigmoid.
-
-    Raises:
-        ValueError: An argument is out of range.
+        filters: Channels of the first convolution.
+        halvings: Convolutions; before the average a value sees about 2^(halvings + 1) pixels a side.
 
     Source: paper, figure 1(d); leaky ReLU as in Ledig et al. 2017.
     """
@@ -135,51 +115,19 @@ def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
     return keras.Model(image, probability, name="discriminator")
 
 
-def vgg19_features(weights: str = "imagenet") -> keras.Model:
-    """Build the VGG19 features that the SRGAN baseline compares, from RGB images in [0, 1].
-
-    Args:
-        weights: "imagenet" (from Keras' cache, else downloaded), "random", or the path of a weights file
-            (`vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5` of Keras).
-
-    Returns:
-        Model of an image [B, H, W, 3] -> block5_conv4 after its ReLU, before pooling [B, H/16, W/16, 512].
-
-    Raises:
-        FileNotFoundError: No such file, or the ImageNet weights could not be downloaded.
-
-    Source: Ledig et al. 2017, section 2.2.1 (VGG54: "after activation").
-    """
-    path = {"random": None, "imagenet": "imagenet"}.get(weights, weights)
-    if path not in (None, "imagenet") and not Path(path).is_file():
-        raise FileNotFoundError(f"`vgg_weights` must name a file; give 'imagenet', 'random' or a path. "
-                                f"Received: vgg_weights={weights!r}")
-    vgg = _vgg19(path)
-    image = keras.Input((None, None, 3), name="image")
-    # VGG19 was trained on BGR in 0..255 less the mean colour of ImageNet.
-    centred = layers.Rescaling(255.0, [-123.68, -116.779, -103.939], dtype="float32", name="imagenet_range")(image)
-    bgr = centred[..., ::-1]
-    features = keras.Model(vgg.input, vgg.get_layer("block5_conv4").output, name="vgg19")(bgr)
-    features = layers.Activation("linear", dtype="float32", name="features")(features)
-    return keras.Model(image, features, name="vgg19_features")
+def logits_of(discriminator: keras.Model) -> keras.Model:
+    """Return the part of a discriminator before its sigmoid: image [B, H, W, 3] -> logit [B, 1], on shared weights."""
+    return keras.Model(discriminator.inputs, discriminator.get_layer("logits").output)
 
 
 def receptive_field(model: keras.Model) -> int:
-    """Count how many LR pixels away the furthest LR pixel lies that an SR pixel of `generator` depends on.
+    """Return how many LR pixels around its own an SR pixel of `generator` depends on.
 
-    A tile read with this halo holds the same values as the whole image. Follows every path through the layers: a
-    kernel of k reaches (k - 1) / 2 pixels of the size at which it runs.
-
-    Args:
-        model: made by `generator`, or loaded from where one was saved.
-
-    Returns:
-        Halo in LR pixels, at each side.
-
-    Raises:
-        ValueError: The model has a layer whose reach is not known.
+    A tile that is read with this halo on each side gets the same values as in the whole image. Every path through the
+    layers is followed: a kernel of k reaches (k - 1) / 2 pixels at the size at which it runs. A model with layers of
+    another kind raises a ValueError.
     """
-    reach = {model.inputs[0].name: (0.0, 1)}  # tensor -> (LR pixels seen to each side, HR size / LR size so far)
+    reach = {model.inputs[0].name: (0.0, 1)}  # tensor -> (LR pixels seen on each side, its size / LR size)
     for layer in model.layers:
         if isinstance(layer, layers.InputLayer):
             continue
@@ -190,7 +138,6 @@ def receptive_field(model: keras.Model) -> int:
 
 
 def _reach_after(layer: layers.Layer, seen: float, size: int) -> tuple[float, int]:
-    pointwise = (layers.BatchNormalization, layers.ReLU, layers.Activation, layers.Add, layers.Rescaling)
     if isinstance(layer, layers.Conv2D):
         return seen + (layer.kernel_size[0] - 1) / 2 / size, size
     if isinstance(layer, FewChannelConv2D):
@@ -199,6 +146,7 @@ def _reach_after(layer: layers.Layer, seen: float, size: int) -> tuple[float, in
         return seen, size * layer.scale
     if isinstance(layer, Bilinear):
         return seen + 1 / size, size * layer.scale
+    pointwise = (layers.BatchNormalization, layers.ReLU, layers.Activation, layers.Add, layers.Rescaling)
     require(isinstance(layer, pointwise), "generator", "have only layers made by networks.generator",
             "give a generator of this package", layer.name)
     return seen, size
@@ -244,18 +192,3 @@ def _decoder(blocks: int, filters: int, code_channels: int) -> keras.Model:
     x = layers.ReLU(name="up1_relu")(_sub_pixel_step(x, filters, "up1"))
     x = _sub_pixel_step(x, 3, "up2")
     return keras.Model(code, layers.Activation("linear", dtype="float32", name="hr")(x), name="decoder")
-
-
-def _vgg19(weights: str | None) -> keras.Model:
-    waits = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # Keras downloads without a timeout of its own
-    try:
-        return keras.applications.VGG19(include_top=False, weights=weights)
-    except Exception as error:
-        if weights != "imagenet":
-            raise
-        raise FileNotFoundError(
-            "`vgg_weights` must be at hand; download vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras and "
-            "give its path. Received: vgg_weights='imagenet'") from error
-    finally:
-        socket.setdefaulttimeout(waits)

@@ -4,8 +4,8 @@
     python -m sr_keras.train --train_data=my_slides --run=runs/mine
     python -m sr_keras.train --flagfile=runs/mine/flags.txt --resume
 
-Slides are parted into train, val and test by slide. The files of a run
-are listed in sr_keras/training/run_folder.py.
+Slides are split into train, val and test, never patches of one slide. The
+files of a run are listed in sr_keras/training/run_folder.py.
 """
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipelines.config import CorruptOptions, DegradeOptions
 from pipelines.errors import require
 from pipelines.flags import corrupt_options, degrade_options, patch_options
 from sr_keras.config import GeneratorOptions, Objective, TrainOptions
+from sr_keras.model.facts import FLAGS_FILE
 from sr_keras.training.flags import (
     data_options,
     define_train_flags,
@@ -27,22 +28,20 @@ from sr_keras.training.flags import (
     train_defaults,
     train_options,
 )
-from sr_keras.training.run_folder import FLAGS_FILE
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
 
 
 def main() -> int:
-    """Train, and say how to score and export what was trained."""
-    # Every option is checked before TensorFlow is loaded, and every input before there is a run folder: a mistake is
-    # answered at once, and the corrected command is a new run.
+    """Train, and print how to score and export the result."""
+    # All options are checked before TensorFlow is loaded, and all inputs before the run folder is created: a mistake
+    # is reported at once, and the corrected command is a new run.
     _keep_degradation()
     options, data, patches = train_options(FLAGS), data_options(FLAGS), patch_options(FLAGS, seed=FLAGS.seed)
     degrade, corrupt = degrade_options(FLAGS), corrupt_options(FLAGS)
     loss, size = objective(FLAGS), generator_options(FLAGS)
-    _check_stages(options, loss)
-    _check_consistency(loss, degrade)
+    _check_stages(options, loss, degrade)
     _check_paths(options)
 
     from sr_keras.training.split import find_parts, patch_size, read_parts
@@ -54,8 +53,9 @@ def main() -> int:
     import keras
     import tensorflow as tf
 
+    from sr_keras.training.plan import Plan
     from sr_keras.training.run_folder import open_run
-    from sr_keras.training.stages import Plan, train_stages
+    from sr_keras.training.stages import train_stages
 
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -73,34 +73,31 @@ def main() -> int:
 
 
 def _keep_degradation() -> None:
-    """A run that is older than the choice of degradations goes on with the textbook, whatever the default is now."""
+    """Keep the textbook degradation of a run that was started before --degradation existed."""
     written = Path(FLAGS.run or "") / FLAGS_FILE
     if FLAGS.resume and written.is_file() and "--degradation=" not in written.read_text(encoding="utf-8"):
         FLAGS["degradation"].value = "textbook"
 
 
-def _check_stages(options: TrainOptions, loss: Objective) -> None:
+def _check_stages(options: TrainOptions, loss: Objective, degrade: DegradeOptions) -> None:
     autoencoder, *others = options.stages
     require(bool(autoencoder.epochs or options.autoencoder or not loss.lambda_m), "autoencoder_epochs",
             "be positive for the manifold term", "raise it, or give --autoencoder=FILE or --lambda_m=0",
             autoencoder.epochs)
     require(bool(options.generator) or any(stage.epochs for stage in others), "warmup_epochs",
-            "be positive where adversarial_epochs is 0", "raise one of the two", 0)
-
-
-def _check_consistency(loss: Objective, degrade: DegradeOptions) -> None:
+            "be positive if adversarial_epochs is 0", "raise one of the two", 0)
     require(not loss.lambda_c or degrade.is_textbook, "lambda_c", "be 0 unless LR is made by the textbook degradation",
             "give --degradation=textbook, or leave lambda_c out", loss.lambda_c)
 
 
 def _check_paths(options: TrainOptions) -> None:
     require(bool(options.run) and not Path(options.run).is_file(), "run", "be the name of a folder",
-            "give --run=runs/mine, say", options.run)
+            "give, for example, --run=runs/mine", options.run)
     autoencoder, generator = options.autoencoder, options.generator
     require(autoencoder is None or (Path(autoencoder).is_file() and Path(autoencoder).suffix == ".keras"),
-            "autoencoder", "be a .keras file", "name runs/mine/autoencoder.keras, say", autoencoder)
+            "autoencoder", "be a .keras file", "give, for example, runs/mine/autoencoder.keras", autoencoder)
     require(generator is None or Path(generator).exists(), "generator", "be a run, a .keras file or a SavedModel",
-            "name runs/mine or saved_models/srgan_sqe_x4, say", generator)
+            "give, for example, runs/mine or saved_models/srgan_sqe_x4", generator)
 
 
 def _check_sizes(options: TrainOptions, whole: int, evaluated: int, scale: int) -> None:
@@ -108,31 +105,32 @@ def _check_sizes(options: TrainOptions, whole: int, evaluated: int, scale: int) 
     require(crop is None or crop <= whole, "crop_size", f"be {whole} or less, the side of a patch",
             "leave it out for the whole patch", crop)
     most = whole / (crop or whole)
-    require(options.shrink <= most, "shrink", f"be {most:.4g} or less, the side of a patch over that of a crop",
-            "make it or crop_size smaller", options.shrink)
+    require(options.shrink <= most, "shrink", f"be {most:.4g} or less, patch size / crop size",
+            "lower shrink or crop_size", options.shrink)
     trained = ("crop_size", crop, 5) if crop else ("patch_size", whole, 5)
     for name, value, window in (trained, ("eval_patch_size", evaluated, 11)):
         require(value % scale == 0, name, f"be divisible by scale={scale}", "choose a multiple", value)
         require(value % 4 == 0, name, "be divisible by 4", "the autoencoder halves it twice", value)
-        require(value >= window, name, f"be {window} or more", "SSIM looks at windows of that side", value)
+        require(value >= window, name, f"be {window} or more", "SSIM has windows of that side", value)
     require(options.best_by != "ms_ssim" or evaluated >= 161, "eval_patch_size", "be 161 or more for best_by=ms_ssim",
             "choose another score or larger patches", evaluated)
 
 
 def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, corrupt: CorruptOptions,
                crop: int) -> None:
-    """Read once what the flags name, since a stage may come to need it only after hours."""
+    """Read every file that the flags name, because a stage may need it only after hours."""
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
-    from sr_keras.training.run_folder import load_weights
-    from sr_keras.training.stages import start_from
+    from sr_keras.model.keras_file import load_weights
+    from sr_keras.training.stage_models import start_from
+    from sr_keras.vgg import vgg19_features
 
     if options.generator:
         start_from(networks.generator(size.scale, size.blocks, size.filters, size.global_skip), Path(options.generator))
     if options.autoencoder and loss.lambda_m:
         load_weights(networks.autoencoder(), Path(options.autoencoder))
     if loss.lambda_v and options.stages[-1].epochs:
-        networks.vgg19_features(options.vgg_weights)
+        vgg19_features(options.vgg_weights)
     if corrupt.fraction and "outlier" in corrupt.kinds and corrupt.outlier_dir:
         load_outliers(corrupt.outlier_dir, crop)
 

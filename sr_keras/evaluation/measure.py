@@ -16,6 +16,7 @@ from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import quantise
 from sr_keras import metrics
+from sr_keras.metrics import bicubic
 
 BICUBIC, SR = METHODS = ("bicubic", "sr")
 Row = dict[str, Any]  # example_id, slide_id, method, and a float per metric
@@ -38,20 +39,6 @@ METRICS = {
     "rrmse": Metric("RRMSE", False, 4),
     "lr_consistency": Metric("LR consistency", False, 4),
 }
-
-
-def bicubic(lr: tf.Tensor | np.ndarray, scale: int) -> tf.Tensor:
-    """Return the rival that costs nothing: Keys' cubic (a = -0.5), with half-pixel centres as in the degradation.
-
-    Args:
-        lr: Float [B, h, w, 3] in [0, 1].
-        scale: HR side over LR side.
-
-    Returns:
-        float32 [B, scale*h, scale*w, 3], clipped, in steps of 8 bit.
-    """
-    lr = tf.convert_to_tensor(lr)
-    return quantise(tf.image.resize(lr, [scale * lr.shape[1], scale * lr.shape[2]], "bicubic"))
 
 
 def score_images(hr: Any, sr: Any, lr: Any, degrade: DegradeOptions | None = None,

@@ -26,7 +26,8 @@ from sr_keras.formats.onnx import convert_onnx
 from sr_keras.formats.registry import ONNX_FILE, check_installed
 from sr_keras.formats.runtimes import Kind
 from sr_keras.formats.saved_model import export_saved_model
-from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator, load_keras
+from sr_keras.model.keras_file import load_keras
+from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
 
 
 def find_files(model: Path, kinds: Sequence[Kind], folder: Path) -> tuple[dict[Kind, Path], dict[Kind, str]]:

@@ -39,7 +39,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from pipelines.console import import_optional
 from pipelines.errors import UserError, require
 from sr_keras.formats.parity import eight_bit_of
-from sr_keras.model.loading import LoadedGenerator, input_signature
+from sr_keras.model.keras_file import input_signature
+from sr_keras.model.loading import LoadedGenerator
 
 EXTRA = "litert"
 # Interpreters kept, one a shape. A slide has one shape of tile, and another where its last batch is smaller; more would

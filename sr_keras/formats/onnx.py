@@ -15,7 +15,8 @@ import tensorflow as tf
 from pipelines.console import import_optional
 from pipelines.errors import require
 from sr_keras.formats.parity import Pixels, eight_bit_of
-from sr_keras.model.loading import LoadedGenerator, input_signature
+from sr_keras.model.keras_file import input_signature
+from sr_keras.model.loading import LoadedGenerator
 
 EXTRA = "onnx"
 OPSETS = (11, 18)  # Resize knows half-pixel centres since 11; tf2onnx 1.17 ends at 18.

@@ -33,7 +33,8 @@ from pipelines.errors import UserError
 from pipelines.pixels import to_float, to_uint8
 from sr_keras import metrics
 from sr_keras.formats.calibration import Tissue
-from sr_keras.model.loading import LoadedGenerator, eight_bit, in_float32
+from sr_keras.model.keras_file import eight_bit, in_float32
+from sr_keras.model.loading import LoadedGenerator
 
 # Two windows (y, x) of tissue in scikit-image's histology picture. Odd sides, since a form with a fixed size or a
 # fixed batch would pass with one of the usual.

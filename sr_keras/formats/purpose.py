@@ -17,9 +17,9 @@ from pipelines.dataset import evaluation_dataset
 from pipelines.shards import ShardSet, open_shards
 from pipelines.shards.records import decode_mpp
 from sr_keras.formats.calibration import part_of
-from sr_keras.model.facts import ModelFacts, of_flags
+from sr_keras.model.facts import FLAGS_FILE, ModelFacts, of_flags
 from sr_keras.model.loading import LoadedGenerator, run_flags
-from sr_keras.training.run_folder import FLAGS_FILE, VERSIONS_FILE, read_json
+from sr_keras.training.run_folder import VERSIONS_FILE, read_json
 from sr_keras.training.split import PARTS_FILE, open_part
 
 

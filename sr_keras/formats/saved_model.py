@@ -28,16 +28,8 @@ from sr_keras.formats.parity import ParityError, check_parity
 from sr_keras.formats.serving import WARMUP_FILE, WARMUP_TILE, write_warmup
 from sr_keras.formats.signatures import DEFAULT_MAX_PIXELS, ENCODED, FLOAT, signatures_of
 from sr_keras.model.facts import FACTS_FILE, ModelFacts
-from sr_keras.model.loading import (
-    SIGNATURE,
-    UNLIMITED,
-    eight_bit,
-    in_float32,
-    input_signature,
-    load_generator,
-    scale_of,
-    versions_of,
-)
+from sr_keras.model.keras_file import eight_bit, in_float32, input_signature, scale_of
+from sr_keras.model.loading import SIGNATURE, UNLIMITED, load_generator, versions_of
 from sr_keras.networks import receptive_field
 
 CARD_FILE = "README.md"

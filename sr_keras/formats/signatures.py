@@ -26,7 +26,8 @@ import keras
 import tensorflow as tf
 
 from pipelines.pixels import WHITE
-from sr_keras.model.loading import SIGNATURE, eight_bit, input_signature
+from sr_keras.model.keras_file import eight_bit, input_signature
+from sr_keras.model.loading import SIGNATURE
 
 FLOAT, ENCODED, ABOUT = "float", "encoded", "about"
 DEFAULT_MAX_PIXELS = 2**20

@@ -39,10 +39,9 @@ from pipelines.workers import cores
 from sr_keras.formats.litert import open_litert
 from sr_keras.formats.onnx import DEFAULT_OPSET, open_onnx
 from sr_keras.formats.parity import Pixels, check_parity
-from sr_keras.model.facts import from_json
+from sr_keras.model.facts import FLAGS_FILE, from_json
 from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
 from sr_keras.model.split_network import Function, Parts, cut
-from sr_keras.training.run_folder import FLAGS_FILE
 
 ENGINES = ("tensorflow", "litert", "onnx")
 AUTO = "auto"

@@ -1,16 +1,17 @@
-"""What a model says of itself: what LR it was made for, and how far its output departs from such LR as a rule.
+"""What is known of a model: which LR it was made for, how it was trained, and how far its output departs from its LR.
 
     saved_models/NAME/VERSION/facts.json, beside the SavedModel:
 
     scale, halo, max_pixels   of the graph; see `sr_keras.formats.saved_model`
-    lr_mpp                    [low, high], microns per pixel of the LR that it was made for
-    stain                     "H&E", say
+    lr_mpp                    [low, high], microns per pixel of its LR
+    stain                     "H&E", for example
     degradation               how its LR was made: the fields of `pipelines.config.DegradeOptions`
     trained_on                the data, in words
-    usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.departure` finds at the median
+    usual_departure           [low, high], grey levels of 255: the median of `sr_keras.slides.departure` on usual slides
     flags, versions           of the training run
 
-All but the first line may be null: unknown. Versions before these facts have flags and versions in assets.extra.
+All but scale, halo and max_pixels may be null: unknown. Older versions have flags and versions in assets.extra. Facts
+that are null but follow from the flags are read from them.
 """
 from __future__ import annotations
 
@@ -26,15 +27,16 @@ from pipelines.config import BLURS, DegradeOptions, Range, check_range
 from pipelines.errors import require
 from pipelines.flags import define_degrade_flags, degrade_options
 
+FLAGS_FILE = "flags.txt"  # in a run folder: all flags of the training run, one a line
 FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 LARGEST_MPP, LARGEST_DEPARTURE = 100.0, 255.0
-TEXTBOOK = "--degradation=textbook"  # what runs did that are older than this flag
+TEXTBOOK = "--degradation=textbook"  # the only degradation of runs that are older than this flag
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model beyond its graph; None where nothing says it. See the module for the fields."""
+    """Facts of a model beyond its graph; None if unknown. The fields are those of facts.json."""
 
     lr_mpp: Range | None = None
     stain: str | None = None
@@ -45,24 +47,25 @@ class ModelFacts:
     versions: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
+        """Check the ranges."""
         for name, most in (("lr_mpp", LARGEST_MPP), ("usual_departure", LARGEST_DEPARTURE)):
             if (given := getattr(self, name)) is not None:
                 check_range(name, given, 0, most)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as `from_json` takes them."""
+        """Return the facts in the form that `from_json` takes."""
         return asdict(self)
 
 
 def from_json(said: Mapping[str, Any], where: Path) -> ModelFacts:
-    """Return facts that were written as JSON; what else stands there is left out.
+    """Return facts that were written as JSON; unknown keys are ignored.
 
     Args:
-        said: What `as_json` returned; flags alone say the degradation and the mpp too.
-        where: What errors call it.
+        said: Result of `as_json`; what is null or missing is taken from its flags.
+        where: The file, for error messages.
 
     Raises:
-        ValueError: Something of it is out of range.
+        ValueError: A value is out of range or of the wrong type.
     """
     known: dict[str, Any] = {field.name: said.get(field.name) for field in fields(ModelFacts)}
     try:
@@ -80,10 +83,10 @@ def from_json(said: Mapping[str, Any], where: Path) -> ModelFacts:
 
 
 def of_flags(flags: str | None, where: Path) -> ModelFacts:
-    """Return what the flags of a run, one a line, say of its model.
+    """Return the facts that follow from the flags of a run, one a line.
 
     Raises:
-        ValueError: One of them can't be understood.
+        ValueError: A flag can't be parsed.
     """
     said = dict(line.lstrip("-").partition("=")[::2] for line in (flags or "").splitlines())
     values = absl_flags.FlagValues()
@@ -95,16 +98,16 @@ def of_flags(flags: str | None, where: Path) -> ModelFacts:
         options = degrade_options(values) if lines else None
         lr_mpp = float(said["mpp"]) * int(said["scale"]) if said.get("mpp") and "scale" in said else None
     except (ValueError, absl_flags.Error) as error:
-        raise ValueError(f"`flags` of a run must be those that it was started with; mend them ({error}). "
+        raise ValueError(f"`flags` of a run must be those that it was started with; correct them ({error}). "
                          f"Received: {str(where)!r}") from error
     return ModelFacts(lr_mpp=None if lr_mpp is None else (lr_mpp, lr_mpp), degradation=options, flags=flags)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return the JSON of the facts of a version, that of older ones too.
+    """Return the JSON of the facts of a model version, also of an older one.
 
     Raises:
-        ValueError: There is none, it is damaged, or does not say scale and halo.
+        ValueError: There is none, it is damaged, or it has no scale and halo.
     """
     path = next((folder / name for name in (FACTS_FILE, OLD_FACTS_FILE) if (folder / name).is_file()),
                 folder / FACTS_FILE)
@@ -113,7 +116,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         known = isinstance(facts["scale"], int) and isinstance(facts["halo"], int)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{folder}: does not say its scale and halo; write it with python -m sr_keras.export. "
+        raise ValueError(f"{folder}: its scale and halo are unknown; write it with python -m sr_keras.export. "
                          f"{reason}") from error
     require(known, path.name, "hold whole numbers for scale and halo", "export the model again", facts)
     return facts

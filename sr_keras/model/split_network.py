@@ -1,17 +1,17 @@
-"""A generator in two parts, so that a large window takes little memory.
+"""Split a generator in two, so that a large window needs little memory.
 
-    trunk    lr uint8 [1, h, w, 3] -> float32 [1, h, w, C]: all that is computed at the size of LR, and LR itself
-    tail     that -> sr uint8 [1, scale*h, scale*w, 3]: what enlarges it
+    trunk    lr uint8 [1, h, w, 3] -> float32 [1, h, w, C]: everything computed at LR size, and LR itself
+    tail     that -> sr uint8 [1, scale*h, scale*w, 3]: the layers that enlarge
 
-The trunk sees far and takes little, the tail sees `TAIL_REACH` LR pixels and takes nearly all: with 48 filters, x4 and
-TensorFlow 640 bytes to an SR pixel, of which the trunk's share is 50. So the trunk computes a window at once and the
-tail tile after tile of its core. A window of the same memory is ten times as large, and less is computed twice.
+The trunk has a wide receptive field and needs little memory; the tail sees `TAIL_REACH` LR pixels and needs almost all
+(48 filters, x4, TensorFlow: 590 of 640 bytes per SR pixel). So the trunk computes a window at once and the tail tile
+after tile of its core. In the same memory a window is ten times as large, and less is computed twice.
 
     parts = Parts(*cut(generator.run), scale=4)
     sr = parts(lr)                                 # uint8 [B, h, w, 3] -> [B, scale*h, scale*w, 3], as generator.run
-    sr = parts.core(lr[0], slice(32, 96), slice(32, 96))    # uint8 [64*scale, 64*scale, 3]: no more of the tail
+    sr = parts.core(lr[0], slice(32, 96), slice(32, 96))    # uint8 [64*scale, 64*scale, 3], for which the tail runs
 
-Values are those of the whole generator but for the order in which floats are summed.
+Values equal those of the whole generator except for the order in which floats are summed.
 """
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from sr_keras.model.tiles import Span, core_of, super_resolve
 Pixels = Callable[[np.ndarray], np.ndarray]
 Function = Any  # a tf.function of one tensor, with its signature
 
-CUT = re.compile(r"(^|/)long_skip(_\d+)?/[^/]+$")  # where `networks.generator` leaves the size of LR
-# LR pixels that the tail looks around itself, at most: 1, 1/2, 1/4 of the sub-pixel steps and 4/scale of the last
-# convolution are 3, 2.5 and 2.25 for scales 2, 4 and 8.
+CUT = re.compile(r"(^|/)long_skip(_\d+)?/[^/]+$")  # the last operation of `networks.generator` at LR size
+# Receptive field of the tail in LR pixels: 1, 1/2, 1/4 for the sub-pixel steps and 4/scale for the last convolution
+# give 3, 2.5 and 2.25 for scales 2, 4 and 8.
 TAIL_REACH = 3
-TAIL_SR = 512  # pixels of SR that the tail makes at once, a side
+TAIL_SR = 512  # side of the tail's tiles in SR pixels
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Trunk and tail, as functions of arrays, and `scale`, SR side over LR side."""
+    """Trunk and tail as functions of arrays; `scale` is SR side / LR side."""
 
     trunk: Pixels
     tail: Pixels
@@ -48,7 +48,7 @@ class Parts:
         return np.stack([self.core(image, slice(0, lr.shape[1]), slice(0, lr.shape[2])) for image in lr])
 
     def core(self, lr: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        """Super-resolve rows and columns of lr uint8 [h, w, 3], seeing all of it."""
+        """Super-resolve rows and columns of lr uint8 [h, w, 3]; the trunk sees all of it."""
         tile = max(1, TAIL_SR // self.scale) + 2 * TAIL_REACH
         y, x = (_seen(part, side, tile) for part, side in zip((rows, columns), lr.shape[:2], strict=True))
         middle = self.trunk(lr[np.newaxis])[0, y.window, x.window]
@@ -57,18 +57,18 @@ class Parts:
 
 
 def cut(run: Callable[[Any], Any]) -> tuple[Function, Function]:
-    """Return trunk and tail of a generator, as functions of tensors that hold its weights as constants.
+    """Return trunk and tail of a generator as functions of tensors, with its weights as constants.
 
     Args:
         run: lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3], with a graph made by `networks.generator`.
 
     Raises:
-        ValueError: It has no such graph.
+        ValueError: It has another graph.
     """
-    import tensorflow as tf  # here: plans of windows need this module, and who asks for help does not wait for it
+    import tensorflow as tf  # slow to import, and this module is also used to plan windows
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    from sr_keras.model.loading import input_signature
+    from sr_keras.model.keras_file import input_signature
 
     signature = input_signature()
     whole = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
@@ -78,7 +78,7 @@ def cut(run: Callable[[Any], Any]) -> tuple[Function, Function]:
         raise ValueError("`model` must be made by networks.generator, whose long_skip ends its trunk; train or export "
                          f"it again. Received: {len(places)} such layers")
     graph = constant.graph.as_graph_def()
-    for node in graph.node:  # without the assert by which a SavedModel refuses what is too large for a server
+    for node in graph.node:  # without the assert that limits the size of an image on a server
         node.input[:] = [name for name in node.input if not name.startswith("^")]
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
     lr, middle, sr = (imported.graph.get_tensor_by_name(name) for name in
@@ -86,7 +86,7 @@ def cut(run: Callable[[Any], Any]) -> tuple[Function, Function]:
     to_middle, from_middle = imported.prune([lr], [middle]), imported.prune([middle, lr], [sr])
     channels = middle.shape[-1]
 
-    # LR goes along in the last channels: one tensor is what every engine's format can be told of in one way.
+    # LR is passed on in the last channels, because every engine takes a model with one input.
     def trunk(lr: tf.Tensor) -> tf.Tensor:
         return tf.concat([to_middle(lr)[0], to_float(lr)], -1)
 
@@ -98,6 +98,6 @@ def cut(run: Callable[[Any], Any]) -> tuple[Function, Function]:
 
 
 def _seen(part: slice, side: int, tile: int) -> Span:
-    """Return what the tail sees of a stretch of the window; at least a tile, so that all it sees has one shape."""
+    """Return the pixels of the window that the tail sees; at least a tile, so that its input has one shape."""
     start = max(0, min(part.start - TAIL_REACH, side - tile))
     return Span(start, min(side, max(part.stop + TAIL_REACH, start + tile)), part.start, part.stop)

@@ -1,22 +1,22 @@
-"""Super-resolve an image of any size tile by tile, with no seams and no more memory than a tile needs.
+"""Super-resolve an image of any size tile by tile, without seams, in the memory that a tile needs.
 
-`fn` maps [B, h, w, C] to [B, scale*h, scale*w, C'], for any h and w, and is any callable: a Keras model, a SavedModel's
-signature, an ONNX session behind a lambda. Dtypes and ranges are its own affair; arrays are NumPy's.
+`fn` maps [B, h, w, C] to [B, scale*h, scale*w, C'] for any h and w: a Keras model, a SavedModel's signature, an ONNX
+session. Arrays are NumPy's.
 
-Each axis is cut into windows of `tile` LR pixels. A window keeps its core and throws away `halo` pixels or more on each
-side that has a neighbour; the cores cover the image, each pixel once. At the image's border a window is moved inwards,
-not padded: `fn` meets the true border there, as it would with the whole image, and always sees the same shape. So tiled
-equals whole if no output pixel depends on an LR pixel further than `halo` from its own, whatever `fn` pads with.
+Each axis is cut into windows of `tile` LR pixels. A window keeps its core and discards `halo` pixels or more on each
+side that has a neighbour; the cores cover every pixel of the image once. At the border of the image a window is moved
+inwards, not padded, so `fn` sees the true border and always the same shape. Tiled equals whole if no output pixel
+depends on an LR pixel further than `halo` from its own.
 
     side 20, tile 8, halo 2     windows  |0 . . . . . . 7|  |4 . . . . . 11|  |8 . . . . 15|  |12 . . . . 19|
                                 cores    |0 . . . . 5|        |6 . . 9|        |10 . 13|          |14 . . 19|
 
-With a `step`, cores begin at multiples of it: a core is then whole tiles of the file that the output goes to.
+With a `step`, cores begin at multiples of it, so that a core is whole tiles of the output file.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain, islice, product
+from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from pipelines.errors import require
 
 
 class Box(NamedTuple):
-    """Where a piece of output lies, in pixels of the output."""
+    """Position and size of a piece of output, in its pixels."""
 
     hr_x: int
     hr_y: int
@@ -34,7 +34,7 @@ class Box(NamedTuple):
 
 
 class Span(NamedTuple):
-    """One window of one axis, in LR pixels: what `fn` sees, and the core of it that is kept."""
+    """One window of one axis, in LR pixels, and the core of it that is kept."""
 
     window_start: int
     window_stop: int
@@ -43,83 +43,53 @@ class Span(NamedTuple):
 
     @property
     def window(self) -> slice:
-        """What `fn` sees."""
+        """The pixels that `fn` gets."""
         return slice(self.window_start, self.window_stop)
 
     @property
     def core(self) -> slice:
-        """What is kept of it."""
+        """The pixels that are kept."""
         return slice(self.core_start, self.core_stop)
 
     @property
     def side(self) -> int:
-        """How many pixels `fn` sees."""
+        """The number of pixels that `fn` gets."""
         return self.window_stop - self.window_start
 
 
-def super_resolve(
-    fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int, tile: int = 256, batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
+def super_resolve(fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int,
+                  tile: int = 256) -> np.ndarray:
     """Return `fn(image)`, computed in tiles.
 
     Args:
-        fn: [B, h, w, C] -> [B, scale*h, scale*w, C'].
+        fn: [1, h, w, C] -> [1, scale*h, scale*w, C'].
         image: [H, W, C], any dtype; each side 1 or more.
-        scale: Output side over input side.
-        halo: LR pixels that an output pixel depends on, beyond its own, in each direction.
-        tile: Side of what `fn` sees, in LR pixels; more than 2*halo, unless the image is no larger than a tile.
-        batch: Tiles per call of `fn`.
-        progress: Called with (tiles done, tiles in all) as they are done.
+        scale: Output side / input side.
+        halo: LR pixels around its own on which an output pixel depends.
+        tile: Side of a window in LR pixels; more than 2*halo, unless the image fits into one tile.
 
     Returns:
-        [scale*H, scale*W, C'] of the dtype that `fn` returns.
+        [scale*H, scale*W, C'] in the dtype of `fn`.
 
     Raises:
-        ValueError: A wrong argument, or `fn` returned another shape.
+        ValueError: An argument is out of range, or `fn` returned another shape.
     """
-    pieces = super_resolved_tiles(fn, image, scale, halo=halo, tile=tile, batch=batch, progress=progress)
-    first = next(pieces)
-    height, width = image.shape[:2]
-    whole = np.empty((scale * height, scale * width, first[1].shape[2]), first[1].dtype)
-    for box, piece in chain([first], pieces):
+    require(len(image.shape) == 3 and min(image.shape) > 0, "image", "have shape [H, W, C], no side 0",
+            "add a channel axis to a grey image", tuple(image.shape))
+    require(scale >= 1, "scale", "be 1 or more", "it is output side / input side", scale)
+    rows, columns = (spans(side, tile, halo) for side in image.shape[:2])
+    whole: Any = None
+    for y, x in product(rows, columns):
+        window = image[np.newaxis, y.window, x.window]
+        box, piece = core_of(checked(np.asarray(fn(window)), window, scale)[0], y, x, scale)
+        if whole is None:
+            whole = np.empty((scale * image.shape[0], scale * image.shape[1], piece.shape[2]), piece.dtype)
         whole[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] = piece
     return whole
 
 
-def super_resolved_tiles(
-    fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int, *, halo: int, tile: int = 256, batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[Box, np.ndarray]]:
-    """Yield the pieces of the output, row by row; see `super_resolve`, whose arguments these are.
-
-    Nothing is held but the current batch, and of `image` only `.shape` and `image[y0:y1, x0:x1]` are used: it may be
-    larger than memory.
-
-    Yields:
-        Box, and the piece [hr_height, hr_width, C'] that belongs there. Boxes are disjoint and cover the output.
-    """
-    require(len(image.shape) == 3 and min(image.shape) > 0, "image", "have shape [H, W, C], no side 0",
-            "add a channel axis to a grey image", tuple(image.shape))
-    require(scale >= 1, "scale", "be 1 or more", "it is the output's side over the input's", scale)
-    require(batch >= 1, "batch", "be 1 or more", "it is the number of tiles per call", batch)
-    rows, columns = (spans(side, tile, halo) for side in image.shape[:2])
-    tiles = ((y, x) for y in rows for x in columns)  # a slide may have millions of them
-    done = 0
-    while group := list(islice(tiles, batch)):
-        windows = np.stack([image[y.window, x.window] for y, x in group])
-        outputs = checked(np.asarray(fn(windows)), windows, scale)
-        yield from (core_of(output, y, x, scale) for output, (y, x) in zip(outputs, group, strict=True))
-        done += len(group)
-        if progress:
-            progress(done, len(rows) * len(columns))
-
-
 def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
-    """Cut an axis of `side` pixels into windows of `tile` whose cores cover it, each pixel once.
-
-    Cores begin at multiples of `step`; windows do where they can.
-    """
+    """Cut an axis of `side` pixels into windows of `tile`; their cores cover it once, from multiples of `step` on."""
     require(halo >= 0, "halo", "be 0 or more", "it is the reach of the network in LR pixels", halo)
     require(tile >= 1, "tile", "be 1 or more", "it is the side of a window in LR pixels", tile)
     if side <= tile:
@@ -136,25 +106,20 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
 
 
 def check_tile(tile: int, halo: int, step: int = 1) -> None:
-    """Refuse a window that has no room for a core within its halo; where a whole image fits, none is needed.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """Raise a ValueError if a window has no room for a core; an image that fits into one window does not need this."""
     require(tile > 2 * halo, "tile", f"be more than twice the halo of {halo}", "enlarge it", tile)
     require(tile >= 2 * halo + step, "tile", f"be {2 * halo + step} or more: twice the halo of {halo} and a tile of "
             "the output", "enlarge it", tile)
 
 
 def best_spans(shape: tuple[int, ...], halo: int, step: int, most_pixels: float) -> tuple[list[Span], list[Span]]:
-    """Return the rows and columns of windows that compute the fewest pixels in all, halos included.
+    """Return the rows and columns of windows that compute the fewest pixels, halos included.
 
     Args:
         shape: Height and width of the image in LR pixels; more is ignored.
         halo: As in `super_resolve`.
         step: Cores begin at multiples of it.
-        most_pixels: LR pixels that a window may have, at most. The smallest that there can be is taken where that is
-            larger.
+        most_pixels: Limit on the LR pixels of a window; the smallest possible window may exceed it.
     """
     smallest = [min(side, 2 * halo + step) for side in shape[:2]]
     limit = max(most_pixels, smallest[0] * smallest[1])
@@ -165,31 +130,31 @@ def best_spans(shape: tuple[int, ...], halo: int, step: int, most_pixels: float)
 
 
 def computed(rows: list[Span], columns: list[Span]) -> int:
-    """Return how many LR pixels `fn` sees in all, those of the halos as often as it does."""
+    """Return how many LR pixels `fn` gets, halos counted every time."""
     return sum(row.side for row in rows) * sum(column.side for column in columns)
 
 
 def _choices(side: int, halo: int, step: int, longest: float) -> list[list[Span]]:
-    """Return what an axis can be cut into: windows whose core is so many times `step`, and one window of all of it."""
+    """Return the ways to cut an axis: into cores of every multiple of `step`, or one window."""
     tiles = {min(side, 2 * halo + times * step) for times in range(1, -(-side // step) + 1)} | {side}
     return [spans(side, tile, halo, step) for tile in sorted(tiles) if tile <= longest]
 
 
 def box_of(y: Span, x: Span, scale: int) -> Box:
-    """Return where the core of a window lies."""
+    """Return the place of a window's core in the output."""
     return Box(scale * x.core_start, scale * y.core_start, scale * (x.core_stop - x.core_start),
                scale * (y.core_stop - y.core_start))
 
 
 def core_of(output: np.ndarray, y: Span, x: Span, scale: int) -> tuple[Box, np.ndarray]:
-    """Return where the core of a window's output [H, W, C] lies, and its pixels."""
+    """Return the place of a window's core in the output, and its pixels of the window's output [H, W, C]."""
     box = box_of(y, x, scale)
     top, left = scale * (y.core_start - y.window_start), scale * (x.core_start - x.window_start)
     return box, output[top:top + box.hr_height, left:left + box.hr_width]
 
 
 def checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:
-    """Return what `fn` made of windows, or raise where it is not `scale` times as large."""
+    """Return the outputs of `fn`, after a check that they are `scale` times as large as its windows."""
     count, height, width = windows.shape[:3]
     require(outputs.ndim == 4 and outputs.shape[:3] == (count, scale * height, scale * width),
             "fn", f"return {scale} times the sides of its input, {windows.shape}", "check `scale`", outputs.shape)

@@ -291,7 +291,7 @@ class _Behind:
 
 def _enlarged(pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
     """Return the core by bicubic interpolation, as `scores.bicubic` does it, from no more than that sees."""
-    from sr_keras.evaluation.measure import bicubic
+    from sr_keras.metrics import bicubic
 
     rows, columns = (Span(max(span.window_start, span.core_start - BICUBIC_REACH),
                           min(span.window_stop, span.core_stop + BICUBIC_REACH), span.core_start, span.core_stop)

@@ -1,7 +1,7 @@
-"""What happens around the steps of a stage: guards, progress bar, records, pictures, checkpoint.
+"""Callbacks of a stage: guards against failed training, the progress bar, and the record of every epoch.
 
-One `Record` does all that an epoch leaves behind, in this order: metrics.csv, TensorBoard, picture, checkpoint.
-The checkpoint is last: an epoch counts only once it stands, and a killed run does the epoch again.
+`Record` writes, in this order, the row of metrics.csv, TensorBoard, the picture and the checkpoint. The checkpoint is
+last: an epoch counts only once it exists, and a killed run repeats the epoch.
 """
 from __future__ import annotations
 
@@ -18,70 +18,79 @@ from tqdm import tqdm
 
 from pipelines.errors import UserError
 from pipelines.files import atomic_path
-from sr_keras.training.run_folder import State, record_metrics, save_checkpoint
+from pipelines.pixels import to_uint8
+from sr_keras.metrics import bicubic
+from sr_keras.training.checkpoints import State, save_checkpoint
+from sr_keras.training.run_folder import record_metrics
 
-# Of the discriminator's accuracy over an epoch, where 0.5 is guessing. One that learns is above 0.9 after 150 steps.
+# Limits of the discriminator's accuracy over an epoch; 0.5 is guessing. One that learns is above 0.9 after 150 steps.
 UNDECIDED, WINS = 0.6, 0.99
+PICTURED = 4  # validation patches in the picture of an epoch
 
 
 class NonFiniteLoss(UserError):
     """A term of the loss, or a weight of a network, became NaN or infinite."""
 
     def __init__(self, what: str, stage: str, run: Path) -> None:
+        """Say what is not finite, of which stage, and what to do."""
         super().__init__(f"{what} of the {stage} stage; the epochs before it are safe in {run / 'checkpoints'}; "
                          "start another run with a lower learning rate, or a larger epsilon")
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Raise `NonFiniteLoss`, naming the term, at the first step whose loss is not finite."""
+    """Raise `NonFiniteLoss` at the first step whose loss is not finite. Keras' TerminateOnNaN can't name the term."""
 
-    def __init__(self, stage: str, run: Path):
+    def __init__(self, stage: str, run: Path) -> None:
+        """Take the stage and the run folder for the message."""
         super().__init__()
         self._stage, self._run, self._epoch = stage, run, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Remember the epoch."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        # Sums come last: they are not finite because a term is not.
-        names = sorted(logs or {}, key=lambda name: (name == "loss", name.startswith("weighted"), name))
-        for name in names:
-            value = logs[name]  # type: ignore[index]
-            if not math.isfinite(value):
-                raise NonFiniteLoss(f"the term '{name}' is {value} in epoch {self._epoch + 1}, step {batch + 1}",
+        """Check the terms, then their sums, which are not finite if a term is not."""
+        values = logs or {}
+        for name in sorted(values, key=lambda name: (name == "loss", name.startswith("weighted"), name)):
+            if not math.isfinite(values[name]):
+                raise NonFiniteLoss(f"the term '{name}' is {values[name]} in epoch {self._epoch + 1}, step {batch + 1}",
                                     self._stage, self._run)
 
 
 class WatchDiscriminator(keras.callbacks.Callback):
-    """Say in a line that the discriminator taught the generator nothing for an epoch: undecided, or never wrong."""
+    """Print a line after an epoch in which the discriminator taught the generator nothing."""
 
-    def __init__(self, stage: str):
+    def __init__(self, stage: str) -> None:
+        """Take the stage for the message."""
         super().__init__()
         self._stage = stage
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Look at the accuracy: undecided, or almost never wrong."""
         accuracy = (logs or {}).get("d_accuracy")
         if accuracy is None or UNDECIDED <= accuracy <= WINS:
             return
         found = ("is undecided: the adversarial term teaches little yet; train longer, or raise" if accuracy < UNDECIDED
-                 else "wins outright: the generator has no answer to it; give a larger generator, or lower")
-        # On a line of its own beside the bar.
+                 else "is almost never wrong: the generator can't follow; use a larger generator, or lower")
+        # `write` puts the line above the progress bar.
         tqdm.write(f"{self._stage}, epoch {epoch + 1}: the discriminator (accuracy {accuracy:.3f}) {found} "
                    "--discriminator_learning_rate", file=sys.stderr)
 
 
 class Progress(keras.callbacks.Callback):
-    """One bar for the whole stage, with its time left and the last loss and score."""
+    """One bar for the whole stage, with the time left, the last loss and the last score."""
 
-    def __init__(self, stage: str, epochs: int, steps: int, first_epoch: int, score: str):
+    def __init__(self, stage: str, epochs: int, steps: int, first_epoch: int, score: str) -> None:
+        """Open the bar at the first epoch; a terminal is updated every second, a log file every minute."""
         super().__init__()
         self._shown: dict[str, str] = {}
-        self._score, self._epochs, self._steps, self._last = score, epochs, steps, 0.0
-        # On a screen a line that moves; in a log file a line a minute.
+        self._score, self._epochs, self._last = score, epochs, 0.0
         self._bar = tqdm(total=epochs * steps, initial=first_epoch * steps, desc=f"{stage:<11}", unit="step",
                          dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 60.0, smoothing=0.1)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Advance by a step."""
         now = time.monotonic()
         if logs and "loss" in logs and now - self._last > 1.0:
             self._shown["loss"], self._last = f"{logs['loss']:.4f}", now
@@ -89,24 +98,23 @@ class Progress(keras.callbacks.Callback):
         self._bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Show the epoch's score."""
         if logs and self._score in logs:
             self._shown[self._score.removeprefix("val_")] = f"{logs[self._score]:.4f}"
         self._shown["epoch"] = f"{epoch + 1}/{self._epochs}"
         self._bar.set_postfix(self._shown)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self._bar.close()
-
     def close(self) -> None:
-        """Close the bar, also where the stage broke off."""
+        """Close the bar."""
         self._bar.close()
 
 
 class Record(keras.callbacks.Callback):
-    """Leave behind what an epoch was: its row, its scalars, its picture and its checkpoint."""
+    """Write the row, the TensorBoard scalars, the picture and the checkpoint of every epoch."""
 
     def __init__(self, run: Path, stage: str, state: State, score: str, higher_is_better: bool, keep: int,
-                 picture: Callable[[], np.ndarray] | None = None):
+                 picture: Callable[[], np.ndarray] | None = None) -> None:
+        """Start after `state`; the epoch with the best `score` and the last `keep` keep their checkpoints."""
         super().__init__()
         self._run, self._stage, self._state, self._keep, self._picture = run, stage, state, keep, picture
         self._score, self._higher = score, higher_is_better
@@ -114,16 +122,19 @@ class Record(keras.callbacks.Callback):
         self._began = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Start the clock."""
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Write everything, the checkpoint last."""
         self._check_weights(epoch)
         values = {"epoch": epoch + 1, **(logs or {}), "seconds": time.monotonic() - self._began}
         self._state = self._state.advance(values[self._score], self._higher)
         record_metrics(self._run, self._stage, epoch + 1, values)
         panel = self._picture() if self._picture else None
         if panel is not None:
-            _write_png(self._run / "pictures" / f"{self._stage}-{epoch + 1:04d}.png", panel)
+            with atomic_path(self._run / "pictures" / f"{self._stage}-{epoch + 1:04d}.png") as temporary:
+                temporary.write_bytes(tf.io.encode_png(panel).numpy())
         with self._board.as_default(step=epoch + 1):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
@@ -133,14 +144,22 @@ class Record(keras.callbacks.Callback):
         save_checkpoint(self._run, self._stage, self.model, self._state, self._keep)
 
     def _check_weights(self, epoch: int) -> None:
-        # The last update of an epoch comes after its last loss, and the scores of 8-bit images are finite whatever it
-        # did: nothing else would tell.
+        # The last update of an epoch comes after its last loss, and scores of 8-bit images are always finite.
         for weight in self.model.weights:
             if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
                 raise NonFiniteLoss(f"the weight '{weight.path}' is not finite after epoch {epoch + 1}", self._stage,
                                     self._run)
 
 
-def _write_png(path: Path, image: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(tf.io.encode_png(image).numpy())
+def comparison(model: keras.Model, validation: tf.data.Dataset, scale: int) -> Callable[[], np.ndarray]:
+    """Return a function that draws LR, bicubic, SR and HR of a few validation patches, uint8 [H, W, 3]."""
+    examples = validation.unbatch().take(PICTURED).as_numpy_iterator()
+    lr, hr = (np.stack(images) for images in zip(*examples, strict=True))
+    nearest = np.repeat(np.repeat(lr, scale, axis=1), scale, axis=2)
+    fixed = [nearest, np.asarray(bicubic(lr, scale))]
+
+    def draw() -> np.ndarray:
+        columns = [*fixed, np.asarray(model(lr, training=False)), hr]
+        return to_uint8(np.concatenate([np.concatenate(list(images), axis=0) for images in columns], axis=1))
+
+    return draw

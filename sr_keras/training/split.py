@@ -1,7 +1,7 @@
-"""The train, val and test parts of a run: found, parted by slide, read into shards once.
+"""The train, val and test parts of a run: find the slides, split them, read them into shards once.
 
-Nothing is ever parted by patch: two patches of one slide share its stain and often its pixels. The one exception, a
-single slide cut into regions that share no pixel, is asked for by name or is all that there is.
+Slides are split, never patches: two patches of one slide share its stain and often its pixels. The only exception is a
+single slide that is cut into regions without common pixels.
 """
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ from sr_keras.training.run_folder import read_json
 
 PARTS = ("train", "val", "test")
 PARTS_FILE = "parts.json"
-REMAKE = "take a copy of it, or --resume the training, which writes it anew"
+REMEDY = "restore a copy of it, or --resume the training, which writes it again"
 Slides = ShardSet | list[Source]
 
 
 def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, Slides]:
-    """Return the slides of each part, nothing written yet; an empty list where it has none.
+    """Return the slides of each part, an empty list for a part without any. Nothing is written.
 
-    Slides that are parted here and give no patch fall to the training part, where they are listed: no part is left to
-    them alone.
+    Slides that give no patch go to the training part, so that val and test do not consist of them alone.
 
     Raises:
-      ValueError: no slide is left to validate on, a slide is in two parts, or pairs are of another scale than
-        `patches` say.
-      FileNotFoundError: a path that does not exist.
+        ValueError: There is no slide to validate on, a slide is in two parts, or pairs have another scale than
+            `patches`.
+        FileNotFoundError: A path does not exist.
     """
     found = _find(options, patches, seed)
     regions = any(getattr(options, f"{part}_region") for part in PARTS)
-    require(bool(found["val"]), "val_data", "name what to validate on where no slide of train_data is kept for it",
+    require(bool(found["val"]), "val_data", "name slides to validate on, since none of train_data is held out",
             "give it, or --val_region" if regions else "give it, or raise --val_fraction", ",".join(options.val_data))
     for slides in found.values():
         _check_scale(slides, patches.scale)
@@ -50,36 +49,36 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
 
 
 def patch_size(part: str, slides: Slides, options: DataOptions, patches: PatchOptions) -> int:
-    """Return the side of a part's smallest patches: that of the shards, or that at which slides will be read.
+    """Return the side of a part's smallest patches: that of its shards, or that at which slides will be read.
 
     Raises:
-      ValueError: the part is cut of slides, and too narrow for a patch.
+        ValueError: The part is a region that is too narrow for a patch.
     """
     if isinstance(slides, ShardSet):
         return slides.patch_size
     shapes = [shape for source in slides if (shape := shape_of(source))]
     if shapes and all(source.is_pairs for source in slides):
         return min(size for size, _ in shapes)
-    size = min([_size(part, options, patches).patch_size, *(size for size, _ in shapes)])
+    size = min([_patches_of(part, options, patches).patch_size, *(size for size, _ in shapes)])
     if slides and patches.mpp is None and all(source.region for source in slides):
         side = max(min(source.region[2:]) for source in slides if source.region)
         require(size <= side, "patch_size" if part == "train" else "eval_patch_size",
-                f"be {side} or less, the narrower side of what is cut of a slide for {part}", "take smaller patches or "
+                f"be {side} or less, the narrower side of the {part} region", "use smaller patches or "
                 "more slides (--flagfile=sr_keras/flagfiles/demo.flags fits the sample slide)", size)
     return size
 
 
 def read_parts(found: dict[str, Slides], options: DataOptions, patches: PatchOptions, run: Path) -> dict[str, ShardSet]:
-    """Return the shards of each part that has any.
+    """Return the shards of each part that has slides.
 
-    Shards that were given are used where they are. Anything else is read into `run`/data, once: a resumed run finds
-    it there. What could not be read is listed in `run`/skipped.json and counted on the screen.
+    Shards are used where they are. Slides are read once into `run`/data; a resumed run finds them there. Patches and
+    slides that can't be read are listed in `run`/skipped.json and counted on the screen.
 
     Raises:
-      ValueError: a part gives no patch.
-      pipelines.slide.SlideError: with `strict`, the first slide or patch that can't be read.
+        ValueError: A part gives no patch.
+        pipelines.slide.SlideError: With `strict`, the first slide or patch that can't be read.
     """
-    anew = not (run / PARTS_FILE).exists()  # what a start that came to nothing has read gives way
+    anew = not (run / PARTS_FILE).exists()  # replace what an interrupted start has read
     parts = {part: _read(part, slides, run, patches, options, anew) for part, slides in found.items() if slides}
     _report(parts, run)
     where = {part: _where(shards, run) for part, shards in parts.items()}
@@ -88,40 +87,40 @@ def read_parts(found: dict[str, Slides], options: DataOptions, patches: PatchOpt
 
 
 def open_part(run: Path, part: str | None = None) -> ShardSet:
-    """Return a part of a finished or running run: the one that is named, or test, or val where there is no test.
+    """Return a part of a run: the one that is named, else test, else val.
 
     Raises:
-      ValueError: `run` has no such part, or parts.json is damaged.
-      FileNotFoundError: the part's shards are gone.
+        ValueError: `run` has no such part, or parts.json is damaged.
+        FileNotFoundError: The shards are missing.
     """
     path = run / PARTS_FILE
-    parts = read_json(path, REMAKE) if path.exists() else {}
+    parts = read_json(path, REMEDY) if path.exists() else {}
     part = part or ("test" if "test" in parts else "val")
-    require(part in parts, "run", f"have a {part} part", "name a folder that training has read its slides into",
+    require(part in parts, "run", f"have a {part} part", "give a run folder whose training has read its slides",
             str(run))
     try:
         folders, slide_ids = [Path(folder) for folder in parts[part]["folders"]], set(parts[part]["slides"])
     except (TypeError, KeyError) as error:
-        raise ValueError(f"`{PARTS_FILE}` must name the folders and slides of its {part} part; {REMAKE}. "
+        raise ValueError(f"`{PARTS_FILE}` must name the folders and slides of its {part} part; {REMEDY}. "
                          f"Received: {str(path)!r}") from error
-    found = [run / (_own(folder, run, part) or folder) for folder in folders]
+    found = [run / (_moved(folder, run, part) or folder) for folder in folders]
     for folder in found:
         if not folder.is_dir():
-            raise FileNotFoundError(f"`run` must find the shards of its {part} part where its {PARTS_FILE} says; put "
-                                    f"them back, or change it there. Received: {str(folder)!r}")
+            raise FileNotFoundError(f"`run` must have the shards of its {part} part where its {PARTS_FILE} says; put "
+                                    f"them back, or change the path there. Received: {str(folder)!r}")
     return _only_ids(open_shards(found), slide_ids)
 
 
 def _where(shards: ShardSet, run: Path) -> dict[str, list[str]]:
-    """Return where shards are, by the run where they lie in it: a run that is moved takes its own along."""
+    """Return the folders of shards, relative to the run if they are in it, so that the run can be moved."""
     home = run.resolve()
     folders = sorted({path.parent.resolve() for path in shards.paths})
     return {"folders": [str(folder.relative_to(home) if folder.is_relative_to(home) else folder) for folder in folders],
             "slides": list(shards.slide_ids)}
 
 
-def _own(folder: Path, run: Path, part: str) -> Path | None:
-    """Return the run's own folder of a part for the full path that runs of old gave it, wherever the run was then."""
+def _moved(folder: Path, run: Path, part: str) -> Path | None:
+    """Return the run's own data folder in place of the absolute path that older runs wrote."""
     own = Path("data") / part
     return own if folder.is_absolute() and folder.parts[-2:] == own.parts and (run / own).is_dir() else None
 
@@ -135,16 +134,14 @@ def _find(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, S
     regions = {part: getattr(options, f"{part}_region") for part in PARTS}
     slides: dict[str, Slides] = {}
     for part, paths in given.items():
-        region = regions[part]
-        if region:
-            slides[part] = _cut(part, find_sources(paths or given["train"], name=_flag(part, options)), region)
+        if regions[part]:
+            sources = find_sources(paths or given["train"], name=_flag(part, options))
+            slides[part] = _cut(part, sources, regions[part])
         else:
             slides[part] = _open(paths, f"{part}_data") if paths else []
-    if any(regions.values()):
+    if any(regions.values()) or slides["val"]:
         return slides
-    if slides["val"]:
-        return slides
-    # A test part that was given leaves every slide of train_data to the other two.
+    # With test_data, train_data is split into train and val only.
     test_fraction = 0 if slides["test"] else options.test_fraction
 
     def split(sources: list[Source]) -> dict[str, list[Source]]:
@@ -157,7 +154,7 @@ def _find(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, S
 
 
 def _check_scale(slides: Slides, scale: int) -> None:
-    """Refuse pairs of another scale than the model's."""
+    """Check that pairs have the scale of the model."""
     given: dict[str, int | None]
     if isinstance(slides, ShardSet):
         given = {shard.slide_id: shard.pair_scale for shard in slides.pairs.shards}
@@ -170,9 +167,9 @@ def _check_scale(slides: Slides, scale: int) -> None:
 
 def _usable(sources: list[Source], split: Callable[[list[Source]], dict[str, list[Source]]], options: DataOptions,
             patches: PatchOptions) -> dict[str, list[Source]]:
-    """Return the split of what can be used: one bad slide that alone is a part's would cost the whole training.
+    """Return a split in which every part has a patch; slides of a part without any are moved to train.
 
-    Only so many slides are looked into as it takes to know that each part has a patch.
+    Only as many slides are opened as this needs.
     """
     rest, bad = sources, list[Source]()
     while rest:
@@ -180,14 +177,14 @@ def _usable(sources: list[Source], split: Callable[[list[Source]], dict[str, lis
             parts = split(rest)
         except (SlideError, ValueError):  # too few are left
             break
-        dead = next((mine for part, mine in parts.items() if mine and not any(
-            gives_patch(source, _size(part, options, patches)) for source in mine)), None)
-        if dead is None:
+        empty = next((mine for part, mine in parts.items() if mine and not any(
+            gives_patch(source, _patches_of(part, options, patches)) for source in mine)), None)
+        if empty is None:
             return {**parts, "train": parts["train"] + bad}
-        ids = {source.slide_id for source in dead}
+        ids = {source.slide_id for source in empty}
         bad += [source for source in rest if source.slide_id in ids]
         rest = [source for source in rest if source.slide_id not in ids]
-    return split(sources)  # reading them says what is wrong
+    return split(sources)  # reading them raises the error that explains it
 
 
 def _open(paths: tuple[str, ...], name: str) -> Slides:
@@ -214,13 +211,13 @@ def _only(slides: Slides, chosen: Sequence[Source]) -> Slides:
 
 def _cut(part: str, sources: Sequence[Source], region: tuple[int, int, int, int]) -> list[Source]:
     if len(sources) != 1:
-        raise ValueError(f"`{part}_region` must cut a single slide; leave it out to part by slide. "
+        raise ValueError(f"`{part}_region` must cut a single slide; leave it out to split by slide. "
                          f"Received: {part}_region={region!r} with {len(sources)} slides")
     return [replace(sources[0], region=region)]
 
 
-def _size(part: str, options: DataOptions, patches: PatchOptions) -> PatchOptions:
-    # Validation and test are read on a grid of their own size, without overlap.
+def _patches_of(part: str, options: DataOptions, patches: PatchOptions) -> PatchOptions:
+    """Return how patches of a part are cut: those of val and test in their own size, without overlap."""
     return patches if part == "train" else replace(patches, patch_size=options.eval_patch_size, stride=None)
 
 
@@ -228,9 +225,9 @@ def _read(part: str, slides: Slides, run: Path, patches: PatchOptions, options: 
     if isinstance(slides, ShardSet):
         return slides
     folder = run / "data" / part
-    write_shards(slides, folder, _size(part, options, patches), workers=options.workers, strict=options.strict,
+    write_shards(slides, folder, _patches_of(part, options, patches), workers=options.workers, strict=options.strict,
                  anew=anew, name=_flag(part, options))
-    # A start that came to nothing may have left slides of another part there.
+    # An interrupted start may have left slides of another part there.
     return open_shards(folder, {source.slide_id for source in slides})
 
 
@@ -239,10 +236,9 @@ def _report(parts: dict[str, ShardSet], run: Path) -> None:
     for part, shards in parts.items():
         skipped += [{"part": part, **asdict(item)} for item in shards.skipped]
         print(f"{part:<6} {shards.count:>6} patches of {shards.patch_size} px from {len(shards.slide_ids)} slide(s)")
-    kept = sum(shards.count for part, shards in parts.items() if part != "train")
-    if parts["train"].count < kept:
-        print("most patches are kept aside, since slides are parted by number whatever their size: "
-              "name the slides to validate on with --val_data and --test_data, or try another --seed")
+    if 2 * parts["train"].count < sum(shards.count for shards in parts.values()):
+        print("most patches are held out, because slides are split by number and not by size: "
+              "set --val_data and --test_data, or try another --seed")
     write_text(run / "skipped.json", json.dumps(skipped, indent=2) + "\n")
     broken = sum(item["broken"] for item in skipped)
     if broken:

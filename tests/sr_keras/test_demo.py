@@ -1,4 +1,4 @@
-"""The demo types commands that exist, and says honestly whether the model beats bicubic."""
+"""The demo draws with the shipped model, runs commands that exist, and says whether the new model beats bicubic."""
 from __future__ import annotations
 
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from PIL import Image
 
 from pipelines import console
 from sr_keras import demo
@@ -44,6 +45,21 @@ def test_own_slides_however_many_give_no_more_patches_than_fit_in_memory(slides,
     (None, "demo"), ("a/slides", "demo-slides"), ("my slides", "demo-my-slides"), ("it's, ours", "demo-it-s-ours")])
 def test_name_of_a_run_needs_no_quotes(data, name):
     assert demo._name(data) == name
+
+
+def test_first_picture_is_by_the_shipped_model_and_needs_no_training(tmp_path):
+    drawn = demo.draw_shipped(tmp_path / "first.png")
+    with Image.open(drawn) as picture:
+        assert min(picture.size) > 3 * 256  # LR, bicubic, SR and HR of 256 pixels in a row
+
+
+def test_what_the_demo_writes_is_ignored_by_git():
+    written = ["runs/demo-first.png", "runs/demo/demo.png", "saved_models/demo/1/facts.json", "saved_models/demo-x/1/a",
+               ".venv/base", "sr_keras.egg-info/PKG-INFO"]
+    ran = subprocess.run(["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True, check=False)
+    if "not a git repository" in ran.stderr:
+        pytest.skip("no checkout")
+    assert ran.stdout.splitlines() == written
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")

@@ -14,11 +14,11 @@ from PIL import Image
 
 from pipelines.degrade import degrade
 from pipelines.pixels import quantise, to_float
-from sr_keras import networks
+from sr_keras import metrics, networks
 from sr_keras.config import METHODS, Objective, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import quasi_norm
-from sr_keras.training.stages import start_from
+from sr_keras.training.stage_models import start_from
 
 WHOLE = Objective()
 FIDELITY = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)
@@ -445,6 +445,87 @@ def test_two_mirrored_devices_train_as_one():
     run(MIRRORED)
 
 
+# As Keras' users know it
+
+
+def dataset(batches: int = 3) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(batch(2 * batches)).batch(2)
+
+
+def test_fit_of_a_finite_dataset_ends_by_itself():
+    model = build(FIDELITY, jit_compile=False)
+    history = model.fit(dataset(3), epochs=2, validation_data=dataset(1), verbose=0)
+    assert int(model.optimizer.iterations) == 6
+    assert len(history.history["loss"]) == len(history.history["val_psnr"]) == 2
+
+
+def test_fit_of_an_endless_dataset_needs_steps_per_epoch():
+    model = build(FIDELITY, jit_compile=False)
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be given for a dataset without end"):
+        model.fit(dataset().repeat(), verbose=0)
+    model.fit(dataset().repeat(), epochs=2, steps_per_epoch=4, verbose=0)
+    assert int(model.optimizer.iterations) == 8
+
+
+def test_metrics_of_compile_are_means_over_the_epoch_in_training_and_validation():
+    model = build()
+    model.compile(keras.optimizers.Adam(1e-3), objective=FIDELITY, run_eagerly=True,
+                  metrics=[metrics.PSNR(name="psnr_now"), "mse"])
+    lr, hr = batch()
+    sr = model.generator(lr, training=True)
+    for _ in range(2):  # the second epoch knows nothing of the first
+        before = float(np.mean(metrics.psnr(hr, model.generator(lr, training=True))))
+        logs = model.fit(lr, hr, verbose=0, validation_data=(lr, hr)).history
+        assert logs["psnr_now"] == pytest.approx([before], rel=1e-4)
+    assert logs["val_psnr_now"] == pytest.approx(logs["val_psnr"], rel=1e-5)
+    assert {"mean_squared_error", "val_mean_squared_error"} <= set(logs)
+    assert sr.shape == hr.shape
+
+
+def test_sample_weights_and_batches_without_hr_are_refused():
+    lr, hr = batch()
+    with pytest.raises(ValueError, match="`sample_weight` must be left out"):
+        build(FIDELITY).train_on_batch(lr, hr, sample_weight=np.ones(2))
+    with pytest.raises(ValueError, match="`y` must be the HR images"):
+        build(FIDELITY).fit(lr, verbose=0)
+
+
+@pytest.mark.parametrize("argument", ["loss", "weighted_metrics", "loss_weights"])
+def test_arguments_of_compile_that_would_do_nothing_are_refused(argument):
+    with pytest.raises(TypeError, match=argument):
+        build(FIDELITY).compile("adam", objective=FIDELITY, **{argument: ["mse"]})
+
+
+@pytest.mark.parametrize("method", ["srgan_sqe", "srgan_qe", "srgan_e"])
+def test_preset_has_the_objective_of_its_method_and_no_manifold_term_without_an_encoder(method):
+    assert SuperResolutionGAN.from_preset(method, 2, blocks=1, filters=4).objective == replace(
+        METHODS[method], lambda_m=0.0)
+    encoder = networks.autoencoder(0, 4).get_layer("encoder")
+    model = SuperResolutionGAN.from_preset(method, blocks=1, filters=4, encoder=encoder)
+    assert model.objective == METHODS[method]
+
+
+def test_preset_is_ready_for_fit():
+    model = SuperResolutionGAN.from_preset("srgan_sqe", blocks=1, filters=4)
+    model.run_eagerly = True  # faster than tracing
+    history = model.fit(dataset(1).map(lambda lr, hr: (tf.image.resize(lr, (16, 16)), tf.image.resize(hr, (64, 64)))),
+                        verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_preset_refuses_an_unknown_method_and_srgan_without_features():
+    with pytest.raises(ValueError, match="`method` must be one of"):
+        SuperResolutionGAN.from_preset("esrgan")
+    with pytest.raises(ValueError, match="`lambda_v` must be 0 without features"):
+        SuperResolutionGAN.from_preset("srgan", blocks=1, filters=4)
+
+
+def test_no_model_is_built_inside_a_step(monkeypatch):
+    model = build()
+    monkeypatch.setattr(keras.Model, "__init__", lambda *args, **kwargs: pytest.fail("a model was built"))
+    fit(model)
+
+
 # Saving
 
 
@@ -511,3 +592,23 @@ def test_learning_rate_schedule_survives_its_file(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert float(loaded.optimizer.learning_rate) == pytest.approx(float(schedule(2)))
+
+
+def test_arguments_of_compile_survive_their_file(tmp_path):
+    model = build()
+    model.compile("adam", "adam", steps_per_execution=3, metrics=[metrics.QILV(), "mae"], jit_compile=False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.steps_per_execution == 3
+    assert [(type(metric).__name__, metric.name) for metric in loaded.added_metrics] == [
+        ("QILV", "qilv"), ("MeanAbsoluteError", "mean_absolute_error")]
+
+
+def test_compile_config_of_older_files_has_the_defaults():
+    model = build()
+    config = model.get_compile_config()
+    for newer in ("metrics", "steps_per_execution"):
+        del config[newer]
+    model.compile_from_config(config)
+    assert model.steps_per_execution == 1
+    assert not model.added_metrics

@@ -91,7 +91,7 @@ def test_killed_run_resumes_to_bit_identical_weights(moment, finished, sample_sl
     assert not (run / "generator.keras").exists()
     resumed = train(run, sample_slide, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "goes on after epoch" in resumed.stdout
+    assert "continues after epoch" in resumed.stdout
     for name in ("autoencoder.keras", "warmup.keras", "generator.keras", "checkpoints/adversarial-0004/model.keras"):
         ours, theirs = held(run / name), held(finished / name)
         assert ours.keys() == theirs.keys()
@@ -150,13 +150,13 @@ def test_corrected_command_is_a_new_run_where_the_first_ended_before_it_had_its_
     ("--eval_patch_size=8", "`eval_patch_size` must be 11 or more"),
     ("--autoencoder_epochs=0", "`autoencoder_epochs` must be positive for the manifold term"),
     ("--warmup_epochs=0 --adversarial_epochs=0", "`warmup_epochs` must be positive"),
-    ("--generator=/no/such.keras", "`generator` must be a run, a .keras file or a SavedModel; name runs/mine or"),
+    ("--generator=/no/such.keras", "`generator` must be a run, a .keras file or a SavedModel; give, for example, runs"),
     ("--generator=tests", "`generator` must be a .keras file, a run folder or a SavedModel folder"),
     ("--generator=setup.py", "`generator` must be a .keras file"),
     ("--generator=saved_models/srgan_sqe_x4", "give --scale=4 --filters=48 --blocks="),
     ("--recolour=-0.5", "`recolour` must lie in"),
     ("--shrink=0.5", "`shrink` must be 1 or more"),
-    ("--shrink=3", "`shrink` must be 2 or less, the side of a patch over that of a crop"),
+    ("--shrink=3", "`shrink` must be 2 or less, patch size / crop size"),
     ("--run=", "`run` must be the name of a folder"),
     ("--run=setup.py", "`run` must be the name of a folder"),
     ("--train_data=sample --train_region= --val_region= --eval_patch_size=256",

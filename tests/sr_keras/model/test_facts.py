@@ -60,7 +60,7 @@ def test_json_that_is_damaged_is_refused(said):
 
 
 def test_facts_of_a_folder_need_scale_and_halo(tmp_path):
-    with pytest.raises(ValueError, match="does not say its scale and halo"):
+    with pytest.raises(ValueError, match="its scale and halo are unknown"):
         read_facts(tmp_path)
     (tmp_path / FACTS_FILE).write_text('{"scale": 4, "halo": 9}')
     assert read_facts(tmp_path) == {"scale": 4, "halo": 9}

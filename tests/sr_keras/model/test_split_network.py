@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model import split_network as strips
-from sr_keras.model.loading import eight_bit, load_generator
+from sr_keras.model.keras_file import eight_bit
+from sr_keras.model.loading import load_generator
 from sr_keras.model.split_network import Parts, cut
 from sr_keras.networks import generator
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sr_keras.model.tiles import Box, best_spans, computed, spans, super_resolve, super_resolved_tiles
+from sr_keras.model.tiles import best_spans, box_of, computed, spans, super_resolve
 
 SCALE = 3
 REACH = 4
@@ -23,10 +23,10 @@ def image_of(height, width, channels=3):
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (1, 40), (7, 5), (16, 16), (17, 16), (31, 53), (64, 33), (20, 97)])
-@pytest.mark.parametrize(("tile", "batch"), [(16, 1), (9, 4), (21, 1000)])
-def test_tiled_equals_whole_exactly(sides, tile, batch):
+@pytest.mark.parametrize("tile", [16, 9, 21])
+def test_tiled_equals_whole_exactly(sides, tile):
     image = image_of(*sides)
-    tiled = super_resolve(blur_and_enlarge, image, SCALE, halo=REACH, tile=tile, batch=batch)
+    tiled = super_resolve(blur_and_enlarge, image, SCALE, halo=REACH, tile=tile)
     np.testing.assert_array_equal(tiled, blur_and_enlarge(image[np.newaxis])[0])
 
 
@@ -90,29 +90,13 @@ def test_best_spans_keep_to_the_limit_and_compute_no_more_than_squares_would(sha
         assert len(rows) == len(columns) == 1
 
 
-def test_boxes_cover_each_output_pixel_once_and_hold_the_pieces():
-    image = image_of(37, 50)
-    whole = blur_and_enlarge(image[np.newaxis])[0]
-    written = np.zeros(whole.shape[:2], int)
-    for box, piece in super_resolved_tiles(blur_and_enlarge, image, SCALE, halo=REACH, tile=12, batch=3):
-        here = slice(box.hr_y, box.hr_y + box.hr_height), slice(box.hr_x, box.hr_x + box.hr_width)
-        written[here] += 1
-        np.testing.assert_array_equal(piece, whole[here])
+def test_boxes_of_cores_cover_each_output_pixel_once():
+    written = np.zeros((SCALE * 37, SCALE * 50), int)
+    for y in spans(37, 12, REACH):
+        for x in spans(50, 12, REACH):
+            box = box_of(y, x, SCALE)
+            written[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] += 1
     assert (written == 1).all()
-
-
-def test_tiles_stream_from_something_that_only_slices():
-    class Slide:
-        shape = (10**6, 2 * 10**6, 3)
-
-        def __getitem__(self, window):
-            y, x = window
-            return np.zeros((y.stop - y.start, x.stop - x.start, 3), np.uint8)
-
-    tiles = super_resolved_tiles(lambda x: x.repeat(2, 1).repeat(2, 2), Slide(), 2, halo=8, tile=64)
-    (first, piece), (second, next_piece) = next(tiles), next(tiles)
-    assert (first, second) == (Box(0, 0, 112, 112), Box(112, 0, 96, 112))
-    assert (piece.shape, next_piece.shape) == ((112, 112, 3), (112, 96, 3))
 
 
 def test_dtype_and_channels_are_those_of_fn():
@@ -122,22 +106,14 @@ def test_dtype_and_channels_are_those_of_fn():
     np.testing.assert_array_equal(tiled, np.repeat(image, 2, axis=-1))
 
 
-def test_fn_sees_one_shape_and_at_most_batch_tiles():
+def test_fn_sees_one_shape():
     shapes = []
-    super_resolve(lambda x: shapes.append(x.shape) or x, image_of(50, 33), 1, halo=2, tile=16, batch=5)
-    assert {shape[1:] for shape in shapes} == {(16, 16, 3)}
-    assert all(shape[0] == 5 for shape in shapes[:-1])
-    assert 1 <= shapes[-1][0] <= 5
-
-
-def test_progress_counts_to_the_number_of_tiles():
-    calls = []
-    super_resolve(lambda x: x, image_of(30, 30), 1, halo=0, tile=10, batch=4, progress=lambda *a: calls.append(a))
-    assert calls == [(4, 9), (8, 9), (9, 9)]
+    super_resolve(lambda x: shapes.append(x.shape) or x, image_of(50, 33), 1, halo=2, tile=16)
+    assert set(shapes) == {(1, 16, 16, 3)}
 
 
 @pytest.mark.parametrize(("argument", "changes"), [
-    ("tile", {"tile": 8}), ("tile", {"tile": 0}), ("halo", {"halo": -1}), ("batch", {"batch": 0}),
+    ("tile", {"tile": 8}), ("tile", {"tile": 0}), ("halo", {"halo": -1}),
     ("scale", {"scale": 0}), ("image", {"image": np.zeros((5, 5))}), ("image", {"image": np.zeros((0, 5, 3))}),
     ("fn", {"scale": 2}),
 ])

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from sr_keras.training.callbacks import NonFiniteLoss, Progress, Record, StopOnNonFinite, WatchDiscriminator
-from sr_keras.training.run_folder import State, read_metrics, restore_checkpoint
+from sr_keras.training.checkpoints import State, restore_checkpoint
+from sr_keras.training.run_folder import read_metrics
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -67,7 +68,7 @@ def test_progress_shows_where_a_resumed_stage_stands(capsys):
 
 
 @pytest.mark.parametrize(("accuracy", "told"), [
-    (0.52, "is undecided"), (0.999, "wins outright"), (0.75, None), (0.97, None), (None, None)])
+    (0.52, "is undecided"), (0.999, "is almost never wrong"), (0.75, None), (0.97, None), (None, None)])
 def test_a_discriminator_that_guesses_or_is_never_wrong_is_told_of_in_a_line(accuracy, told, capsys):
     WatchDiscriminator("adversarial").on_epoch_end(4, {"loss": 1.0} if accuracy is None else {"d_accuracy": accuracy})
     lines = capsys.readouterr().err.splitlines()

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.pixels import to_float
-from sr_keras.training.manifold import MOST_NOISE, code_movement, denoising, told
+from sr_keras.training.manifold import MOST_NOISE, code_movement, denoising, in_words
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_movement_follows_from_the_seed(tissue):
 
 
 def test_image_of_one_colour_is_refused():
-    with pytest.raises(ValueError, match="`hr` must be images of something; give tissue"):
+    with pytest.raises(ValueError, match="`hr` must be images of more than one colour; give tissue"):
         code_movement(encoder(lambda x: x), np.full((1, 16, 16, 3), 0.5, np.float32))
 
 
@@ -75,5 +75,5 @@ def test_noise_follows_from_seed_and_place():
 
 
 def test_line_names_every_kind():
-    assert told({"noise": 0.274, "blur": 0.33}) == (
+    assert in_words({"noise": 0.274, "blur": 0.33}) == (
         "the code moves, per unit of pixel error, 0.27 with noise, 0.33 with blur")

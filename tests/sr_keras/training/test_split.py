@@ -54,7 +54,7 @@ def test_parting_follows_from_the_seed(slides, tmp_path):
 
 def test_split_that_keeps_most_patches_aside_says_so_with_the_remedy(slides, tmp_path, capsys):
     prepare(options(slides, val_fraction=0.2, test_fraction=0.2), PATCHES, tmp_path / "even", seed=0)
-    assert "kept aside" not in capsys.readouterr().out
+    assert "held out" not in capsys.readouterr().out
     prepare(options(slides, val_fraction=0.2, test_fraction=0.7), PATCHES, tmp_path / "uneven", seed=0)
     assert "--val_data" in capsys.readouterr().out
 
@@ -130,7 +130,7 @@ def test_shards_that_are_gone_are_an_error_that_names_run_part_and_folder(slides
         write_shards(find_sources(slides / name), tmp_path / name, PATCHES, workers=1, progress=False)
     prepare(options(tmp_path / "case0", val_data=(str(tmp_path / "case1"),)), PATCHES, tmp_path / "run", seed=0)
     shutil.rmtree(tmp_path / "case1")
-    with pytest.raises(FileNotFoundError, match=r"`run` must find the shards of its val part.*/case1"):
+    with pytest.raises(FileNotFoundError, match=r"`run` must have the shards of its val part.*/case1"):
         open_part(tmp_path / "run")
 
 
@@ -170,7 +170,7 @@ def test_region_of_one_part_leaves_the_data_of_another_to_it(sample_slide, slide
 
 
 def test_region_with_nothing_to_validate_on_is_refused_with_what_helps(sample_slide):
-    with pytest.raises(ValueError, match=r"`val_data` must name what to validate on.*or --val_region"):
+    with pytest.raises(ValueError, match=r"`val_data` must name slides to validate on.*or --val_region"):
         find_parts(options(sample_slide, train_region=(0, 0, 256, 256)), PATCHES, seed=0)
 
 

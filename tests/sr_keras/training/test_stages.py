@@ -23,14 +23,18 @@ from pipelines.patches import find_sources
 from pipelines.shards import ShardSet, open_shards, write_shards
 from sr_keras import networks
 from sr_keras.config import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.model.loading import eight_bit, load_generator, load_keras
+from sr_keras.model.keras_file import eight_bit, load_keras
+from sr_keras.model.loading import load_generator
 from sr_keras.training import callbacks, stages
 from sr_keras.training.callbacks import Record
-from sr_keras.training.manifold import denoising, told
-from sr_keras.training.run_folder import State, checkpoint, read_metrics, restore_checkpoint, save_checkpoint
-from sr_keras.training.stages import Plan, start_from, train_stages
+from sr_keras.training.checkpoints import State, checkpoint, restore_checkpoint, save_checkpoint
+from sr_keras.training.manifold import denoising, in_words
+from sr_keras.training.plan import Plan
+from sr_keras.training.run_folder import read_metrics
+from sr_keras.training.stage_models import adam, build_gan, start_from
+from sr_keras.training.stages import train_stages
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STAGES = ("autoencoder", "warmup", "adversarial")
 SIDE = 32
 PLAIN = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)
@@ -107,7 +111,7 @@ def test_given_networks_are_what_a_stage_starts_from(plan, randomised, tmp_path)
     assert rows(asked.run) == [("warmup", "1")]  # no stage for the autoencoder
     for ours, given in zip(trained.trainable_variables, generator.trainable_variables, strict=True):
         np.testing.assert_allclose(ours, given, atol=1e-6)
-    encoder = stages._build_gan(asked, asked.options.stages[1], asked.objective, None).encoder
+    encoder = build_gan(asked, asked.options.stages[1], asked.objective, None).encoder
     assert_same(encoder.get_weights(), autoencoder.get_layer("encoder").get_weights())
 
 
@@ -141,7 +145,7 @@ def test_only_a_generator_of_other_size_than_blocks_is_refused(size, tmp_path):
 
 def test_a_generator_trained_without_the_skip_is_refused_with_it(randomised, tmp_path):
     randomised(networks.generator(4, 1, 4, global_skip=False)).save(tmp_path / "plain.keras")
-    with pytest.raises(ValueError, match=r"`generator` must compute here what it did; give --noglobal_skip"):
+    with pytest.raises(ValueError, match=r"`generator` must give the same output as before; set --noglobal_skip"):
         start_from(networks.generator(4, 1, 4), tmp_path / "plain.keras")
 
 
@@ -162,7 +166,7 @@ def test_seed_draws_the_same_discriminator_wherever_the_generator_comes_from(pla
     asked, drawn = plan(Objective(lambda_m=0.0), (0, 0, 1)), []
     for start in (None, tmp_path / "generator.keras"):
         keras.utils.set_random_seed(1)
-        gan = stages._build_gan(asked, asked.options.stages[2], asked.objective, start)
+        gan = build_gan(asked, asked.options.stages[2], asked.objective, start)
         drawn.append(gan.discriminator.get_weights())
     assert_same(*drawn)
 
@@ -231,12 +235,12 @@ def test_autoencoder_in_float16_goes_on_where_it_stopped(plan, precision, monkey
     stopped_after_one_epoch(asked, monkeypatch)
     train_stages(asked)
     out = capsys.readouterr().out
-    assert "autoencoder: goes on after epoch 1 of 2" in out
+    assert "autoencoder: continues after epoch 1 of 2" in out
     assert places == [0, 1]  # of the first batch: the noise goes on too
     movement = json.loads((asked.run / "manifold.json").read_text())
     assert set(movement) == {"noise", "blur", "contrast"}
     assert all(value > 0 for value in movement.values())
-    assert f"autoencoder: {told(movement)}\n" in out
+    assert f"autoencoder: {in_words(movement)}\n" in out
     assert rows(asked.run) == [("autoencoder", "1"), ("autoencoder", "2"), ("warmup", "1")]
 
 
@@ -244,15 +248,15 @@ def test_checkpoint_of_the_whole_model_is_restored_to_the_last_bit_or_refused(pl
     networks.autoencoder().save(tmp_path / "autoencoder.keras")
     asked = plan(Objective(), (0, 0, 1), autoencoder=str(tmp_path / "autoencoder.keras"))
     stage = asked.options.stages[2]
-    model = stages._build_gan(asked, stage, asked.objective, None)
+    model = build_gan(asked, stage, asked.objective, None)
     model.optimizer.iterations.assign(7)
     save_checkpoint(asked.run, "adversarial", model, State(1, 0.5, 1, 0.5), keep=1)
-    again = stages._build_gan(asked, stage, asked.objective, None)
+    again = build_gan(asked, stage, asked.objective, None)
     assert restore_checkpoint(asked.run, "adversarial", again) == State(1, 0.5, 1, 0.5)
     for part in ("generator", "discriminator", "encoder", "ema_generator", "optimizer", "discriminator_optimizer"):
         assert_same(*([np.array(value) for value in getattr(one, part).variables] for one in (again, model)))
     larger = replace(asked, generator=GeneratorOptions(blocks=2, filters=4))
-    other = stages._build_gan(larger, stage, asked.objective, None)
+    other = build_gan(larger, stage, asked.objective, None)
     with pytest.raises(ValueError, match=r"must be of the network that is trained.*adversarial-0001"):
         restore_checkpoint(asked.run, "adversarial", other)
 
@@ -338,14 +342,14 @@ def test_shard_damaged_inside_is_one_line_on_the_command_line(shards, tmp_path):
 def test_batch_that_does_not_fit_in_memory_is_a_user_error_that_names_it():
     large = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[2,999999,999999,64]")
     with (pytest.raises(UserError, match=r"`batch_size` must fit in memory; .* Received: batch_size=16"),
-          stages._memory_named(TrainOptions(""))):
+          stages._out_of_memory_named(TrainOptions(""))):
         raise large
 
 
 def test_full_disk_is_not_taken_for_a_batch():
     full = tf.errors.ResourceExhaustedError(None, None, "events.out; No space left on device")
     with (pytest.raises(tf.errors.ResourceExhaustedError, match="No space left"),
-          stages._memory_named(TrainOptions(""))):
+          stages._out_of_memory_named(TrainOptions(""))):
         raise full
 
 
@@ -353,7 +357,7 @@ def test_full_disk_is_not_taken_for_a_batch():
 def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path, rise_steps, first, highest_at):
     plan = SimpleNamespace(steps=200, options=SimpleNamespace(rise_steps=rise_steps))
     stage = StageOptions("warmup", 10, 1e-3)
-    rate = stages._adam(stage.learning_rate, plan, stage)._learning_rate
+    rate = adam(stage.learning_rate, plan, stage)._learning_rate
     rates = [float(rate(step)) for step in range(2001)]
     assert rates[0] == pytest.approx(first)
     assert int(np.argmax(rates)) == highest_at
