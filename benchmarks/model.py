@@ -12,7 +12,7 @@ on all alike. Floating-point operations are those of the convolutions and produc
 multiply-add; what a plain matrix product reaches in the same rounds is the bar. PyTorch runs where it is installed.
 
 With --slide it is the run of sr_keras.super_resolve from file to file that is measured, beside the bare engine on the
-same windows: `sr_keras.slides.progress` says how. --slide_side makes a slide of so many pixels a side, glass with
+same windows: `benchmarks.whole_slide` says how. --slide_side makes a slide of so many pixels a side, glass with
 some tissue, to see that memory does not follow from the size.
 
 With --engines it is the forms of a model, in every format and precision: latency and patches/s for batches of 1, 4 and
@@ -100,9 +100,9 @@ def _slide() -> int:
             FLAGS.slide_side)
     require(not FLAGS.slide or Path(FLAGS.slide).exists(), "slide", "exist", "check the spelling", FLAGS.slide)
 
+    from benchmarks import whole_slide as rates
     from sr_keras.model.engines import open_engine
     from sr_keras.slides import EnlargeOptions
-    from sr_keras.slides import progress as rates
 
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(FLAGS.slide) if FLAGS.slide else rates.make_slide(Path(folder) / "made.tif", FLAGS.slide_side)

@@ -68,7 +68,7 @@ def main() -> int:
     from sr_keras.formats.saved_model import export_saved_model
     from sr_keras.formats.serving import write_serving_files
     from sr_keras.model.loading import find_generator, load_generator, load_keras, run_flags, scale_of
-    from sr_keras.slides.usual import PATCHES, usual_departure
+    from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     check_installed(FLAGS.formats)
     path = find_generator(FLAGS.model)

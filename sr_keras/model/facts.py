@@ -7,7 +7,7 @@
     stain                     "H&E", say
     degradation               how its LR was made: the fields of `pipelines.config.DegradeOptions`
     trained_on                the data, in words
-    usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.departure` finds at the median
+    usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.trust_map` finds at the median
     flags, versions           of the training run
 
 All but the first line may be null: unknown. Versions before these facts have flags and versions in assets.extra.
