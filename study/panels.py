@@ -25,7 +25,7 @@ from pipelines.pixels import to_uint8
 from pipelines.shards import ShardSet, open_shards
 from sr_keras.config import METHODS
 from sr_keras.evaluation import METRICS, bicubic
-from sr_keras.evaluation.measure import BICUBIC, SR, text
+from sr_keras.evaluation.scores import BICUBIC, SR, text
 from sr_keras.model.loading import load_generator
 from study.curves import curve_of
 from study.results import Row

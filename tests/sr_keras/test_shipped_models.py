@@ -14,7 +14,7 @@ from pipelines.degrade import degrade
 from pipelines.patches import find_sources, read_patches
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.config import SHIPPED_MODEL
-from sr_keras.evaluation.measure import bicubic
+from sr_keras.evaluation.scores import bicubic
 from sr_keras.metrics import ms_ssim, psnr, qilv, rrmse
 from sr_keras.model.loading import load_generator
 
