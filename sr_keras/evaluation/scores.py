@@ -187,31 +187,35 @@ def finite_mean(values: np.ndarray) -> float:
 def markdown_table(summary: Summary) -> str:
     """Return the summary as a Markdown table, the better method in bold, with its notes below."""
     names = list(summary.estimates[SR])
-    lines = table_head("", [heading(name) for name in names])
-    for method in (*METHODS, DIFFERENCE):
-        cells = [_cell(summary, method, name) for name in names]
-        lines.append(f"| {LABELS[method]} | " + " | ".join(cells) + " |")
+    lines = table("", [heading(name) for name in names], (
+        (LABELS[method], *(_cell(summary, method, name) for name in names)) for method in (*METHODS, DIFFERENCE)))
     counts = f"{summary.patches} patches of {summary.slides} slide{'s' if summary.slides > 1 else ''}."
-    return "\n".join(lines) + "\n\n" + " ".join((counts, *summary.notes)) + "\n"
+    return f"{lines}\n{' '.join((counts, *summary.notes))}\n"
 
 
 def slide_table(rows: Sequence[Row]) -> str:
     """Return the means of each slide, bicubic → SR, as a Markdown table."""
     slide_ids, values = by_patch(rows)
     names = list(values[SR])
-    lines = table_head("slide", ["patches", *(heading(name) for name in names)])
-    for slide_id in dict.fromkeys(slide_ids):
+
+    def row(slide_id: str) -> list[str]:
         mine = slide_ids == slide_id
-        cells = [" → ".join(f"{finite_mean(values[method][name][mine]):.{METRICS[name].digits}f}" for method in METHODS)
-                 for name in names]
-        lines.append(f"| {slide_id} | {mine.sum()} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        return [slide_id, str(mine.sum()), *(both(*(finite_mean(values[method][name][mine]) for method in METHODS),
+                                                  name) for name in names)]
+
+    return table("slide", ["patches", *(heading(name) for name in names)], map(row, dict.fromkeys(slide_ids)))
 
 
-def table_head(first: str, columns: Sequence[str]) -> list[str]:
-    """Return the two lines that begin a Markdown table: a column of names, and columns of numbers."""
-    names = f"| {first} |" if first else "| |"
-    return [f"{names} {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+def table(first: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table with a column of names and columns of numbers."""
+    lines = [f"| {first} |" if first else "| |", "| --- |" + " ---: |" * len(columns)]
+    lines[0] += f" {' | '.join(columns)} |"
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def both(rival: float, sr: float, name: str) -> str:
+    """Return a table's cell for a metric: bicubic → SR."""
+    return " → ".join(f"{value:.{METRICS[name].digits}f}" for value in (rival, sr))
 
 
 def heading(name: str) -> str:

@@ -38,11 +38,12 @@ from sr_keras.evaluation.scores import (
     METRICS,
     SR,
     Row,
+    both,
     by_patch,
     finite_mean,
     heading,
     score,
-    table_head,
+    table,
 )
 from sr_keras.evaluation.shard_sets import limit_of, lr_dataset, pairs_of, share_out
 
@@ -145,14 +146,14 @@ def write_standard(gains: Sequence[Gain], paths: Sequence[Path], title: str, abo
         about: The same for the JSON.
     """
     rows = standard_rows(gains)
-    table = gain_table(rows)
+    gains_text = gain_table(rows)
     page, rows_file, programs, picture = paths
-    write_text(page, f"{title}\n\n{table}\n{READING}\n\n**Gain in PSNR by slide**\n\n{slide_gain_table(rows)}\n"
+    write_text(page, f"{title}\n\n{gains_text}\n{READING}\n\n**Gain in PSNR by slide**\n\n{slide_gain_table(rows)}\n"
                      f"**Scores, bicubic → SR, means over slides**\n\n{score_table(rows)}")
     write_gains_csv(gains, rows_file)
     write_gains_json(gains, programs, about)
     draw_curves(gains, picture)
-    return table
+    return gains_text
 
 
 def standard_rows(gains: Sequence[Gain]) -> list[Gain]:
@@ -164,35 +165,26 @@ def standard_rows(gains: Sequence[Gain]) -> list[Gain]:
 def gain_table(gains: Sequence[Gain]) -> str:
     """Return a Markdown table with a row per kind of LR: gains over bicubic, worst slide, slides below bicubic."""
     names = _metrics(gains)
-    lines = table_head("LR", [*(heading(name) for name in names), "worst slide, PSNR", "slides below bicubic"])
-    for gain in gains:
-        slide_id, least = gain.worst
-        cells = [*(_signed(gain.mean(name), name) for name in names), f"{_signed(least, 'psnr')} ({slide_id})",
-                 f"{gain.below} of {len(gain.of_slides('psnr'))}"]
-        lines.append(f"| {gain.condition.label} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return table("LR", [*(heading(name) for name in names), "worst slide, PSNR", "slides below bicubic"], (
+        (gain.condition.label, *(_signed(gain.mean(name), name) for name in names),
+         f"{_signed(gain.worst[1], 'psnr')} ({gain.worst[0]})", f"{gain.below} of {len(gain.of_slides('psnr'))}")
+        for gain in gains))
 
 
 def slide_gain_table(gains: Sequence[Gain], metric: str = "psnr") -> str:
     """Return a Markdown table of the gain in one metric by kind of LR and slide."""
     slide_ids = sorted({slide_id for gain in gains for slide_id in gain.slides})
-    lines = table_head("LR", slide_ids)
-    for gain in gains:
-        cells = [_signed(gain.slides[slide_id].gain[metric], metric) if slide_id in gain.slides else ""
-                 for slide_id in slide_ids]
-        lines.append(f"| {gain.condition.label} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return table("LR", slide_ids, (
+        (gain.condition.label, *(_signed(gain.slides[slide_id].gain[metric], metric) if slide_id in gain.slides else ""
+                                 for slide_id in slide_ids)) for gain in gains))
 
 
 def score_table(gains: Sequence[Gain]) -> str:
     """Return a Markdown table of the scores, bicubic → SR, means over slides."""
     names = _metrics(gains)
-    lines = table_head("LR", [heading(name) for name in names])
-    for gain in gains:
-        cells = [" → ".join(f"{_over_slides(gain, method, name):.{METRICS[name].digits}f}" for method in (BICUBIC, SR))
-                 for name in names]
-        lines.append(f"| {gain.condition.label} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return table("LR", [heading(name) for name in names], (
+        (gain.condition.label, *(both(_over_slides(gain, BICUBIC, name), _over_slides(gain, SR, name), name)
+                                 for name in names)) for gain in gains))
 
 
 def write_gains_csv(gains: Sequence[Gain], path: str | os.PathLike[str]) -> None:
