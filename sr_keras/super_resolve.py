@@ -24,7 +24,7 @@ compressed again.
 picture of it, and the worst regions as GeoJSON for QuPath, for the output and for the input slide. Invented detail that
 is finer than the input's pixels cannot be shown. --resume adds a trust map to an existing output.
 
---ray uses the machines of a Ray cluster: slides run in parallel, and large ones in regions. All machines must see
+--ray uses the machines of a Ray cluster: slides run in parallel, and large ones are divided. All machines must see
 model, input and output under the same paths. If a machine is lost, the others repeat its unfinished work.
 
 Exit status: 0 all files written, 1 some (a file failed, or a place could not be read), 2 none.

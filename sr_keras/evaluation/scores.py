@@ -200,8 +200,8 @@ def slide_table(rows: Sequence[Row]) -> str:
 
     def row(slide_id: str) -> list[str]:
         mine = slide_ids == slide_id
-        return [slide_id, str(mine.sum()), *(both(*(finite_mean(values[method][name][mine]) for method in METHODS),
-                                                  name) for name in names)]
+        rival, sr = ({name: finite_mean(values[method][name][mine]) for name in names} for method in METHODS)
+        return [slide_id, str(mine.sum()), *(both(rival[name], sr[name], name) for name in names)]
 
     return table("slide", ["patches", *(heading(name) for name in names)], map(row, dict.fromkeys(slide_ids)))
 

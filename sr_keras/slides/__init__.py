@@ -13,7 +13,7 @@ The modules in the order of the data:
     loop               read ahead, run the network (or bicubic on glass), write
     outputs            a pyramid on disk or a picture in memory
     enlarge            one file by all of these
-    distributed        many files on a cluster, large ones in regions
+    distributed        many files on a cluster, large ones in batches of windows
     reports            the description in the file, the JSON report, the summary
 
 The trust map is measured on the finished file: `degradation_fit` finds the degradation that turns the output back into

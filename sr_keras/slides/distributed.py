@@ -1,18 +1,18 @@
-"""Super-resolve slides on a cluster: one slide per worker, and what is left over in regions on all workers.
+"""Super-resolve slides on a cluster: one slide per worker, and what is left over in batches of windows on all workers.
 
     with Cluster("auto", gpu=True, cpus=CPUS) as cluster:
         for job, outcome in enlarge_all(cluster, generator, jobs, options):
             ...
 
 As many slides as can be divided evenly among the workers are done by one worker each. The large ones of the others are
-cut into regions: workers read and compute the windows of a region, and this process, which alone writes the file, takes
-them in any order.
+cut into batches of windows: workers read and compute a batch, and this process, which alone writes the file, takes the
+cores in any order.
 
 The pixels equal those of a run without a cluster within 1/255, before JPEG. They are not the same bytes: sums of floats
 depend on the number of threads and on the processor, so a few values in a million are rounded differently.
 
 If a worker is lost, another resumes its slide from the work file beside the output. Memory: here the results of one
-region, in a worker `options.memory` and a region.
+batch, in a worker `options.memory` and a batch.
 """
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from sr_keras.slides.window_plan import WindowPlan
 if TYPE_CHECKING:
     from sr_keras.model.engines import Engine
 
-REGION_PIXELS = 16e6  # SR pixels of a region: what a worker returns at once (48 MB), and what its loss costs
-LARGE = 8 * REGION_PIXELS  # larger slides are computed in regions
+BATCH_PIXELS = 16e6  # SR pixels of a batch: what a worker returns at once (48 MB), and what its loss costs
+LARGE = 8 * BATCH_PIXELS  # larger slides are computed in batches
 # How long the lock of a lost machine on a work file may last: NFS 4 releases it after 90 s.
 LOCK_SECONDS, LOCK_LOOK_SECONDS = 120.0, 2.0
 
@@ -77,11 +77,11 @@ def enlarge_all(cluster: Cluster, generator: Engine, jobs: Sequence[Job],
     """Yield each job with its report or its error, in the order in which they end."""
     spec = GeneratorSpec(generator.name, generator.path.absolute(), cluster.threads, describe_model(generator))
     large_first = sorted(jobs, key=lambda job: _bytes(job.source), reverse=True)
-    in_regions = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
-    whole = ((job, _resumable(job, options)) for job in large_first if job not in in_regions)
+    in_batches = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
+    whole = ((job, _resumable(job, options)) for job in large_first if job not in in_batches)
     for (job, _), outcome in cluster.run_jobs(partial(enlarge_in_worker, spec=spec), whole, _ignore):
         yield job, SlideError(f"{job.source}: {outcome}") if isinstance(outcome, Died) else outcome
-    for job in in_regions:
+    for job in in_batches:
         compute = partial(super_resolve_on_cluster, cluster=cluster, spec=spec, source=job.source, options=options)
         try:
             yield job, enlarge_file(generator, job.source, job.output, options, trust_map=job.trust_map,
@@ -121,17 +121,17 @@ def super_resolve_on_cluster(
         ValueError: The generator is of another scale, or a window does not fit in memory.
     """
     work, tell, workers = Work(), progress or (lambda pixels, kept: None), cluster.workers
-    compute = partial(compute_region, spec=spec, source=source, options=options, tissue=has_tissue is not None)
+    compute = partial(compute_batch, spec=spec, source=source, options=options, tissue=has_tissue is not None)
 
     def todo() -> Iterator[WindowPlan]:
-        for region in regions(windows, REGION_PIXELS):
-            missing = [x for x in region.columns if output.needs(box_of(region.rows[0], x, windows.scale))]
-            kept = sum(_pixels(region.rows, [x], windows.scale) for x in region.columns if x not in missing)
+        for batch in window_batches(windows, BATCH_PIXELS):
+            missing = [x for x in batch.columns if output.needs(box_of(batch.rows[0], x, windows.scale))]
+            kept = sum(_pixels(batch.rows, [x], windows.scale) for x in batch.columns if x not in missing)
             if kept:
                 work.kept_pixels += kept
                 tell(kept, True)
             if missing:
-                yield replace(region, columns=missing)
+                yield replace(batch, columns=missing)
 
     for _, outcome in cluster.run_jobs(compute, todo(), _ignore):
         if isinstance(outcome, Died):
@@ -145,27 +145,27 @@ def super_resolve_on_cluster(
     return work
 
 
-class ComputedRegion(NamedTuple):
-    """The cores of a region, the work they took, and the cells of the plane that could not be read."""
+class ComputedBatch(NamedTuple):
+    """The cores of a batch, the work they took, and the cells of the plane that could not be read."""
 
     finished: list[FinishedCore]
     work: Work
     unreadable: set[tuple[int, int]]
 
 
-def compute_region(region: WindowPlan, report: Report, *, spec: GeneratorSpec, source: Path, options: EnlargeOptions,
-                   tissue: bool) -> ComputedRegion:
-    """Read and compute the windows of a region in a worker; with `tissue`, by bicubic where there is only glass."""
+def compute_batch(batch: WindowPlan, report: Report, *, spec: GeneratorSpec, source: Path, options: EnlargeOptions,
+                   tissue: bool) -> ComputedBatch:
+    """Read and compute the windows of a batch in a worker; with `tissue`, by bicubic where there is only glass."""
     lr = _plane(source, options)
     lr.unreadable, finished = UnreadablePlaces(), list[FinishedCore]()
-    work = super_resolve_plane(spec.generator, lr, region, _NoOutput(),
+    work = super_resolve_plane(spec.generator, lr, batch, _NoOutput(),
                                has_tissue=_tissue(source, options).any_in if tissue else None,
                                each=finished.append)
-    return ComputedRegion(finished, work, lr.unreadable.cells)
+    return ComputedBatch(finished, work, lr.unreadable.cells)
 
 
-def regions(windows: WindowPlan, most_pixels: float) -> Iterator[WindowPlan]:
-    """Cut windows into regions: parts of a row with `most_pixels` SR pixels at most, but at least one window."""
+def window_batches(windows: WindowPlan, most_pixels: float) -> Iterator[WindowPlan]:
+    """Cut windows into batches: parts of a row with `most_pixels` SR pixels at most, but at least one window."""
     for y in windows.rows:
         columns: list[Span] = []
         for x in windows.columns:

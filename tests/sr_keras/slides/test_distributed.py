@@ -1,4 +1,4 @@
-"""Slides and regions on a cluster of two machines, of which one is lost: the pixels of a run on one machine.
+"""Slides and batches of windows on a cluster of two machines, of which one is lost: the pixels of a run on one machine.
 
 A worker of these machines computes with one thread and this process with all cores, so that sums of floats differ, as
 they do between machines of different kinds. The promise is a step of 8 bits at most, before JPEG.
@@ -17,7 +17,7 @@ from pipelines import console
 from pipelines.cluster import Cluster
 from sr_keras import super_resolve as command
 from sr_keras.slides import distributed
-from sr_keras.slides.distributed import regions
+from sr_keras.slides.distributed import window_batches
 from sr_keras.slides.outputs import PyramidOutput
 from sr_keras.slides.reports import report_path
 from sr_keras.slides.window_plan import plan_windows
@@ -107,10 +107,10 @@ def test_slides_with_a_machine_lost_become_what_one_machine_makes(two_machines, 
 
 
 @pytest.mark.slow
-def test_slide_in_regions_with_a_machine_lost_has_the_same_pixels_and_report(two_machines, losing, broken_slide, run,
+def test_slide_in_batches_with_a_machine_lost_has_the_same_pixels_and_report(two_machines, losing, broken_slide, run,
                                                                              tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "LARGE", 0)
-    monkeypatch.setattr(distributed, "REGION_PIXELS", 1)
+    monkeypatch.setattr(distributed, "BATCH_PIXELS", 1)
     here, there = tmp_path / "here.tif", tmp_path / "there.tif"
     write, boxes = PyramidOutput.write, []
 
@@ -132,7 +132,7 @@ def test_slide_in_regions_with_a_machine_lost_has_the_same_pixels_and_report(two
 def test_interrupted_run_on_a_cluster_goes_on_without_one(two_machines, sample_slide, run, tmp_path, monkeypatch,
                                                           capsys):
     monkeypatch.setattr(distributed, "LARGE", 0)
-    monkeypatch.setattr(distributed, "REGION_PIXELS", 1)
+    monkeypatch.setattr(distributed, "BATCH_PIXELS", 1)
     write, boxes = PyramidOutput.write, []
 
     def interrupt_second(output, box, pixels):
@@ -153,11 +153,11 @@ def test_interrupted_run_on_a_cluster_goes_on_without_one(two_machines, sample_s
     assert_same_pixels(tmp_path / "a.tif", tmp_path / "b.tif")
 
 
-def test_regions_have_every_window_once_and_no_more_pixels_than_asked():
+def test_batches_have_every_window_once_and_no_more_pixels_than_asked():
     windows = plan_windows((3000, 5000, 3), 4, 8, tile=272)
-    found = list(regions(windows, 16e6))
-    assert [window for region in found for window in region] == list(windows)
-    sizes = [16 * sum(x.core_stop - x.core_start for x in region.columns)
-             * sum(y.core_stop - y.core_start for y in region.rows) for region in found]
+    found = list(window_batches(windows, 16e6))
+    assert [window for batch in found for window in batch] == list(windows)
+    sizes = [16 * sum(x.core_stop - x.core_start for x in batch.columns)
+             * sum(y.core_stop - y.core_start for y in batch.rows) for batch in found]
     assert max(sizes) <= 16e6 < 2 * max(sizes)
-    assert [len(region) for region in regions(windows, 1)] == [1] * len(windows)
+    assert [len(batch) for batch in window_batches(windows, 1)] == [1] * len(windows)
