@@ -11,7 +11,7 @@ Without --slide or --engines: the stages, executors and terms of a training step
 it is installed. See `benchmarks.training_step`.
 
 --slide measures a run of sr_keras.super_resolve from file to file, and the bare engine on the same windows. See
-`sr_keras.slides.progress`. --slide_side writes such a slide, glass with some tissue, with so many pixels a side; use it
+`benchmarks.whole_slide`. --slide_side writes such a slide, glass with some tissue, with so many pixels a side; use it
 to see that memory does not grow with the size.
 
 --engines measures a model in every format and precision: latency and patches/s for batches of 1, 4 and 16 tiles of

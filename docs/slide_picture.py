@@ -19,7 +19,7 @@ from pipelines.degrade import degrade_example
 from pipelines.pixels import to_float, to_uint8
 from pipelines.slide import open_slide
 from sr_keras import metrics
-from sr_keras.evaluation import bicubic
+from sr_keras.metrics import bicubic
 from sr_keras.model.loading import load_generator
 
 matplotlib.use("Agg")

@@ -69,7 +69,7 @@ def main() -> int:
     from sr_keras.formats.serving import write_serving_files
     from sr_keras.model.keras_file import load_keras, scale_of
     from sr_keras.model.loading import find_generator, load_generator, run_flags
-    from sr_keras.slides.usual import PATCHES, usual_departure
+    from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     check_installed(FLAGS.formats)
     path = find_generator(FLAGS.model)

@@ -22,8 +22,9 @@ from pipelines.files import atomic_path
 from pipelines.pixels import to_uint8
 from pipelines.shards import open_shards
 from sr_keras.config import METHODS
-from sr_keras.evaluation import METRICS, bicubic
-from sr_keras.evaluation.measure import BICUBIC, SR, text
+from sr_keras.evaluation import METRICS
+from sr_keras.evaluation.scores import BICUBIC, SR, text
+from sr_keras.metrics import bicubic
 from sr_keras.model.loading import load_generator
 from study.results import Row, curve_of
 from study.training import Study

@@ -1,14 +1,24 @@
-"""How good a model is on patches it never saw, beside bicubic: numbers, tables, pictures.
+"""Evaluation of a model beside bicubic, on patches that it was not trained on.
 
-`measure` scores patches: one row per patch and method. `summary` makes rows a table with intervals, and a CSV.
-`pictures` draws. None of it knows where the patches come from or what the model is.
-
-`conditions` lists the kinds of LR. `gains` makes rows of several kinds a table of gains over bicubic, and `gain_curves`
-draws them. `patches` finds what is scored, and `standard` scores it on the whole list.
+    conditions    the kinds of LR that models are scored on, by name
+    shard_sets    find or cut the patches
+    scores        score patches, and summarise the scores in tables with intervals
+    standard      gain over bicubic on the standard list of LR kinds: tables, files, curves
+    pictures      LR, bicubic, SR and HR side by side
 """
-from sr_keras.evaluation.measure import METRICS, bicubic, score, score_images
 from sr_keras.evaluation.pictures import picture_sheet, side_by_side
-from sr_keras.evaluation.summary import Summary, markdown_table, pick, slide_table, summarise, write_csv
+from sr_keras.evaluation.scores import (
+    METRICS,
+    Summary,
+    markdown_table,
+    pick,
+    score,
+    score_images,
+    slide_table,
+    summarise,
+    write_csv,
+)
+from sr_keras.metrics import bicubic
 
 __all__ = ["METRICS", "Summary", "bicubic", "markdown_table", "pick", "picture_sheet", "score", "score_images",
            "side_by_side", "slide_table", "summarise", "write_csv"]

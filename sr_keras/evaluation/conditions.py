@@ -1,11 +1,11 @@
-"""The kinds of LR that a model is scored on: one list, by name, so that every table means the same by "JPEG 80 4:2:0".
+"""The kinds of LR that models are scored on, by name, so that "JPEG 80 4:2:0" means the same in every table.
 
     STANDARD    the list of `sr_keras.evaluate --lr=standard`, the rows of the table on a model card
-    CURVES      what the picture beside it follows: gain over sharpness, JPEG quality and noise
+    CURVES      the points of the curves beside it: sharpness, JPEG quality and noise
 
-Every condition is fixed: it draws no value, apart from the noise itself, so that two patches and two models meet the
-same LR. REAL is no degradation but the LR that was recorded beside HR. Sigmas are in HR pixels, noise is the standard
-deviation on [0, 1], and JPEG is libjpeg's, with its chroma at half resolution (4:2:0) unless 4:4:4 is said.
+A condition draws no value but the noise itself, so that all patches and models get the same LR. REAL is the scanned LR
+of pairs. Sigmas are in HR pixels, noise is the standard deviation on [0, 1], and JPEG is libjpeg's with 4:2:0 chroma
+subsampling unless the name says 4:4:4.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOISES = (0.0, 0.005, 0.01, 0.02, 0.03)
 
 @dataclass(frozen=True)
 class Condition:
-    """One kind of LR. `degrade` says how it is made of HR; None is the real LR that the data carries."""
+    """One kind of LR: the degradation that makes it from HR, or None for the scanned LR of pairs."""
 
     name: str
     label: str
@@ -31,17 +31,17 @@ class Condition:
 
     @property
     def is_real(self) -> bool:
-        """Whether its LR is recorded and not made."""
+        """Whether its LR was scanned."""
         return self.degrade is None
 
     def at_scale(self, scale: int) -> Condition:
-        """Return the same for models of that scale."""
+        """Return the condition for models of a scale."""
         return replace(self, degrade=self.degrade and replace(self.degrade, scale=scale))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Conditions along one axis: `label` of the axis, and the value that each condition stands for."""
+    """Conditions along one axis: the label of the axis, and the value of each condition."""
 
     name: str
     label: str
@@ -49,21 +49,21 @@ class Curve:
 
 
 def blurred(sigma: float) -> Condition:
-    """Return the textbook's LR at another blur."""
+    """Return the textbook degradation with a blur of `sigma`."""
     name, label = ("textbook", f"textbook (sigma {sigma:g})") if sigma == 1.6 else (f"sigma-{sigma:g}",
                                                                                     f"sigma {sigma:g}")
     return Condition(name, label, degradation("textbook", blur_sigma=sigma))
 
 
 def compressed(quality: int, subsampling: str = "420") -> Condition:
-    """Return the textbook's LR as a JPEG of that quality."""
+    """Return the textbook degradation, compressed by JPEG."""
     name = f"jpeg-{quality}" + ("" if subsampling == "420" else f"-{subsampling}")
     return Condition(name, f"textbook + JPEG {quality} {':'.join(subsampling)}", degradation(
         "textbook", **_jpeg(quality, subsampling)))
 
 
 def noisy(deviation: float) -> Condition:
-    """Return the textbook's LR with Gaussian noise."""
+    """Return the textbook degradation with Gaussian noise."""
     if deviation == 0:
         return blurred(1.6)
     return Condition(f"noise-{deviation:g}", f"textbook + noise {deviation:g}",
@@ -71,7 +71,7 @@ def noisy(deviation: float) -> Condition:
 
 
 def resampled(name: str, label: str, kind: str, **changes: Any) -> Condition:
-    """Return the LR of a program that makes a picture smaller, with no blur before."""
+    """Return a resampling without a blur, as image programs do it."""
     return Condition(name, label, DegradeOptions(blurs=("none",), resamplings=(kind,), **changes))
 
 
@@ -89,23 +89,22 @@ CURVES = (
     Curve("sigma", "blur of LR, sigma in HR pixels", tuple((sigma, blurred(sigma)) for sigma in SIGMAS)),
     Curve("quality", "JPEG quality of LR, 4:2:0", tuple((quality, compressed(quality)) for quality in QUALITIES)),
     Curve("noise", "noise of LR, standard deviation", tuple((noise, noisy(noise)) for noise in NOISES)))
-# The textbook is among the above.
 PRESETS = tuple(Condition(name, f"drawn from the preset {name!r}", degrade) for name, degrade in DEGRADATIONS.items()
                 if not degrade.is_textbook)
 
 
 def standard_conditions(scale: int, real: bool) -> tuple[Condition, ...]:
-    """Return the standard list and what the curves need beyond it, each once; the real LR only where there is some."""
+    """Return the conditions of the standard list and of the curves, each once; REAL only if there are pairs."""
     found = {condition.name: condition for condition in (
         *STANDARD, *(condition for curve in CURVES for _, condition in curve.points))}
     return tuple(condition.at_scale(scale) for condition in found.values() if real or not condition.is_real)
 
 
 def condition_named(name: str) -> Condition:
-    """Return one condition of the standard list, or a preset of `pipelines.config.DEGRADATIONS`.
+    """Return a condition of the standard list, or a preset of `pipelines.config.DEGRADATIONS`, by its name.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is none.
     """
     found = {condition.name: condition for condition in (*STANDARD, *PRESETS)}
     require(name in found, "lr", f"be one of {', '.join((STANDARD_NAME, *found))}", "'standard' scores on the whole "
@@ -114,7 +113,7 @@ def condition_named(name: str) -> Condition:
 
 
 def trained_condition(degrade: DegradeOptions) -> Condition:
-    """Return how a model was trained as a condition, with words for it that a table can have."""
+    """Return the degradation that a model was trained on as a condition, with a label for tables."""
     if degrade.is_textbook:
         return Condition("trained", f"blur of {degrade.range_of('blur_sigma')[0]} HR pixels", degrade)
     known = next((one for one in PRESETS if one.at_scale(degrade.scale).degrade == degrade), None)

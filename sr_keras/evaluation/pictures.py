@@ -1,7 +1,6 @@
-"""Pictures of LR, bicubic, SR and HR, every pixel of HR drawn as a whole number of the picture's pixels.
+"""Pictures of LR, bicubic, SR and HR, enlarged by whole factors and without interpolation, so that no blur is added.
 
-Nothing is interpolated on the way to the file: LR is shown by repeating its pixels, insets by repeating those of HR, so
-that what looks blurred is blurred. Places are (left, top, width, height) in pixels, from the upper left of the picture.
+Places are (left, top, width, height) in pixels, from the upper left of the picture.
 """
 from __future__ import annotations
 
@@ -16,13 +15,13 @@ from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.files import atomic_path
 from pipelines.pixels import quantise, to_float
-from sr_keras.evaluation.measure import BICUBIC, METRICS, SR, Row, bicubic, score_images, text
-from sr_keras.evaluation.summary import pick
+from sr_keras.evaluation.scores import BICUBIC, METRICS, SR, Row, pick, score_images, text
+from sr_keras.metrics import bicubic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, FAINT, ACCENT = "#1d1d1f", "#5f5f66", "#00b050"  # a green that no stain has
+INK, FAINT, ACCENT = "#1d1d1f", "#5f5f66", "#00b050"  # a green that is not a colour of any stain
 DPI = 100
 MARGIN, GAP = 28, 14
 SIDE, SHEET_SIDE = 320, 192  # least side of a panel, in pixels
@@ -32,7 +31,7 @@ Place = tuple[float, float, float, float]
 
 def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLike[str],
                  inset: tuple[int, int, int] | None = None) -> None:
-    """Draw LR | bicubic | SR | HR of one patch with its scores, and below each the same inset, enlarged.
+    """Draw LR, bicubic, SR and HR of one patch with the scores, and below each an enlarged inset.
 
     Args:
         lr: [h, w, 3], uint8 or float in [0, 1].
@@ -40,17 +39,17 @@ def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLik
         sr: The same.
         hr: The same.
         path: A .png file, written atomically.
-        inset: (x, y, side) in HR pixels; None for the place with the most detail in HR.
+        inset: (x, y, side) in HR pixels; None for the place with the most detail.
 
     Raises:
-        ValueError: Sides do not belong together, or the inset does not lie inside.
+        ValueError: Sizes do not fit, or the inset is not inside the image.
     """
     images = [_float_image(image, name) for name, image in (("lr", lr), ("bicubic", bicubic), ("sr", sr), ("hr", hr))]
     scale = _scale(images)
     height, width = images[3].shape[:2]
     zoom = -(-SIDE // min(height, width))
     x, y, side = inset or most_detailed(images[3], _inset_side(min(height, width), scale, zoom), scale)
-    require(0 <= x <= x + side <= width and 0 <= y <= y + side <= height and side > 0, "inset", "lie inside the image",
+    require(0 <= x <= x + side <= width and 0 <= y <= y + side <= height and side > 0, "inset", "be inside the image",
             "give (x, y, side) in HR pixels", inset)
     titles = (f"LR  {width // scale} × {height // scale}", "Bicubic", "SR", f"HR  {width} × {height}")
     captions = _captions(images, scale)
@@ -72,11 +71,11 @@ def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLik
 
 def picture_sheet(rows: Sequence[Row], batches: Iterable[Mapping[str, Any]], upscale: Callable[[np.ndarray], Any],
                   path: str | os.PathLike[str], degrade: DegradeOptions | None = None) -> None:
-    """Draw the best, median and worst patches by MS-SSIM (by SSIM where there is none): LR | bicubic | SR | HR.
+    """Draw LR, bicubic, SR and HR of the best, median and worst patches by MS-SSIM (SSIM for small patches).
 
     Args:
         rows: From `score`.
-        batches: The dataset the rows were made from, once more.
+        batches: The dataset that was scored.
         upscale: The model.
         path: A .png file, written atomically.
         degrade: How lr was made.
@@ -111,7 +110,7 @@ def picture_sheet(rows: Sequence[Row], batches: Iterable[Mapping[str, Any]], ups
 def most_detailed(image: np.ndarray, side: int, step: int) -> tuple[int, int, int]:
     """Return (x, y, side) of the square with the largest mean gradient, its corner on a grid of `step` pixels.
 
-    The gradient is that of optical density: structure that took the stain counts for more than the edge of glass.
+    The gradient of optical density is used: stained structures count more than the edge of glass.
     """
     density = -np.log10(np.clip(image.mean(2), 1 / 255, 1))
     upto = np.pad(np.hypot(*np.gradient(density)).cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # sums above and left
@@ -121,14 +120,14 @@ def most_detailed(image: np.ndarray, side: int, step: int) -> tuple[int, int, in
 
 
 def _inset_side(side: int, scale: int, zoom: int) -> int:
-    """Return a quarter to a third of the side, in whole LR pixels, that can be enlarged to all of it where one can."""
+    """Return a quarter to a third of a side, in whole LR pixels; if possible one that divides the enlarged side."""
     quarter = max(scale, side // 4 // scale * scale)
     whole = [inset for inset in range(quarter, side // 3 + 1, scale) if zoom * side % inset == 0]
     return max(whole, default=quarter)
 
 
 def _find(batches: Iterable[Mapping[str, Any]], ids: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return lr and hr of some examples."""
+    """Return lr and hr of the examples with these ids."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for batch in batches:
         names = [text(value) for value in batch["example_id"]]
@@ -170,7 +169,7 @@ def _shown(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _ending(words: str, width: int) -> str:
-    """Return the end of what is too long to stand in so many pixels."""
+    """Return words, shortened at their beginning to fit a width in pixels."""
     most = width // 7
     return words if len(words) <= most else f"…{words[1 - most:]}"
 
@@ -180,15 +179,14 @@ def _repeated(image: np.ndarray, times: int) -> np.ndarray:
 
 
 def _figure(width: int, height: int) -> Figure:
-    # The first use on a machine builds a cache of fonts, and logs so.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure  # and not pyplot: no display, no global state
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports the font cache that its first use builds
+    from matplotlib.figure import Figure  # not pyplot, which needs a display and global state
 
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
 
 def _box(figure: Figure, place: Place) -> Place:
-    """Return a place in the figure's own coordinates: shares of its sides, from the lower left."""
+    """Return a place in figure coordinates: fractions of its sides, from the lower left."""
     left, top, width, height = place
     across, down = (side * DPI for side in figure.get_size_inches())
     return left / across, 1 - (top + height) / down, width / across, height / down
@@ -208,7 +206,7 @@ def _frame(figure: Figure, place: Place) -> None:
 
 
 def _text(figure: Figure, left: float, base: float, words: str, **style: Any) -> None:
-    """Write from `left` on, the first line standing on `base`."""
+    """Write text from `left`, with the baseline of the first line at `base`."""
     x, y, _, _ = _box(figure, (left, base, 0, 0))
     first, *rest = words.split("\n")
     figure.text(x, y, first, **{"color": INK, "family": "DejaVu Sans", **style})

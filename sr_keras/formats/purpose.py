@@ -1,7 +1,7 @@
 """What an exported model is said to be made for: what was given, else what its run shows, else nothing.
 
     facts = facts_of(Path("runs/mine"), scale=4, stain="H&E", trained_on="40 slides of breast")
-    batches = measured_on(None, Path("runs/mine"), generator, patches=12)    # for `sr_keras.slides.usual`
+    batches = measured_on(None, Path("runs/mine"), generator, patches=12)    # for `sr_keras.slides.trust_map`
 """
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
     stain                     "H&E", for example
     degradation               how its LR was made: the fields of `pipelines.config.DegradeOptions`
     trained_on                the data, in words
-    usual_departure           [low, high], grey levels of 255: the median of `sr_keras.slides.departure` on usual slides
+    usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.trust_map` finds at the median
     flags, versions           of the training run
 
 All but scale, halo and max_pixels may be null: unknown. Older versions have flags and versions in assets.extra. Facts

@@ -1,19 +1,18 @@
-"""Slides on the machines of a cluster: one slide a worker, and what is left over in regions on all of them.
+"""Super-resolve slides on a cluster: one slide per worker, and what is left over in batches of windows on all workers.
 
     with Cluster("auto", gpu=True, cpus=CPUS) as cluster:
         for job, outcome in enlarge_all(cluster, generator, jobs, options):
             ...
 
-As many slides as can be dealt out evenly are done by one worker each, from reading to writing. The others, fewer than
-there are workers, are cut into regions where they are large: workers read and compute the windows of a region, and this
-process, the only one that writes the file, puts them into it, in whatever order they come.
+As many slides as can be divided evenly among the workers are done by one worker each. The large ones of the others are
+cut into batches of windows: workers read and compute a batch, and this process, which alone writes the file, takes the
+cores in any order.
 
-The pixels are those of a run without a cluster, within 1/255 before JPEG. They are not the same bytes: sums of floats
-depend on the number of threads and on the kind of processor (by 2e-7), a few values in a million are rounded the
-other way for it, and JPEG spreads that over its block.
+The pixels equal those of a run without a cluster within 1/255, before JPEG. They are not the same bytes: sums of floats
+depend on the number of threads and on the processor, so a few values in a million are rounded differently.
 
-A slide whose worker was lost is gone on with by another; what was finished of it lies in the work file, beside the
-output. Memory: here no more than the results of one region, in a worker what `options.memory` says and a region.
+If a worker is lost, another resumes its slide from the work file beside the output. Memory: here the results of one
+batch, in a worker `options.memory` and a batch.
 """
 from __future__ import annotations
 
@@ -32,71 +31,73 @@ from pipelines.pyramid.writer import UNFINISHED
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report
 from sr_keras.model.tiles import Box, Span, box_of
-from sr_keras.slides.config import EnlargeOptions
-from sr_keras.slides.enlarge import enlarge_file, view_of
-from sr_keras.slides.loop import Finished, Generator, Sink, Wanted, Work, super_resolve_plane
-from sr_keras.slides.lr_plane import BadPlaces, LRView, TissueMap
+from sr_keras.slides.enlarge import enlarge_file, open_plane
+from sr_keras.slides.enlarge_options import EnlargeOptions
+from sr_keras.slides.loop import FinishedCore, Generator, HasTissue, Work, super_resolve_plane
+from sr_keras.slides.lr_plane import LRPlane, TissueMap, UnreadablePlaces
 from sr_keras.slides.output_paths import is_picture
+from sr_keras.slides.outputs import Output
 from sr_keras.slides.reports import describe_model
-from sr_keras.slides.windows import Plan
+from sr_keras.slides.window_plan import WindowPlan
 
 if TYPE_CHECKING:
     from sr_keras.model.engines import Engine
 
-REGION_PIXELS = 16e6  # SR pixels of a region: what a worker hands over at once, 48 MB, and what its loss costs
-LARGE = 8 * REGION_PIXELS  # slides of more are worth to be spread
-# How long the hold of a lost machine on a work file may outlive it: NFS 4 gives a lock back after 90 s.
+BATCH_PIXELS = 16e6  # SR pixels of a batch: what a worker returns at once (48 MB), and what its loss costs
+LARGE = 8 * BATCH_PIXELS  # larger slides are computed in batches
+# How long the lock of a lost machine on a work file may last: NFS 4 releases it after 90 s.
 LOCK_SECONDS, LOCK_LOOK_SECONDS = 120.0, 2.0
 
 
 class Job(NamedTuple):
-    """A file, what becomes of it, and where its map of trust goes, if there shall be one."""
+    """An input file, its output, and its trust map if one is requested."""
 
     source: Path
-    target: Path
+    output: Path
     trust_map: Path | None = None
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a worker must know of the generator: what to open, and what `reports.describe_model` says of it."""
+class GeneratorSpec:
+    """What a worker needs to open the generator, and what `reports.describe_model` says of it."""
 
     engine: str
     path: Path
     threads: int | None
-    described: dict[str, Any]
+    description: dict[str, Any]
 
     @property
     def generator(self) -> Engine:
-        """The generator, which a process opens once."""
+        """The generator; a process opens it once."""
         return _opened(self.engine, self.path, self.threads)
 
 
 def enlarge_all(cluster: Cluster, generator: Engine, jobs: Sequence[Job],
                 options: EnlargeOptions) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
-    """Yield each job with its report, or with why it failed, in the order in which they end."""
-    recipe = Recipe(generator.name, generator.path.absolute(), cluster.threads, describe_model(generator))
+    """Yield each job with its report or its error, in the order in which they end."""
+    spec = GeneratorSpec(generator.name, generator.path.absolute(), cluster.threads, describe_model(generator))
     large_first = sorted(jobs, key=lambda job: _bytes(job.source), reverse=True)
-    spread = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
-    whole = ((job, _resuming(job, options)) for job in large_first if job not in spread)
-    for (job, _), outcome in cluster.run_jobs(partial(enlarge_whole, recipe=recipe), whole, _ignore):
+    in_batches = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
+    whole = ((job, _resumable(job, options)) for job in large_first if job not in in_batches)
+    for (job, _), outcome in cluster.run_jobs(partial(enlarge_in_worker, spec=spec), whole, _ignore):
         yield job, SlideError(f"{job.source}: {outcome}") if isinstance(outcome, Died) else outcome
-    for job in spread:
-        loop = partial(spread_plane, cluster=cluster, recipe=recipe, source=job.source, options=options)
+    for job in in_batches:
+        compute = partial(super_resolve_on_cluster, cluster=cluster, spec=spec, source=job.source, options=options)
         try:
-            yield job, enlarge_file(generator, job.source, job.target, options, trust_map=job.trust_map,
-                                    model=recipe.described, loop=loop)
+            yield job, enlarge_file(generator, job.source, job.output, options, trust_map=job.trust_map,
+                                    model=spec.description, compute=compute)
         except (OSError, SlideError, ValueError) as error:
             yield job, error
 
 
-def enlarge_whole(todo: tuple[Job, EnlargeOptions], report: Report, *, recipe: Recipe) -> dict[str, Any] | Exception:
-    """Super-resolve a file in a worker; return its report, or why that failed."""
-    (source, target, trust_map), options = todo
+def enlarge_in_worker(todo: tuple[Job, EnlargeOptions], report: Report, *, spec: GeneratorSpec
+                      ) -> dict[str, Any] | Exception:
+    """Super-resolve a file in a worker; return its report or the error."""
+    (source, output, trust_map), options = todo
     end = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            return enlarge_file(recipe.generator, source, target, options, trust_map=trust_map, model=recipe.described)
+            return enlarge_file(spec.generator, source, output, options, trust_map=trust_map, model=spec.description)
         except Held as error:
             if time.monotonic() > end:
                 return error
@@ -105,66 +106,66 @@ def enlarge_whole(todo: tuple[Job, EnlargeOptions], report: Report, *, recipe: R
             return error
 
 
-def spread_plane(
-    generator: Generator, lr: LRView, windows: Plan, sink: Sink, *, cluster: Cluster, recipe: Recipe, source: Path,
-    options: EnlargeOptions, has_tissue: Wanted | None = None, progress: Callable[[int, bool], None] | None = None,
+def super_resolve_on_cluster(
+    generator: Generator, lr: LRPlane, windows: WindowPlan, output: Output, *, cluster: Cluster, spec: GeneratorSpec,
+    source: Path, options: EnlargeOptions, has_tissue: HasTissue | None = None,
+    progress: Callable[[int, bool], None] | None = None,
 ) -> Work:
-    """Super-resolve a plane into a sink as `loop.super_resolve_plane` does, on the workers of a cluster.
+    """Super-resolve a plane into an output as `loop.super_resolve_plane` does, on the workers of a cluster.
 
     Returns:
-        What was done; its seconds are those of all workers, shared out among them.
+        The work; its seconds are those of all workers, divided by their number.
 
     Raises:
-        SlideError: The slide can't be read, or takes along who reads it.
+        SlideError: The slide cannot be read, or reading it ends the workers.
         ValueError: The generator is of another scale, or a window does not fit in memory.
     """
     work, tell, workers = Work(), progress or (lambda pixels, kept: None), cluster.workers
-    compute = partial(compute_region, recipe=recipe, source=source, options=options,
-                      tissue=has_tissue is not None)
+    compute = partial(compute_batch, spec=spec, source=source, options=options, tissue=has_tissue is not None)
 
-    def todo() -> Iterator[Plan]:
-        for region in regions(windows, REGION_PIXELS):
-            lacking = [x for x in region.columns if sink.lacks(box_of(region.rows[0], x, windows.scale))]
-            kept = sum(_pixels(region.rows, [x], windows.scale) for x in region.columns if x not in lacking)
+    def todo() -> Iterator[WindowPlan]:
+        for batch in window_batches(windows, BATCH_PIXELS):
+            missing = [x for x in batch.columns if output.needs(box_of(batch.rows[0], x, windows.scale))]
+            kept = sum(_pixels(batch.rows, [x], windows.scale) for x in batch.columns if x not in missing)
             if kept:
                 work.kept_pixels += kept
                 tell(kept, True)
-            if lacking:
-                yield replace(region, columns=lacking)
+            if missing:
+                yield replace(batch, columns=missing)
 
     for _, outcome in cluster.run_jobs(compute, todo(), _ignore):
         if isinstance(outcome, Died):
             raise SlideError(f"{source}: {outcome}")
-        for cell in sorted(outcome.bad):
-            lr.bad.add(cell)
-        for one in outcome.finished:
-            sink.put(one.box, one.sr)
-            tell(one.box.hr_width * one.box.hr_height, False)
+        for cell in sorted(outcome.unreadable):
+            lr.unreadable.add(cell)
+        for core in outcome.finished:
+            output.write(core.box, core.sr)
+            tell(core.box.hr_width * core.box.hr_height, False)
         _add(work, outcome.work, workers)
     return work
 
 
-class Computed(NamedTuple):
-    """A region that is done, what it took, and the cells of it that can't be read."""
+class ComputedBatch(NamedTuple):
+    """The cores of a batch, the work they took, and the cells of the plane that could not be read."""
 
-    finished: list[Finished]
+    finished: list[FinishedCore]
     work: Work
-    bad: set[tuple[int, int]]
+    unreadable: set[tuple[int, int]]
 
 
-def compute_region(region: Plan, report: Report, *, recipe: Recipe, source: Path, options: EnlargeOptions,
-                   tissue: bool) -> Computed:
-    """Read and compute the windows of a region in a worker; `tissue` says whether bicubic does for glass."""
-    lr = _view(source, options)
-    lr.bad, finished = BadPlaces(), list[Finished]()
-    work = super_resolve_plane(recipe.generator, lr, region, _Nowhere(),
+def compute_batch(batch: WindowPlan, report: Report, *, spec: GeneratorSpec, source: Path, options: EnlargeOptions,
+                   tissue: bool) -> ComputedBatch:
+    """Read and compute the windows of a batch in a worker; with `tissue`, by bicubic where there is only glass."""
+    lr = _plane(source, options)
+    lr.unreadable, finished = UnreadablePlaces(), list[FinishedCore]()
+    work = super_resolve_plane(spec.generator, lr, batch, _NoOutput(),
                                has_tissue=_tissue(source, options).any_in if tissue else None,
                                each=finished.append)
-    return Computed(finished, work, lr.bad.cells)
+    return ComputedBatch(finished, work, lr.unreadable.cells)
 
 
-def regions(windows: Plan, most_pixels: float) -> Iterator[Plan]:
-    """Cut windows into regions of a row each, of `most_pixels` SR pixels at most, but of one window at least."""
+def window_batches(windows: WindowPlan, most_pixels: float) -> Iterator[WindowPlan]:
+    """Cut windows into batches: parts of a row with `most_pixels` SR pixels at most, but at least one window."""
     for y in windows.rows:
         columns: list[Span] = []
         for x in windows.columns:
@@ -175,13 +176,13 @@ def regions(windows: Plan, most_pixels: float) -> Iterator[Plan]:
         yield replace(windows, rows=[y], columns=columns)
 
 
-class _Nowhere:
-    """A sink that lacks all and keeps nothing: who computes for another hands over what is finished."""
+class _NoOutput:
+    """An output that needs everything and keeps nothing; a worker returns its cores instead."""
 
-    def lacks(self, box: Box) -> bool:
+    def needs(self, box: Box) -> bool:
         return True
 
-    def put(self, box: Box, pixels: np.ndarray) -> None:
+    def write(self, box: Box, pixels: np.ndarray) -> None:
         pass
 
 
@@ -193,37 +194,37 @@ def _opened(engine: str, model: Path, threads: int | None) -> Engine:
 
 
 @lru_cache(maxsize=1)
-def _view(source: Path, options: EnlargeOptions) -> LRView:
-    return view_of(open_slide(source, options.assume_mpp), options)
+def _plane(source: Path, options: EnlargeOptions) -> LRPlane:
+    return open_plane(open_slide(source, options.assume_mpp), options)
 
 
 @lru_cache(maxsize=1)
 def _tissue(source: Path, options: EnlargeOptions) -> TissueMap:
-    return TissueMap(_view(source, options))
+    return TissueMap(_plane(source, options))
 
 
-def _resuming(job: Job, options: EnlargeOptions) -> EnlargeOptions:
-    """Return options by which a worker goes on with what a lost one left.
+def _resumable(job: Job, options: EnlargeOptions) -> EnlargeOptions:
+    """Return options with which a worker resumes what a lost worker left.
 
-    Where something may be replaced, or was there before, they stay as they are: that must not be taken for it.
+    Do not set resume if files may be overwritten or a work file existed before: it may belong to another run.
     """
-    begun = job.target.with_name(job.target.name + UNFINISHED).exists()
-    return options if options.overwrite or begun else replace(options, resume=True)
+    existed = job.output.with_name(job.output.name + UNFINISHED).exists()
+    return options if options.overwrite or existed else replace(options, resume=True)
 
 
 def _bytes(source: Path) -> int:
-    return source.stat().st_size if source.exists() else 0  # of a link to nothing, which fails when its turn comes
+    return source.stat().st_size if source.exists() else 0  # 0 for a broken link, which is reported later
 
 
 def _is_large(job: Job, scale: int, options: EnlargeOptions) -> bool:
-    """Whether a job is worth to be spread: a slide of many pixels that is not there yet."""
-    if is_picture(job.target) or (options.resume and job.target.exists()):
+    """Whether a job is a large slide that is not finished."""
+    if is_picture(job.output) or (options.resume and job.output.exists()):
         return False
     try:
         with open_slide(job.source, options.assume_mpp) as slide:
-            height, width = LRView(slide, options.mpp, options.level, options.region).shape[:2]
+            height, width = open_plane(slide, options).shape[:2]
     except (OSError, SlideError, ValueError):
-        return False  # it fails when its turn comes, and says why
+        return False  # reported when the job runs
     return height * width * scale**2 > LARGE
 
 
@@ -235,10 +236,10 @@ def _add(work: Work, more: Work, workers: int) -> None:
 
 
 def _pixels(rows: list[Span], columns: list[Span], scale: int) -> int:
-    """Return how many SR pixels the cores have."""
+    """Return the number of SR pixels of the cores."""
     height, width = (sum(span.core_stop - span.core_start for span in spans) for spans in (rows, columns))
     return height * width * scale**2
 
 
 def _ignore(count: int) -> None:
-    """Take no notice: windows are counted as they come."""
+    """Ignore the progress of workers; windows are counted when they arrive."""

@@ -1,10 +1,9 @@
-"""A plane of LR pixels goes in, tiles of SR pixels come out: the one way of a whole slide and of a small picture.
+"""Super-resolve a plane window by window: the one loop for whole slides and small pictures.
 
-    lr (`.shape`, `[y0:y1, x0:x1]`) -> windows -> network, or bicubic where there is only glass -> sink
+    LR plane -> windows -> network (bicubic where there is only glass) -> output
 
-Windows are read ahead in a thread, the network runs in this one, and a third hands cores to the sink, which encodes in
-its own and waits for the disk. Of the plane no more is held than a few windows: memory follows from the size of a
-window, not of the slide. Windows are chosen by `windows`.
+One thread reads ahead, this one runs the network, and a third writes. Only a few windows are in memory at once, so that
+memory depends on the size of a window and not on the slide. `window_plan` chooses the windows.
 """
 from __future__ import annotations
 
@@ -13,26 +12,26 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.model.tiles import Box, Span, box_of, checked, core_of, spans
-from sr_keras.slides.windows import Plan, pyramid_tile
+from sr_keras.slides.outputs import Output
+from sr_keras.slides.window_plan import WindowPlan, pyramid_tile
 
-READ_AHEAD = 2
-WRITE_BEHIND = 1  # cores that wait for the sink while the next is computed
+READ_AHEAD = 2  # windows
+WRITE_BEHIND = 1  # cores that may wait to be written while the next is computed
 BICUBIC_REACH = 2
 MEASURED_PLACES = 3
 
 Generator = Callable[[np.ndarray], np.ndarray]  # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
-Wanted = Callable[[slice, slice], bool]
+HasTissue = Callable[[slice, slice], bool]  # rows and columns of the plane
 
 
 class Plane(Protocol):
-    """LR pixels, uint8 RGB, that are read by `plane[y0:y1, x0:x1]`."""
+    """LR pixels, uint8 RGB, read by `plane[y0:y1, x0:x1]`."""
 
     shape: tuple[int, int, int]
 
@@ -40,18 +39,15 @@ class Plane(Protocol):
         """Return uint8 [y1 - y0, x1 - x0, 3]."""
 
 
-class Sink(Protocol):
-    """Where SR pixels go."""
+class Window(NamedTuple):
+    """Rows and columns of a window and of its core."""
 
-    def lacks(self, box: Box) -> bool:
-        """Whether a box of SR pixels, or a part of it, is not there yet."""
-
-    def put(self, box: Box, pixels: np.ndarray) -> None:
-        """Take a box of SR pixels."""
+    y: Span
+    x: Span
 
 
-class Finished(NamedTuple):
-    """A core that is done, `sr` uint8 [scale*h, scale*w, 3], and where it belongs."""
+class FinishedCore(NamedTuple):
+    """A computed core, `sr` uint8 [scale*h, scale*w, 3], and its place in the output."""
 
     box: Box
     sr: np.ndarray
@@ -59,7 +55,7 @@ class Finished(NamedTuple):
 
 @dataclass
 class Work:
-    """What was done, and what it took: SR pixels and seconds."""
+    """SR pixels by who made them, and the seconds they took; `kept` ones existed before this run."""
 
     network_pixels: int = 0
     glass_pixels: int = 0
@@ -74,86 +70,88 @@ class Work:
 
     @property
     def seconds_saved(self) -> float:
-        """What the network would have taken for the glass, less what bicubic took; 0 where it made nothing."""
+        """Time that bicubic saved on glass, by the rate of the network; 0 if the network made no pixels."""
         if not self.network_pixels:
             return 0.0
         return max(0.0, self.network_seconds / self.network_pixels * self.glass_pixels - self.glass_seconds)
 
 
 def super_resolve_plane(
-    generator: Generator, lr: Plane | np.ndarray, windows: Plan, sink: Sink, *, has_tissue: Wanted | None = None,
-    progress: Callable[[int, bool], None] | None = None, each: Callable[[Finished], None] | None = None,
+    generator: Generator, lr: Plane | np.ndarray, windows: WindowPlan, output: Output, *,
+    has_tissue: HasTissue | None = None, progress: Callable[[int, bool], None] | None = None,
+    each: Callable[[FinishedCore], None] | None = None,
 ) -> Work:
-    """Super-resolve a plane into a sink, window by window.
+    """Super-resolve a plane into an output.
 
     Args:
-        generator: What makes SR of LR; any engine.
+        generator: Any engine.
         lr: The plane.
-        windows: From `windows.plan`.
-        sink: Gets every core that it lacks.
-        has_tissue: Whether rows and columns of the plane hold any; where they do not, bicubic is good enough. None
-            for the network everywhere.
-        progress: Called with SR pixels that are there, and whether they were before, as they come.
-        each: Called with every finished core.
+        windows: From `window_plan.plan_windows`.
+        output: Gets every core that it needs.
+        has_tissue: Whether a part of the plane contains tissue; bicubic is used elsewhere. None for the network
+            everywhere.
+        progress: Called with a number of SR pixels, and whether they existed before this run.
+        each: Called with every computed core.
 
     Raises:
         ValueError: The generator is of another scale, or a window does not fit in memory.
     """
     work = Work()
-    tell = progress or (lambda pixels, kept: None)
 
-    def todo() -> Iterator[tuple[Span, Span]]:
+    def tell(box: Box, kept: bool) -> None:
+        if progress:
+            progress(box.hr_width * box.hr_height, kept)
+
+    def missing() -> Iterator[Window]:
         for y, x in windows:
             box = box_of(y, x, windows.scale)
-            if sink.lacks(box):
-                yield y, x
+            if output.needs(box):
+                yield Window(y, x)
             else:
                 work.kept_pixels += box.hr_width * box.hr_height
-                tell(box.hr_width * box.hr_height, True)
+                tell(box, True)
 
-    with _Behind(sink) as behind:
-        for y, x, part, pixels in _read_ahead(lr, todo(), windows, has_tissue):
-            sr = _core(generator, pixels, y, x, part, windows.scale, work)
-            box = box_of(y, x, windows.scale)
-            behind.put(box, sr)
+    with _BackgroundWriter(output) as writer:
+        for window, inner, pixels in _read_ahead(lr, missing(), windows, has_tissue):
+            sr = _compute_core(generator, pixels, window, inner, windows.scale, work)
+            box = box_of(*window, windows.scale)
+            writer.write(box, sr)
             if each:
-                each(Finished(box, sr))
-            tell(box.hr_width * box.hr_height, False)
+                each(FinishedCore(box, sr))
+            tell(box, False)
     return work
 
 
 def halo_error(generator: Generator, lr: Plane | np.ndarray, scale: int, halo: int, full: int,
-               has_tissue: Wanted | None = None) -> tuple[int, float]:
-    """Return the largest and the mean error of SR, in steps of 8 bit, that `halo` makes where `full` makes none.
+               has_tissue: HasTissue | None = None) -> tuple[int, float]:
+    """Return the largest and the mean error of SR, in steps of 8 bit, of a `halo` smaller than the `full` one.
 
-    It is measured on a core each at a few places with tissue; the largest sits at the seams.
+    Measured on one core each at a few places with tissue; the largest error sits at the seams.
     """
     step = pyramid_tile(scale) // scale
-    narrow = [spans(side, min(side, 2 * halo + step), halo, step) for side in lr.shape[:2]]
-    places = [(y, x) for y in narrow[0] for x in narrow[1] if has_tissue is None or has_tissue(y.core, x.core)]
-    places = places or [(narrow[0][0], narrow[1][0])]
+    rows, columns = (spans(side, min(side, 2 * halo + step), halo, step) for side in lr.shape[:2])
+    places = [Window(y, x) for y in rows for x in columns if has_tissue is None or has_tissue(y.core, x.core)]
+    places = places or [Window(rows[0], columns[0])]
     errors = []
     for i in sorted({round(share * (len(places) - 1)) for share in np.linspace(0, 1, MEASURED_PLACES + 2)[1:-1]}):
-        y, x = places[i]
-        wide = [Span(max(0, span.core_start - full), min(side, span.core_stop + full), span.core_start, span.core_stop)
-                for span, side in zip((y, x), lr.shape[:2], strict=True)]
-        sr, exact = (by_network(generator, lr[rows.window, columns.window], rows, columns, scale)
-                     for rows, columns in ((y, x), wide))
-        errors.append(np.abs(sr.astype(np.int16) - exact))
+        exact = Window(*(Span(max(0, span.core_start - full), min(side, span.core_stop + full), *span[2:])
+                         for span, side in zip(places[i], lr.shape[:2], strict=True)))
+        sr, exact_sr = (by_network(generator, lr[y.window, x.window], y, x, scale) for y, x in (places[i], exact))
+        errors.append(np.abs(sr.astype(np.int16) - exact_sr))
     return max(int(error.max()) for error in errors), float(np.mean([error.mean() for error in errors]))
 
 
 def by_network(generator: Generator, pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
-    """Return the core of a window, uint8 [scale*h, scale*w, 3].
+    """Return the core of a window by the network, uint8 [scale*h, scale*w, 3].
 
     Raises:
-        ValueError: It does not fit in memory, or the generator is of another scale.
+        ValueError: The window does not fit in memory, or the generator is of another scale.
     """
     import tensorflow as tf
 
     parts = getattr(generator, "parts", None)
     try:
-        if parts is not None:  # an engine computes no more than the core
+        if parts is not None:  # an engine with a split network computes only the core
             return parts.core(pixels, *(slice(span.core_start - span.window_start, span.core_stop - span.window_start)
                                         for span in (y, x)))
         batch = pixels[np.newaxis]
@@ -164,13 +162,13 @@ def by_network(generator: Generator, pixels: np.ndarray, y: Span, x: Span, scale
     return core_of(output[0], y, x, scale)[1]
 
 
-def near_tissue(y: Span, x: Span, windows: Plan, has_tissue: Wanted | None) -> tuple[Span, Span] | None:
-    """Return the window within a window that the network has to see, whose core holds all tiles near tissue, if any.
+def near_tissue(y: Span, x: Span, windows: WindowPlan, has_tissue: HasTissue | None) -> Window | None:
+    """Return the smallest part of a window whose core holds all its tiles near tissue; None if there are none.
 
-    Windows are larger than the islands of tissue in some slides, and the glass around those is bicubic's.
+    In some slides windows are larger than the islands of tissue.
     """
     if has_tissue is None:
-        return y, x
+        return Window(y, x)
     side = pyramid_tile(windows.scale) // windows.scale
     near = [(rows, columns) for rows in _tiles(y, side) for columns in _tiles(x, side)
             if has_tissue(_part(y, rows, windows.halo).window, _part(x, columns, windows.halo).window)]
@@ -178,7 +176,7 @@ def near_tissue(y: Span, x: Span, windows: Plan, has_tissue: Wanted | None) -> t
         return None
     rows, columns = (slice(min(one.start for one in axis), max(one.stop for one in axis))
                      for axis in zip(*near, strict=True))
-    return _part(y, rows, windows.halo), _part(x, columns, windows.halo)
+    return Window(_part(y, rows, windows.halo), _part(x, columns, windows.halo))
 
 
 def _tiles(span: Span, side: int) -> list[slice]:
@@ -186,67 +184,83 @@ def _tiles(span: Span, side: int) -> list[slice]:
 
 
 def _part(span: Span, core: slice, halo: int) -> Span:
-    """Return the span of a part of a core; where that ends with the core, with all of the window there."""
+    """Return the part of a span with that core; at the ends of the span's core it keeps all of the window there."""
     return Span(span.window_start if core.start == span.core_start else max(span.window_start, core.start - halo),
                 span.window_stop if core.stop == span.core_stop else min(span.window_stop, core.stop + halo),
                 core.start, core.stop)
 
 
-def _core(generator: Generator, pixels: np.ndarray, y: Span, x: Span, part: tuple[Span, Span] | None, scale: int,
-          work: Work) -> np.ndarray:
-    """Return the core of a window, uint8 [h, w, 3], by the network in the core of `part` and else by bicubic."""
-    if part == (y, x):
-        return _timed(work, "network", lambda: by_network(generator, pixels, y, x, scale))
-    if part is None:
-        return _timed(work, "glass", lambda: _enlarged(pixels, y, x, scale))
-    sr = np.empty((scale * (y.core_stop - y.core_start), scale * (x.core_stop - x.core_start), 3), np.uint8)
+def _compute_core(generator: Generator, pixels: np.ndarray, window: Window, inner: Window | None, scale: int,
+                  work: Work) -> np.ndarray:
+    """Return the core of a window: by the network in the core of `inner`, and by bicubic around it."""
+    def network(part: Window) -> np.ndarray:
+        return by_network(generator, _crop(pixels, window, part), *part, scale)
 
-    def fill(rows: Span, columns: Span, kind: str, make: Callable[[], np.ndarray]) -> None:
-        box = box_of(rows, columns, scale)
-        top, left = box.hr_y - scale * y.core_start, box.hr_x - scale * x.core_start
-        sr[top:top + box.hr_height, left:left + box.hr_width] = _timed(work, kind, make)
+    def bicubic(part: Window) -> np.ndarray:
+        return _by_bicubic(pixels, window, part, scale)
 
-    rows, columns = part
-    seen = pixels[rows.window_start - y.window_start:rows.window_stop - y.window_start,
-                  columns.window_start - x.window_start:columns.window_stop - x.window_start]
-    fill(rows, columns, "network", lambda: by_network(generator, seen, rows, columns, scale))
-    for above, beside in _around(y, x, rows, columns):
-        fill(above, beside, "glass", partial(_enlarged, pixels, above, beside, scale))
+    if inner == window:
+        return _timed(work, "network", network, window)
+    if inner is None:
+        return _timed(work, "glass", bicubic, window)
+    whole = box_of(*window, scale)
+    sr = np.empty((whole.hr_height, whole.hr_width, 3), np.uint8)
+    for kind, compute, part in (("network", network, inner), *(("glass", bicubic, part)
+                                                               for part in _around(window, inner))):
+        box = box_of(*part, scale)
+        top, left = box.hr_y - whole.hr_y, box.hr_x - whole.hr_x
+        sr[top:top + box.hr_height, left:left + box.hr_width] = _timed(work, kind, compute, part)
     return sr
 
 
-def _around(y: Span, x: Span, rows: Span, columns: Span) -> Iterator[tuple[Span, Span]]:
-    """Yield what of a core lies above, below, left and right of the core of its part, as windows."""
-    left, right = (x.core_start, columns.core_start), (columns.core_stop, x.core_stop)
+def _around(window: Window, inner: Window) -> Iterator[Window]:
+    """Yield the parts of a window's core above, below, left and right of the core of `inner`."""
+    (y, x), (rows, columns) = window, inner
     for down, across in (((y.core_start, rows.core_start), x[2:]), ((rows.core_stop, y.core_stop), x[2:]),
-                         (rows[2:], left), (rows[2:], right)):
+                         (rows[2:], (x.core_start, columns.core_start)), (rows[2:], (columns.core_stop, x.core_stop))):
         if down[0] < down[1] and across[0] < across[1]:
-            yield y._replace(core_start=down[0], core_stop=down[1]), x._replace(core_start=across[0],
-                                                                                  core_stop=across[1])
+            yield Window(Span(*y[:2], *down), Span(*x[:2], *across))
 
 
-def _timed(work: Work, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return what is made, and count its pixels and seconds as those of "network" or "glass"."""
+def _timed(work: Work, kind: str, compute: Callable[[Window], np.ndarray], part: Window) -> np.ndarray:
+    """Compute a part, and count its pixels and seconds as those of "network" or "glass"."""
     start = time.monotonic()
-    sr = make()
+    sr = compute(part)
     for name, value in (("pixels", sr.shape[0] * sr.shape[1]), ("seconds", time.monotonic() - start)):
         setattr(work, f"{kind}_{name}", getattr(work, f"{kind}_{name}") + value)
     return sr
 
 
-def _read_ahead(lr: Plane | np.ndarray, todo: Iterator[tuple[Span, Span]], windows: Plan,
-                has_tissue: Wanted | None) -> Iterator[_Read]:
-    """Yield windows with their pixels; the next ones are being read meanwhile."""
-    waiting: deque[tuple[Span, Span, tuple[Span, Span] | None, Future[np.ndarray]]] = deque()
+def _by_bicubic(pixels: np.ndarray, window: Window, part: Window, scale: int) -> np.ndarray:
+    """Return the core of a part by bicubic interpolation, computed from its neighbourhood alone."""
+    from sr_keras.metrics import bicubic
 
-    def first() -> _Read:
-        y, x, part, pixels = waiting.popleft()
-        return _Read(y, x, part, pixels.result())
+    seen = Window(*(Span(max(span.window_start, span.core_start - BICUBIC_REACH),
+                         min(span.window_stop, span.core_stop + BICUBIC_REACH), *span[2:]) for span in part))
+    sr = bicubic(to_float(_crop(pixels, window, seen))[np.newaxis], scale)
+    return core_of(to_uint8(sr).numpy()[0], *seen, scale)[1]
+
+
+def _crop(pixels: np.ndarray, window: Window, part: Window) -> np.ndarray:
+    """Return the pixels of a part of a window."""
+    rows, columns = (slice(inner.window_start - outer.window_start, inner.window_stop - outer.window_start)
+                     for outer, inner in zip(window, part, strict=True))
+    return pixels[rows, columns]
+
+
+def _read_ahead(lr: Plane | np.ndarray, todo: Iterator[Window], windows: WindowPlan, has_tissue: HasTissue | None
+                ) -> Iterator[tuple[Window, Window | None, np.ndarray]]:
+    """Yield each window, the part of it near tissue, and its pixels, while the next windows are being read."""
+    waiting: deque[tuple[Window, Window | None, Future[np.ndarray]]] = deque()
+
+    def first() -> tuple[Window, Window | None, np.ndarray]:
+        window, inner, pixels = waiting.popleft()
+        return window, inner, pixels.result()
 
     reader = ThreadPoolExecutor(1)
     try:
         for y, x in todo:
-            waiting.append((y, x, near_tissue(y, x, windows, has_tissue),
+            waiting.append((Window(y, x), near_tissue(y, x, windows, has_tissue),
                             reader.submit(lr.__getitem__, (y.window, x.window))))
             if len(waiting) > READ_AHEAD:
                 yield first()
@@ -256,21 +270,14 @@ def _read_ahead(lr: Plane | np.ndarray, todo: Iterator[tuple[Span, Span]], windo
         reader.shutdown(cancel_futures=True)
 
 
-class _Read(NamedTuple):
-    y: Span
-    x: Span
-    part: tuple[Span, Span] | None
-    pixels: np.ndarray
+class _BackgroundWriter:
+    """Writes cores to an output in a thread, in order; on leaving without an error, all of them are written."""
 
-
-class _Behind:
-    """Hands cores to a sink in a thread, in turn; left without an error, all of them are there."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink, self._thread = sink, ThreadPoolExecutor(1)
+    def __init__(self, output: Output) -> None:
+        self._output, self._thread = output, ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
 
-    def __enter__(self) -> _Behind:
+    def __enter__(self) -> _BackgroundWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -279,23 +286,11 @@ class _Behind:
         finally:
             self._thread.shutdown(cancel_futures=True)
 
-    def put(self, box: Box, pixels: np.ndarray) -> None:
-        """Hand on a core; waits where too many do already. Raises what the sink raised of one before."""
-        self._waiting.append(self._thread.submit(self._sink.put, box, pixels))
+    def write(self, box: Box, pixels: np.ndarray) -> None:
+        """Queue a core; block while too many wait. Raises the output's error about an earlier core."""
+        self._waiting.append(self._thread.submit(self._output.write, box, pixels))
         self._wait(WRITE_BEHIND)
 
     def _wait(self, most: int) -> None:
         while len(self._waiting) > most:
             self._waiting.popleft().result()
-
-
-def _enlarged(pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:
-    """Return the core by bicubic interpolation, as `scores.bicubic` does it, from no more than that sees."""
-    from sr_keras.metrics import bicubic
-
-    rows, columns = (Span(max(span.window_start, span.core_start - BICUBIC_REACH),
-                          min(span.window_stop, span.core_stop + BICUBIC_REACH), span.core_start, span.core_stop)
-                     for span in (y, x))
-    seen = pixels[rows.window_start - y.window_start:rows.window_stop - y.window_start,
-                  columns.window_start - x.window_start:columns.window_stop - x.window_start]
-    return core_of(to_uint8(bicubic(to_float(seen)[np.newaxis], scale)).numpy()[0], rows, columns, scale)[1]

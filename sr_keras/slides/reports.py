@@ -1,7 +1,7 @@
-"""What is said of a super-resolved slide: in its description, in a JSON beside it, and on one screen.
+"""Describe a super-resolved slide: in the file itself, in a JSON report beside it, and in a summary on the screen.
 
-The description goes into the file and says what its pixels follow from: model, flags, source. It holds no date, no path
-and nothing else of the source's metadata, so that a run that was stopped ends with the same bytes.
+The description in the file names what determines its pixels: model, options and source. It contains no date, no path
+and no other metadata of the source, so that a resumed run ends with the same bytes.
 """
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import sr_keras
 from pipelines.files import write_text
 
 LISTED_PLACES = 100
-MUCH = 0.25  # computed twice
+LARGE_OVERHEAD = 0.25
 
 
 def report_path(output: Path) -> Path:
-    """Return where the report of an output lies: beside it; one.png and one.tif have each its own."""
+    """Return the path of the report: beside the output, one for each output file."""
     return output.with_name(f"{output.name}.report.json")
 
 
 def describe_model(generator: Any) -> dict[str, Any]:
-    """Return name, version and checksum of a loaded generator, and the engine that runs it."""
+    """Return name, version, checksum and engine of a loaded generator."""
     path = Path(generator.path).resolve()
     names: dict[str, str | None]
     if path.is_dir():
@@ -40,7 +40,7 @@ def describe_model(generator: Any) -> dict[str, Any]:
 
 
 def sha256(files: Iterable[Path]) -> str:
-    """Return the checksum of files, one behind the other, read piece by piece."""
+    """Return the checksum of files, one after the other."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -50,21 +50,21 @@ def sha256(files: Iterable[Path]) -> str:
 
 
 def description(model: dict[str, Any], asked: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Return what the pixels of an output follow from.
+    """Return the description of an output.
 
     Args:
         model: From `describe_model`.
-        asked: Flags that alter pixels.
-        source: The slide; of one that is many files, the one that names it.
+        asked: Options that can change pixels.
+        source: The slide; if it consists of many files, the one that is opened.
     """
     return {"software": f"sr_keras {sr_keras.__version__}", "model": model, "flags": asked,
             "source": {"file": source.name, "sha256": sha256([source])}}
 
 
 def peak_rss() -> int:
-    """Return the most memory in bytes that this process had."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would give the parent's where that had more
+    if status.exists():  # getrusage returns the parent's if that was larger
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -75,7 +75,7 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return a report that was written before; an empty one where there is none that can be read."""
+    """Return a report; an empty one if there is none or it cannot be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -84,7 +84,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> str:
-    """Return a finished report for people, on one screen."""
+    """Return a report as text for one screen."""
     lr, sr, work, made = report["lr"], report["sr"], report["work"], report["description"]
     model, source = made["model"], made["source"]
     version = f" version {model['version']}" if model["version"] else ""
@@ -93,13 +93,13 @@ def summary(report: dict[str, Any]) -> str:
         "model": f"{model['name']}{version}, x{model['scale']}, sha256 {model['sha256'][:16]}..., {model['engine']}",
         "read": f"{lr['width']} x {lr['height']} pixels{_mpp(lr['mpp'])}, level {lr['level']}{_averaged(lr)}",
         "written": f"{sr['width']} x {sr['height']} pixels{_mpp(sr['mpp'])}, {report['bytes'] / 2**20:.1f} MiB",
-        "time": f"{_time(work['seconds'])}, {work['mpixels_per_s']:.2f} Mpixel/s; the network was at work for "
-                f"{work['network_share']:.0%} of it",
-        "glass": _glass(work) if report["glass"] else "not looked for",
-        "halo": f"{work['halo']} LR pixels: {work['overhead']:.0%} computed twice, {work['windows']} windows"
-                f"{'; more --memory, less of it' if work['overhead'] > MUCH else ''}",
+        "time": f"{_time(work['seconds'])}, {work['mpixels_per_s']:.2f} Mpixel/s, {work['network_share']:.0%} of it in "
+                "the network",
+        "glass": _glass(work) if report["glass"] else "not detected",
+        "overlap": f"halo of {work['halo']} LR pixels, {work['windows']} windows, {work['overhead']:.0%} computed twice"
+                   f"{'; more --memory reduces it' if work['overhead'] > LARGE_OVERHEAD else ''}",
         "memory": f"{report['peak_rss_bytes'] / 2**30:.2f} GiB at most",
-        "unreadable": _bad(report["bad"]),
+        "unreadable": _unreadable(report["bad"]),
     }
     if report["input"]["unfamiliar"]:
         lines["unfamiliar"] = "; ".join(report["input"]["unfamiliar"])
@@ -108,23 +108,25 @@ def summary(report: dict[str, Any]) -> str:
     if work["halo_error"]:
         lines["seams"] = _halo_error(work["halo_error"])
     if work["kept_share"]:
-        lines["resumed"] = f"{work['kept_share']:.0%} of it was there; rates are those of this run"
+        lines["resumed"] = f"{work['kept_share']:.0%} existed before; rates are those of this run"
     return "\n".join([report["output"], *(f"  {name:<11}{text}" for name, text in lines.items())])
 
 
 def trust_line(trust: dict[str, Any]) -> str:
-    """Return in a line how far an output departs from its input, from what `trust.write_trust` returned."""
-    worst = f"; {len(trust['worst'])} regions beyond {trust['threshold']:.1f}, worst at left, top, right, bottom " \
+    """Return a line about a trust map, from what `trust_files.write_trust` returned."""
+    usual = f" (usual: {trust['usual'][0]:.1f} to {trust['usual'][1]:.1f})" if trust["usual"] else ""
+    unfamiliar = "; unfamiliar input" if trust["unusual"] else ""
+    worst = f"{len(trust['worst'])} regions above {trust['threshold']:.1f}, worst at left, top, right, bottom " \
             f"{', '.join(map(str, trust['worst'][0]['hr_box']))}" if trust["worst"] else \
-            f"; no region beyond {trust['threshold']:.1f}"
-    how = f", the input taken as {trust['degradation']['words']}" if trust["degradation"] else ""
-    return f"departs by {trust['median']:.2f} of 255 at the median{_usual(trust)}{worst}; measured in " \
-           f"{_time(trust['seconds'])}{how}"
+            f"no region above {trust['threshold']:.1f}"
+    fitted = f", assuming {trust['degradation']['words']}" if trust["degradation"] else ""
+    return f"differs from the input by {trust['median']:.2f} of 255 at the median{usual}{unfamiliar}; {worst}; " \
+           f"measured in {_time(trust['seconds'])}{fitted}"
 
 
 def bad_places(cells: int, cell_pixels: int, plane_pixels: int,
                l0_rectangles: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """Return how much could not be read and where, for a report."""
+    """Return how much could not be read, and where, for a report."""
     return {"places": len(l0_rectangles), "share": min(1.0, cells * cell_pixels / plane_pixels),
             "l0_rectangles": [list(box) for box in l0_rectangles[:LISTED_PLACES]]}
 
@@ -138,13 +140,6 @@ def _averaged(lr: dict[str, Any]) -> str:
     return f", means of {side:.3g}x{side:.3g} of its pixels" if side else ""
 
 
-def _usual(trust: dict[str, Any]) -> str:
-    if trust["usual"] is None:
-        return ""
-    low, high = trust["usual"]
-    return f", where {low:.1f} to {high:.1f} is usual{': unfamiliar input' if trust['unusual'] else ''}"
-
-
 def _glass(work: dict[str, Any]) -> str:
     if work["glass_share"] == 1:
         return "all of it, by bicubic: no tissue was found, --everywhere runs the network"
@@ -153,11 +148,11 @@ def _glass(work: dict[str, Any]) -> str:
 
 
 def _halo_error(error: dict[str, Any]) -> str:
-    return f"a halo of {error['full_halo']} would be exact, this one errs by {error['largest']} of 255 at most, " \
-           f"{error['mean']:.2g} on the mean"
+    return f"this halo causes errors of {error['largest']} of 255 at most and {error['mean']:.2g} on average; a halo " \
+           f"of {error['full_halo']} causes none"
 
 
-def _bad(bad: dict[str, Any]) -> str:
+def _unreadable(bad: dict[str, Any]) -> str:
     if not bad["places"]:
         return "nothing"
     first = ", ".join(map(str, bad["l0_rectangles"][0]))

@@ -125,7 +125,7 @@ def test_scores_of_another_model_or_other_data_are_not_replaced(model, trained, 
     before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
     assert len(before) == 3
     for changed in ({"--model": str(trained)}, {"--data": str(tile_folder / "slide-b")}):
-        with pytest.raises(ValueError, match=r"`output` must hold no scores of another model.*name another folder"):
+        with pytest.raises(ValueError, match=r"`output` must contain no scores of another model.*name another folder"):
             run(*(f"{name}={value}" for name, value in {**given, **changed}.items()))
     assert {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
     (output / "scores.md").unlink()  # whose they are, nothing says
@@ -137,7 +137,7 @@ def test_scores_of_another_model_or_other_data_are_not_replaced(model, trained, 
 def test_output_among_the_tiles_that_are_scored_is_refused(inside, model, tile_folder, tmp_path):
     tiles = shutil.copytree(tile_folder, tmp_path / "tiles")
     before = set(tiles.rglob("*"))
-    with pytest.raises(ValueError, match="`output` must lie outside of the data"):
+    with pytest.raises(ValueError, match="`output` must be outside of the data"):
         run(f"--model={model}", f"--data={tiles}", f"--output={tiles / inside}", "--patch_size=64")
     assert set(tiles.rglob("*")) == before
 
@@ -150,11 +150,11 @@ def test_blur_is_the_one_the_model_was_trained_with(model, trained, tile_folder,
 
     by_itself = evaluated("a", f"--model={trained}")
     assert "blur of 0.8 HR pixels" in (tmp_path / "a" / "scores.md").read_text(encoding="utf-8")
-    assert "does not say its blur" not in capsys.readouterr().out
+    assert "no record of its blur" not in capsys.readouterr().out
     assert by_itself == evaluated("b", f"--model={trained}", "--blur_sigma=0.8")
     assert by_itself == evaluated("c", f"--model={model}", "--blur_sigma=0.8")
     assert by_itself != evaluated("d", f"--model={model}")
-    assert "generator.keras does not say its blur: 1.6 HR pixels are taken" in capsys.readouterr().out
+    assert "generator.keras has no record of its blur: 1.6 HR pixels are assumed" in capsys.readouterr().out
 
 
 def test_blur_of_an_exported_model_is_that_of_its_run(trained, tile_folder, tmp_path):
@@ -198,7 +198,7 @@ def test_lr_is_the_one_that_is_asked_for_and_the_table_names_it(model, tile_fold
     assert [row["psnr"] for row in box] != [row["psnr"] for row in plain]
     assert "lr_consistency" in plain[0]
     assert "lr_consistency" not in box[0]  # it is the textbook's alone
-    with pytest.raises(ValueError, match="`output` must hold no scores of another model or other data"):
+    with pytest.raises(ValueError, match="`output` must contain no scores of another model or other data"):
         evaluated("box", "--lr=jpeg-80")
 
 
@@ -216,7 +216,7 @@ def test_real_lr_of_pairs_is_scored(model, write_pairs, tmp_path, capsys):
 
 
 def test_tiles_without_pairs_have_no_real_lr(model, tile_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"`data` must hold pairs, .*name such data"):
+    with pytest.raises(ValueError, match=r"`data` must contain pairs, .*name such data"):
         run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / 'scores'}", "--lr=pairs",
             "--patch_size=64", "--min_tissue=0")
     assert not list((tmp_path / "scores").glob("s*"))

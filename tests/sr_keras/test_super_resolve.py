@@ -19,9 +19,9 @@ from sr_keras import super_resolve as command
 from sr_keras.model import engines
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
-from sr_keras.slides import outputs as sinks
+from sr_keras.slides import outputs
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
-from sr_keras.slides.output_paths import is_slide, plan
+from sr_keras.slides.output_paths import is_slide, plan_outputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,7 +168,7 @@ def test_engine_makes_the_same_picture_within_one_step(engine, package, picture,
 
 def test_output_that_exists_is_kept_unless_told(picture, run, tmp_path):
     (tmp_path / "large.png").write_text("precious")
-    with pytest.raises(ValueError, match="`output` must be new; name another, or add --overwrite"):
+    with pytest.raises(ValueError, match="`output` must not exist; choose another path, or add --overwrite"):
         run(f"--input={picture}", f"--output={tmp_path / 'large.png'}")
     assert (tmp_path / "large.png").read_text() == "precious"
     assert run(f"--input={picture}", f"--output={tmp_path / 'large.png'}", "--overwrite") == 0
@@ -179,33 +179,33 @@ def test_input_is_never_replaced(picture, tmp_path):
     (tmp_path / "link.png").symlink_to(picture)
     for output in (picture, tmp_path / "link.png", tmp_path):
         with pytest.raises(ValueError, match="`output` must be another file than the input"):
-            plan(str(picture), output, 4, overwrite=True)
+            plan_outputs(str(picture), output, 4, overwrite=True)
     with pytest.raises(ValueError, match="`output` must be another file than the input"):
-        plan(str(tmp_path), tmp_path, 4, overwrite=True)
+        plan_outputs(str(tmp_path), tmp_path, 4, overwrite=True)
 
 
 def test_two_pictures_for_one_output_are_refused(picture, tmp_path):
     picture.with_suffix(".bmp").write_bytes(picture.read_bytes())
-    with pytest.raises(ValueError, match=r"give .*picture.png one picture"):
-        plan(str(tmp_path), tmp_path / "out", 4)
+    with pytest.raises(ValueError, match=r"have only one file for the output .*picture.png"):
+        plan_outputs(str(tmp_path), tmp_path / "out", 4)
 
 
 def test_picture_goes_into_a_folder_under_its_own_name(picture, tmp_path):
-    assert plan(str(picture), tmp_path / "new", 4) == [(picture, tmp_path / "new" / "picture.png")]
+    assert plan_outputs(str(picture), tmp_path / "new", 4) == [(picture, tmp_path / "new" / "picture.png")]
 
 
 @pytest.mark.parametrize("output", ["large.webp", "large.svs"])
 def test_suffix_that_is_not_written_is_refused(output, picture, tmp_path):
     with pytest.raises(ValueError, match=r"`output` must end in one of \.png"):
-        plan(str(picture), tmp_path / output, 4)
+        plan_outputs(str(picture), tmp_path / output, 4)
 
 
 def test_folder_into_a_picture_and_folder_without_pictures_are_refused(picture, tmp_path):
     with pytest.raises(ValueError, match="`output` must be a folder"):
-        plan(str(tmp_path), tmp_path / "large.png", 4)
+        plan_outputs(str(tmp_path), tmp_path / "large.png", 4)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="`input` must have pictures or slides in it"):
-        plan(str(tmp_path / "empty"), tmp_path / "out", 4)
+    with pytest.raises(ValueError, match="`input` must contain pictures or slides"):
+        plan_outputs(str(tmp_path / "empty"), tmp_path / "out", 4)
 
 
 @pytest.mark.parametrize("missing", ["model", "input", "output"])
@@ -216,14 +216,14 @@ def test_missing_flag_is_named(missing, picture, run, tmp_path):
 
 
 def test_picture_too_large_for_memory_is_refused_before_it_is_read(loaded, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "available_memory", lambda: 100_000)
-    with pytest.raises(ValueError, match=r"picture\.png: 56x40 pixels take .* GiB of memory.*write \.tif"):
+    monkeypatch.setattr(outputs, "available_memory", lambda: 100_000)
+    with pytest.raises(ValueError, match=r"picture\.png: 56x40 pixels take .* GiB of memory.*write a \.tif"):
         enlarge_file(loaded, picture, tmp_path / "large.png")
 
 
 def test_picture_too_large_for_jpeg_is_refused_before_it_is_computed(loaded, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "JPEG_LONGEST_SIDE", 200)
-    with pytest.raises(ValueError, match=r"224x160 pixels are more than JPEG holds; write \.tif"):
+    monkeypatch.setattr(outputs, "JPEG_LONGEST_SIDE", 200)
+    with pytest.raises(ValueError, match=r"224x160 pixels are more than JPEG holds; write a \.tif"):
         enlarge_file(loaded, picture, tmp_path / "large.jpg")
 
 
@@ -237,9 +237,9 @@ def test_tile_that_is_all_overlap_is_refused_once_and_leaves_nothing(mixed, run,
 @pytest.mark.parametrize("output", ["picture.png/large.png", "picture.png/more/large.tif", "/proc/large.png"])
 def test_place_that_takes_no_file_is_refused_before_anything_is_computed(output, picture, run, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "enlarge_file", None)
-    with pytest.raises(ValueError, match="`output` must lie where files can be written"):
+    with pytest.raises(ValueError, match="`output` must be a writable path"):
         run(f"--input={picture}", f"--output={tmp_path / output}")
-    with pytest.raises(ValueError, match="`trust_map` must lie where files can be written"):
+    with pytest.raises(ValueError, match="`trust_map` must be a writable path"):
         run(f"--input={picture}", f"--output={tmp_path / 'new' / 'a.tif'}", f"--trust_map={tmp_path / output}".replace(
             ".png", ".tif").replace("picture.tif", "picture.png"))
     assert list(tmp_path.iterdir()) == [picture]
@@ -313,7 +313,7 @@ def test_resume_leaves_what_is_finished_and_tries_what_failed(mixed, sample_slid
     (output / "slide_x4.tif.report.json").unlink()  # killed after the slide and before its report
     capsys.readouterr()
     assert run(*flags, "--resume") == 0
-    assert capsys.readouterr().out.count(": kept, it was there") == 3
+    assert capsys.readouterr().out.count(": kept, it existed before") == 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (output / "cut_x4.tif").exists()
 
@@ -344,10 +344,10 @@ def test_results_beside_their_slides_are_no_input_the_next_time(mixed, run):
 
 def test_comma_list_names_files_and_folders(mixed, picture, tmp_path):
     (mixed / "picture.png").unlink()
-    pairs = plan(f"{picture}, {mixed}", tmp_path / "out", 2, ome=True)
+    pairs = plan_outputs(f"{picture}, {mixed}", tmp_path / "out", 2, ome=True)
     assert [target.name for _, target in pairs] == ["picture.png", "cut_x2.ome.tif", "plain.png", "slide_x2.ome.tif"]
     with pytest.raises(FileNotFoundError, match=r"`input` must name .*Received: input='/no/such\.png'"):
-        plan(f"{picture},/no/such.png", tmp_path / "out", 2)
+        plan_outputs(f"{picture},/no/such.png", tmp_path / "out", 2)
 
 
 @pytest.mark.parametrize("spec", [",", " , ", ",,"])
@@ -375,7 +375,7 @@ def test_jpegs_that_a_slide_consists_of_are_no_pictures(mixed, tmp_path):
     for name in ("part.jpg", "other.jpg"):
         (mixed / name).write_bytes(b"\xff\xd8\xff")
     (mixed / "case.vms").write_text("[Virtual Microscope Specimen]\nImageFile=part.jpg\r\nMapFile=map.jpg\n")
-    names = [source.name for source, _ in plan(str(mixed), tmp_path / "out", 4)]
+    names = [source.name for source, _ in plan_outputs(str(mixed), tmp_path / "out", 4)]
     assert names == ["case.vms", "cut.svs", "other.jpg", "picture.png", "plain.tif", "slide.tif"]
 
 
@@ -412,8 +412,8 @@ def test_picture_that_is_cut_off_fails_and_is_not_made_white(suffix, histology, 
 def test_slide_of_which_nothing_can_be_read_fails(broken_slide, run, tmp_path, capsys):
     flags = (f"--input={broken_slide}", f"--output={tmp_path / 'a.tif'}", "--region=130,130,40,40")
     assert run(*flags) == 2
-    assert "broken.tif: nothing of what was asked for can be read; copy it again (cannot be read" in \
-        capsys.readouterr().err
+    assert ("broken.tif: no part of the requested area can be read; the file may be damaged, copy it again (cannot be "
+            "read") in capsys.readouterr().err
 
 
 def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkeypatch):
@@ -423,7 +423,7 @@ def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkey
     monkeypatch.setattr(command, "enlarge_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}")
-    assert "the same command with --resume goes on with it" in capsys.readouterr().err
+    assert "run the same command with --resume to continue" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flag", "message"), [
@@ -459,5 +459,5 @@ def test_command_runs_as_written_and_a_mistake_is_one_line(model, picture, tmp_p
     assert "1 of 1 written" in done.stdout
     wrong = type_command(f"--model={model}", "--input=/no/such.png", f"--output={tmp_path / 'other.png'}")
     assert wrong.returncode == 2
-    assert wrong.stderr == ("error: `input` must name pictures, slides or folders that are there; check the spelling. "
+    assert wrong.stderr == ("error: `input` must name existing pictures, slides or folders; check the spelling. "
                             "Received: input='/no/such.png'\n")

@@ -59,7 +59,7 @@ def test_side_by_side_takes_8_bit_and_floats_alike(patch, tmp_path):
 
 @pytest.mark.parametrize("inset", [(-4, 0, 20), (80, 0, 20), (0, 50, 20), (0, 0, 0)])
 def test_side_by_side_refuses_an_inset_outside(inset, patch, tmp_path):
-    with pytest.raises(ValueError, match="`inset` must lie inside"):
+    with pytest.raises(ValueError, match="`inset` must be inside"):
         side_by_side(*patch, tmp_path / "picture.png", inset=inset)
     assert not list(tmp_path.iterdir())
 

@@ -14,7 +14,7 @@ from pipelines.degrade import degrade
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
-from sr_keras.slides.departure import TrustMap, measure
+from sr_keras.slides.trust_map import TrustMap, measure
 
 ROOT = Path(__file__).parents[3]
 OPTIONS = DegradeOptions()

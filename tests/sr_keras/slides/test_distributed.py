@@ -1,4 +1,4 @@
-"""Slides and regions on a cluster of two machines, of which one is lost: the pixels of a run on one machine.
+"""Slides and batches of windows on a cluster of two machines, of which one is lost: the pixels of a run on one machine.
 
 A worker of these machines computes with one thread and this process with all cores, so that sums of floats differ, as
 they do between machines of different kinds. The promise is a step of 8 bits at most, before JPEG.
@@ -16,11 +16,11 @@ import tifffile
 from pipelines import console
 from pipelines.cluster import Cluster
 from sr_keras import super_resolve as command
-from sr_keras.slides import distributed as spread
-from sr_keras.slides.distributed import regions
-from sr_keras.slides.outputs import PyramidSink
+from sr_keras.slides import distributed
+from sr_keras.slides.distributed import window_batches
+from sr_keras.slides.outputs import PyramidOutput
 from sr_keras.slides.reports import report_path
-from sr_keras.slides.windows import plan
+from sr_keras.slides.window_plan import plan_windows
 
 LOSSLESS = ("--tile=200", "--lossless")
 FEW = 0.001  # share of values that another order of sums may round the other way; 3e-6 was measured
@@ -107,20 +107,20 @@ def test_slides_with_a_machine_lost_become_what_one_machine_makes(two_machines, 
 
 
 @pytest.mark.slow
-def test_slide_in_regions_with_a_machine_lost_has_the_same_pixels_and_report(two_machines, losing, broken_slide, run,
+def test_slide_in_batches_with_a_machine_lost_has_the_same_pixels_and_report(two_machines, losing, broken_slide, run,
                                                                              tmp_path, monkeypatch):
-    monkeypatch.setattr(spread, "LARGE", 0)
-    monkeypatch.setattr(spread, "REGION_PIXELS", 1)
+    monkeypatch.setattr(distributed, "LARGE", 0)
+    monkeypatch.setattr(distributed, "BATCH_PIXELS", 1)
     here, there = tmp_path / "here.tif", tmp_path / "there.tif"
-    put, boxes = PyramidSink.put, []
+    write, boxes = PyramidOutput.write, []
 
-    def put_and_lose(sink, box, pixels):
-        put(sink, box, pixels)
+    def write_and_lose(output, box, pixels):
+        write(output, box, pixels)
         boxes.append(box)
         losing.now()
 
     assert run(f"--input={broken_slide}", f"--output={here}", *LOSSLESS) == 1
-    monkeypatch.setattr(PyramidSink, "put", put_and_lose)
+    monkeypatch.setattr(PyramidOutput, "write", write_and_lose)
     assert run(f"--input={broken_slide}", f"--output={there}", *LOSSLESS, f"--ray={two_machines.address}") == 1
     assert losing.lost
     assert len(boxes) == len(set(boxes)) > 4  # nothing twice
@@ -131,33 +131,33 @@ def test_slide_in_regions_with_a_machine_lost_has_the_same_pixels_and_report(two
 @pytest.mark.slow
 def test_interrupted_run_on_a_cluster_goes_on_without_one(two_machines, sample_slide, run, tmp_path, monkeypatch,
                                                           capsys):
-    monkeypatch.setattr(spread, "LARGE", 0)
-    monkeypatch.setattr(spread, "REGION_PIXELS", 1)
-    put, boxes = PyramidSink.put, []
+    monkeypatch.setattr(distributed, "LARGE", 0)
+    monkeypatch.setattr(distributed, "BATCH_PIXELS", 1)
+    write, boxes = PyramidOutput.write, []
 
-    def interrupt_second(sink, box, pixels):
+    def interrupt_second(output, box, pixels):
         boxes.append(box)
         if len(boxes) == 3:
             raise KeyboardInterrupt
-        put(sink, box, pixels)
+        write(output, box, pixels)
 
     flags = (f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}", *LOSSLESS)
     with monkeypatch.context() as patch:
-        patch.setattr(PyramidSink, "put", interrupt_second)
+        patch.setattr(PyramidOutput, "write", interrupt_second)
         with pytest.raises(KeyboardInterrupt):
             run(*flags, f"--ray={two_machines.address}")
-    assert "the same command with --resume goes on with it" in capsys.readouterr().err
+    assert "run the same command with --resume to continue" in capsys.readouterr().err
     assert run(*flags, "--resume") == 0
     assert json.loads((tmp_path / "a.tif.report.json").read_text())["work"]["kept_share"] > 0
     assert run(f"--input={sample_slide}", f"--output={tmp_path / 'b.tif'}", *LOSSLESS) == 0
     assert_same_pixels(tmp_path / "a.tif", tmp_path / "b.tif")
 
 
-def test_regions_have_every_window_once_and_no_more_pixels_than_asked():
-    windows = plan((3000, 5000, 3), 4, 8, tile=272)
-    found = list(regions(windows, 16e6))
-    assert [window for region in found for window in region] == list(windows)
-    sizes = [16 * sum(x.core_stop - x.core_start for x in region.columns)
-             * sum(y.core_stop - y.core_start for y in region.rows) for region in found]
+def test_batches_have_every_window_once_and_no_more_pixels_than_asked():
+    windows = plan_windows((3000, 5000, 3), 4, 8, tile=272)
+    found = list(window_batches(windows, 16e6))
+    assert [window for batch in found for window in batch] == list(windows)
+    sizes = [16 * sum(x.core_stop - x.core_start for x in batch.columns)
+             * sum(y.core_stop - y.core_start for y in batch.rows) for batch in found]
     assert max(sizes) <= 16e6 < 2 * max(sizes)
-    assert [len(region) for region in regions(windows, 1)] == [1] * len(windows)
+    assert [len(batch) for batch in window_batches(windows, 1)] == [1] * len(windows)

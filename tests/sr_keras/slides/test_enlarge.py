@@ -186,7 +186,7 @@ def test_halo_that_is_too_small_makes_a_seam_that_is_measured_and_seen(loaded, s
     assert seen > 5
     assert 5 < error["largest"] <= 255
     assert 0 < error["mean"] < error["largest"]
-    assert f"errs by {error['largest']} of 255 at most" in reports.summary(report)
+    assert f"errors of {error['largest']} of 255 at most" in reports.summary(report)
 
 
 # Glass
@@ -250,7 +250,7 @@ def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(run_apart,
     assert path.with_name("a.tif.unfinished").exists()
     computed = []
     report = enlarge_file(loaded, broken_slide, path, replace(LOSSLESS, resume=True),
-                          loop=partial(super_resolve_plane, each=computed.append))
+                          compute=partial(super_resolve_plane, each=computed.append))
     assert 0 < report["work"]["kept_share"] < 1
     assert sum(one.sr.size for one in computed) == (1 - report["work"]["kept_share"]) * 2048 * 2048 * 3
     assert path.read_bytes() == whole.read_bytes()
@@ -264,7 +264,7 @@ def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_sli
 
     with pytest.raises(KeyboardInterrupt):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION,
-                     loop=partial(super_resolve_plane, each=interrupt))
+                     compute=partial(super_resolve_plane, each=interrupt))
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif.unfinished"]
     with pytest.raises(ValueError, match="continue it with --resume, or start again with --overwrite"):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)
@@ -296,7 +296,7 @@ def test_finished_output_is_kept_by_a_resume_if_it_is_what_would_be_made(report,
     if report:
         reports.report_path(path).write_bytes(reports.report_path(finished).read_bytes())
     assert enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))["kept"]
-    with pytest.raises(ValueError, match=r"`output` must have been made of this source by this model and these flags"):
+    with pytest.raises(ValueError, match=r"`output` must be made from this source by this model with these options"):
         enlarge_file(loaded, sample_slide, path, replace(REGION, everywhere=True, resume=True))
 
 

@@ -11,8 +11,8 @@ import pytest
 from pipelines.pyramid import PyramidWriter
 from sr_keras.slides import reports
 from sr_keras.slides.loop import halo_error, super_resolve_plane
-from sr_keras.slides.outputs import ImageSink, PyramidSink
-from sr_keras.slides.windows import plan
+from sr_keras.slides.outputs import PictureOutput, PyramidOutput
+from sr_keras.slides.window_plan import plan_windows
 
 
 def test_halo_of_the_receptive_field_measures_no_error(loaded, histology):
@@ -36,57 +36,59 @@ def test_next_windows_are_read_while_the_network_runs():
         assert third_is_read.wait(30)
         return lr.repeat(4, 1).repeat(4, 2)
 
-    super_resolve_plane(network, Slow(), plan(Slow.shape, 4, 4, tile=136), ImageSink(4 * 64 * 20, 256))
+    super_resolve_plane(network, Slow(), plan_windows(Slow.shape, 4, 4, tile=136), PictureOutput(4 * 64 * 20, 256))
     assert len(reads) == 10
 
 
 def test_every_finished_core_is_handed_out_with_its_place(loaded, histology):
     lr, cores = histology[:200, :330], []
-    windows, sink = plan(lr.shape, 4, loaded.halo, tile=150), ImageSink(4 * 330, 4 * 200)
+    windows, output = plan_windows(lr.shape, 4, loaded.halo, tile=150), PictureOutput(4 * 330, 4 * 200)
     told = []
-    super_resolve_plane(loaded, lr, windows, sink, each=cores.append, progress=lambda *a: told.append(a))
+    super_resolve_plane(loaded, lr, windows, output, each=cores.append, progress=lambda *a: told.append(a))
     assert len(cores) == len(windows) > 1
     assert sum(pixels for pixels, kept in told) == 16 * 200 * 330
     for one in cores:
         x, y, width, height = one.box
-        np.testing.assert_array_equal(one.sr, sink.pixels[y:y + height, x:x + width])
+        np.testing.assert_array_equal(one.sr, output.pixels[y:y + height, x:x + width])
 
 
 def test_island_of_tissue_in_a_large_window_is_the_networks_and_the_glass_around_it_bicubics(loaded, histology):
     lr = np.full((700, 900, 3), 240, np.uint8)
     lr[300:310, 420:430] = histology[:10, :10]
-    windows, sink, whole = plan(lr.shape, 4, loaded.halo, tile=650), ImageSink(3600, 2800), ImageSink(3600, 2800)
+    windows = plan_windows(lr.shape, 4, loaded.halo, tile=650)
+    output, whole = PictureOutput(3600, 2800), PictureOutput(3600, 2800)
 
     def has_tissue(rows, columns):
         return bool((lr[rows, columns] != 240).any())
 
-    work = super_resolve_plane(loaded, lr, windows, sink, has_tissue=has_tissue)
+    work = super_resolve_plane(loaded, lr, windows, output, has_tissue=has_tissue)
     super_resolve_plane(loaded, lr, windows, whole)
     assert len(windows) == 4
     assert work.pixels == 2800 * 3600
     assert 0 < work.network_pixels <= 4 * 512**2  # whole tiles around it
     reach = loaded.halo
     seen = slice(4 * (300 - reach), 4 * (310 + reach)), slice(4 * (420 - reach), 4 * (430 + reach))
-    assert np.abs(sink.pixels[seen].astype(int) - whole.pixels[seen]).max() <= 1
+    assert np.abs(output.pixels[seen].astype(int) - whole.pixels[seen]).max() <= 1
 
 
-def test_sink_that_fails_stops_the_run(loaded, histology):
-    class Full(ImageSink):
-        def put(self, box, pixels):
+def test_output_that_fails_stops_the_run(loaded, histology):
+    class Full(PictureOutput):
+        def write(self, box, pixels):
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        super_resolve_plane(loaded, histology, plan(histology.shape, 4, loaded.halo, tile=150), Full(2048, 2048))
+        super_resolve_plane(loaded, histology, plan_windows(histology.shape, 4, loaded.halo, tile=150),
+                            Full(2048, 2048))
 
 
-def test_network_computes_while_the_sink_is_at_work():
+def test_network_computes_while_the_output_is_at_work():
     computed = []
 
-    class Slow(ImageSink):
-        def put(self, box, pixels):
+    class Slow(PictureOutput):
+        def write(self, box, pixels):
             if box.hr_x == 0:
                 assert second_is_computed.wait(30)
-            super().put(box, pixels)
+            super().write(box, pixels)
 
     second_is_computed = Event()
 
@@ -97,7 +99,7 @@ def test_network_computes_while_the_sink_is_at_work():
         return lr.repeat(4, 1).repeat(4, 2)
 
     lr = np.zeros((64, 64 * 20, 3), np.uint8)
-    super_resolve_plane(network, lr, plan(lr.shape, 4, 4, tile=136), Slow(4 * 64 * 20, 256))
+    super_resolve_plane(network, lr, plan_windows(lr.shape, 4, 4, tile=136), Slow(4 * 64 * 20, 256))
     assert len(computed) == 10
 
 
@@ -124,7 +126,7 @@ def write_large(path: str, side: int) -> None:
     def write(name: Path, side: int) -> None:
         with PyramidWriter(name, 4 * side, 4 * side, 0.25) as writer:
             super_resolve_plane(lambda lr: lr.repeat(4, 1).repeat(4, 2), Endless(side, immunohistochemistry()),
-                                plan((side, side), 4, 8), PyramidSink(writer))
+                                plan_windows((side, side), 4, 8), PyramidOutput(writer))
             writer.finish()
 
     write(Path(path).with_name("first.tif"), 600)

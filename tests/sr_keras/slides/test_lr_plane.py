@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from pipelines.slide import open_slide
-from sr_keras.slides.lr_plane import BadPlaces, LRView, TissueMap
+from sr_keras.slides.lr_plane import LRPlane, TissueMap, UnreadablePlaces
 
 
 @pytest.mark.parametrize("asked", [{}, {"level": 1}, {"mpp": 1.25}, {"mpp": 2.0, "region": (100, 60, 200, 130)},
                                    {"level": 2, "region": (6, 9, 400, 333)}])
 def test_windows_are_pieces_of_the_whole_plane(asked, sample_slide):
     with open_slide(sample_slide) as slide:
-        lr = LRView(slide, **asked)
+        lr = LRPlane(slide, **asked)
         height, width = lr.shape[:2]
         whole = lr[0:height, 0:width].astype(int)
         for y in range(0, height, 37):
@@ -23,14 +23,14 @@ def test_windows_are_pieces_of_the_whole_plane(asked, sample_slide):
 
 def test_plane_of_level_0_is_the_picture(sample_slide, histology):
     with open_slide(sample_slide) as slide:
-        lr = LRView(slide, region=(30, 40, 100, 50))
+        lr = LRPlane(slide, region=(30, 40, 100, 50))
         assert (lr.shape, lr.mpp) == ((50, 100, 3), 0.5)
         np.testing.assert_array_equal(lr[5:50, 10:100], histology[45:90, 40:130])
 
 
 def test_coarse_plane_of_a_fine_level_is_read_in_pieces_that_fit_in_memory(sample_slide, monkeypatch):
     with open_slide(sample_slide) as slide:
-        whole = LRView(slide, mpp=10.0)
+        whole = LRPlane(slide, mpp=10.0)
         expected = whole[0:whole.shape[0], 0:whole.shape[1]].astype(int)
         monkeypatch.setattr("sr_keras.slides.lr_plane.SOURCE_SIDE", 64)
         assert np.abs(whole[0:whole.shape[0], 0:whole.shape[1]] - expected).max() <= 1
@@ -39,32 +39,32 @@ def test_coarse_plane_of_a_fine_level_is_read_in_pieces_that_fit_in_memory(sampl
 @pytest.mark.parametrize("region", [None, (0, 0, 512, 40)])
 def test_plane_of_less_than_a_pixel_is_refused(region, sample_slide):
     with open_slide(sample_slide) as slide, pytest.raises(ValueError, match="`mpp` must be finer than a pixel for all"):
-        LRView(slide, mpp=1e300 if region is None else 30.0, region=region)
+        LRPlane(slide, mpp=1e300 if region is None else 30.0, region=region)
 
 
 @pytest.mark.parametrize("region", [None, (100, 90, 200, 180), (128, 128, 128, 128), (200, 200, 10, 10)])
 def test_only_what_is_broken_becomes_white_wherever_the_plane_begins(region, broken_slide, histology):
     with open_slide(broken_slide) as slide:
-        lr = LRView(slide, region=region)
+        lr = LRPlane(slide, region=region)
         x, y, width, height = region or (0, 0, 512, 512)
         expected = histology.copy()
         expected[128:256, 128:256] = 255
         np.testing.assert_array_equal(lr[0:height, 0:width], expected[y:y + height, x:x + width])
         left, top = max(x, 128), max(y, 128)
         box = left, top, min(x + width, 256) - left, min(y + height, 256) - top
-        assert lr.bad_l0_rectangles() == [box]
+        assert lr.unreadable_l0_rectangles() == [box]
 
 
 def test_bad_places_outlive_a_kill_and_half_a_line(tmp_path):
-    bad = BadPlaces(tmp_path / "bad")
+    bad = UnreadablePlaces(tmp_path / "bad")
     for cell in ((3, 4), (4, 4), (3, 4), (9, 9)):
         bad.add(cell)
     with (tmp_path / "bad").open("a") as file:
         file.write("12 1")
-    again = BadPlaces(tmp_path / "bad", resume=True)
+    again = UnreadablePlaces(tmp_path / "bad", resume=True)
     assert again.rectangles() == [(48, 64, 32, 16), (144, 144, 16, 16)]
-    assert BadPlaces(tmp_path / "bad").cells == set()
-    again.forget()
+    assert UnreadablePlaces(tmp_path / "bad").cells == set()
+    again.delete_file()
     assert not list(tmp_path.iterdir())
 
 
@@ -76,7 +76,7 @@ def test_tissue_is_found_where_it_is_in_any_plane(tmp_path, histology):
     Image.fromarray(picture).save(tmp_path / "a.png")
     with open_slide(tmp_path / "a.png", assume_mpp=0.5) as slide:
         for asked, factor, origin in (({}, 1, 0), ({"mpp": 1.0}, 2, 0), ({"region": (40, 0, 1160, 400)}, 1, 40)):
-            lr = LRView(slide, **asked)
+            lr = LRPlane(slide, **asked)
             tissue = TissueMap(lr)
 
             def at(x, y, side=100, tissue=tissue, factor=factor, origin=origin):
@@ -92,7 +92,7 @@ def test_tissue_is_found_where_it_is_in_any_plane(tmp_path, histology):
 @pytest.mark.parametrize("asked", [{"mpp": 1.0}, {"mpp": 2.0, "region": (101, 61, 201, 130)}, {"mpp": 1.5}])
 def test_windows_of_an_averaged_plane_are_the_very_pixels_of_the_whole(asked, sample_slide):
     with open_slide(sample_slide) as slide:
-        lr = LRView(slide, **asked)
+        lr = LRPlane(slide, **asked)
         assert lr.averaged == asked["mpp"] / 0.5
         whole = lr[0:lr.shape[0], 0:lr.shape[1]]
         for rows, columns in ((slice(0, 30), slice(7, 50)), (slice(11, lr.shape[0]), slice(20, lr.shape[1]))):
@@ -101,7 +101,7 @@ def test_windows_of_an_averaged_plane_are_the_very_pixels_of_the_whole(asked, sa
 
 def test_averaged_plane_says_where_it_lies_and_mixes_no_white_in(sample_slide, histology):
     with open_slide(sample_slide) as slide:
-        lr = LRView(slide, mpp=2.0, region=(30, 40, 482, 472))
+        lr = LRPlane(slide, mpp=2.0, region=(30, 40, 482, 472))
         assert (lr.shape, lr.mpp) == ((118, 120, 3), 2.0)
         assert lr.l0_rectangle(0, 0, 120, 118) == (30, 40, 480, 472)
         expected = histology[40:, 30:510].reshape(118, 4, 120, 4, 3).mean((1, 3))
@@ -110,7 +110,7 @@ def test_averaged_plane_says_where_it_lies_and_mixes_no_white_in(sample_slide, h
 
 def test_plane_of_a_real_slide_is_averaged_to_its_border(shared_data):
     with open_slide(shared_data / "slides" / "metaplasia-HE.tif") as slide:
-        lr = LRView(slide, mpp=1.0)
+        lr = LRPlane(slide, mpp=1.0)
         assert (lr.level, lr.averaged, lr.shape[:2]) == (0, 4, (2921, 3299))
         corner = lr[2900:2921, 3280:3299]
         expected = slide.read_at(3280 * 4, 2900 * 4, 19 * 4, 21 * 4).reshape(21, 4, 19, 4, 3).mean((1, 3))

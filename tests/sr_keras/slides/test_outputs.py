@@ -1,4 +1,4 @@
-"""Sinks take boxes of pixels and write what they lack."""
+"""Outputs take boxes of pixels and write what they lack."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,7 +8,7 @@ import openslide
 
 from pipelines.pyramid import PyramidOptions, PyramidWriter
 from sr_keras.model.tiles import Box
-from sr_keras.slides.outputs import PyramidSink
+from sr_keras.slides.outputs import PyramidOutput
 
 
 def level_0(path: Path) -> np.ndarray:
@@ -21,11 +21,11 @@ def test_box_is_put_as_whole_tiles_and_only_those_that_lack(tmp_path):
     options = PyramidOptions(tile=128, quality=None)
     with PyramidWriter(tmp_path / "a.tif", 300, 200, 0.5, options) as writer:
         writer.put(0, 1, pixels[:128, 128:256])
-        sink = PyramidSink(writer)
-        assert not sink.lacks(Box(128, 0, 128, 128))
-        assert sink.lacks(Box(0, 0, 256, 128))
-        sink.put(Box(0, 0, 256, 128), pixels[:128, :256])
-        sink.put(Box(0, 128, 300, 72), pixels[128:])
-        sink.put(Box(256, 0, 44, 128), pixels[:128, 256:])
+        output = PyramidOutput(writer)
+        assert not output.needs(Box(128, 0, 128, 128))
+        assert output.needs(Box(0, 0, 256, 128))
+        output.write(Box(0, 0, 256, 128), pixels[:128, :256])
+        output.write(Box(0, 128, 300, 72), pixels[128:])
+        output.write(Box(256, 0, 44, 128), pixels[:128, 256:])
         writer.finish()
     np.testing.assert_array_equal(level_0(tmp_path / "a.tif"), pixels)

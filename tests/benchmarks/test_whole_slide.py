@@ -7,21 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import whole_slide
+from benchmarks.whole_slide import Round, Took, make_slide, measure_round, report
 from pipelines.slide import open_slide
-from sr_keras.slides import progress as rates
-from sr_keras.slides.config import EnlargeOptions
-from sr_keras.slides.progress import Round, Took, make_slide, measure_round, report
+from sr_keras.slides.enlarge_options import EnlargeOptions
 
 
 def test_bare_engine_computes_the_pixels_of_the_run_and_what_it_takes_is_not_the_runs(loaded, sample_slide,
                                                                                    monkeypatch):
-    bare = rates._bare
+    bare = whole_slide._bare
 
     def slow(*arguments):
         time.sleep(5)
         return bare(*arguments)
 
-    monkeypatch.setattr(rates, "_bare", slow)
+    monkeypatch.setattr(whole_slide, "_bare", slow)
     began = time.perf_counter()
     one = measure_round(loaded, sample_slide, EnlargeOptions(everywhere=True))
     assert one.pixels == 2048 * 2048 == one.report["sr"]["width"] * one.report["sr"]["height"]

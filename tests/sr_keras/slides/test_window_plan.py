@@ -7,12 +7,12 @@ import pytest
 
 from sr_keras.model.engines import ENGINES
 from sr_keras.model.facts import ModelFacts
-from sr_keras.slides.windows import needs, plan, pyramid_tile
+from sr_keras.slides.window_plan import memory_need, plan_windows, pyramid_tile
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_cores_are_whole_tiles_of_the_pyramid_and_windows_have_one_shape(scale):
-    windows = plan((3001, 5003), scale, halo=20)
+    windows = plan_windows((3001, 5003), scale, halo=20)
     tile = pyramid_tile(scale)
     assert tile % 16 == 0
     assert tile % scale == 0
@@ -23,7 +23,7 @@ def test_cores_are_whole_tiles_of_the_pyramid_and_windows_have_one_shape(scale):
 
 
 def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
-    overheads = [plan((20000, 30000), 4, 40, memory=memory).overhead for memory in (2, 4, 8, 16)]
+    overheads = [plan_windows((20000, 30000), 4, 40, memory=memory).overhead for memory in (2, 4, 8, 16)]
     assert overheads == sorted(overheads, reverse=True)
     assert overheads[-1] < 0.25
 
@@ -32,13 +32,14 @@ def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
 def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
     engine, whole = (SimpleNamespace(name=name, parts=parts, facts=ModelFacts(flags="--filters=48\n"))
                      for parts in (object(), None))
-    in_parts, at_once = (plan((20000, 30000), 4, 33, needs(one, 4)) for one in (engine, whole))
+    in_parts, at_once = (plan_windows((20000, 30000), 4, 33, memory_need(one, 4)) for one in (engine, whole))
     assert in_parts.overhead < 0.6 * at_once.overhead
     largest = max(y.side * x.side for y, x in in_parts)
-    assert needs(engine, 4).fixed + largest * needs(engine, 4).pixel <= 2 * 2**30
+    assert memory_need(engine, 4).fixed + largest * memory_need(engine, 4).pixel <= 2 * 2**30
 
 
 def test_fewer_filters_mean_larger_windows():
     few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts=ModelFacts(flags=f"--filters={filters}\n"))
                  for filters in (32, 64))
-    assert plan((20000, 30000), 4, 24, needs(few, 4)).overhead < plan((20000, 30000), 4, 24, needs(many, 4)).overhead
+    less, more = (plan_windows((20000, 30000), 4, 24, memory_need(one, 4)).overhead for one in (few, many))
+    assert less < more

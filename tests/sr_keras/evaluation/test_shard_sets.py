@@ -8,7 +8,7 @@ from pipelines.config import PatchOptions
 from pipelines.shards import open_shards, write_shards
 from pipelines.sources import find_sources
 from sr_keras.evaluation.conditions import REAL, condition_named
-from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, pairs_of, share_out
+from sr_keras.evaluation.shard_sets import find_sets, limit_of, lr_dataset, pairs_of, share_out
 
 SIDE = 64
 OPTIONS = PatchOptions(patch_size=SIDE, min_tissue=0)
@@ -65,7 +65,7 @@ def test_real_lr_is_what_lies_beside_hr(sets):
 
 
 def test_data_without_pairs_has_no_real_lr(sets):
-    with pytest.raises(ValueError, match=r"`data` must hold pairs.*name such data"):
+    with pytest.raises(ValueError, match=r"`data` must contain pairs.*name such data"):
         pairs_of(sets[0], 4)
 
 
@@ -77,5 +77,5 @@ def test_pairs_of_another_scale_are_refused_by_name(write_pairs, tmp_path):
 
 
 def test_output_among_the_tiles_is_refused(plain_folder):
-    with pytest.raises(ValueError, match="`output` must lie outside of the data"):
+    with pytest.raises(ValueError, match="`output` must be outside of the data"):
         find_sets([str(plain_folder)], plain_folder / "scores" / "data", OPTIONS, 4)

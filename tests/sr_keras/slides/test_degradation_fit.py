@@ -11,8 +11,8 @@ from skimage.transform import downscale_local_mean
 
 from pipelines.config import DegradeOptions
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.slides import fitting
-from sr_keras.slides.fitting import box, candidates, degrade_again, fit_degradation, reach
+from sr_keras.slides import degradation_fit
+from sr_keras.slides.degradation_fit import box_average, candidates, degrade_again, fit_degradation, reach
 
 
 def assert_alike(one, two, sr):
@@ -30,7 +30,7 @@ def test_each_candidate_is_found_again_among_the_others(histology, scale):
 
 
 def test_candidate_is_found_through_jpeg_and_from_several_windows(histology):
-    for options in (box(4), DegradeOptions(blur_sigma=2.4)):
+    for options in (box_average(4), DegradeOptions(blur_sigma=2.4)):
         pairs = []
         for x in (0, 256):
             sr = histology[:256, x:x + 256]
@@ -44,7 +44,7 @@ def test_candidate_is_found_through_jpeg_and_from_several_windows(histology):
 
 def test_mean_and_blur_are_those_of_other_libraries(histology):
     sr = to_float(histology)
-    np.testing.assert_allclose(degrade_again(sr, box(4)), downscale_local_mean(sr, (4, 4, 1)), atol=1e-6)
+    np.testing.assert_allclose(degrade_again(sr, box_average(4)), downscale_local_mean(sr, (4, 4, 1)), atol=1e-6)
     sr = sr[:128, :128]
     blurred = ndimage.gaussian_filter(np.repeat(np.repeat(sr, 3, 0), 3, 1), (9.6, 9.6, 0), mode="reflect")
     middle = 12 * np.arange(32) + 5.5  # of 4 pixels of 3
@@ -54,17 +54,17 @@ def test_mean_and_blur_are_those_of_other_libraries(histology):
 
 @pytest.mark.parametrize("sides", [(32, 20), (3, 2)])
 def test_what_is_tried_is_what_is_done_again(histology, sides):
-    for options in [box(4), *candidates(4)[1::4], DegradeOptions(2, blur_sigma=0.8)]:
+    for options in [box_average(4), *candidates(4)[1::4], DegradeOptions(2, blur_sigma=0.8)]:
         height, width = (options.scale * side for side in sides)
         sr = to_float(histology[:height, :width])
-        down, right = (fitting._matrix(options, side) for side in sides)
+        down, right = (degradation_fit._matrix(options, side) for side in sides)
         tried = np.moveaxis(down @ np.moveaxis(sr, -1, 0) @ right.T, 0, -1)
         np.testing.assert_allclose(tried, degrade_again(sr, options), atol=1e-5)
 
 
 def test_windows_smaller_than_the_blur_are_compared_whole():
     sr = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
-    assert fit_degradation([(to_uint8(degrade_again(to_float(sr), box(4))), sr)], 4) == box(4)
+    assert fit_degradation([(to_uint8(degrade_again(to_float(sr), box_average(4))), sr)], 4) == box_average(4)
 
 
 def test_reach_is_how_far_a_pixel_of_sr_is_felt():

@@ -1,4 +1,4 @@
-"""The three files of a map of trust, by functions and by the command."""
+"""The command writes a trust map with any output, adds it to finished ones, and never replaces another file."""
 from __future__ import annotations
 
 import json
@@ -14,90 +14,15 @@ from PIL import Image
 from skimage.transform import downscale_local_mean
 
 from pipelines import console
-from pipelines.config import DegradeOptions
 from pipelines.pixels import to_float
-from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.slide import open_slide
 from sr_keras import super_resolve as command
 from sr_keras.metrics import lr_consistency
-from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, overview, reports
-from sr_keras.slides import outputs as sinks
-from sr_keras.slides.departure import measure, measure_file
-from sr_keras.slides.fitting import SIGMAS
-from sr_keras.slides.lr_plane import LRView
-from sr_keras.slides.trust import trust_paths, write_trust
+from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, outputs, reports
+from sr_keras.slides.degradation_fit import SIGMAS
+from sr_keras.slides.lr_plane import LRPlane
+from sr_keras.slides.trust_files import trust_paths, write_trust
 
-OPTIONS = DegradeOptions()
-
-
-def a_quarter(x: float, y: float) -> tuple[float, float]:
-    return x / 4, y / 4
-
-
-def write_slide(path: Path, pixels: np.ndarray, mpp: float | None) -> Path:
-    with PyramidWriter(path, pixels.shape[1], pixels.shape[0], mpp, PyramidOptions(128, None)) as pyramid:
-        for row, column in pyramid.missing():
-            x, y, width, height = pyramid.levels[0].box(row, column)
-            pyramid.put(row, column, pixels[y:y + height, x:x + width])
-        pyramid.finish()
-    return path
-
-
-def test_finished_slides_are_compared_where_they_belong(histology, tmp_path, lr_of, with_blob):
-    source = write_slide(tmp_path / "lr.tif", np.pad(lr_of(histology), ((8, 0), (16, 0), (0, 0))), 1.0)
-    target = write_slide(tmp_path / "sr.tif", with_blob(histology, 300, 200, 30), 0.25)
-    measured: list[int] = []
-    with open_slide(source) as slide:
-        found = measure_file(LRView(slide, region=(16, 8, 128, 128)), target, 4, measured.append)
-    assert (found.mpp, sum(measured), found.degradation) == (0.25, 512 * 512, OPTIONS)
-    report = write_trust(tmp_path / "trust" / "a.tif", found, "lr.tif", a_quarter)
-    assert json.loads(json.dumps(report, allow_nan=False))["worst"][0]["hr_box"] == [240, 144, 352, 256]
-    assert sorted(path.name for path in (tmp_path / "trust").iterdir()) == [
-        "a.on_input.geojson", "a.on_output.geojson", "a.overview.png", "a.tif"]
-    assert len(json.loads(trust_paths(tmp_path / "trust" / "a.tif")[1].read_text())["features"]) == 1
-
-
-def test_files_of_the_same_map_are_the_same_bytes(invented, tmp_path):
-    for name in ("a", "b"):
-        write_trust(tmp_path / name / "t.tif", invented, "case", a_quarter)
-    for one, two in zip(*(trust_paths(tmp_path / name / "t.tif") for name in ("a", "b")), strict=True):
-        assert one.read_bytes() == two.read_bytes()
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 64), (3, 200)])
-def test_empty_slide_gives_a_quiet_map(tmp_path, height, width):
-    lr, sr = (np.full((scale * height, scale * width, 3), 255, np.uint8) for scale in (1, 4))
-    found = measure(lr, sr, OPTIONS)
-    assert np.isfinite(found.departure).all()
-    assert found.departure.max() < 1e-3
-    report = write_trust(tmp_path / "a.tif", found, "empty", a_quarter)
-    assert (report["worst"], report["threshold"]) == ([], 2)
-    assert json.loads(trust_paths(tmp_path / "a.tif")[1].read_text())["features"] == []
-    with Image.open(trust_paths(tmp_path / "a.tif")[3]) as image:
-        assert max(image.size) < 4000
-
-
-def test_slide_that_departs_everywhere_is_flagged_beside_what_is_usual(a_map, tmp_path):
-    for median, unusual in ((2.9, False), (4.4, False), (7.3, True)):
-        found = replace(a_map(np.full((8, 8), median)), usual=(2.0, 3.0), degradation=OPTIONS)
-        report = write_trust(tmp_path / "a.tif", found, "case", a_quarter) | {"seconds": 1.0}
-        assert report["unusual"] == unusual
-        assert report["worst"] == []  # no region stands out
-        line = reports.trust_line(report)
-        assert f"{median:.2f} of 255 at the median, where 2.0 to 3.0 is usual" in line
-        assert (": unfamiliar input" in line) == unusual
-    unknown = write_trust(tmp_path / "a.tif", a_map(np.full((8, 8), 7.3)), "case", a_quarter) | {"seconds": 1.0}
-    assert (unknown["usual"], unknown["unusual"]) == (None, False)
-    assert "usual" not in reports.trust_line(unknown)
-
-
-def test_overview_says_what_it_cannot_show():
-    assert "it cannot show" not in overview.CAPTION
-    assert "Detail that the network invents finer than that vanishes" in overview.CAPTION
-    assert "this map cannot show it" in overview.CAPTION
-
-
-# By the command
 
 @pytest.fixture
 def run(loaded, open_once, monkeypatch):
@@ -132,16 +57,16 @@ def test_command_leaves_map_regions_and_overview_that_agree_with_the_metric(suff
     assert all(path.exists() for path in trust_paths(trust_map))
     with Image.open(picture) as lr, Image.open(target) as sr:
         expected = square_error(np.asarray(lr), np.asarray(sr))
-    departure = tifffile.imread(trust_map)
-    assert departure.shape == (10, 14)  # the squares are whole ones
+    lr_error = tifffile.imread(trust_map)
+    assert lr_error.shape == (10, 14)  # the squares are whole ones
     # What fits is sought away from the border, so another neighbour of the best may have been taken.
-    assert np.sqrt(np.mean(departure.astype(float)**2)) == pytest.approx(expected, rel=0.02)
+    assert np.sqrt(np.mean(lr_error.astype(float)**2)) == pytest.approx(expected, rel=0.02)
     trust = json.loads(reports.report_path(target).read_text())["trust"]
     assert trust["map"] == str(trust_map)
-    assert trust["largest"] == departure.max()
+    assert trust["largest"] == lr_error.max()
     printed = capsys.readouterr().out
-    assert f"departs by {trust['median']:.2f} of 255 at the median" in printed
-    assert f"the input taken as {trust['degradation']['words']}" in printed
+    assert f"differs from the input by {trust['median']:.2f} of 255 at the median" in printed
+    assert f"assuming {trust['degradation']['words']}" in printed
     with Image.open(trust_paths(trust_map)[3]) as overview:
         assert overview.format == "PNG"
 
@@ -150,13 +75,13 @@ def test_worst_region_of_a_slides_part_is_told_in_pixels_of_the_output(loaded, s
                                                                         monkeypatch, capsys):
     by_network = enlarge.super_resolve_plane
 
-    def with_a_black_square(generator, lr, windows, sink, **more):
+    def with_a_black_square(generator, lr, windows, output, **more):
         def wrong(batch):
             sr = np.repeat(np.repeat(batch, 4, 1), 4, 2)
             sr[:, 160:240, 320:416] = 0
             return sr
 
-        return by_network(wrong, lr, windows, sink, **more)
+        return by_network(wrong, lr, windows, output, **more)
 
     monkeypatch.setattr(enlarge, "super_resolve_plane", with_a_black_square)
     assert run(f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}", "--region=64,32,200,120", "--lossless",
@@ -176,11 +101,11 @@ def test_worst_region_of_a_slides_part_is_told_in_pixels_of_the_output(loaded, s
 
 def test_regions_on_the_input_count_from_the_scanned_area_where_a_slide_says_one(sample_slide):
     with open_slide(sample_slide) as slide:
-        lr = LRView(slide, mpp=1.0, region=(100, 60, 200, 200))
+        lr = LRPlane(slide, mpp=1.0, region=(100, 60, 200, 200))
         assert slide.bounds_corner == (0, 0)
-        assert enlarge._in_qupath(slide, lr, 4, 40, 20) == (120, 70)
+        assert enlarge._position_in_qupath(slide, lr, 4, 40, 20) == (120, 70)
         slide.bounds_corner = (50, 10)
-        assert enlarge._in_qupath(slide, lr, 4, 40, 20) == (70, 60)
+        assert enlarge._position_in_qupath(slide, lr, 4, 40, 20) == (70, 60)
 
 
 def test_several_files_get_a_folder_of_maps_and_none_becomes_input(picture, sample_slide, run, tmp_path):
@@ -232,7 +157,7 @@ def test_kill_between_output_and_map_is_made_good_by_a_resume(suffix, report, lo
     before = target.stat().st_mtime_ns
     capsys.readouterr()
     assert run(*flags, f"--output={target}", f"--trust_map={trust_map}", "--resume") == 0
-    assert "kept, it was there; it departs by" in capsys.readouterr().out
+    assert "kept, it existed before; differs from the input by" in capsys.readouterr().out
     assert target.stat().st_mtime_ns == before
     for one, two in zip(trust_paths(trust_map), trust_paths(tmp_path / "whole" / "t.tif"), strict=True):
         assert one.read_bytes() == two.read_bytes()
@@ -294,8 +219,8 @@ def test_measuring_that_fails_is_told_and_leaves_the_output_and_its_report(sampl
 # Refusals
 
 @pytest.mark.parametrize(("trust_map", "message"), [
-    ("t.png", r"end in \.tif, or be a folder"), ("picture.tif", "be new"), ("large.tif", "be another file than inputs"),
-    ("plain", r"end in \.tif, or be a folder"), ("source.tif", "be another file than inputs"), ("half.tif", "be new")])
+    ("t.png", r"end in \.tif, or be a folder"), ("picture.tif", "not exist"), ("large.tif", "be another file than"),
+    ("plain", r"end in \.tif, or be a folder"), ("source.tif", "be another file than"), ("half.tif", "not exist")])
 def test_map_that_would_replace_something_is_refused_before_anything_is_computed(trust_map, message, picture, run,
                                                                                 tmp_path):
     picture.rename(tmp_path / "source.tif")
@@ -310,12 +235,12 @@ def test_map_that_would_replace_something_is_refused_before_anything_is_computed
 def test_map_replaces_what_is_there_if_told_and_by_resume_only_a_map(picture, invented, run, tmp_path):
     flags = f"--input={picture}", f"--output={tmp_path / 'large.png'}", f"--trust_map={tmp_path / 't.tif'}"
     (tmp_path / "t.tif").write_text("precious")
-    with pytest.raises(ValueError, match="`trust_map` must be a map to be left or completed"):
+    with pytest.raises(ValueError, match="`trust_map` must be a trust map to be resumed"):
         run(*flags, "--resume")
     assert (tmp_path / "t.tif").read_text() == "precious"
     assert run(*flags, "--overwrite") == 0
     assert tifffile.imread(tmp_path / "t.tif").shape == (10, 14)
-    write_trust(tmp_path / "t.tif", invented, "other", a_quarter)
+    write_trust(tmp_path / "t.tif", invented, "other", lambda x, y: (x / 4, y / 4))
     assert run(*flags, "--resume", "--overwrite") == 0
 
 
@@ -324,10 +249,10 @@ def test_one_map_for_several_files_and_several_of_one_name_are_refused(picture, 
     folder.mkdir()
     (folder / "a.png").write_bytes(picture.read_bytes())
     (folder / "b.png").write_bytes(picture.read_bytes())
-    with pytest.raises(ValueError, match="`trust_map` must be a folder, as 2 files are read"):
+    with pytest.raises(ValueError, match="`trust_map` must be a folder, because there are 2 inputs"):
         run(f"--input={folder}", f"--output={tmp_path / 'out'}", f"--trust_map={tmp_path / 't.tif'}")
     (folder / "b.png").rename(folder / "a.svs")
-    with pytest.raises(ValueError, match=r"`trust_map` must get one map of the name a_trust\.tif"):
+    with pytest.raises(ValueError, match=r"`trust_map` must be the only one with the name a_trust\.tif"):
         run(f"--input={folder}", f"--output={tmp_path / 'out'}", f"--trust_map={tmp_path / 'maps'}")
 
 
@@ -338,6 +263,6 @@ def test_scale_that_cannot_be_measured_is_told_before_inference(loaded, picture,
 
 
 def test_picture_that_could_not_be_read_again_is_refused_before_it_is_computed(loaded, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks.Image, "MAX_IMAGE_PIXELS", 160 * 224 // 2 - 1)
-    with pytest.raises(ValueError, match=r"more than PIL reads again from a \.png.*write \.tif"):
+    monkeypatch.setattr(outputs.Image, "MAX_IMAGE_PIXELS", 160 * 224 // 2 - 1)
+    with pytest.raises(ValueError, match=r"more than PIL reads again from a \.png.*write a \.tif"):
         enlarge_file(loaded, picture, tmp_path / "a.png", trust_map=tmp_path / "t.tif")

@@ -1,16 +1,16 @@
-"""How fast whole slides are: the run from file to file beside the bare engine on the same windows, and its memory.
+"""Compare the speed of a whole-slide run with the bare engine on the same windows, and measure its memory.
 
     generator = open_engine("tensorflow", "saved_models/demo")
     rounds = [measure_round(generator, Path("case.svs"), EnlargeOptions()) for _ in range(3)]
     print("\\n".join(report(rounds)))
 
-A round is a run of `enlarge_file` that is held after its windows are planned, while the engine computes those with
-tissue and nothing else is done; that time does not count for the run. So both have the same pixels, and whatever else
-the machine does falls on both. The run has all that comes with it: the checksum of the source, the tissue map, reading,
-bicubic on glass, encoding, the lower levels and the file. What loads the network is in neither.
+A round is a run of `enlarge_file` that pauses after its windows are planned, while the engine alone computes those with
+tissue; the pause does not count for the run. So both compute the same pixels under the same load. The run includes the
+checksum of the source, the tissue map, reading, bicubic on glass, encoding, the lower levels and writing. Neither
+includes loading the network.
 
-Where the engine keeps all cores busy, what the run does beside it can't come for nothing: by CPU time it is seen what
-perfect overlap would leave.
+When the engine keeps all cores busy, the other work of the run takes time too. The ratio of CPU times shows what
+perfect overlap would reach.
 """
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from skimage.data import immunohistochemistry
 from pipelines.pixels import WHITE
 from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.workers import cores
-from sr_keras.slides.config import EnlargeOptions
-from sr_keras.slides.enlarge import enlarge_file
-from sr_keras.slides.loop import Generator, Plane, Sink, Wanted, Work, by_network, near_tissue, super_resolve_plane
-from sr_keras.slides.windows import Plan
+from sr_keras.slides import EnlargeOptions, enlarge_file
+from sr_keras.slides.loop import Generator, HasTissue, Plane, Work, by_network, near_tissue, super_resolve_plane
+from sr_keras.slides.outputs import Output
+from sr_keras.slides.window_plan import WindowPlan
 
 MADE_MPP = 1.0
 TISSUE_SHARE = 1 / 12  # of the side of a made slide
 
 
 class Took(NamedTuple):
-    """Seconds on the clock, and those of all cores."""
+    """Seconds of wall-clock time and of CPU time."""
 
     seconds: float
     cpu_seconds: float
@@ -46,7 +46,7 @@ class Took(NamedTuple):
 
 @dataclass(frozen=True)
 class Round:
-    """What the bare engine and the whole run took, and the report of the run; `pixels` of SR by the engine."""
+    """Times of the bare engine and of the whole run, the SR pixels of the engine, and the report of the run."""
 
     bare: Took
     run: Took
@@ -55,31 +55,31 @@ class Round:
 
 
 def measure_round(generator: Any, source: Path, options: EnlargeOptions) -> Round:
-    """Super-resolve a slide into a folder that is deleted; see above.
+    """Super-resolve a slide into a temporary folder, and return the times.
 
     Raises:
-        SlideError: It can't be read as asked.
+        SlideError: The slide cannot be read.
     """
     bare = held = Took(0.0, 0.0)
     pixels = 0
 
-    def loop(generator: Generator, lr: Plane, windows: Plan, sink: Sink, *, has_tissue: Wanted | None = None,
-             **more: Any) -> Work:
+    def compute(generator: Generator, lr: Plane, windows: WindowPlan, output: Output, *,
+                has_tissue: HasTissue | None = None, **more: Any) -> Work:
         nonlocal bare, held, pixels
         began = _now()
         bare, pixels = _bare(generator, lr, windows, has_tissue)
         held = _since(began)
-        return super_resolve_plane(generator, lr, windows, sink, has_tissue=has_tissue, **more)
+        return super_resolve_plane(generator, lr, windows, output, has_tissue=has_tissue, **more)
 
     with tempfile.TemporaryDirectory() as folder:
         began = _now()
-        report = enlarge_file(generator, source, Path(folder) / "x.tif", options, loop=loop)
+        report = enlarge_file(generator, source, Path(folder) / "x.tif", options, compute=compute)
         whole = _since(began)
     return Round(bare, Took(*(every - part for every, part in zip(whole, held, strict=True))), pixels, report)
 
 
 def report(rounds: Sequence[Round]) -> Iterator[str]:
-    """Yield the lines of what was measured: medians of the rounds, and memory."""
+    """Yield the lines of a report: medians of the rounds, and memory."""
     last = rounds[-1].report
     sr, work = last["sr"], last["work"]
     bare, run = (Took(*(median(values) for values in zip(*(getattr(one, part) for one in rounds), strict=True)))
@@ -101,7 +101,7 @@ def report(rounds: Sequence[Round]) -> Iterator[str]:
 
 
 def make_slide(path: Path, side: int) -> Path:
-    """Write a slide of `side` x `side` pixels: glass, and tissue in its middle over a twelfth of the side."""
+    """Write a slide of `side` x `side` pixels: glass, with tissue in the middle over a twelfth of the side."""
     tissue = immunohistochemistry()
     first, last = round(side * (1 - TISSUE_SHARE) / 2), round(side * (1 + TISSUE_SHARE) / 2)
     with PyramidWriter(path, side, side, MADE_MPP, PyramidOptions(tile=tissue.shape[0])) as writer:
@@ -115,8 +115,8 @@ def make_slide(path: Path, side: int) -> Path:
     return path
 
 
-def _bare(generator: Generator, lr: Plane, windows: Plan, has_tissue: Wanted | None) -> tuple[Took, int]:
-    """Compute the windows with tissue, one after the other; return what that took without reading, and SR pixels."""
+def _bare(generator: Generator, lr: Plane, windows: WindowPlan, has_tissue: HasTissue | None) -> tuple[Took, int]:
+    """Compute the windows with tissue; return the time without reading, and the number of SR pixels."""
     times, count = [], 0
     for part in (near_tissue(y, x, windows, has_tissue) for y, x in windows):
         if part:

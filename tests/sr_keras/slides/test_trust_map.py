@@ -1,4 +1,4 @@
-"""How far SR departs from its input: known errors are found, and nothing else."""
+"""The LR error finds known errors and nothing else, and its usual range is that of the medians of slides."""
 from __future__ import annotations
 
 import json
@@ -10,9 +10,19 @@ import tifffile
 from pipelines.config import DegradeOptions
 from pipelines.pixels import to_float
 from sr_keras.metrics import lr_consistency
-from sr_keras.slides import departure
-from sr_keras.slides.departure import TrustMap, is_map, measure, square_side, write_map
-from sr_keras.slides.regions import worst_regions
+from sr_keras.model.facts import ModelFacts
+from sr_keras.slides import trust_map
+from sr_keras.slides.trust_files import worst_regions
+from sr_keras.slides.trust_map import (
+    PATCHES,
+    TrustMap,
+    is_trust_map,
+    measure,
+    median_errors,
+    square_side,
+    usual_departure,
+    write_map,
+)
 
 OPTIONS = DegradeOptions()
 FLOOR = 1 / np.sqrt(12)  # what rounding to whole grey levels leaves
@@ -32,33 +42,33 @@ def by_hand(lr: np.ndarray, sr: np.ndarray, square: int) -> np.ndarray:
 
 def test_map_of_consistent_sr_is_what_rounding_leaves(histology, lr_of):
     found = measure(lr_of(histology), histology, OPTIONS)
-    assert found.departure.shape == (32, 32)
-    assert found.departure.mean() == pytest.approx(FLOOR, rel=0.05)
-    assert found.departure.max() < 2 * FLOOR
+    assert found.lr_error.shape == (32, 32)
+    assert found.lr_error.mean() == pytest.approx(FLOOR, rel=0.05)
+    assert found.lr_error.max() < 2 * FLOOR
     assert worst_regions(found) == []
 
 
 def test_map_of_one_square_is_lr_consistency(histology):
     lr, sr = histology[100:104, 50:54], histology[200:216, 300:316]
     expected = 255 * float(lr_consistency(to_float(lr)[np.newaxis], to_float(sr)[np.newaxis])[0])
-    assert measure(lr, sr, OPTIONS).departure == pytest.approx(np.array([[expected]]), rel=1e-5)
+    assert measure(lr, sr, OPTIONS).lr_error == pytest.approx(np.array([[expected]]), rel=1e-5)
 
 
 @pytest.mark.parametrize(("scale", "sigma"), [(2, 0.8), (4, 1.6), (4, 0.0), (8, 3.2)])
 def test_mean_square_of_map_is_that_of_lr_consistency(histology, monkeypatch, scale, sigma):
-    monkeypatch.setattr(departure, "BLOCK", 128)
+    monkeypatch.setattr(trust_map, "BLOCK", 128)
     lr, sr = histology[:256 // scale, :256 // scale], histology[256:, :256]
     expected = 255 * float(lr_consistency(to_float(lr)[np.newaxis], to_float(sr)[np.newaxis], scale, sigma)[0])
-    found = measure(lr, sr, DegradeOptions(scale, blur_sigma=sigma)).departure
+    found = measure(lr, sr, DegradeOptions(scale, blur_sigma=sigma)).lr_error
     assert np.sqrt(np.mean(found.astype(float)**2)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("block", [16, 48, 1024])
 def test_map_has_no_seams_and_is_right_at_odd_borders(histology, monkeypatch, block):
     lr, sr = histology[:53, :41], histology[100:312, 200:364]
-    monkeypatch.setattr(departure, "BLOCK", block)
+    monkeypatch.setattr(trust_map, "BLOCK", block)
     found = measure(lr, sr, OPTIONS)
-    assert found.departure == pytest.approx(by_hand(lr, sr, 4), rel=1e-4)
+    assert found.lr_error == pytest.approx(by_hand(lr, sr, 4), rel=1e-4)
     assert (found.thumbnail.shape, found.width, found.height) == ((14, 11, 3), 164, 212)
 
 
@@ -76,10 +86,10 @@ def test_threshold_is_far_out_and_not_below_what_is_seen(a_map):
 
 
 def test_threshold_is_that_of_tissue_where_most_is_glass():
-    departure, thumbnail = np.full((64, 64), 0.1, np.float32), np.full((64, 64, 3), 240, np.uint8)
-    departure[20:40, 20:40] = np.linspace(4, 5, 20)
+    lr_error, thumbnail = np.full((64, 64), 0.1, np.float32), np.full((64, 64, 3), 240, np.uint8)
+    lr_error[20:40, 20:40] = np.linspace(4, 5, 20)
     thumbnail[20:40, 20:40] = (190, 80, 160)
-    found = TrustMap(departure, thumbnail, 16, 1024, 1024, 0.25)
+    found = TrustMap(lr_error, thumbnail, 16, 1024, 1024, 0.25)
     assert found.quartiles[1] == pytest.approx(4.5, abs=0.2)  # the mask is a little wider than the tissue
     assert worst_regions(found) == []
 
@@ -95,7 +105,7 @@ def test_map_file_holds_departure_and_its_mpp(invented, tmp_path):
     write_map(tmp_path / "a.tif", invented)
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         page = tiff.pages[0]
-        assert np.array_equal(page.asarray(), invented.departure)
+        assert np.array_equal(page.asarray(), invented.lr_error)
         assert page.is_tiled
         numerator, denominator = page.tags["XResolution"].value
         assert 1e4 * denominator / numerator == pytest.approx(16 * 0.25)
@@ -117,5 +127,41 @@ def test_sides_that_do_not_fit_are_refused(histology):
 def test_map_is_told_from_other_files(invented, sample_slide, tmp_path):
     write_map(tmp_path / "a.tif", invented)
     (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
-    assert is_map(tmp_path / "a.tif")
-    assert not any(map(is_map, (sample_slide, tmp_path / "cut.tif", tmp_path / "none.tif", tmp_path)))
+    assert is_trust_map(tmp_path / "a.tif")
+    assert not any(map(is_trust_map, (sample_slide, tmp_path / "cut.tif", tmp_path / "none.tif", tmp_path)))
+
+
+# The usual range
+
+class Repeating:
+    """A generator that repeats pixels, and is off by some grey levels where the first pixel is odd."""
+
+    scale, facts = 4, ModelFacts()
+
+    def __init__(self, error: int) -> None:
+        self.error, self.calls = error, 0
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        sr = np.repeat(np.repeat(lr, 4, 1), 4, 2)
+        return sr + np.uint8(self.error * (lr[0, 0, 0, 0] % 2))
+
+
+def batch(lr: np.ndarray, *slide_ids: str) -> dict:
+    return {"slide_id": np.array([slide_id.encode() for slide_id in slide_ids]), "lr": to_float(lr)}
+
+
+def test_range_is_that_of_the_medians_of_slides(histology):
+    even, odd = (histology[:32, :32] // 2 for _ in range(2))
+    even[0, 0, 0], odd[0, 0, 0] = 10, 11
+    batches = [batch(np.stack([even, odd]), "a", "b"), batch(np.stack([odd, odd]), "b", "b")]
+    assert median_errors(Repeating(12), batches) == {"a": pytest.approx(0, abs=1e-3), "b": pytest.approx(12, abs=0.5)}
+    low, high = usual_departure(Repeating(12), batches)
+    assert (low, high) == (pytest.approx(0, abs=1e-3), pytest.approx(12, abs=0.5))
+    assert usual_departure(Repeating(12), []) is None
+
+
+def test_no_more_patches_of_a_slide_are_computed_than_are_needed(histology):
+    generator = Repeating(0)
+    median_errors(generator, [batch(np.stack([histology[:32, :32]] * 10), *"a" * 10)] * 2)
+    assert generator.calls == PATCHES

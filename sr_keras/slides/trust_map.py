@@ -1,0 +1,228 @@
+"""The trust map: how much the output, degraded again, differs from its input, square by square.
+
+    with open_slide("case.svs") as slide:
+        trust = measure_file(LRPlane(slide), Path("case_x4.tif"), scale=4)
+    trust.lr_error, trust.threshold             # float32 [rows, columns] in grey levels of 255; limit of outliers
+
+The LR error of a square is `metrics.lr_consistency` in it: the root mean square of degrade(sr) - lr, where `degrade` is
+the degradation that fits this slide; see `degradation_fit`. Files call it `departure`. Rounding the LR to 8 bit leaves
+0.3 for a perfect SR, and JPEG of quality 90 adds to it. The map shows what SR invents or hides at the size of LR
+pixels. It cannot show finer detail that is wrong, because the blur removes it.
+
+The finished file is measured, with its seams and its compression. Squares are 16 pixels of the output wide, doubled
+until the map has no more than LONGEST_SIDE of them a side.
+"""
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+
+from pipelines.config import DegradeOptions, Range
+from pipelines.errors import require
+from pipelines.files import atomic_path
+from pipelines.pixels import to_float, to_uint8
+from pipelines.pyramid.tiff import MICRONS_PER_CM
+from pipelines.slide import open_slide
+from pipelines.tissue import TYPICAL_MPP, tissue_mask
+from sr_keras.slides.degradation_fit import degrade_again, fit_degradation, reach
+from sr_keras.slides.inspection import sample_windows
+from sr_keras.slides.loop import Plane
+from sr_keras.slides.lr_plane import LRPlane, TissueMap
+
+if TYPE_CHECKING:
+    from sr_keras.model.loading import LoadedGenerator
+
+FINEST = 16  # least side of a square, in pixels of the output
+LONGEST_SIDE = 2048
+BLOCK = 1024  # pixels of the output that are measured at once, a side
+FENCE = 3.0  # outliers are above Tukey's fence: the upper quartile and so many interquartile ranges
+VISIBLE = 2.0  # and above this, since smaller errors are invisible
+UNUSUAL = 1.5  # a median above the usual range by this factor means input that the model does not know
+WINDOWS, WINDOW = 8, 96  # number of windows to fit the degradation on, and their side in LR pixels
+PATCHES = 12  # largest number of patches of a slide for `usual_departure`
+UNIT = "grey levels of 255"
+DESCRIPTION_START = '{"departure": '
+
+
+@dataclass(frozen=True)
+class TrustMap:
+    """The LR error of an output, by squares.
+
+    Attributes:
+        lr_error: float32 [rows, columns] in grey levels of 255. Squares at the right and lower border may be cut off.
+        thumbnail: The input, uint8 [rows, columns, 3].
+        square: Side of a square in pixels of the output.
+        width: Of the output.
+        height: Of the output.
+        mpp: Microns per pixel of the output.
+        degradation: How the output was degraded again.
+        usual: Usual range of the median LR error of a slide for this model; None if unknown.
+    """
+
+    lr_error: np.ndarray
+    thumbnail: np.ndarray
+    square: int
+    width: int
+    height: int
+    mpp: float | None = None
+    degradation: DegradeOptions | None = None
+    usual: Range | None = None
+
+    @cached_property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Quartiles of the LR error in tissue; of the whole map if there is no tissue."""
+        tissue = tissue_mask(self.thumbnail, (self.mpp or TYPICAL_MPP) * self.square)
+        low, middle, high = np.percentile(self.lr_error[tissue] if tissue.any() else self.lr_error, (25, 50, 75))
+        return float(low), float(middle), float(high)
+
+    @property
+    def threshold(self) -> float:
+        """LR errors above it are outliers."""
+        low, _, high = self.quartiles
+        return max(VISIBLE, high + FENCE * (high - low))
+
+    @property
+    def is_unusual(self) -> bool:
+        """Whether the whole slide has a larger LR error than is usual, so that no region stands out."""
+        return self.usual is not None and self.quartiles[1] > UNUSUAL * self.usual[1]
+
+
+def measure_file(lr: LRPlane, output: Path, scale: int, progress: Callable[[int], None] | None = None,
+                 usual: Range | None = None) -> TrustMap:
+    """Return the trust map of a finished slide or picture, with the degradation that fits it; see `measure`.
+
+    Raises:
+        SlideError: Input or output cannot be read at all. Unreadable places of either are white.
+        ValueError: Their sizes do not fit.
+    """
+    with open_slide(output) as slide:
+        sr = LRPlane(slide)
+        _check_sides(lr, sr, scale)
+        windows = sample_windows(lr.shape, WINDOWS, WINDOW, TissueMap(lr).any_in)
+        pairs = ((lr[rows, columns], sr[_times(rows, scale), _times(columns, scale)]) for rows, columns in windows)
+        fitted = fit_degradation(pairs, scale)
+        return replace(measure(lr, sr, fitted, None if lr.mpp is None else lr.mpp / scale, progress), usual=usual)
+
+
+def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOptions, mpp: float | None = None,
+            progress: Callable[[int], None] | None = None) -> TrustMap:
+    """Return the trust map of an output.
+
+    Args:
+        lr: The input, uint8 [h, w, 3]; only `.shape` and `[y0:y1, x0:x1]` are used.
+        sr: The output, [scale*h, scale*w, 3], likewise.
+        degrade: How LR was made: one of `degradation_fit.candidates`, or another textbook blur.
+        mpp: Microns per pixel of the output.
+        progress: Called with the number of SR pixels measured since the last call.
+
+    Raises:
+        ValueError: The sizes do not fit.
+    """
+    scale, (height, width) = degrade.scale, lr.shape[:2]
+    _check_sides(lr, sr, scale)
+    side = square_side(height, width, scale)
+    shape = -(-height // side), -(-width // side)
+    lr_error, thumbnail = np.empty(shape, np.float32), np.empty((*shape, 3), np.uint8)
+    step = max(1, BLOCK // (scale * side)) * side
+    for y, x in ((y, x) for y in range(0, height, step) for x in range(0, width, step)):
+        rows, columns = slice(y, min(y + step, height)), slice(x, min(x + step, width))
+        pixels, difference = _compare(lr, sr, rows, columns, degrade)
+        squares = slice(y // side, -(-rows.stop // side)), slice(x // side, -(-columns.stop // side))
+        lr_error[squares] = 255 * np.sqrt(_square_means(np.square(difference), side).mean(-1))
+        thumbnail[squares] = np.rint(_square_means(pixels, side))
+        if progress:
+            progress(difference.shape[0] * difference.shape[1] * scale**2)
+    return TrustMap(lr_error, thumbnail, scale * side, scale * width, scale * height, mpp, degrade)
+
+
+def usual_departure(generator: LoadedGenerator, batches: Iterable[Mapping[str, Any]]) -> Range | None:
+    """Return the usual range of the LR error: the least and the largest median of a slide; None without patches.
+
+    Args:
+        generator: A trained generator.
+        batches: Dicts of slide_id [B] and lr [B, h, w, 3], float in [0, 1], from validation slides, as
+            `pipelines.dataset.evaluation_dataset` gives them.
+    """
+    medians = median_errors(generator, batches)
+    return (min(medians.values()), max(medians.values())) if medians else None
+
+
+def median_errors(generator: LoadedGenerator, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the median LR error of each slide, with the degradation that fits each patch."""
+    errors: dict[str, list[np.ndarray]] = defaultdict(list)
+    for batch in batches:
+        for slide_id, lr in zip(batch["slide_id"], to_uint8(np.asarray(batch["lr"])), strict=True):
+            found = errors[slide_id.decode() if isinstance(slide_id, bytes) else str(slide_id)]
+            if len(found) < PATCHES:
+                sr = generator(lr[np.newaxis])[0]
+                found.append(measure(lr, sr, fit_degradation([(lr, sr)], generator.scale)).lr_error.ravel())
+    return {slide_id: float(np.median(np.concatenate(found))) for slide_id, found in errors.items()}
+
+
+def square_side(height: int, width: int, scale: int) -> int:
+    """Return the side of a square in LR pixels: `FINEST`, doubled until no side of the map is too long."""
+    finest = -(-FINEST // scale)
+    return finest * 2 ** max(0, math.ceil(math.log2(max(height, width) / (finest * LONGEST_SIDE))))
+
+
+def write_map(path: Path, trust: TrustMap) -> None:
+    """Write the LR error as a tiled TIFF of one float32 channel, with the mpp of a square."""
+    description = json.dumps({"departure": f"RMS of degrade(sr) - lr, in {UNIT}", "square": trust.square,
+                              "width": trust.width, "height": trust.height})
+    resolution: dict[str, Any] = {}
+    if trust.mpp is not None:
+        resolution = {"resolution": (MICRONS_PER_CM / (trust.mpp * trust.square),) * 2, "resolutionunit": "CENTIMETER"}
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, trust.lr_error, photometric="minisblack", tile=(256, 256), metadata=None,
+                         compression="adobe_deflate", software=False, description=description, **resolution)
+
+
+def is_trust_map(path: Path) -> bool:
+    """Whether `write_map` wrote a file."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.pages[0].description.startswith(DESCRIPTION_START)
+    except Exception:  # decoders of damaged files raise errors of every kind
+        return False
+
+
+def _compare(lr: Plane | np.ndarray, sr: Plane | np.ndarray, rows: slice, columns: slice,
+             options: DegradeOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Return a block of LR, uint8, and degrade(sr) - lr of it, on [0, 1]."""
+    scale, margin = options.scale, reach(options)
+    # The block is read with a margin. It ends where the slide ends, and degrade mirrors there as with the whole slide.
+    y, x = (slice(max(0, core.start - margin), min(side, core.stop + margin))
+            for core, side in zip((rows, columns), lr.shape[:2], strict=True))
+    again = degrade_again(to_float(sr[_times(y, scale), _times(x, scale)]), options)
+    pixels = lr[rows, columns]
+    return pixels, again[rows.start - y.start:rows.stop - y.start,
+                         columns.start - x.start:columns.stop - x.start] - to_float(pixels)
+
+
+def _check_sides(lr: Plane | np.ndarray, sr: Plane | np.ndarray, scale: int) -> None:
+    height, width = lr.shape[:2]
+    require(tuple(sr.shape[:2]) == (scale * height, scale * width), "output", f"have {scale} times the sides of the "
+            f"input, {width}x{height}", "give an input and the output made of it", f"{sr.shape[1]}x{sr.shape[0]}")
+
+
+def _times(part: slice, scale: int) -> slice:
+    return slice(scale * part.start, scale * part.stop)
+
+
+def _square_means(values: np.ndarray, side: int) -> np.ndarray:
+    """Return the means over squares, float64; those at the end may be cut off."""
+    for axis in (0, 1):
+        starts = np.arange(0, values.shape[axis], side)
+        lengths = np.diff(starts, append=values.shape[axis])
+        sums = np.add.reduceat(values, starts, axis, dtype=np.float64)
+        values = sums / np.expand_dims(lengths, (1, 2) if axis == 0 else (0, 2))
+    return values
