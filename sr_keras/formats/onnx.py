@@ -1,66 +1,70 @@
-"""Write a generator as ONNX, and run it in ONNX Runtime: pixels in, pixels out, as every form of a generator does.
+"""ONNX (.onnx): write a generator, float32.
 
-    input lr uint8 [B, h, w, 3] -> output sr uint8 [B, scale*h, scale*w, 3], B, h and w open
+    input lr uint8 [B, h, w, 3] -> output sr uint8 [B, scale*h, scale*w, 3], with B, h and w open
 
-Weights and arithmetic are float32; conversion to float, clipping and rounding are in the graph. What the model is
-(`facts`) stands in the file's metadata, one text a name. Needs the extra `onnx`.
+Conversion to float, clipping and rounding are in the graph. Facts about the model are stored in the file's metadata, as
+text. Files are checked against TensorRT's list of operations, and opened by `sr_keras.model.runtimes`.
 """
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import keras
-import tensorflow as tf
-
-from pipelines.console import import_optional
 from pipelines.errors import require
-from sr_keras.formats.parity import Pixels, eight_bit_of
-from sr_keras.model.loading import LoadedGenerator, input_signature
+from sr_keras.formats.format import FLOAT32, Format, Source, Written, write_file
+from sr_keras.model.runtimes import ONNX_OPSET, Pixels, open_onnx, to_onnx
 
-EXTRA = "onnx"
-OPSETS = (11, 18)  # Resize knows half-pixel centres since 11; tf2onnx 1.17 ends at 18.
-DEFAULT_OPSET = 17
-ERRORS_ONLY = 3
-# Open sides by name, in the order of `lr` and of `sr`: a reader of the file sees which of them belong together.
+if TYPE_CHECKING:
+    import keras
+
+    from sr_keras.model.loading import LoadedGenerator
+
+OPSETS = (11, 18)  # Resize has half-pixel centres since 11; tf2onnx 1.17 ends at 18
+# Names of the open sides: they show a reader of the file which of them belong together.
 AXES = {"lr": ("batch", "height", "width"), "sr": ("batch", "sr_height", "sr_width")}
 
 
-def open_onnx(model: bytes, threads: int) -> Pixels:
-    """Return the generator in an .onnx, given as its bytes, as a function of pixels that runs on the CPU.
-
-    Raises:
-        UserError: ONNX Runtime is not installed.
-    """
-    onnxruntime = import_optional("onnxruntime", EXTRA)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = ERRORS_ONLY
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda lr: session.run(["sr"], {"lr": lr})[0]
-
-
-def convert_onnx(generator: keras.Model | LoadedGenerator, opset: int = DEFAULT_OPSET,
+def convert_onnx(generator: keras.Model | LoadedGenerator, opset: int = ONNX_OPSET,
                  facts: dict[str, Any] | None = None) -> bytes:
-    """Return a generator as the bytes of an .onnx, unchecked.
+    """Return a generator as the bytes of an .onnx, not yet compared with Keras.
 
     Args:
-        generator: made by `networks.generator`, or loaded from any form.
-        opset: version of ONNX's operations.
-        facts: what to keep inside, as text.
+        generator: Made by `networks.generator`, or loaded.
+        opset: Version of ONNX's operations.
+        facts: What to store in the file, as text.
 
     Raises:
         ValueError: The opset is out of range.
         UserError: tf2onnx is not installed.
     """
-    require(OPSETS[0] <= opset <= OPSETS[1], "opset", f"lie in {list(OPSETS)}", f"{DEFAULT_OPSET} is the default",
-            opset)
-    tf2onnx = import_optional("tf2onnx", EXTRA)
-    run = eight_bit_of(generator)
-    function = tf.function(lambda lr: {"sr": run(lr)}, input_signature=input_signature(), autograph=False)
-    model, _ = tf2onnx.convert.from_function(function, input_signature=input_signature(), opset=opset)
+    import tensorflow as tf
+
+    from sr_keras.model.loading import eight_bit_of, input_signature
+
+    require(OPSETS[0] <= opset <= OPSETS[1], "opset", f"lie in {list(OPSETS)}", f"{ONNX_OPSET} is the default", opset)
+    function = tf.function(eight_bit_of(generator), input_signature=input_signature(), autograph=False)
+    model = to_onnx(function, opset)
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=False):
             dimension.dim_param = name
     for name, fact in (facts or {}).items():
         model.metadata_props.add(key=name, value=str(fact))
     return model.SerializeToString()
+
+
+def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
+    from sr_keras.formats.tensorrt_operations import check_supported
+
+    check_supported(source.onnx)
+    path = write_file(folder, FORMAT.file, source.onnx)
+    yield Written(FORMAT.file, "ONNX", "onnxruntime", partial(_open, path, 1))
+
+
+def _open(path: Path, threads: int) -> Pixels:
+    return open_onnx(path.read_bytes(), threads)
+
+
+FORMAT = Format("onnx", {"float32": FLOAT32}, file="onnx/model.onnx", packages=("onnxruntime", "tf2onnx", "onnx"),
+                extra="onnx", runtime=("onnxruntime",), convert=_convert, open=_open)

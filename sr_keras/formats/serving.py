@@ -25,12 +25,12 @@ from pathlib import Path
 import tensorflow as tf
 
 from pipelines.files import write_text
+from sr_keras.formats.saved_model import WARMUP_TILE
 from sr_keras.formats.signatures import ABOUT, ENCODED, FLOAT
 from sr_keras.model.loading import SAVED_MODEL_FILE, SIGNATURE, versions_of
 
 EXTRA = "serving"
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-WARMUP_TILE = 256  # the client's default: a GPU chooses its algorithms for each shape anew
 WARMUP_FLOAT_TILE = 64  # for who asks for floats, no size is usual
 BATCH_SIZES = (1, 2, 4, 8)
 GREY = 128

@@ -1,95 +1,113 @@
-"""How fast each form of a generator is, what it takes to load and to keep: one table from one run.
+"""Measure how fast the files of a model are in every format, how long they load, and what memory they take.
 
     kinds = parse_kinds(["keras", "litert:float16", "onnx"])
     for line in report(measure(Path("saved_models/demo"), kinds)):
         print(line)
 
-Files are those of the version where it has them, else they are converted first. Each form is then open in a process of
-its own, all at the same time; for every batch size all are called in turn, round after round, after one call to warm
-up, so that whatever else the machine does falls on all alike. The clock runs in the form's process, from an array of
-pixels to an array of pixels. What can't be measured here is named with the reason, and the others are measured.
+Files of the version are used where it has them; others are converted first, only to be measured. Each file is opened
+in a process of its own, all at the same time. For every batch size all are called in turn, round after round, after one
+call to warm up, so that other load on the machine affects all alike. The time is taken in the file's process, from an
+array of pixels to an array of pixels. What can't be measured here is listed with the reason.
 
     import   of the runtime, beside NumPy
     load     from the file to the first answer, of one picture
     file     of a SavedModel: graph and weights
-    memory   the most its process had, by the end of the calls of a batch size
+    memory   the largest memory of its process by the end of the calls of a batch size
 """
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.console import one_line
 from pipelines.errors import UserError, require
 from pipelines.workers import cores
-from sr_keras.formats.runtimes import FormProcess, Kind, Opened, Took
+from sr_keras.formats.format import FLOAT32, Format, Source, tensorflow_device
+from sr_keras.formats.registry import FORMATS
+from sr_keras.formats.timed_process import Call, Opened, TimedProcess
+from sr_keras.model.runtimes import Pixels
 
+if TYPE_CHECKING:
+    import keras
+
+
+def _open_keras(path: Path, threads: int) -> Pixels:
+    from sr_keras.model.loading import load_generator
+
+    return load_generator(path)
+
+
+Kind = tuple[str, str]  # format and precision
+# The file of a run: measured, and never converted to.
+FORMAT_KERAS = Format("keras", {"float32": FLOAT32}, file="generator.keras", packages=(), extra="",
+                      runtime=("sr_keras.model.loading",), open=_open_keras,
+                      convert=lambda source, precision, folder: iter(()),
+                      device=tensorflow_device)
+MEASURED = {"keras": FORMAT_KERAS, **FORMATS}
+KINDS: list[Kind] = [(name, precision) for name, format in MEASURED.items() for precision in format.tolerances]
 ALL = "all"
-PRECISIONS = {"keras": ("float32",), "saved_model": ("float32",),
-              "litert": ("float32", "float16", "int8_dynamic", "int8"), "onnx": ("float32",),
-              "tensorrt": ("float32", "float16", "int8")}
-KINDS = [(form, precision) for form, precisions in PRECISIONS.items() for precision in precisions]
 SIDE = 64
-CALLS = {1: 6, 4: 2, 16: 1}  # by batch size, a round
-CALLS_FOR_P99 = 30  # of a single picture, however few the rounds
+CALLS = {1: 6, 4: 2, 16: 1}  # per round, by batch size
+CALLS_FOR_P99 = 30  # of a single picture, at least
 MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Rate:
-    """What was measured of a form: `took`, its calls by batch size; `file_bytes`, the size of its file."""
+class Speed:
+    """What was measured of a file; `calls` by batch size."""
 
     kind: Kind
     file_bytes: int
     opened: Opened
-    took: dict[int, list[Took]] = field(default_factory=dict)
+    calls: dict[int, list[Call]] = field(default_factory=dict)
 
     def p50(self, batch: int) -> float:
         """Return the median seconds of a call."""
-        return median(call.seconds for call in self.took[batch])
+        return median(call.seconds for call in self.calls[batch])
 
     def p99(self, batch: int) -> float:
-        """Return the seconds that 99 of 100 calls keep within, interpolated between the slowest where they are few."""
-        return float(np.percentile([call.seconds for call in self.took[batch]], 99))
+        """Return the 99th percentile of the seconds of a call, interpolated."""
+        return float(np.percentile([call.seconds for call in self.calls[batch]], 99))
 
     def patches_per_second(self, batch: int) -> float:
         """Return pictures a second, by the median."""
         return batch / self.p50(batch)
 
     def peak_bytes(self, batch: int) -> int:
-        """Return the most memory that its process had by then."""
-        return max(call.peak_bytes for call in self.took[batch])
+        """Return the largest memory of its process by the end of this batch size."""
+        return max(call.peak_bytes for call in self.calls[batch])
 
 
 @dataclass(frozen=True)
-class Rates:
-    """What was measured of all, on tiles of `side` LR pixels, and why not of the others."""
+class Speeds:
+    """What was measured on tiles of `side` LR pixels, and why the others were not."""
 
     side: int
-    measured: list[Rate]
-    lacking: dict[Kind, str]
+    measured: list[Speed]
+    missing: dict[Kind, str]
 
 
 def parse_kinds(names: Sequence[str]) -> list[Kind]:
-    """Return the kinds that were named, in the order of KINDS.
+    """Return the named kinds in the order of KINDS.
 
     Args:
-        names: each "litert:int8", or "litert" for all its precisions, or "all" for all there are.
+        names: "litert:int8", "litert" for all its precisions, or "all".
 
     Raises:
-        ValueError: There is no such one, or none was named.
+        ValueError: A name is unknown, or there is none.
     """
-    known = [ALL, *PRECISIONS, *map(_name, KINDS)]
+    known = [ALL, *MEASURED, *map(_name, KINDS)]
     require(bool(names) and set(names) <= set(known), "engines", f"be some of {', '.join(known)}",
-            "leave out the others", ",".join(names))
+            "check the spelling", ",".join(names))
     return [kind for kind in KINDS if {ALL, kind[0], _name(kind)} & set(names)]
 
 
@@ -98,112 +116,157 @@ def calls_of(rounds: int) -> dict[int, int]:
     return {batch: max(rounds * calls, CALLS_FOR_P99 if batch == 1 else 1) for batch, calls in CALLS.items()}
 
 
-def measure(model: Path, kinds: Sequence[Kind], side: int = SIDE, rounds: int = 7) -> Rates:
-    """Measure forms of a generator side by side.
-
-    Args:
-        model: what `models.load_generator` takes.
-        kinds: format and precision of each; see `parse_kinds`.
-        side: of the tiles, in LR pixels.
-        rounds: how often CALLS are made.
+def find_files(model: Path, kinds: Sequence[Kind], folder: Path) -> tuple[dict[Kind, Path], dict[Kind, str]]:
+    """Return the file of each kind, or why there is none; missing ones are converted into `folder`.
 
     Raises:
         FileNotFoundError: There is no such model.
         ValueError: It is not a generator.
-        UserError: No form can be measured.
     """
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_forms:
-        # In a process of its own: neither converters nor TensorFlow give memory back.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            files, lacking = pool.submit(_find_files, model, kinds, Path(folder)).result()
-        rates: list[Rate] = []
-        processes: dict[Kind, FormProcess] = {}
-        for kind, path in files.items():  # one after the other: each loads undisturbed
-            try:
-                processes[kind] = open_forms.enter_context(closing(FormProcess(kind[0], path, side)))
-                rates.append(Rate(kind, _size(path), processes[kind].opened))
-            except UserError as error:
-                lacking[kind] = one_line(error)
-        measured = call_in_turn(rates, processes, calls_of(rounds), lacking)
-    if not measured:
-        raise UserError("; ".join(_lacking(lacking)))
-    return Rates(side, measured, lacking)
+    from sr_keras.formats.run_data import calibration_tissue
+    from sr_keras.model.loading import find_generator, load_generator, load_keras
+
+    found = find_generator(model)
+
+    def load() -> keras.Model:
+        _check_file(found)
+        return load_keras(found)
+
+    def load_samples() -> np.ndarray:
+        return calibration_tissue(None, found.parent, load_generator(found).degrade).lr
+
+    source = Source(load, load_samples, load_any=lambda: load_generator(found))
+    files, missing = {}, {}
+    for name, precision in kinds:
+        try:
+            files[name, precision] = _file(MEASURED[name], precision, found, source, folder)
+        except UserError as error:
+            missing[name, precision] = one_line(error)
+    return files, missing
 
 
-def call_in_turn(rates: Sequence[Rate], processes: dict[Kind, FormProcess], calls: dict[int, int],
-                 lacking: dict[Kind, str]) -> list[Rate]:
-    """Call all in turn, batch size after batch size, smallest first; one more call each warms up.
+def _check_file(found: Path) -> None:
+    if found.is_dir():
+        raise UserError("`model` must be a run or a .keras file for this; a SavedModel has no layers. Received: "
+                        f"model={found}")
+
+
+def _file(format: Format, precision: str, found: Path, source: Source, folder: Path) -> Path:
+    if (reason := format.missing()) is not None:
+        raise UserError(reason)
+    if format is FORMAT_KERAS:
+        _check_file(found)
+        return found
+    if found.is_dir() and (kept := format.path(found, precision)).exists():
+        return kept
+    format.check_installed()
+    for _ in format.convert(source, precision, folder / format.name):
+        pass
+    return format.path(folder / format.name, precision)
+
+
+def measure(model: Path, kinds: Sequence[Kind], side: int = SIDE, rounds: int = 7) -> Speeds:
+    """Measure the files of a generator side by side.
 
     Args:
-        rates: of what is open; their calls are added.
-        processes: by kind.
-        calls: by batch size.
-        lacking: gets the reason where a form fails.
+        model: What `sr_keras.model.loading.load_generator` takes.
+        kinds: See `parse_kinds`.
+        side: Side of the tiles in LR pixels.
+        rounds: How often CALLS are made.
+
+    Raises:
+        FileNotFoundError: There is no such model.
+        ValueError: It is not a generator.
+        UserError: No file can be measured.
+    """
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as processes:
+        # In a process of its own: neither converters nor TensorFlow give memory back.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            files, missing = pool.submit(find_files, model, kinds, Path(folder)).result()
+        speeds: list[Speed] = []
+        calls: dict[Kind, Callable[[int], Call]] = {}
+        for kind, path in files.items():  # one after the other: each loads undisturbed
+            try:
+                process = processes.enter_context(closing(TimedProcess(MEASURED[kind[0]], path, side)))
+            except UserError as error:
+                missing[kind] = one_line(error)
+            else:
+                calls[kind] = process.call
+                speeds.append(Speed(kind, _size(path), process.opened))
+        measured = call_in_turn(speeds, calls, calls_of(rounds), missing)
+    if not measured:
+        raise UserError("; ".join(_reasons(missing)))
+    return Speeds(side, measured, missing)
+
+
+def call_in_turn(speeds: Sequence[Speed], calls: dict[Kind, Callable[[int], Call]], counts: dict[int, int],
+                 missing: dict[Kind, str]) -> list[Speed]:
+    """Call all files in turn, for each batch size from the smallest; one more call each warms up.
+
+    Args:
+        speeds: The files; their calls are added.
+        calls: Runs a batch, by kind.
+        counts: How many calls to measure, by batch size.
+        missing: Receives the reason where a file fails.
 
     Returns:
-        The rates of those that did not fail.
+        The files that did not fail.
     """
-    left = list(rates)
-    for batch, count in sorted(calls.items()):
+    left = list(speeds)
+    for batch, count in sorted(counts.items()):
         for number in range(count + 1):
-            for rate in list(left):
+            for speed in list(left):
                 try:
-                    took = processes[rate.kind].call(batch)
+                    call = calls[speed.kind](batch)
                 except UserError as error:
-                    lacking[rate.kind] = f"batch {batch}: {one_line(error)}"
-                    left.remove(rate)
+                    missing[speed.kind] = f"batch {batch}: {one_line(error)}"
+                    left.remove(speed)
                     continue
                 if number:
-                    rate.took.setdefault(batch, []).append(took)
+                    speed.calls.setdefault(batch, []).append(call)
     return left
 
 
-def report(rates: Rates) -> Iterator[str]:
-    """Yield the lines of a Markdown table, with what it was measured on before it and what is lacking behind it."""
-    counts = {batch: len(calls) for batch, calls in rates.measured[0].took.items()}
+def report(speeds: Speeds) -> Iterator[str]:
+    """Yield the lines of a Markdown table, with the conditions before it and what is missing after it."""
+    counts = {batch: len(calls) for batch, calls in speeds.measured[0].calls.items()}
     batches = list(counts)
-    yield (f"Tiles of {rates.side}x{rates.side} LR pixels, {cores()} cores; all forms in turn, calls measured: "
+    yield (f"Tiles of {speeds.side}x{speeds.side} LR pixels, {cores()} cores; all formats in turn, calls measured: "
            f"{', '.join(f'{count} of batch {batch}' for batch, count in counts.items())}. p99 of so few is close to "
            "the slowest. Load: from the file to the first answer.")
     yield ""
-    head = ["form", "on", "file (MiB)", "import (s)", "load (s)"]
+    head = ["format", "device", "file (MiB)", "import (s)", "load (s)"]
     for batch in batches:
         head += [f"batch {batch}: p50 / p99 (ms)", "patches/s"]
     head.append(f"peak memory (MiB), batch {' / '.join(map(str, batches))}")
     yield f"| {' | '.join(head)} |"
     yield "| --- | --- |" + " ---: |" * (len(head) - 2)
-    for rate in rates.measured:
-        yield f"| {' | '.join(_cells(rate, batches))} |"
-    if rates.lacking:
+    for speed in speeds.measured:
+        yield f"| {' | '.join(_cells(speed, batches))} |"
+    if speeds.missing:
         yield ""
-        yield from (f"Not measured: {line}" for line in _lacking(rates.lacking))
+        yield from (f"Not measured: {line}" for line in _reasons(speeds.missing))
 
 
-def _cells(rate: Rate, batches: Sequence[int]) -> Iterator[str]:
-    yield from (_name(rate.kind), rate.opened.device, f"{rate.file_bytes / MIB:.2f}", f"{rate.opened.import_s:.2f}",
-                f"{rate.opened.load_s:.2f}")
+def _cells(speed: Speed, batches: Sequence[int]) -> Iterator[str]:
+    yield from (_name(speed.kind), speed.opened.device, f"{speed.file_bytes / MIB:.2f}",
+                f"{speed.opened.import_s:.2f}", f"{speed.opened.load_s:.2f}")
     for batch in batches:
-        yield f"{1000 * rate.p50(batch):.1f} / {1000 * rate.p99(batch):.1f}"
-        yield f"{rate.patches_per_second(batch):.1f}"
-    yield " / ".join(f"{rate.peak_bytes(batch) / MIB:.0f}" for batch in batches)
+        yield f"{1000 * speed.p50(batch):.1f} / {1000 * speed.p99(batch):.1f}"
+        yield f"{speed.patches_per_second(batch):.1f}"
+    yield " / ".join(f"{speed.peak_bytes(batch) / MIB:.0f}" for batch in batches)
 
 
-def _lacking(lacking: dict[Kind, str]) -> Iterator[str]:
-    """Yield each reason once, with all that it holds for."""
-    for reason in dict.fromkeys(lacking.values()):
-        yield f"{', '.join(_name(kind) for kind in lacking if lacking[kind] == reason)}: {reason}"
-
-
-def _find_files(model: Path, kinds: Sequence[Kind], folder: Path) -> tuple[dict[Kind, Path], dict[Kind, str]]:
-    from sr_keras.formats.find_exports import find_files  # imports all writers; whoever measures needs none
-
-    return find_files(model, kinds, folder)
+def _reasons(missing: dict[Kind, str]) -> Iterator[str]:
+    """Yield each reason once, with all kinds that it holds for."""
+    for reason in dict.fromkeys(missing.values()):
+        yield f"{', '.join(_name(kind) for kind in missing if missing[kind] == reason)}: {reason}"
 
 
 def _size(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    parts = [path / "saved_model.pb", *(path / "variables").iterdir()]  # the other forms lie beside them
+    parts = [path / "saved_model.pb", *(path / "variables").iterdir()]  # other formats lie beside them
     return sum(part.stat().st_size for part in parts)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ import tensorflow as tf
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.model.facts import ModelFacts, from_json, of_flags, read_facts
+from sr_keras.model.facts import RUN_FLAGS_FILE, ModelFacts, from_json, read_facts, run_facts
 from sr_keras.networks import receptive_field
-from sr_keras.training.run_folder import FLAGS_FILE
 
 GENERATOR_FILE = "generator.keras"
 SAVED_MODEL_FILE = "saved_model.pb"
@@ -115,7 +114,7 @@ def find_generator(path: str | Path, argument: str = "model") -> Path:
         return path
     if (path / GENERATOR_FILE).is_file():
         return path / GENERATOR_FILE
-    if (path / FLAGS_FILE).is_file():
+    if (path / RUN_FLAGS_FILE).is_file():
         raise FileNotFoundError(f"{path}: this run has no {GENERATOR_FILE} yet; let it finish, "
                                 "with --resume if it was stopped")
     versions = [folder for folder in versions_of(path) if (folder / SAVED_MODEL_FILE).is_file()]
@@ -129,12 +128,6 @@ def versions_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
-
-
-def run_flags(folder: Path) -> str | None:
-    """Return the flags of the run in `folder`, one a line; None where it is no run."""
-    path = folder / FLAGS_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def load_keras(path: Path, argument: str = "model") -> keras.Model:
@@ -171,6 +164,11 @@ def eight_bit(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     return super_resolve
 
 
+def eight_bit_of(generator: keras.Model | LoadedGenerator) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a generator as a function of uint8 tensors lr -> sr that computes in float32."""
+    return generator.run if isinstance(generator, LoadedGenerator) else eight_bit(in_float32(generator))
+
+
 def input_signature() -> list[tf.TensorSpec]:
     """Return the one signature of a generator: lr, uint8 [B, h, w, 3], everything open but the channels."""
     return [tf.TensorSpec([None, None, None, 3], tf.uint8, name="lr")]
@@ -193,7 +191,7 @@ def scale_of(model: keras.Model) -> int:
 def _from_keras(path: Path, argument: str) -> LoadedGenerator:
     model = load_keras(path, argument)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
-    facts = of_flags(run_flags(path.parent), path.parent / FLAGS_FILE)
+    facts = replace(run_facts(path.parent), filters=model.get_layer("first").filters)
     return LoadedGenerator(path, scale_of(model), receptive_field(model), facts, run)
 
 
