@@ -21,7 +21,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["pipelines", "pipelines.*", "sr_keras", "sr_keras.*"]),
-    package_data={"sr_keras": ["flagfiles/*.flags"]},
+    package_data={"sr_keras": ["flagfiles/*.flags", "templates/*"]},
     # Keras 3.15 starts at Python 3.11; tensorflow-io's wheels end at 3.12.
     python_requires=">=3.11,<3.13",
     install_requires=REQUIREMENTS,
