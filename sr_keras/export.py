@@ -1,8 +1,8 @@
-"""Export a trained generator, in the formats you deploy, as the next version of saved_models/NAME.
+r"""Export a trained generator, in the formats you deploy, as the next version of saved_models/NAME.
 
     python -m sr_keras.export --model=runs/demo --name=demo
     python -m sr_keras.export --model=runs/demo --name=demo --formats=saved_model,litert,onnx,tensorrt
-    python -m sr_keras.export --model=runs/mine --name=mine --scores=runs/mine/scores \\
+    python -m sr_keras.export --model=runs/mine --name=mine --scores=runs/mine/scores \
         --data="40 H&E slides of breast, 0.25 mpp, scanner X" --data_licence="in house, not to be passed on"
 
 Each file is run by its own runtime on real tissue and compared with Keras. If one differs by more than its precision

@@ -164,6 +164,7 @@ class TensorRTRunner:
         self._stream = int(self._call("cudaStreamCreate"))
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """Super-resolve uint8 [B, h, w, 3]."""
         lr = np.ascontiguousarray(lr)
         self._context.set_optimization_profile_async(profile_of(lr.shape), self._stream)
         self._context.set_input_shape("lr", lr.shape)

@@ -75,6 +75,7 @@ class LiteRTRunner:
         self._lock = Lock()
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """Run the model on one array."""
         with self._lock:
             interpreter = self._interpreter(lr.shape)
             interpreter.set_tensor(interpreter.get_input_details()[0]["index"], lr)
