@@ -16,7 +16,7 @@ same windows: `sr_keras.slides.progress` says how. --slide_side makes a slide of
 some tissue, to see that memory does not follow from the size.
 
 With --engines it is the forms of a model, in every format and precision: latency and patches/s for batches of 1, 4 and
-16 tiles of --hr_size / --scale LR pixels, time to load, file size and memory: see `sr_keras.formats.speed`. Minutes
+16 tiles of --hr_size / --scale LR pixels, time to load, file size and memory: see `benchmarks.format_speed`. Minutes
 at the default --rounds.
 """
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _slide() -> int:
 
 
 def _engines() -> int:
-    from sr_keras.formats import speed as rates
+    from benchmarks import format_speed as rates
 
     require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",
             ",".join(FLAGS.engines))

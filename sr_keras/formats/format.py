@@ -5,7 +5,7 @@ import TensorFlow only when they convert, so the registry can be read quickly an
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +139,7 @@ class Format:
         """Return the path of the file of a precision in a version's folder."""
         return folder / self.file.format(precision=precision)
 
-    def chosen(self, precisions: Iterator[str] | Any) -> list[str]:
+    def chosen(self, precisions: Container[str]) -> list[str]:
         """Return those of its precisions that are among `precisions`; a single one is always taken."""
         return [name for name in self.tolerances if name in precisions or len(self.tolerances) == 1]
 

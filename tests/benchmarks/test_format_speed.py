@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from benchmarks import format_speed as speed
+from benchmarks.format_speed import KINDS, Speed, Speeds, call_in_turn, calls_of, find_files, parse_kinds, report
+from benchmarks.timed_process import Call, Opened
 from pipelines.errors import UserError
-from sr_keras.formats import speed, tensorrt
+from sr_keras.formats import tensorrt
 from sr_keras.formats.registry import FORMATS
-from sr_keras.formats.speed import KINDS, Speed, Speeds, call_in_turn, calls_of, find_files, parse_kinds, report
-from sr_keras.formats.timed_process import Call, Opened
 from sr_keras.model.runtimes import open_litert
 
 ONNX, INT8 = ("onnx", "float32"), ("litert", "int8")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.format_speed import MEASURED
+from benchmarks.timed_process import TimedProcess
 from pipelines.errors import UserError
 from sr_keras.formats.litert import convert_litert
 from sr_keras.formats.onnx import convert_onnx
 from sr_keras.formats.saved_model import export_saved_model
-from sr_keras.formats.speed import MEASURED
-from sr_keras.formats.timed_process import TimedProcess
 from sr_keras.model.loading import eight_bit
 
 SIDE = 16
@@ -42,10 +42,10 @@ def test_runtime_computes_what_keras_computes_for_one_shape_after_another(runtim
 
 @pytest.mark.parametrize("runtime", ["litert", "onnx"])
 def test_runtime_needs_no_tensorflow(runtime, written):
-    code = ("import sys; import numpy as np; from pathlib import Path; from sr_keras.formats.speed import MEASURED; "
+    code = ("import sys; import numpy as np; from pathlib import Path; from benchmarks.format_speed import MEASURED; "
             f"MEASURED[{runtime!r}].open(Path({str(written[runtime])!r}), 1)(np.zeros((1, 8, 8, 3), np.uint8)); "
             "sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))")
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_process_says_what_a_form_takes(written):

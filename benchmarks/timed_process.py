@@ -105,7 +105,7 @@ class TimedProcess:
 
 def _serve(connection: Connection, name: str, path: Path, side: int) -> None:
     """Open a file, report what that took, and answer calls until the pipe breaks."""
-    from sr_keras.formats.speed import MEASURED
+    from benchmarks.format_speed import MEASURED
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent closes the pipe
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # log lines of runtimes; errors are sent through the pipe

@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.timed_process import Call, Opened, TimedProcess
 from pipelines.console import one_line
 from pipelines.errors import UserError, require
 from pipelines.workers import cores
 from sr_keras.formats.format import FLOAT32, Format, Source, tensorflow_device
 from sr_keras.formats.registry import FORMATS
-from sr_keras.formats.timed_process import Call, Opened, TimedProcess
 from sr_keras.model.runtimes import Pixels
 
 if TYPE_CHECKING:
