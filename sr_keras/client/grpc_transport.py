@@ -56,11 +56,7 @@ class GrpcTransport:
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel).GetModelStatus
 
     def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
-        """Super-resolve uint8 [1, h, w, 3] -> uint8 [1, scale*h, scale*w, 3].
-
-        Raises:
-            Failure: The request failed, or the answer is not as expected.
-        """
+        """See `Transport`."""
         request = predict_pb2.PredictRequest()
         self._name(request.model_spec, version)
         request.model_spec.signature_name = SIGNATURES[self._encoding]
@@ -76,11 +72,7 @@ class GrpcTransport:
         return self._pixels(self._ask(self._predict, request), expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
-        """Return the answer of `about` for a picture of side 1, by name and not checked.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         request = predict_pb2.PredictRequest()
         self._name(request.model_spec, version)
         request.model_spec.signature_name = ABOUT
@@ -92,11 +84,7 @@ class GrpcTransport:
         return {name: _one_number(outputs[name]) for name in outputs}
 
     def states(self, version: int | None) -> dict[int, str]:
-        """Return the state of each version of the model that the server knows, or of one.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         request = get_model_status_pb2.GetModelStatusRequest()
         self._name(request.model_spec, version)
         response = self._ask(self._status, request)

@@ -66,11 +66,7 @@ class RestTransport:
         self._closed = False
 
     def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
-        """Super-resolve uint8 [1, h, w, 3] -> uint8 [1, scale*h, scale*w, 3].
-
-        Raises:
-            Failure: The request failed, or the answer is not as expected.
-        """
+        """See `Transport`."""
         as_bytes = self._encoding == BYTES
         instance: dict[str, Any] = {"image_bytes": _b64(to_png(lr[0]))} if as_bytes else {"lr": lr[0].tolist()}
         limit = most_bytes(expected.most_values) if as_bytes else BYTES_PER_NUMBER * expected.most_values + SLACK
@@ -78,20 +74,12 @@ class RestTransport:
         return from_png(_from_b64(prediction), expected) if as_bytes else from_numbers([prediction], expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
-        """Return the answer of `about` for a picture of side 1, by name and not checked.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         prediction = self._predict(ABOUT, {SIDE: 1}, version, SLACK)
         return prediction if isinstance(prediction, dict) else {}
 
     def states(self, version: int | None) -> dict[int, str]:
-        """Return the state of each version of the model that the server knows, or of one.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         answer = _parsed(self._ask("GET", self._versioned(version), None, SLACK))
         try:
             return {int(found["version"]): str(found["state"]) for found in answer["model_version_status"]}

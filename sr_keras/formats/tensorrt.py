@@ -31,7 +31,7 @@ import numpy as np
 from pipelines.console import import_optional
 from pipelines.errors import UserError, require
 from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Format, Source, Written, write_file
-from sr_keras.formats.tensorrt_operations import check_supported
+from sr_keras.formats.onnx import check_supported
 from sr_keras.model.runtimes import Pixels, open_onnx
 
 EXTRA = "tensorrt"

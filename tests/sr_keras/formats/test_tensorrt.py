@@ -14,9 +14,8 @@ import pytest
 
 from pipelines.errors import UserError
 from sr_keras.formats import tensorrt
-from sr_keras.formats.onnx import convert_onnx
+from sr_keras.formats.onnx import check_supported, convert_onnx
 from sr_keras.formats.tensorrt import FORMAT, PROFILES, in_float16, in_int8, profile_of, trtexec_command
-from sr_keras.formats.tensorrt_operations import check_supported
 from sr_keras.model.runtimes import ParityError, open_onnx
 from sr_keras.networks import generator
 
