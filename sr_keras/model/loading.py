@@ -191,7 +191,8 @@ def scale_of(model: keras.Model) -> int:
 def _from_keras(path: Path, argument: str) -> LoadedGenerator:
     model = load_keras(path, argument)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
-    facts = replace(run_facts(path.parent), filters=model.get_layer("first").filters)
+    filters = next((layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
+    facts = replace(run_facts(path.parent), filters=filters)
     return LoadedGenerator(path, scale_of(model), receptive_field(model), facts, run)
 
 
