@@ -15,7 +15,7 @@ it is installed. See `benchmarks.training_step`.
 to see that memory does not grow with the size.
 
 --engines measures a model in every format and precision: latency and patches/s for batches of 1, 4 and 16 tiles of
---hr_size / --scale LR pixels, time to load, file size and memory. See `sr_keras.formats.speed`. This takes minutes at
+--hr_size / --scale LR pixels, time to load, file size and memory. See `benchmarks.format_speed`. This takes minutes at
 the default --rounds.
 """
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _slide() -> int:
 
     from sr_keras.model.engines import open_engine
     from sr_keras.slides import EnlargeOptions
-    from sr_keras.slides import progress as rates
+    from benchmarks import whole_slide as rates
 
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(FLAGS.slide) if FLAGS.slide else rates.make_slide(Path(folder) / "made.tif", FLAGS.slide_side)
@@ -96,7 +96,7 @@ def _slide() -> int:
 
 
 def _engines() -> int:
-    from sr_keras.formats import speed as rates
+    from benchmarks import format_speed as rates
 
     require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",
             ",".join(FLAGS.engines))

@@ -173,7 +173,7 @@ def _panels(scoped: Scopes, lines: dict[str, list[Line]], letter: str, ticks: di
     return figure
 
 
-def _new_figure(height: float, rows: int, **share: bool) -> tuple[Figure, np.ndarray]:
+def _new_figure(height: float, rows: int, **share: Any) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
     return figure, figure.subplots(rows, len(SHOWN), squeeze=False, **share)
 

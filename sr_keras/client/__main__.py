@@ -1,64 +1,70 @@
-"""Super-resolve a picture on a server.
+r"""Super-resolve a picture on a server.
 
     python -m sr_keras.client --server=grpc://localhost:8500 --model_name=demo --input=picture.png --output=large.png
-    python -m sr_keras.client --server=https://sr.example.org --model_name=demo --auth_header_file=token.txt \\
+    python -m sr_keras.client --server=https://sr.example.org --model_name=demo --auth_header_file=token.txt \
         --input=picture.png --output=large.png
     python -m sr_keras.client --server=http://localhost:8501 --model_name=demo --check
 
-Input: a picture, or a slide's finest level. Output: .png or .jpg. Large pictures go in tiles that overlap by --halo, so
-that there are no seams. An authorisation header ("Bearer TOKEN") is read from a file or from SR_KERAS_AUTH_HEADER.
+Input: a picture, or the finest level of a slide. Output: .png or .jpg. Large pictures are sent in tiles that overlap by
+--halo, so there are no seams. The authorisation header ("Bearer TOKEN") is read from a file or from
+SR_KERAS_AUTH_HEADER.
 
-Exit status: 0 done, 2 not.
+Exit status: 0 for success, 2 for an error.
 """
 from __future__ import annotations
 
+import io
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from PIL import Image
 from tqdm import tqdm
 
 from pipelines import console
 from pipelines.errors import require
+from pipelines.files import atomic_path
 from pipelines.slide import open_slide
 from sr_keras.client.connection import SuperResolutionClient
 from sr_keras.client.options import AUTH_VARIABLE, ENCODINGS, ClientOptions, read_auth_header
-from sr_keras.slides.output_paths import check_writable, is_picture
-from sr_keras.slides.outputs import JPEG_LONGEST_SIDE, write_image
 
 DEFAULT = ClientOptions()
+PICTURES = (".png", ".jpg", ".jpeg")
+JPEG_QUALITY = 95
+JPEG_LONGEST_SIDE = 65500
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("server", None, "grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS.",
                     flag_values=FLAGS)
-flags.DEFINE_string("model_name", None, "What the server calls the model.", flag_values=FLAGS)
+flags.DEFINE_string("model_name", None, "The model's name on the server.", flag_values=FLAGS)
 flags.DEFINE_integer("model_version", None, "Its version; the newest if left out.", flag_values=FLAGS)
-flags.DEFINE_boolean("check", False, "Only say whether the model is ready.", flag_values=FLAGS)
+flags.DEFINE_boolean("check", False, "Only report whether the model is ready.", flag_values=FLAGS)
 flags.DEFINE_string("input", None, "A picture or slide.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .png or .jpg to write.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace what is there.", flag_values=FLAGS)
-flags.DEFINE_integer("quality", None, "Of a .jpg, 1 to 100; 95 if left out.", flag_values=FLAGS)
-flags.DEFINE_enum("encoding", None, ENCODINGS, "How pixels travel: as they are, or as PNG. The faster one if left out: "
-                  "tensor by gRPC, bytes by REST, where numbers become text.", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "Replace an existing file.", flag_values=FLAGS)
+flags.DEFINE_integer("quality", None, f"Quality of a .jpg, 1 to 100; {JPEG_QUALITY} if left out.", flag_values=FLAGS)
+flags.DEFINE_enum("encoding", None, ENCODINGS, "How pixels are sent: raw (tensor) or as PNG (bytes). The faster one if "
+                  "left out: tensor by gRPC, bytes by REST, which would send numbers as text.", flag_values=FLAGS)
 flags.DEFINE_integer("scale", None, "SR side over LR side; the server is asked if left out.", flag_values=FLAGS)
 flags.DEFINE_integer("halo", None, "Overlap of tiles in LR pixels; the server is asked if left out.", flag_values=FLAGS)
 flags.DEFINE_integer("tile", DEFAULT.tile, "Side of a tile in LR pixels.", flag_values=FLAGS)
-flags.DEFINE_integer("in_flight", DEFAULT.in_flight, "Requests at a time.", flag_values=FLAGS)
-flags.DEFINE_float("timeout_s", DEFAULT.timeout_s, "Seconds that an attempt may take.", flag_values=FLAGS)
-flags.DEFINE_integer("retries", DEFAULT.retries, "How often to try again while the server is UNAVAILABLE.",
+flags.DEFINE_integer("in_flight", DEFAULT.in_flight, "Number of requests at a time.", flag_values=FLAGS)
+flags.DEFINE_float("timeout_s", DEFAULT.timeout_s, "Seconds that each attempt may take.", flag_values=FLAGS)
+flags.DEFINE_integer("retries", DEFAULT.retries, "Number of retries while the server is UNAVAILABLE.",
                      flag_values=FLAGS)
-flags.DEFINE_string("ca_cert", None, "PEM file of whom to trust; whom this system trusts if left out.",
+flags.DEFINE_string("ca_cert", None, "PEM file of trusted certificates; those of this system if left out.",
                     flag_values=FLAGS)
 flags.DEFINE_string("auth_header_file", None, f"File with the Authorization header; ${AUTH_VARIABLE} if left out.",
                     flag_values=FLAGS)
-flags.DEFINE_integer("max_sr_pixels", DEFAULT.max_sr_pixels, "How many pixels a picture may become.",
+flags.DEFINE_integer("max_sr_pixels", DEFAULT.max_sr_pixels, "Largest number of output pixels.",
                      flag_values=FLAGS)
 
 
 def main() -> int:
-    """Check paths, then ask the server."""
+    """Check paths, then send the picture."""
     for name in ("server", "model_name", *(() if FLAGS.check else ("input", "output"))):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}=...", FLAGS[name].value)
     if not FLAGS.check:
@@ -71,7 +77,7 @@ def main() -> int:
         started = time.monotonic()
         lr = _read(Path(FLAGS.input), client)
         sr = _super_resolve(client, lr)
-    write_image(sr, Path(FLAGS.output), FLAGS.quality)
+    _write(sr, Path(FLAGS.output), FLAGS.quality or JPEG_QUALITY)
     print(f"{FLAGS.output}: {lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]} pixels by {client.model_name} "
           f"at {client.server} in {time.monotonic() - started:.1f} s")
     return 0
@@ -85,24 +91,29 @@ def _client() -> SuperResolutionClient:
 
 
 def _check_paths(source: Path, target: Path) -> None:
-    """Refuse what can't be read or written before a server is asked."""
+    """Check that files can be read and written, before anything is sent."""
     require(source.is_file(), "input", "name a picture or slide", "check the spelling", str(source))
     with open_slide(source):
         pass
-    require(is_picture(target), "output", "end in .png or .jpg", "name another", str(target))
-    require(FLAGS.quality is None or 1 <= FLAGS.quality <= 100, "quality", "lie in [1, 100]", "95 is the default",
-            FLAGS.quality)
+    require(target.suffix.lower() in PICTURES, "output", "end in .png or .jpg", "name another", str(target))
+    require(FLAGS.quality is None or 1 <= FLAGS.quality <= 100, "quality", "lie in [1, 100]",
+            f"{JPEG_QUALITY} is the default", FLAGS.quality)
     require(FLAGS.quality is None or target.suffix.lower() != ".png", "quality",
             "be left out for a .png, which loses nothing", "name a .jpg for it", FLAGS.quality)
     require(not (target.exists() and target.samefile(source)), "output", "be another file than the input",
             "name another", str(target))
     require(FLAGS.overwrite or not target.exists(), "output", "be new", "name another, or add --overwrite",
             str(target))
-    check_writable("output", [target])
+    folder = next(above for above in target.parents if above.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"`output` must lie where files can be written; name another place, since {folder} takes none "
+                         f"({error.strerror}). Received: output={str(target)!r}") from error
 
 
 def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:
-    """Return the pixels of a picture that is small enough; its header says so before they are decoded."""
+    """Return the pixels of a picture, whose size is checked before they are decoded."""
     with open_slide(source) as slide:
         width, height = slide.dimensions
         client.check_size(height, width)
@@ -120,6 +131,16 @@ def _super_resolve(client: SuperResolutionClient, lr: np.ndarray) -> np.ndarray:
             bar.update(done - bar.n)
 
         return client.super_resolve(lr, progress=show)
+
+
+def _write(sr: np.ndarray, target: Path, quality: int) -> None:
+    file = io.BytesIO()  # in memory first: on a full disk PIL leaves half a JPEG and reports nothing
+    if target.suffix.lower() == ".png":
+        Image.fromarray(sr).save(file, "PNG")
+    else:
+        Image.fromarray(sr).save(file, "JPEG", quality=quality, subsampling=0)
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(file.getbuffer())
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""Super-resolve pictures of any size on a server: tiles with a halo, several in flight, each in its place.
+"""Super-resolve pictures of any size on a server: overlapping tiles, several requests at a time.
 
-An image becomes windows, as `sr_keras.model.tiles` cuts them. So many requests as `in_flight` wait for their answers
-at a time, over all threads that share a client, and no more tiles than that are held: an image may be a memory map, and
-`tiles` gives what comes to whoever has room for it.
+A picture is cut into windows by `sr_keras.model.tiles`. At most `in_flight` requests are pending, over all threads that
+share a client, and no more tiles are held: a picture may be a memory map, and `tiles` yields results as they arrive.
 
-Where no version is asked for, all tiles of an image go to the one that is the newest when it begins: a server changes
-versions under way, and half a picture by each of two models would look like a finding.
+If no version is given, all tiles of a picture go to the version that is newest when it begins. A server may change
+versions meanwhile, and half a picture by each of two models would look like a finding.
+
+Retries are ours: gRPC's service config stops at 5 attempts, has one timeout for all of them and repeats failed TLS
+handshakes, urllib3's Retry knows neither a total time nor a limit of bytes, and neither waits for a model to load.
 """
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -20,8 +23,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipelines.errors import UserError, require
-from sr_keras.client.answers import About, Due, from_about
-from sr_keras.client.errors import UNAVAILABLE, Failure, server_error
 from sr_keras.client.options import (
     BYTES,
     DEFAULT_HALO,
@@ -31,13 +32,24 @@ from sr_keras.client.options import (
     check_auth_header,
     parse_address,
 )
+from sr_keras.client.protocol import (
+    HALO,
+    MAX_PIXELS,
+    SR_SIDE,
+    UNAVAILABLE,
+    About,
+    Expected,
+    Failure,
+    Transport,
+    from_about,
+    server_error,
+)
 from sr_keras.client.rest_transport import RestTransport
-from sr_keras.client.retries import retried
-from sr_keras.client.wire import HALO, MAX_PIXELS, SR_SIDE, Transport
 from sr_keras.model.tiles import Box, Span, core_of, spans
 
 AVAILABLE = "AVAILABLE"
 PROBE_SIDE = 8
+FIRST_S, LONGEST_S = 0.5, 10.0  # waits between attempts
 # How TensorFlow Serving says that a model has no such signature.
 NO_SIGNATURE = ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
 Answer = TypeVar("Answer")
@@ -58,9 +70,9 @@ class SuperResolutionClient:
 
         Args:
             server: grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS.
-            model_name: What the server calls the model.
-            model_version: Its version; the newest that is there if left out.
-            sleep: Waits between attempts; what does not outlast the client if left out.
+            model_name: The model's name on the server.
+            model_version: Its version; the newest if left out.
+            sleep: Waits between attempts; by default a wait that ends when the client is closed.
             **options: Those of `ClientOptions`.
 
         Raises:
@@ -70,12 +82,12 @@ class SuperResolutionClient:
         """
         address = parse_address(server)
         require(bool(model_name) and not set(model_name) & set("/:"), "model_name", "be a name without / and :",
-                "give what the server calls the model", model_name)
+                "check the spelling", model_name)
         require(model_version is None or 0 <= model_version < 2**63, "model_version", "be 0 or more",
                 "leave it out for the newest", model_version)
         self.options = ClientOptions(**options)
         require(address.tls or self.options.ca_cert is None, "server",
-                "be grpcs:// or https:// where `ca_cert` is given", "without the s nobody shows a certificate",
+                "be grpcs:// or https:// where `ca_cert` is given", "without TLS there is no certificate",
                 address.text)
         if self.options.auth_header is not None:
             check_auth_header(self.options.auth_header, address)
@@ -93,26 +105,26 @@ class SuperResolutionClient:
         self.close()
 
     def close(self) -> None:
-        """Give up what waits for an answer, and the connection."""
+        """Close the connection; pending requests are given up."""
         self._closed.set()
         self._transport.close()
         self._pool.shutdown(cancel_futures=True)
 
     @property
     def scale(self) -> int:
-        """SR side over LR side. The server is asked once, where it was not given."""
+        """SR side over LR side; the server is asked once if it was not given."""
         return self._asked_about().scale
 
     @property
     def halo(self) -> int:
-        """LR pixels that an SR pixel depends on to each side. The server is asked once, where it was not given."""
+        """LR pixels around an SR pixel that it depends on; the server is asked once if it was not given."""
         return self._asked_about().halo
 
     def health(self) -> dict[int, str]:
-        """Return the state of each version of the model, or of the one asked for; one at least is AVAILABLE.
+        """Return the state of each version of the model, or of the given one; at least one is AVAILABLE.
 
         Raises:
-            ServerError: The server, the model or the version is not there, or not ready.
+            ServerError: The server, the model or the version does not exist, or is not ready.
         """
         return self._call(self._states)
 
@@ -121,14 +133,14 @@ class SuperResolutionClient:
 
         Args:
             image: uint8 [H, W, 3], each side 1 or more.
-            progress: Called with (tiles done, tiles in all) as they come.
+            progress: Called with (tiles done, all tiles).
 
         Returns:
             uint8 [scale*H, scale*W, 3].
 
         Raises:
             ValueError: It is no such picture, or too large for `max_sr_pixels`.
-            ServerError: The server can't do it.
+            ServerError: A request failed.
         """
         _check_image(image)
         height, width = image.shape[:2]
@@ -140,7 +152,7 @@ class SuperResolutionClient:
 
     def tiles(self, image: np.ndarray, *, progress: Callable[[int, int], None] | None = None
               ) -> Iterator[tuple[Box, np.ndarray]]:
-        """Yield the pieces of the output as they come, in any order; the arguments are those of `super_resolve`.
+        """Yield the pieces of the output as they arrive, in any order; arguments as in `super_resolve`.
 
         Of `image` only `.shape`, `.dtype` and `image[y0:y1, x0:x1]` are used, and its size is not limited.
 
@@ -174,10 +186,10 @@ class SuperResolutionClient:
                 future.cancel()
 
     def check_size(self, height: int, width: int) -> None:
-        """Refuse a picture that would become larger than `max_sr_pixels`.
+        """Check that a picture does not become larger than `max_sr_pixels`.
 
         Raises:
-            ValueError: It would.
+            ValueError: It does.
             ServerError: The server does not say its scale.
         """
         limit, scale = self.options.max_sr_pixels, self.scale
@@ -190,8 +202,8 @@ class SuperResolutionClient:
         return self._pool.submit(self._predict, lr, scale, version)
 
     def _predict(self, lr: np.ndarray, scale: int | None, version: int | None) -> np.ndarray:
-        due = Due(lr.shape[1], lr.shape[2], scale)
-        return self._call(lambda: self._transport.predict(lr, due, version))
+        expected = Expected(lr.shape[1], lr.shape[2], scale)
+        return self._call(lambda: self._transport.predict(lr, expected, version))
 
     def _asked_about(self) -> About:
         with self._lock:
@@ -204,7 +216,7 @@ class SuperResolutionClient:
             return self._about
 
     def _says(self) -> About | None:
-        """Return what the model says of itself; None where it was exported by others, and does not."""
+        """Return what the model says about itself; None if it was not exported by sr_keras."""
         try:
             said = self._transport.about(self.model_version)
         except Failure as failure:
@@ -238,19 +250,46 @@ class SuperResolutionClient:
         except Failure as failure:
             version = "" if self.model_version is None else f" version {self.model_version}"
             model = f"model {self.model_name!r}{version}"
-            # Without its cause: a traceback would show what a server says in full, the header too if it repeats that.
+            # Without its cause: a traceback would show the server's text in full, perhaps with the header.
             raise server_error(self.server, model, failure, self.options.auth_header) from None
 
 
+def retried(call: Callable[[], Answer], retries: int, sleep: Callable[[float], object],
+            uniform: Callable[[float, float], float] = random.uniform) -> Answer:
+    """Return `call()`, retried while the server is UNAVAILABLE.
+
+    No other failure is retried: a wrong request stays wrong, and one that timed out would only add to the server's
+    load. The wait doubles from FIRST_S to LONGEST_S and is shortened at random by up to half, so that clients that
+    failed together do not retry together.
+
+    Args:
+        call: May raise `Failure`.
+        retries: Largest number of retries.
+        sleep: Waits for a number of seconds.
+        uniform: Draws a number between two.
+
+    Raises:
+        Failure: The last one.
+    """
+    for retry in range(retries):
+        try:
+            return call()
+        except Failure as failure:
+            if failure.code != UNAVAILABLE:
+                raise
+        sleep(min(LONGEST_S, FIRST_S * 2**retry) * uniform(0.5, 1.0))
+    return call()
+
+
 def _given(options: ClientOptions) -> About | None:
-    """Return what need not be asked; None where something is."""
+    """Return what the options say; None if the server must be asked."""
     return None if options.scale is None or options.halo is None else About(options.scale, options.halo)
 
 
 def _transport(address: Address, model_name: str, options: ClientOptions) -> Transport:
     if address.rest:
         return RestTransport(address, model_name, options.encoding or BYTES, options)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it logs of a failure, a user reads in the error
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the error says it
     try:
         from sr_keras.client.grpc_transport import GrpcTransport
     except ImportError as error:

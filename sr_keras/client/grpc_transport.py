@@ -1,6 +1,6 @@
-"""Ask TensorFlow Serving by gRPC, through its official protos and stubs. Needs the extra `serving`.
+"""Ask TensorFlow Serving by gRPC, with its official stubs. Needs the extra `serving`.
 
-The server is reached directly: a proxy that the environment names is for the web, and would see the header.
+The server is reached directly: a proxy of the environment is for the web, and would see the header.
 """
 from __future__ import annotations
 
@@ -18,12 +18,26 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from sr_keras.client.answers import Due, from_content, from_numbers, from_png, to_png
-from sr_keras.client.errors import BAD_ANSWER, CANCELLED, NOT_TRUSTED, UNAVAILABLE, Failure
 from sr_keras.client.options import BYTES, Address, ClientOptions, trust
-from sr_keras.client.wire import ABOUT, OUTPUTS, SIDE, SIGNATURES, most_bytes
+from sr_keras.client.protocol import (
+    ABOUT,
+    BAD_ANSWER,
+    CANCELLED,
+    NOT_TRUSTED,
+    OUTPUTS,
+    SIDE,
+    SIGNATURES,
+    UNAVAILABLE,
+    Expected,
+    Failure,
+    from_content,
+    from_numbers,
+    from_png,
+    most_bytes,
+    to_png,
+)
 
-# How gRPC says that TLS did not come about: to it that is UNAVAILABLE like the rest.
+# How gRPC reports a failed TLS handshake, which it calls UNAVAILABLE.
 UNTRUSTED = ("Handshake failed", "handshake failed", "Verification Check failed")
 INT32 = struct.Struct("<i")
 States, DataType = get_model_status_pb2.ModelVersionStatus.State, types_pb2.DataType
@@ -41,12 +55,8 @@ class GrpcTransport:
         self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel).Predict
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel).GetModelStatus
 
-    def predict(self, lr: np.ndarray, due: Due, version: int | None) -> np.ndarray:
-        """Super-resolve uint8 [1, h, w, 3] -> uint8 [1, scale*h, scale*w, 3].
-
-        Raises:
-            Failure: The request failed, or the answer is not what is due.
-        """
+    def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
+        """See `Transport`."""
         request = predict_pb2.PredictRequest()
         self._name(request.model_spec, version)
         request.model_spec.signature_name = SIGNATURES[self._encoding]
@@ -59,14 +69,10 @@ class GrpcTransport:
             tensor.dtype, shape, tensor.tensor_content = types_pb2.DT_UINT8, lr.shape, lr.tobytes()
         for side in shape:
             tensor.tensor_shape.dim.add(size=side)
-        return self._pixels(self._ask(self._predict, request), due)
+        return self._pixels(self._ask(self._predict, request), expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
-        """Return what the model says of a picture of side 1, by name and not checked.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         request = predict_pb2.PredictRequest()
         self._name(request.model_spec, version)
         request.model_spec.signature_name = ABOUT
@@ -78,18 +84,14 @@ class GrpcTransport:
         return {name: _one_number(outputs[name]) for name in outputs}
 
     def states(self, version: int | None) -> dict[int, str]:
-        """Return the state of each version of the model that the server knows, or of one.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         request = get_model_status_pb2.GetModelStatusRequest()
         self._name(request.model_spec, version)
         response = self._ask(self._status, request)
         return {found.version: _name_of(States, found.state) for found in response.model_version_status}
 
     def close(self) -> None:
-        """Close the channel; what waits for an answer fails as CANCELLED."""
+        """Close the channel; pending requests fail as CANCELLED."""
         self._channel.close()
 
     def _name(self, spec: Any, version: int | None) -> None:
@@ -105,33 +107,34 @@ class GrpcTransport:
         except ValueError as error:
             raise Failure(CANCELLED, "the channel is closed") from error
 
-    def _pixels(self, response: Any, due: Due) -> np.ndarray:
+    def _pixels(self, response: Any, expected: Expected) -> np.ndarray:
         output = OUTPUTS[self._encoding]
         if output not in response.outputs:
-            raise Failure(BAD_ANSWER, f"outputs {sorted(response.outputs)} where {output!r} is due")
+            raise Failure(BAD_ANSWER, f"outputs {sorted(response.outputs)} where {output!r} is expected")
         tensor = response.outputs[output]
         wanted = types_pb2.DT_STRING if self._encoding == BYTES else types_pb2.DT_UINT8
         if tensor.dtype != wanted:
-            found, due_type = (_name_of(DataType, dtype) for dtype in (tensor.dtype, wanted))
-            raise Failure(BAD_ANSWER, f"{output} of {found} where {due_type} is due")
+            found, expected_type = (_name_of(DataType, dtype) for dtype in (tensor.dtype, wanted))
+            raise Failure(BAD_ANSWER, f"{output} of {found} where {expected_type} is expected")
         shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
         if self._encoding == BYTES:
             if shape != (1,) or len(tensor.string_val) != 1:
-                raise Failure(BAD_ANSWER, f"{output} of shape {list(shape)} where [1] is due")
-            return from_png(tensor.string_val[0], due)
+                raise Failure(BAD_ANSWER, f"{output} of shape {list(shape)} where [1] is expected")
+            return from_png(tensor.string_val[0], expected)
         if tensor.tensor_content:
-            return from_content(shape, tensor.tensor_content, due)
-        return from_numbers(tensor.int_val, due, shape)
+            return from_content(shape, tensor.tensor_content, expected)
+        return from_numbers(tensor.int_val, expected, shape)
 
 
 def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
     host = f"[{address.host}]" if ":" in address.host else address.host
     target = f"{host}:{address.port}"
+    largest = Expected(options.tile, options.tile, options.scale)
     settings = [
-        ("grpc.max_receive_message_length", most_bytes(Due(options.tile, options.tile, options.scale).most_values)),
-        ("grpc.enable_retries", 0),  # `retried` does
+        ("grpc.max_receive_message_length", most_bytes(largest.most_values)),
+        ("grpc.enable_retries", 0),  # see `connection.retried`
         ("grpc.enable_http_proxy", 0),
-        # A channel that could not connect fails at once until then: an attempt of ours shall be one of its own.
+        # Until then a channel that could not connect fails at once; each of our attempts shall be a real one.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2000),
     ]
@@ -141,7 +144,7 @@ def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
 
 
 def _roots(options: ClientOptions) -> bytes | None:
-    """Return whom to trust as PEM: left to itself gRPC trusts a list of its own, and not this system's."""
+    """Return the trusted certificates as PEM: by default gRPC has a list of its own, not this system's."""
     context = trust(options.ca_cert)
     if options.ca_cert is not None:
         with open(options.ca_cert, "rb") as file:
@@ -159,7 +162,7 @@ def _failure(error: Any) -> Failure:
 
 
 def _one_number(tensor: Any) -> int | None:
-    """Return the int32 in a tensor of one; None where it is another."""
+    """Return the int32 in a tensor of one value; None if it is another tensor."""
     if tensor.dtype != types_pb2.DT_INT32:
         return None
     if len(tensor.tensor_content) == INT32.size:
@@ -168,5 +171,5 @@ def _one_number(tensor: Any) -> int | None:
 
 
 def _name_of(enum: Any, number: int) -> str:
-    """Return what a number is called; a server that is newer than we are may send one that has no name yet."""
+    """Return the name of a number; a newer server may send one without a name."""
     return enum.Name(number) if number in enum.values() else f"number {number}"

@@ -1,4 +1,4 @@
-"""Where a server is, and how it is asked: checked in the first second, before anything is sent."""
+"""Where a server is and how to ask it; all of it is checked before anything is sent."""
 from __future__ import annotations
 
 import ipaddress
@@ -28,7 +28,7 @@ MAX_TIMEOUT_S = 86_400.0  # a day
 
 
 class Scheme(NamedTuple):
-    """How to speak to a server; `port` is TensorFlow Serving's, and that of HTTPS for TLS."""
+    """A protocol; `port` is TensorFlow Serving's default, or that of HTTPS for TLS."""
 
     rest: bool
     tls: bool
@@ -41,7 +41,7 @@ SCHEMES = {"grpc": Scheme(False, False, 8500), "grpcs": Scheme(False, True, 443)
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is; `text` is what errors call it."""
+    """Where a server is; `text` is its name in errors."""
 
     text: str
     host: str
@@ -51,7 +51,7 @@ class Address:
 
     @property
     def local(self) -> bool:
-        """Whether what is sent there stays on this machine."""
+        """Whether the server is on this machine."""
         try:
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:  # a name
@@ -60,22 +60,22 @@ class Address:
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """How a server is asked.
+    """How to ask a server.
 
-    `encoding` "tensor" sends pixels as they are, "bytes" as PNG; None is what is faster. A 1024x1024 answer is 3.1 MB
-    as a tensor and 1.2 MB as PNG, but to write PNG takes a server 0.05 s and more: gRPC takes the tensor. In JSON the
-    same numbers are 17 MB of text and take a second to read: REST takes PNG.
-
-    `scale` is SR side over LR side, `halo` how many LR pixels an SR pixel depends on to each side. None asks the
-    server, whose signature `about` says both. One without that signature is asked for an 8x8 picture, which shows the
-    scale, and DEFAULT_HALO is taken. `tile` is the side of what is sent at most; `in_flight` how many requests wait for
-    their answer at a time.
-
-    `timeout_s` is that of each attempt, the way there and back included. UNAVAILABLE is tried again `retries` times,
-    after 0.5, 1, 2, 4, 8 s and then every 10 s, each shortened by up to half at random.
-
-    `ca_cert` is a PEM file of who is trusted, None for whom this system trusts. `auth_header` is the value of the
-    Authorization header. `max_sr_pixels` is how large a picture may become.
+    Attributes:
+        encoding: "tensor" sends raw pixels, "bytes" PNG; None is the faster one. A 1024x1024 answer is 3.1 MB as a
+            tensor and 1.2 MB as PNG, but a server needs 0.05 s to write the PNG, so gRPC uses tensors. In JSON the
+            tensor is 17 MB of text that takes a second to read, so REST uses PNG.
+        scale: SR side over LR side. None asks the server by its signature `about`, or by an 8x8 picture.
+        halo: LR pixels around an SR pixel that it depends on. None asks for `about`, or is DEFAULT_HALO.
+        tile: Largest side of what is sent.
+        in_flight: Number of pending requests at a time.
+        timeout_s: Of each attempt, including transfer.
+        retries: While the server is UNAVAILABLE, after 0.5, 1, 2, 4, 8 s and then every 10 s, each wait shortened at
+            random by up to half.
+        ca_cert: PEM file of trusted certificates; None for those of this system.
+        auth_header: Value of the Authorization header.
+        max_sr_pixels: Largest number of output pixels.
     """
 
     encoding: str | None = None
@@ -109,7 +109,7 @@ class ClientOptions:
 
 
 def parse_address(server: str) -> Address:
-    """Return where `server` is: grpc://HOST:PORT, http://HOST:PORT, or with an s for TLS.
+    """Parse grpc://HOST:PORT or http://HOST:PORT, with an s for TLS.
 
     Raises:
         ValueError: It is no such address.
@@ -129,7 +129,7 @@ def parse_address(server: str) -> Address:
 
 
 def check_auth_header(header: str, address: Address) -> None:
-    """Refuse a header that can't be sent, or would be read by others on its way; no error repeats it.
+    """Check that a header can be sent, and only over TLS or to this machine; no error repeats it.
 
     Raises:
         ValueError: It is not one line of printable ASCII, or goes over a network without TLS.
@@ -142,7 +142,7 @@ def check_auth_header(header: str, address: Address) -> None:
 
 
 def read_auth_header(path: str | Path | None) -> str | None:
-    """Return the header in a file, else in the environment, else None. The command line shows in `ps`, so not there.
+    """Return the header in a file, else in the environment, else None. It is no flag, since `ps` would show it.
 
     Raises:
         OSError: The file can't be read.
@@ -154,7 +154,7 @@ def read_auth_header(path: str | Path | None) -> str | None:
 
 
 def trust(ca_cert: str | Path | None) -> ssl.SSLContext:
-    """Return who is trusted: those in a PEM file, or those whom this system trusts.
+    """Return a TLS context that trusts the certificates of a PEM file, or those of this system.
 
     Raises:
         OSError: There is no such file.
@@ -162,7 +162,7 @@ def trust(ca_cert: str | Path | None) -> ssl.SSLContext:
     """
     if ca_cert is None:
         return ssl.create_default_context()
-    _read("ca_cert", ca_cert, 1)  # names the file where there is none, which OpenSSL does not
+    _read("ca_cert", ca_cert, 1)  # OpenSSL does not name a missing file
     try:
         return ssl.create_default_context(cafile=str(ca_cert))
     except ssl.SSLError as error:

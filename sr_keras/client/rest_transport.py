@@ -1,11 +1,11 @@
-"""Ask TensorFlow Serving by REST, with Python's own HTTP client. Needs no extra.
+"""Ask TensorFlow Serving by REST, with Python's HTTP client. Needs no extra.
 
-Each request has a connection of its own, which costs a thousandth of what a tile takes: none can be stale, and a load
-balancer can share them out. The server is reached directly, and redirections are not followed: the header goes to whom
-it was meant for.
+Each request has a connection of its own, which costs a thousandth of the time of a tile: none can be stale, and a load
+balancer can distribute them. The server is reached directly and redirections are not followed, so that the header goes
+only where it was meant to.
 
-The answer is asked for in rows ("instances"): in columns TensorFlow Serving writes each number on a line of its own
-behind 20 spaces.
+Requests use the row format ("instances"): in the column format TensorFlow Serving writes each number on a line of its
+own behind 20 spaces.
 """
 from __future__ import annotations
 
@@ -23,10 +23,25 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sr_keras.client.answers import Due, from_numbers, from_png, to_png
-from sr_keras.client.errors import BAD_ANSWER, CANCELLED, DEADLINE_EXCEEDED, DROPPED, NOT_TRUSTED, UNAVAILABLE, Failure
 from sr_keras.client.options import BYTES, Address, ClientOptions, trust
-from sr_keras.client.wire import ABOUT, SIDE, SIGNATURES, SLACK, most_bytes
+from sr_keras.client.protocol import (
+    ABOUT,
+    BAD_ANSWER,
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    DROPPED,
+    NOT_TRUSTED,
+    SIDE,
+    SIGNATURES,
+    SLACK,
+    UNAVAILABLE,
+    Expected,
+    Failure,
+    from_numbers,
+    from_png,
+    most_bytes,
+    to_png,
+)
 
 # What TensorFlow Serving's HTTP server makes of gRPC's codes, read backwards.
 CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
@@ -50,33 +65,21 @@ class RestTransport:
         self._open: set[socket.socket] = set()
         self._closed = False
 
-    def predict(self, lr: np.ndarray, due: Due, version: int | None) -> np.ndarray:
-        """Super-resolve uint8 [1, h, w, 3] -> uint8 [1, scale*h, scale*w, 3].
-
-        Raises:
-            Failure: The request failed, or the answer is not what is due.
-        """
+    def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
+        """See `Transport`."""
         as_bytes = self._encoding == BYTES
         instance: dict[str, Any] = {"image_bytes": _b64(to_png(lr[0]))} if as_bytes else {"lr": lr[0].tolist()}
-        limit = most_bytes(due.most_values) if as_bytes else BYTES_PER_NUMBER * due.most_values + SLACK
+        limit = most_bytes(expected.most_values) if as_bytes else BYTES_PER_NUMBER * expected.most_values + SLACK
         prediction = self._predict(SIGNATURES[self._encoding], instance, version, limit)
-        return from_png(_from_b64(prediction), due) if as_bytes else from_numbers([prediction], due)
+        return from_png(_from_b64(prediction), expected) if as_bytes else from_numbers([prediction], expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
-        """Return what the model says of a picture of side 1, by name and not checked.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         prediction = self._predict(ABOUT, {SIDE: 1}, version, SLACK)
         return prediction if isinstance(prediction, dict) else {}
 
     def states(self, version: int | None) -> dict[int, str]:
-        """Return the state of each version of the model that the server knows, or of one.
-
-        Raises:
-            Failure: The request failed.
-        """
+        """See `Transport`."""
         answer = _parsed(self._ask("GET", self._versioned(version), None, SLACK))
         try:
             return {int(found["version"]): str(found["state"]) for found in answer["model_version_status"]}
@@ -84,7 +87,7 @@ class RestTransport:
             raise Failure(BAD_ANSWER, "JSON without a model_version_status") from error
 
     def close(self) -> None:
-        """Hang up; what waits for an answer fails."""
+        """Close all connections; pending requests fail."""
         self._closed = True
         for open_socket in list(self._open):
             _hang_up(open_socket)
@@ -97,11 +100,11 @@ class RestTransport:
         body = json.dumps({"signature_name": signature, "instances": [instance]}, separators=(",", ":")).encode()
         predictions = _parsed(self._ask("POST", f"{self._versioned(version)}:predict", body, limit)).get("predictions")
         if not isinstance(predictions, list) or len(predictions) != 1:
-            raise Failure(BAD_ANSWER, "JSON without the one prediction that is due")
+            raise Failure(BAD_ANSWER, "JSON without the one prediction that is expected")
         return predictions[0]
 
     def _ask(self, method: str, path: str, body: bytes | None, limit: int) -> bytes:
-        """Return the body of a 200; all of it comes within the time, and is no longer than `limit`."""
+        """Return the body of a 200, which must be complete in time and no longer than `limit`."""
         deadline = time.monotonic() + self._timeout_s
         connection = self._connect()
         try:
@@ -117,7 +120,7 @@ class RestTransport:
         if cut_off or time.monotonic() >= deadline:
             raise self._broken(deadline, f"{len(data)} bytes of {len(data) + (response.length or 0)}")
         if len(data) > limit:
-            raise Failure(BAD_ANSWER, f"more than the {limit} bytes that can be due")
+            raise Failure(BAD_ANSWER, f"more than the {limit} bytes that are possible")
         if response.status != 200:
             raise Failure(CODES.get(response.status, f"HTTP {response.status}"), _reason(data))
         return data
@@ -132,13 +135,13 @@ class RestTransport:
             raise Failure(DEADLINE_EXCEEDED, f"no connection in {self._timeout_s:g} s") from error
         except ssl.SSLError as error:
             raise Failure(NOT_TRUSTED, str(error)) from error
-        except OSError as error:  # nothing was sent, so nothing can happen twice
+        except OSError as error:  # nothing was sent, so it may be retried
             raise Failure(UNAVAILABLE, str(error)) from error
         return connection
 
     @contextmanager
     def _watched(self, open_socket: socket.socket, deadline: float) -> Iterator[None]:
-        """Hang up at the deadline. A socket's own timeout starts again with every byte that drips in."""
+        """Close a socket at the deadline; its own timeout starts again with every byte that arrives."""
         watch = threading.Timer(max(0.0, deadline - time.monotonic()), _hang_up, [open_socket])
         watch.daemon = True
         self._open.add(open_socket)

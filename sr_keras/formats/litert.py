@@ -1,93 +1,83 @@
-"""Write a generator for LiteRT (.tflite), and run it: pixels in, pixels out, as every form of a generator does.
+"""LiteRT (.tflite): write a generator at four precisions, and read what a file says about it.
 
     signature serving_default:   lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3]
 
     float32        weights and arithmetic
-    float16        weights; arithmetic is float32 on a CPU, float16 where a delegate for a GPU or NPU likes it
-    int8_dynamic   weights; what flows through is quantised anew for each picture
-    int8           weights, and what flows through, by ranges found with a representative set
+    float16        weights; arithmetic is float32 on a CPU, float16 where a GPU or NPU delegate prefers it
+    int8_dynamic   weights; activations are quantised for each picture
+    int8           weights and activations, with ranges from calibration pictures
 
-Conversion to float, clipping and rounding are in the graph, so that 8-bit results of float32 are those of Keras within
-1/255. In "int8" every convolution is of integers, while the interpolation, the sum with it and all after it stay float:
-they hold the picture itself, which 256 steps of a range wider than it would coarsen. Only LiteRT's built-in operations
-are used, none of TensorFlow's (Flex), none custom. Batch, height and width are open: resize the input before
-allocating.
+Conversion to float, clipping and rounding are in the graph. In int8 all convolutions are integer; the interpolation,
+its sum with the detail and everything after stay float, since 256 steps would coarsen the picture itself. Only LiteRT's
+built-in operations are used. Batch, height and width are open: resize the input before allocating.
 
-What the model is (`facts`) lies in the file as JSON, as the metadata buffer `sr_keras.json`; `read_facts` reads it.
-Needs the extra `litert` to run and for int8, TensorFlow alone for the rest.
+Facts about the model are stored in the file as JSON, in the metadata buffer `sr_keras.json`. Files are opened by
+`sr_keras.model.runtimes`.
 """
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
-import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Lock
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
-import tensorflow as tf
-from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.python.convert import mlir_quantize
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from pipelines.console import import_optional
 from pipelines.errors import UserError, require
-from sr_keras.formats.parity import eight_bit_of
-from sr_keras.model.keras_file import input_signature
-from sr_keras.model.loading import LoadedGenerator
+from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Format, Source, Written, write_file
+from sr_keras.model.runtimes import Pixels, litert_converter, open_litert, without_chatter
 
-EXTRA = "litert"
-# Interpreters kept, one a shape. A slide has one shape of tile, and another where its last batch is smaller; more would
-# be memory lost, since each holds its weights and all its intermediate images.
-KEPT_SHAPES = 2
-PRECISIONS = ("float32", "float16", "int8_dynamic", "int8")
+if TYPE_CHECKING:
+    import keras
+
+    from sr_keras.model.loading import LoadedGenerator
+
 CUSTOM = "CUSTOM"
 FACTS_NAME = "sr_keras.json"
 FILE_IDENTIFIER = b"TFL3"
-# Of a network of `networks.generator`: what makes the picture of its parts. Outside of it lies what makes it 8 bit.
+# Layers of `networks.generator` that assemble the picture; int8 leaves them in float.
 FLOAT_LAYERS = ("interpolated", "detail", "sr")
-CHATTER = ("INFO: Created TensorFlow Lite XNNPACK delegate", "fully_quantize: ")
 
 
 def convert_litert(generator: keras.Model | LoadedGenerator, precision: str = "float32", *,
                    samples: np.ndarray | None = None, facts: dict[str, Any] | None = None) -> bytes:
-    """Return a generator as the bytes of a .tflite, unchecked.
+    """Return a generator as the bytes of a .tflite, not yet compared with Keras.
 
     Args:
-        generator: made by `networks.generator`, or loaded from any form.
-        precision: one of PRECISIONS.
-        samples: for "int8" the representative set, lr uint8 [B, h, w, 3].
-        facts: what to keep inside, for JSON; none if left out.
+        generator: Made by `networks.generator`, or loaded; int8 needs a Keras model.
+        precision: One of FORMAT.tolerances.
+        samples: For int8, the calibration pictures, lr uint8 [B, h, w, 3].
+        facts: What to store in the file, for JSON.
 
     Raises:
-        ValueError: No such precision, or int8 without samples.
-        UserError: An operation is none of LiteRT's own.
+        ValueError: Unknown precision, or int8 without samples or Keras model.
+        UserError: The model needs an operation that LiteRT does not have.
     """
-    require(precision in PRECISIONS, "precision", f"be one of {', '.join(PRECISIONS)}", "choose one of these",
-            precision)
+    import keras
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    require(precision in FORMAT.tolerances, "precision", f"be one of {', '.join(FORMAT.tolerances)}",
+            "check the spelling", precision)
     require(precision != "int8" or isinstance(generator, keras.Model), "generator", "be a Keras model for int8",
             "load the .keras file", generator)
-    converter, graph = _converter(eight_bit_of(generator))
+    converter, graph = _converter(generator)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    with _without_chatter():
+    with without_chatter():
         if precision != "int8":
             model = converter.convert()
         elif samples is None:
             raise ValueError("`samples` must be given for int8; give pictures of tissue. Received: samples=None")
         else:
-            # The converter's own steps, one by one: it neither finds the right ranges nor leaves nodes in float.
+            # The converter's own steps, one by one: it neither finds the right ranges nor leaves layers in float.
             converter.representative_dataset = lambda: [[samples[:1]]]
             converter._experimental_calibrate_only = True
-            model = mlir_quantize(_calibrated(converter.convert(), samples), denylisted_nodes=_stay_float(graph))
+            model = mlir_quantize(_calibrated(converter.convert(), samples), denylisted_nodes=_float_nodes(graph))
     foreign = [name for name in operations(bytes(model)) if name.startswith(CUSTOM)]
     if foreign:
         raise UserError("a .tflite must have built-in operations only; please report this. Received: "
@@ -96,12 +86,12 @@ def convert_litert(generator: keras.Model | LoadedGenerator, precision: str = "f
 
 
 def read_facts(model: bytes) -> dict[str, Any]:
-    """Return the facts in the bytes of a .tflite.
+    """Return the facts stored in the bytes of a .tflite.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: There are none.
     """
-    content = schema.ModelT.InitFromPackedBuf(model, 0)
+    content = _schema().ModelT.InitFromPackedBuf(model, 0)
     for entry in content.metadata or []:
         if entry.name.decode() == FACTS_NAME:
             return json.loads(bytes(content.buffers[entry.buffer].data))
@@ -109,90 +99,44 @@ def read_facts(model: bytes) -> dict[str, Any]:
 
 
 def operations(model: bytes) -> set[str]:
-    """Return the names of the operations in the bytes of a .tflite, as LiteRT's schema has them.
-
-    An operation of TensorFlow's (Flex) and one of somebody else's come as "CUSTOM name".
-    """
+    """Return the names of the operations in a .tflite; "CUSTOM name" for those that are not built in."""
+    schema = _schema()
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     codes = schema.ModelT.InitFromPackedBuf(model, 0).operatorCodes
     return {f"{CUSTOM} {code.customCode.decode()}" if code.customCode else names[code.builtinCode] for code in codes}
 
 
-def open_litert(model: bytes, threads: int) -> LiteRTRunner:
-    """Return the generator in a .tflite, given as its bytes, as a function of pixels.
+def _converter(generator: keras.Model | LoadedGenerator) -> tuple[Any, Any]:
+    """Return the converter of a generator, and its graph."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    Raises:
-        UserError: LiteRT is not installed.
-    """
-    import_optional("ai_edge_litert", EXTRA)
-    return LiteRTRunner(model, threads)
+    from sr_keras.model.loading import eight_bit_of, input_signature
 
-
-class LiteRTRunner:
-    """Runs a .tflite on pixels of any shape. An interpreter is allocated for one shape; those last used are kept.
-
-    Interpreters are not thread-safe: calls from several threads wait for each other.
-    """
-
-    def __init__(self, model: bytes, threads: int) -> None:
-        self._model, self._threads = model, threads
-        self._kept: OrderedDict[tuple[int, ...], Any] = OrderedDict()
-        self._lock = Lock()
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        with self._lock:
-            interpreter = self._allocated(lr.shape)
-            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], lr)
-            interpreter.invoke()
-            return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-    def _allocated(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._kept:
-            while len(self._kept) >= KEPT_SHAPES:  # before the next is allocated: large tiles fill the memory
-                self._kept.popitem(last=False)
-            self._kept[shape] = self._allocate(shape)
-        self._kept.move_to_end(shape)
-        return self._kept[shape]
-
-    def _allocate(self, shape: tuple[int, ...]) -> Any:
-        from ai_edge_litert.interpreter import Interpreter
-
-        # Keras' open sides are 1 in the file; every shape has to be told.
-        with _without_chatter():
-            interpreter = Interpreter(model_content=self._model, num_threads=self._threads)
-            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], shape)
-            interpreter.allocate_tensors()
-        return interpreter
-
-
-def _converter(run: Callable[[tf.Tensor], tf.Tensor]) -> tuple[tf.lite.TFLiteConverter, tf.Graph]:
-    """Return the converter of a generator, for built-in operations alone, and the graph; its defaults give float32."""
-    # Constants in place of variables, so that nothing but the function must be kept, whatever `run` closes over.
-    graph = tf.function(run, input_signature=input_signature(), autograph=False).get_concrete_function()
+    # Constants in place of variables: the function then needs nothing that `generator` owns.
+    graph = tf.function(eight_bit_of(generator), input_signature=input_signature(),
+                        autograph=False).get_concrete_function()
     constant = convert_variables_to_constants_v2(graph)
     named = tf.function(lambda lr: {"sr": constant(lr)[0]}, input_signature=input_signature(), autograph=False)
-    # With a module to save, the converter goes by way of a SavedModel, and the file keeps the signature.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([named.get_concrete_function()], tf.Module())
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    return converter, constant.graph
+    return litert_converter(named), constant.graph
 
 
-def _stay_float(graph: tf.Graph) -> list[str]:
-    """Return the nodes that int8 leaves alone: those of FLOAT_LAYERS, and those outside of the network."""
+def _float_nodes(graph: Any) -> list[str]:
+    """Return the nodes that int8 leaves in float: those of FLOAT_LAYERS, and those outside the network."""
     layers = re.compile(rf"/({'|'.join(FLOAT_LAYERS)})(_\d+)?/")
     names = [node.name for node in graph.get_operations()]
     return [name for name in names if layers.search(name) or not name.startswith("generator")]
 
 
 def _calibrated(model: bytes, samples: np.ndarray) -> bytes:
-    """Return a model that was converted for calibration with the ranges that `samples` give.
+    """Return a model that was converted for calibration, with the ranges of activations found on `samples`.
 
     TensorFlow's calibrator (2.21) reads a tensor after the next operation may have overwritten it in place: the range
-    of a sum that is then multiplied by 255 came out as 0..268. Here no memory is used twice.
+    of a sum that is then multiplied by 255 came out as 0..268. This interpreter uses no memory twice.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    content = schema.ModelT.InitFromPackedBuf(model, 0)
+    content = _schema().ModelT.InitFromPackedBuf(model, 0)
     ranges = {index: tensor.quantization for index, tensor in enumerate(content.subgraphs[0].tensors)
               if tensor.quantization is not None and tensor.quantization.min is not None}
     interpreter = Interpreter(model_content=bytes(model), experimental_preserve_all_tensors=True,
@@ -213,6 +157,7 @@ def _calibrated(model: bytes, samples: np.ndarray) -> bytes:
 
 
 def _with_facts(model: bytes, facts: dict[str, Any]) -> bytes:
+    schema = _schema()
     content = schema.ModelT.InitFromPackedBuf(model, 0)
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = list(json.dumps(facts).encode())
@@ -222,7 +167,7 @@ def _with_facts(model: bytes, facts: dict[str, Any]) -> bytes:
     return _packed(content)
 
 
-def _packed(content: schema.ModelT) -> bytes:
+def _packed(content: Any) -> bytes:
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -230,18 +175,25 @@ def _packed(content: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Hold stderr back, of native code too, and let it go afterwards without the lines of CHATTER."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            held.seek(0)
-            lines = held.read().splitlines(keepends=True)
-            os.write(2, b"".join(line for line in lines if not line.decode(errors="replace").startswith(CHATTER)))
-            os.close(stderr)
+def _schema() -> Any:
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated
+
+
+def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
+    model = convert_litert(source.network, precision, samples=source.samples, facts=source.facts) \
+        if precision == "int8" else convert_litert(source.generator, precision, facts=source.facts)
+    file = FORMAT.file.format(precision=precision)
+    path = write_file(folder, file, model)
+    yield Written(file, f"LiteRT {precision}", "ai-edge-litert", partial(_open, path, 1))
+
+
+def _open(path: Path, threads: int) -> Pixels:
+    return open_litert(path.read_bytes(), threads, kept=1)
+
+
+FORMAT = Format(
+    "litert", {"float32": FLOAT32, "float16": FLOAT16, "int8_dynamic": INT8, "int8": INT8},
+    file="litert/{precision}.tflite", packages=("ai_edge_litert",), extra="litert",
+    runtime=("ai_edge_litert.interpreter",), convert=_convert, open=_open)

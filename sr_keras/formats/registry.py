@@ -1,46 +1,38 @@
-"""All forms of one version, each through its gate: one set of weights, in every format that was asked for.
+"""The list of formats, and the export of a model in several of them.
 
-    NAME/VERSION/saved_model.pb, variables/              always, since a server stumbles over a version without it
+    NAME/VERSION/saved_model.pb, variables/              always, since TensorFlow Serving fails on a version without it
     NAME/VERSION/litert/{float32,float16,int8_dynamic,int8}.tflite
     NAME/VERSION/onnx/model.onnx
     NAME/VERSION/tensorrt/{float16,int8}.onnx            what engines are built from, beside onnx/model.onnx
     NAME/VERSION/tensorrt/{float32,float16,int8}.engine  where there is a GPU and TensorRT
-    NAME/VERSION/parity.json                             how each differs from Keras, and what it ran on
+    NAME/VERSION/parity.json                             how each file differs from Keras, and what it ran on
 
-The first form that fails its gate is an error: the caller removes the folder, and nothing is kept.
+To add a format, write a module that defines `FORMAT` and import it here; flags, export and benchmark follow.
 """
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-import numpy as np
+from sr_keras.formats import litert, onnx, saved_model, tensorrt
+from sr_keras.formats.format import Format, Source
 
-from pipelines.console import import_optional
-from sr_keras.formats import tensorrt
-from sr_keras.formats.calibration import Tissue
-from sr_keras.formats.litert import PRECISIONS, convert_litert, open_litert
-from sr_keras.formats.onnx import convert_onnx, open_onnx
-from sr_keras.formats.parity import Parity, Pixels, Reference
-from sr_keras.model.loading import load_generator
+if TYPE_CHECKING:
+    from sr_keras.formats.parity import Parity
+    from sr_keras.formats.run_data import Tissue
 
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (saved_model, litert, onnx, tensorrt)}
+PRECISIONS = tuple(dict.fromkeys(name for format in FORMATS.values() for name in format.tolerances))
 PARITY_FILE = "parity.json"
-ONNX_FILE = Path("onnx") / "model.onnx"
-# Packages without which a format can't be written, and the extra that brings them. TensorRT itself is none of these:
-# without it an export still writes what it builds engines from.
-PACKAGES = {"litert": (("ai_edge_litert",), "litert"), "onnx": (("onnxruntime", "tf2onnx", "onnx"), "onnx"),
-            "tensorrt": (("onnxruntime", "tf2onnx", "onnx"), "onnx")}
 
 
 @dataclass(frozen=True)
-class Form:
-    """A file of a version that passed its gate. `seconds` by profile, of an engine alone."""
+class ExportedFile:
+    """A file of a version that agrees with Keras; `seconds` by input shape where they were measured."""
 
     file: str
     runtime: str
@@ -54,135 +46,63 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Forms:
-    """What was written. `lacking` says in a line why there are no engines; None where there are, or none were asked."""
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        compared: The tissue that files were compared on.
+        calibrated: The tissue that calibrated int8.
+        missing: Why TensorRT engines could not be built; None if they were built or not asked for.
+        files: What was written.
+    """
 
     compared: str
     calibrated: str
-    written: list[Form] = field(default_factory=list)
-    lacking: str | None = None
+    missing: str | None
+    files: list[ExportedFile] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Parity]:
         """The rows of the table."""
-        return [form.parity for form in self.written]
+        return [file.parity for file in self.files]
 
 
-def check_installed(formats: Sequence[str]) -> None:
-    """Check that the packages of these formats are there.
-
-    Raises:
-        UserError: One is not; the error names the extra.
-    """
-    for name in formats:
-        packages, extra = PACKAGES.get(name, ((), ""))
-        for package in packages:
-            import_optional(package, extra)
+def with_required(formats: Sequence[str]) -> list[str]:
+    """Return the formats to write: the SavedModel, those asked for, and what these are made from."""
+    wanted = {"saved_model", *formats, *(name for asked in formats for name in FORMATS[asked].after)}
+    return [name for name in FORMATS if name in wanted]
 
 
-def write_forms(generator: keras.Model, folder: Path, formats: Sequence[str], *,
-                precisions: Sequence[str] = PRECISIONS, compared: Tissue, calibration: Tissue,
-                facts: dict[str, Any]) -> Forms:
-    """Write the forms beside a SavedModel, each through its gate, and PARITY_FILE.
+def write_formats(source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str] = PRECISIONS, *,
+                  compared: Tissue, calibrated: str) -> ExportReport:
+    """Write the files of some formats beside a SavedModel, compare each with Keras, and write PARITY_FILE.
 
     Args:
-        generator: made by `networks.generator`, or loaded.
-        folder: the version's, in which the SavedModel lies.
-        formats: what was asked for, of saved_model, litert, onnx and tensorrt.
-        precisions: of the LiteRT files and of the engines; some of `litert.PRECISIONS`.
-        compared: what the gates look at.
-        calibration: what int8 is calibrated with.
-        facts: what each file shall say of itself.
+        source: The generator, a Keras model.
+        folder: The version's folder, which holds the SavedModel.
+        formats: Some of FORMATS.
+        precisions: Some of PRECISIONS; a format of a single precision ignores them.
+        compared: Tissue to compare on.
+        calibrated: Name of the tissue that calibrates int8.
 
     Raises:
         UserError: A package is not installed.
-        ParityError: A form differs from Keras by more than its precision allows.
+        ParityError: A file differs from Keras by more than its tolerance. The caller removes the folder.
     """
-    reference = Reference(generator, compared)
-    forms = Forms(compared.name, calibration.name, [_saved_model(reference, folder)],
-                  tensorrt.missing() if "tensorrt" in formats else None)
-    if "litert" in formats:
-        forms.written.extend(_litert(generator, reference, folder, precisions, calibration.lr, facts))
-    if "onnx" in formats or "tensorrt" in formats:
-        forms.written.append(_onnx(generator, reference, folder, facts))
-    if "tensorrt" in formats:
-        forms.written.extend(_tensorrt(reference, folder, precisions, calibration.lr, build=forms.lacking is None))
-    content = {"compared_on": forms.compared, "calibrated_with": forms.calibrated,
-               "forms": [form.as_json() for form in forms.written], "no_engines": forms.lacking}
+    from sr_keras.formats.parity import Reference
+
+    reference = Reference(source.network, compared)
+    reasons = [reason for name in formats if (reason := FORMATS[name].missing())]
+    report = ExportReport(compared.name, calibrated, "; ".join(reasons) or None)
+    for format in map(FORMATS.__getitem__, with_required(formats)):
+        for precision in format.chosen(precisions):
+            for written in format.convert(source, precision, folder):
+                run = written.open()
+                parity = reference.check(written.label, precision, format.tolerances[precision], run)
+                report.files.append(ExportedFile(
+                    written.file, f"{written.package} {version(written.package)}", parity,
+                    written.time(run) if written.time else None))
+    content = {"compared_on": report.compared, "calibrated_with": report.calibrated,
+               "forms": [file.as_json() for file in report.files], "no_engines": report.missing}
     (folder / PARITY_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return forms
-
-
-def engine_commands(folder: Path, precisions: Sequence[str] = PRECISIONS) -> list[str]:
-    """Return the commands that build the engines of a version on a machine that can."""
-    return [tensorrt.trtexec_command(folder / _source(precision), folder / _engine(precision), precision)
-            for precision in _engine_precisions(precisions)]
-
-
-def _saved_model(reference: Reference, folder: Path) -> Form:
-    parity = reference.gate("SavedModel", "float32", load_generator(folder))
-    return Form("saved_model.pb", _package("tensorflow"), parity)
-
-
-def _litert(generator: keras.Model, reference: Reference, folder: Path, precisions: Sequence[str],
-            samples: np.ndarray, facts: dict[str, Any]) -> Iterator[Form]:
-    for precision in precisions:
-        model = convert_litert(generator, precision, samples=samples if precision == "int8" else None, facts=facts)
-        yield _kept(reference, folder, f"litert/{precision}.tflite", model, f"LiteRT {precision}", precision,
-                    "ai-edge-litert", partial(open_litert, threads=1))
-
-
-def _onnx(generator: keras.Model, reference: Reference, folder: Path, facts: dict[str, Any]) -> Form:
-    model = convert_onnx(generator, facts=facts)
-    tensorrt.check_supported(model)
-    return _kept(reference, folder, str(ONNX_FILE), model, "ONNX", "float32", "onnxruntime",
-                 partial(open_onnx, threads=1))
-
-
-def _tensorrt(reference: Reference, folder: Path, precisions: Sequence[str], samples: np.ndarray,
-              build: bool) -> Iterator[Form]:
-    model = (folder / ONNX_FILE).read_bytes()
-    sources: dict[str, Callable[[bytes], bytes]] = {
-        "float16": tensorrt.in_float16, "int8": partial(tensorrt.in_int8, samples=samples)}
-    for precision in _engine_precisions(precisions):
-        if precision in sources:
-            source = sources[precision](model)
-            tensorrt.check_supported(source)
-            yield _kept(reference, folder, str(_source(precision)), source, f"ONNX {precision}, for TensorRT",
-                        precision, "onnxruntime", partial(open_onnx, threads=1))
-        if build:
-            yield _built(reference, folder, precision)
-
-
-def _built(reference: Reference, folder: Path, precision: str) -> Form:
-    engine = tensorrt.build_engine((folder / _source(precision)).read_bytes(), precision)
-    form = _kept(reference, folder, str(_engine(precision)), engine, f"TensorRT {precision}", precision, "tensorrt",
-                 tensorrt.TensorRTRunner)
-    runner = tensorrt.TensorRTRunner(engine)
-    seconds = {"x".join(map(str, profile.shapes()[1])): runner.seconds(profile) for profile in tensorrt.PROFILES}
-    return Form(form.file, form.runtime, form.parity, seconds)
-
-
-def _kept(reference: Reference, folder: Path, file: str, model: bytes, name: str, precision: str, package: str,
-          opened: Callable[[bytes], Pixels]) -> Form:
-    """Write a file, read it again, and put what was read through its gate."""
-    path = folder / file
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(model)
-    return Form(file, _package(package), reference.gate(name, precision, opened(path.read_bytes())))
-
-
-def _engine_precisions(precisions: Sequence[str]) -> list[str]:
-    return [precision for precision in tensorrt.PRECISIONS if precision in precisions]
-
-
-def _source(precision: str) -> Path:
-    return ONNX_FILE if precision == "float32" else Path("tensorrt") / f"{precision}.onnx"
-
-
-def _engine(precision: str) -> Path:
-    return Path("tensorrt") / f"{precision}.engine"
-
-
-def _package(name: str) -> str:
-    return f"{name} {version(name)}"
+    return report

@@ -1,55 +1,51 @@
-"""Write a generator as a TensorFlow SavedModel: pixels in, pixels out, no code of ours needed to run it.
+"""TensorFlow SavedModel: pixels in, pixels out, and no code of this project needed to run it.
 
-    NAME/VERSION/saved_model.pb, variables/    what `sr_keras.formats.signatures` lists, and beside them
-                                               `unlimited`: serving_default without limit, for sr_keras.model.loading
-    NAME/VERSION/facts.json                    scale, halo, max_pixels, and what LR it was made for (model.facts)
+    NAME/VERSION/saved_model.pb, variables/    the signatures of `sr_keras.formats.signatures`, and a function
+                                               `unlimited` without a limit of pixels, for `sr_keras.model.loading`
+    NAME/VERSION/facts.json                    scale, halo, max_pixels, and the rest of `sr_keras.model.facts`
     NAME/VERSION/assets.extra/tf_serving_warmup_requests
-                                               what a server asks itself before it is ready
     NAME/VERSION/README.md                     the model card
 
-Conversion to float, clipping, rounding, PNG and JPEG are in the graph. A version is whole or not there, and never
-replaced: the next free number is taken, which TensorFlow Serving picks up by itself.
+Conversion to float, clipping, rounding, PNG and JPEG are in the graph. A version is written whole or not at all and is
+never replaced: an export takes the next free number, and TensorFlow Serving loads it by itself.
 """
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from pipelines.errors import require
 from pipelines.files import atomic_path
-from pipelines.pixels import to_float, to_uint8
-from sr_keras.formats.parity import ParityError, check_parity
-from sr_keras.formats.serving import WARMUP_FILE, WARMUP_TILE, write_warmup
-from sr_keras.formats.signatures import DEFAULT_MAX_PIXELS, ENCODED, FLOAT, signatures_of
+from sr_keras.formats.format import FLOAT32, Format, Source, Written, tensorflow_device
 from sr_keras.model.facts import FACTS_FILE, ModelFacts
-from sr_keras.model.keras_file import eight_bit, in_float32, input_signature, scale_of
-from sr_keras.model.loading import SIGNATURE, UNLIMITED, load_generator, versions_of
-from sr_keras.networks import receptive_field
+from sr_keras.model.runtimes import Pixels
+
+if TYPE_CHECKING:
+    import keras
 
 CARD_FILE = "README.md"
-MAX_FLOAT_DIFFERENCE = 1e-4
-LEAST_PIXELS = WARMUP_TILE**2  # one of the client's tiles
+DEFAULT_MAX_PIXELS = 2**20
+WARMUP_TILE = 256  # the client's default tile, which every model must accept
 
 
 def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str | None = None,
                        facts: ModelFacts | None = None, max_pixels: int = DEFAULT_MAX_PIXELS,
                        extra: Callable[[Path], None] | None = None) -> Path:
-    """Write the next version of a model and check it.
+    """Write the next version of a model and compare it with Keras.
 
     Args:
         generator: lr -> sr, float, made by `networks.generator`.
         folder: NAME, in which versions are numbered from 1.
-        card: the model card, Markdown; none if left out.
-        facts: what LR it was made for.
-        max_pixels: how many LR pixels a request may have; see `sr_keras.formats.signatures` for what they cost.
-        extra: writes further files into the version's folder before it takes its name; called with that folder when the
-            SavedModel in it is whole and checked. What it raises is passed on, and nothing is left behind.
+        card: The model card, Markdown; none if left out.
+        facts: What is known about the model.
+        max_pixels: LR pixels that a request may have; see `sr_keras.formats.signatures` for the memory they take.
+        extra: Writes further files; called with the version's temporary folder once the SavedModel in it is whole and
+            compared. If it raises, nothing is kept.
 
     Returns:
         The version's folder.
@@ -57,17 +53,23 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
     Raises:
         ValueError: It is not a generator, or `max_pixels` is out of range.
         OSError: It can't be written.
-        ParityError: What was written, read again, does not compute what `generator` computes. Nothing is left behind.
+        ParityError: The SavedModel does not compute what `generator` computes. Nothing is kept.
     """
-    require(LEAST_PIXELS <= max_pixels < 2**31, "max_pixels", f"be {LEAST_PIXELS} or more, and fit in 31 bits",
+    from sr_keras.formats.serving import WARMUP_FILE, write_warmup
+    from sr_keras.formats.signatures import check_signatures, write_graph
+    from sr_keras.model.loading import eight_bit, in_float32, load_generator, scale_of
+    from sr_keras.model.runtimes import check_parity
+    from sr_keras.networks import receptive_field
+
+    require(WARMUP_TILE**2 <= max_pixels < 2**31, "max_pixels", f"be {WARMUP_TILE**2} or more, and fit in 31 bits",
             f"{DEFAULT_MAX_PIXELS} is the default", max_pixels)
     generator = in_float32(generator)
-    said = {"scale": scale_of(generator), "halo": receptive_field(generator), "max_pixels": max_pixels,
-            **(facts or ModelFacts()).as_json()}
+    scale, halo = scale_of(generator), receptive_field(generator)
+    content = {"scale": scale, "halo": halo, "max_pixels": max_pixels, **(facts or ModelFacts()).as_json()}
     target = next_version(Path(folder))
     with atomic_path(target) as temporary:
-        _write(generator, temporary, said)
-        (temporary / FACTS_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        write_graph(generator, temporary, scale=scale, halo=halo, max_pixels=max_pixels)
+        (temporary / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (temporary / WARMUP_FILE).parent.mkdir()
         write_warmup(temporary, target.parent.name, max_pixels)
         if card is not None:
@@ -81,47 +83,34 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
 
 def next_version(folder: Path) -> Path:
     """Return the folder of the version after the highest; numbers are not used twice."""
+    from sr_keras.model.loading import versions_of
+
     versions = versions_of(folder)
     return folder / str(int(versions[-1].name) + 1 if versions else 1)
 
 
-def check_signatures(generator: keras.Model, folder: Path) -> None:
-    """Compare the signatures of a SavedModel with the float32 `generator` that it was written from.
+def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
+    from sr_keras.formats.signatures import write_graph
+    from sr_keras.model.loading import SAVED_MODEL_FILE, load_generator, scale_of
+    from sr_keras.networks import receptive_field
 
-    Raises:
-        ParityError: `float` differs by more than 1e-4, or a pixel of another by more than 1/255.
-    """
-    signatures = (loaded := tf.saved_model.load(str(folder))).signatures  # which `loaded` keeps alive
-
-    def by_float(lr: np.ndarray) -> np.ndarray:
-        sr = signatures[FLOAT](lr=tf.constant(to_float(lr)))["sr"].numpy()
-        expected = np.clip(np.asarray(generator(to_float(lr), training=False)), 0, 1)
-        difference = np.abs(sr - expected).max()
-        if not difference <= MAX_FLOAT_DIFFERENCE:
-            raise ParityError(f"`{FLOAT}` must agree with Keras within {MAX_FLOAT_DIFFERENCE}; nothing was kept, "
-                              f"please report this. Received: {difference}")
-        return to_uint8(sr)
-
-    def by_encoded(lr: np.ndarray) -> np.ndarray:
-        image_bytes = tf.stack([tf.io.encode_png(image) for image in lr])
-        sr_bytes = signatures[ENCODED](image_bytes=image_bytes)["sr_bytes"]
-        return np.stack([tf.io.decode_png(sr, channels=3).numpy() for sr in sr_bytes])
-
-    for written in (lambda lr: signatures[SIGNATURE](lr=tf.constant(lr))["sr"].numpy(), by_float, by_encoded):
-        check_parity(eight_bit(generator), written)
-    del loaded
+    if not (folder / SAVED_MODEL_FILE).is_file():  # an export has written it already
+        network = source.network
+        write_graph(network, folder, scale=scale_of(network), halo=receptive_field(network),
+                    max_pixels=DEFAULT_MAX_PIXELS)
+    yield Written(SAVED_MODEL_FILE, "SavedModel", "tensorflow", partial(load_generator, folder))
 
 
-def _write(generator: keras.Model, folder: Path, facts: dict[str, Any]) -> None:
-    def graph(run: Callable[[tf.Tensor], Any], inputs: list[tf.TensorSpec]) -> Any:
-        return tf.function(run, input_signature=inputs, autograph=False)
+def _open(path: Path, threads: int) -> Pixels:
+    import tensorflow as tf
 
-    module = tf.Module()
-    module.weights = [weight.value for weight in generator.weights]  # what the graphs compute with is saved by them
-    setattr(module, UNLIMITED, graph(eight_bit(generator), input_signature()))
-    signatures = signatures_of(generator, scale=facts["scale"], halo=facts["halo"], max_pixels=facts["max_pixels"])
-    try:
-        tf.saved_model.save(module, str(folder), signatures={
-            name: graph(*signature).get_concrete_function() for name, signature in signatures.items()})
-    except tf.errors.OpError as error:  # a full disk comes as one of these
-        raise OSError(f"{folder.parent}: the model can't be written: {error.message}") from error
+    loaded = tf.saved_model.load(str(path))
+
+    def run(lr: np.ndarray) -> np.ndarray:  # by way of `loaded`, which owns the weights
+        return loaded.signatures[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY](lr=tf.constant(lr))["sr"].numpy()
+
+    return run
+
+
+FORMAT = Format("saved_model", {"float32": FLOAT32}, file="", packages=(), extra="", runtime=("tensorflow",),
+                convert=_convert, open=_open, device=tensorflow_device)

@@ -1,43 +1,44 @@
-"""What a generator answers when a server runs it: TensorFlow Serving's signatures, as functions of tensors.
+"""The signatures of a SavedModel: what TensorFlow Serving can be asked for, as TensorFlow functions.
 
     serving_default   lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3]
     float             lr float32 [B, h, w, 3] in [0, 1] -> sr float32 in [0, 1], not rounded
     encoded           image_bytes string [B], PNG or JPEG -> sr_bytes string [B], PNG of 8-bit RGB
     about             side int32 [B], of a picture -> sr_side, that of its answer; halo, max_pixels; int32 [B]
 
-Names that end in `_bytes` travel as base64 in REST. `encoded` takes pictures of different sizes, one after the other:
-alpha is composited over white, 16 bit becomes 8, grey becomes RGB, as `pipelines.pixels.as_rgb` does. `about` has an
-input only because a server that batches refuses requests without one.
+Names that end in `_bytes` travel as base64 in REST. `encoded` accepts pictures of different sizes, one after the other:
+alpha is composited over white, 16 bits become 8, grey becomes RGB, as in `pipelines.pixels.as_rgb`. `about` has an
+input because a server that batches refuses requests without one.
 
-All pictures of a call together have `max_pixels` pixels or fewer. That is checked in the graph before anything is
-computed and, for `encoded`, before anything is decoded: a file of 100 bytes can hold a picture that fills memory. What
-is refused is an InvalidArgumentError, which says what is allowed.
+All pictures of a request together may have `max_pixels` pixels. The graph checks this before it computes and, for
+`encoded`, before it decodes: a file of 100 bytes can hold a picture that fills memory. A refusal is an
+InvalidArgumentError that says what is allowed.
 
-Memory, measured on a CPU: the paper's network of 64 filters takes some 14 KiB a pixel, so 14 GiB for
-DEFAULT_MAX_PIXELS, and fewer filters take less. A server with less memory wants a lower `max_pixels` (--max_pixels of
-sr_keras.export).
+Memory on a CPU: the paper's network of 64 filters takes about 14 KiB a pixel, so 14 GiB for the default of 2**20
+pixels. Lower `max_pixels` (--max_pixels of sr_keras.export) for a server with less memory.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from pipelines.pixels import WHITE
-from sr_keras.model.keras_file import eight_bit, input_signature
-from sr_keras.model.loading import SIGNATURE
+from pipelines.pixels import WHITE, to_float, to_uint8
+from sr_keras.model.loading import SIGNATURE, UNLIMITED, eight_bit, input_signature
+from sr_keras.model.runtimes import ParityError, check_parity
 
 FLOAT, ENCODED, ABOUT = "float", "encoded", "about"
-DEFAULT_MAX_PIXELS = 2**20
+MAX_FLOAT_DIFFERENCE = 1e-4
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-PNG_SIDES = len(PNG_START)  # where width and height begin, 4 bytes each, most significant first
+PNG_SIDES = len(PNG_START)  # offset of width and height, 4 bytes each, most significant first
 PNG_DEPTH = PNG_SIDES + 8
 PNG_HEADER = 33
 JPEG_START = b"\xff\xd8\xff"
 LONGEST_SIDE = 2**31  # no product of two overflows int64
-FAST = 1  # zlib's; tissue does not become smaller by more effort
+FAST = 1  # zlib's level; tissue does not become smaller by more effort
 
 
 class Signature(NamedTuple):
@@ -45,6 +46,26 @@ class Signature(NamedTuple):
 
     run: Callable[[tf.Tensor], dict[str, tf.Tensor]]
     inputs: list[tf.TensorSpec]
+
+
+def write_graph(generator: keras.Model, folder: Path, *, scale: int, halo: int, max_pixels: int) -> None:
+    """Write a float32 generator as a SavedModel into a folder; the arguments are those of `signatures_of`.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    def graph(run: Callable[[tf.Tensor], Any], inputs: list[tf.TensorSpec]) -> Any:
+        return tf.function(run, input_signature=inputs, autograph=False)
+
+    module = tf.Module()
+    module.weights = [weight.value for weight in generator.weights]  # saves the variables that the graphs use
+    setattr(module, UNLIMITED, graph(eight_bit(generator), input_signature()))
+    signatures = signatures_of(generator, scale=scale, halo=halo, max_pixels=max_pixels)
+    try:
+        tf.saved_model.save(module, str(folder), signatures={
+            name: graph(*signature).get_concrete_function() for name, signature in signatures.items()})
+    except tf.errors.OpError as error:  # this is how a full disk is reported
+        raise OSError(f"{folder.parent}: the model can't be written: {error.message}") from error
 
 
 def signatures_of(model: keras.Model, *, scale: int, halo: int, max_pixels: int) -> dict[str, Signature]:
@@ -78,6 +99,33 @@ def signatures_of(model: keras.Model, *, scale: int, halo: int, max_pixels: int)
         ENCODED: Signature(encoded, [tf.TensorSpec([None], tf.string, name="image_bytes")]),
         ABOUT: Signature(about, [tf.TensorSpec([None], tf.int32, name="side")]),
     }
+
+
+def check_signatures(generator: keras.Model, folder: Path) -> None:
+    """Compare the signatures of a SavedModel with the float32 generator that it was written from.
+
+    Raises:
+        ParityError: `float` differs by more than 1e-4, or a pixel of another by more than 1/255.
+    """
+    signatures = (loaded := tf.saved_model.load(str(folder))).signatures  # `loaded` keeps them alive
+
+    def by_float(lr: np.ndarray) -> np.ndarray:
+        sr = signatures[FLOAT](lr=tf.constant(to_float(lr)))["sr"].numpy()
+        expected = np.clip(np.asarray(generator(to_float(lr), training=False)), 0, 1)
+        difference = np.abs(sr - expected).max()
+        if not difference <= MAX_FLOAT_DIFFERENCE:
+            raise ParityError(f"`{FLOAT}` must agree with Keras within {MAX_FLOAT_DIFFERENCE}; nothing was kept, "
+                              f"please report this. Received: {difference}")
+        return to_uint8(sr)
+
+    def by_encoded(lr: np.ndarray) -> np.ndarray:
+        image_bytes = tf.stack([tf.io.encode_png(image) for image in lr])
+        sr_bytes = signatures[ENCODED](image_bytes=image_bytes)["sr_bytes"]
+        return np.stack([tf.io.decode_png(sr, channels=3).numpy() for sr in sr_bytes])
+
+    for written in (lambda lr: signatures[SIGNATURE](lr=tf.constant(lr))["sr"].numpy(), by_float, by_encoded):
+        check_parity(eight_bit(generator), written)
+    del loaded
 
 
 def decoded(data: tf.Tensor) -> tf.Tensor:

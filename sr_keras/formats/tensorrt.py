@@ -1,22 +1,17 @@
-"""Generators for NVIDIA's GPUs: what TensorRT builds engines from, the engines, and the command that builds them.
+"""TensorRT: write the ONNX files that engines are built from, build engines, and run them on an NVIDIA GPU.
 
-    float32   from the ONNX file as it is, without TF32, which has the digits of float16
-    float16   from an ONNX file in float16, its interpolation in float32
-    int8      from an ONNX file with its convolutions between quantisers (Q/DQ), their ranges found with tissue
+    float32   built from onnx/model.onnx, without TF32, whose precision is that of float16
+    float16   built from an ONNX file in float16, with interpolation in float32
+    int8      built from an ONNX file whose convolutions are quantised (Q/DQ), calibrated on tissue
 
-Precision is written into the ONNX file, and networks are strongly typed. TensorRT 11 knows no other way: the flags for
-float16 and int8 and the calibrator of TensorRT 10 are gone there. So calibration needs no GPU, and the three ONNX files
-are checked by ONNX Runtime wherever they are written. TF-TRT, TensorRT inside a TensorFlow graph, is no alternative: it
-was removed from TensorFlow with 2.18.
+The precision is written into the ONNX file and networks are strongly typed, since TensorRT 11 has no other way.
+Calibration therefore needs no GPU, and ONNX Runtime compares the ONNX files with Keras on any machine. TF-TRT was
+removed from TensorFlow with 2.18.
 
-An engine belongs to the GPU model and the TensorRT that it was built with. It takes lr uint8 [B, h, w, 3] within its
-PROFILES: TensorRT chooses its algorithms for the best shape of each, and they are valid up to the largest.
+An engine works only on the GPU model and the TensorRT release it was built with. It takes lr uint8 [B, h, w, 3] within
+its PROFILES. Only `build_engine` and `TensorRTRunner` need a GPU; they have not been run on one yet.
 
-All but `build_engine` and `TensorRTRunner` runs, and is tested, without a GPU; these two have not run on one yet. They
-need the extra `tensorrt`.
-
-Source of SUPPORTED and of the restrictions: docs/operators.md of github.com/onnx/onnx-tensorrt, for TensorRT 10.15.
-Source of the switch to strong types: docs.nvidia.com/deeplearning/tensorrt, "Migrating from TensorRT 10.x to 11.x".
+Source: docs.nvidia.com/deeplearning/tensorrt, "Migrating from TensorRT 10.x to 11.x".
 """
 from __future__ import annotations
 
@@ -24,8 +19,9 @@ import logging
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -34,111 +30,50 @@ import numpy as np
 
 from pipelines.console import import_optional
 from pipelines.errors import UserError, require
+from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Format, Source, Written, write_file
+from sr_keras.formats.onnx import check_supported
+from sr_keras.model.runtimes import Pixels, open_onnx
 
 EXTRA = "tensorrt"
-PRECISIONS = ("float32", "float16", "int8")
-OPSETS = (9, 24)
-LISTED = """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BlackmanWindow
-    Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DeformConv
-    DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather
-    GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
-    GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity If ImageScaler
-    InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop
-    LpNormalization LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonMaxSuppression
-    NonZero Not OneHot Or PRelu Pad ParametricSoftplus Pow QuantizeLinear RMSNormalization RNN RandomNormal
-    RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign
-    RotaryEmbedding Round STFT ScaledTanh Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh
-    Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh TensorScatter ThresholdedRelu
-    Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor"""
-SUPPORTED = frozenset(LISTED.split())
-# Attributes that must have one of these values, where an operation has them.
-RESTRICTED: dict[str, dict[str, tuple[Any, ...]]] = {"Resize": {
-    "mode": (b"nearest", b"linear"), "antialias": (0,), "keep_aspect_ratio_policy": (b"stretch",),
-    "coordinate_transformation_mode": (b"half_pixel", b"pytorch_half_pixel", b"tf_half_pixel_for_nn", b"asymmetric",
-                                       b"align_corners")}}
 TIMED_RUNS = 20
 
 
 class Profile(NamedTuple):
-    """Batch and side of the tiles, in LR pixels, that an engine takes: the least, the best, the most."""
+    """Smallest, best and largest (batch, side in LR pixels) of the tiles that an engine takes."""
 
     least: tuple[int, int]
     best: tuple[int, int]
     most: tuple[int, int]
 
     def shapes(self) -> list[tuple[int, int, int, int]]:
-        """Return them as shapes of lr."""
+        """Return them as input shapes."""
         return [(batch, side, side, 3) for batch, side in self]
 
     def holds(self, shape: tuple[int, ...]) -> bool:
-        """Return whether lr may have this shape."""
+        """Whether the input may have this shape."""
         least, _, most = self.shapes()
         return all(low <= side <= high for low, side, high in zip(least, shape, most, strict=True))
 
 
-# Small tiles by the batch, and the client's tile of 256 one by one. Memory is set aside for the largest.
+# Small tiles in batches, and the client's tiles of 256 one by one. Memory is reserved for the largest.
 PROFILES = (Profile((1, 16), (8, 128), (16, 192)), Profile((1, 16), (1, 256), (2, 512)))
 
 
-def unsupported(model: Any) -> list[str]:
-    """Return what TensorRT would refuse in an ONNX model, each in a few words; nothing where all is well.
-
-    Every operation must be on the published list, its attributes within its restrictions; quantisers must be symmetric;
-    and uint8 may only come in and go out, by way of a Cast.
-
-    Args:
-        model: an onnx.ModelProto.
-    """
-    from onnx import helper, numpy_helper
-
-    found = [f"opset {entry.version}" for entry in model.opset_import
-             if not entry.domain and not OPSETS[0] <= entry.version <= OPSETS[1]]
-    nodes = list(_nodes(model.graph))
-    constants = {constant.name: constant for constant in model.graph.initializer}
-    for node in nodes:
-        if node.op_type not in SUPPORTED or node.domain not in ("", "ai.onnx"):
-            found.append(node.op_type)
-        allowed = RESTRICTED.get(node.op_type, {})
-        for attribute in node.attribute:
-            value = helper.get_attribute_value(attribute)
-            if value not in allowed.get(attribute.name, (value,)):
-                found.append(f"{node.op_type} with {attribute.name}={value!r}")
-        zero = node.input[2] if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2 else ""
-        if zero and (zero not in constants or numpy_helper.to_array(constants[zero]).any()):
-            found.append(f"{node.op_type} with a zero point")
-    return sorted({*found, *_inner_uint8(model, nodes, constants)})
-
-
-def check_supported(model: bytes) -> None:
-    """Check the bytes of an .onnx against TensorRT's list.
-
-    Raises:
-        UserError: TensorRT would refuse it.
-    """
-    onnx = import_optional("onnx", "onnx")
-    found = unsupported(onnx.load_from_string(model))
-    if found:
-        raise UserError("an .onnx must have operations that TensorRT supports, nothing was kept; please report this. "
-                        f"Received: {', '.join(found)}")
-
-
 def in_float16(model: bytes) -> bytes:
-    """Return the bytes of a float32 .onnx in float16; interpolation, which positions pixels, stays in float32."""
+    """Return the bytes of a float32 .onnx in float16; interpolation stays in float32, since it positions pixels."""
     onnx = import_optional("onnx", "onnx")
     convert = import_optional("onnxruntime.transformers.float16", "onnx").convert_float_to_float16
     return convert(onnx.load_from_string(model), keep_io_types=True, op_block_list=["Resize"]).SerializeToString()
 
 
 def in_int8(model: bytes, samples: np.ndarray) -> bytes:
-    """Return the bytes of a float32 .onnx with its convolutions in int8; all else computes in float32.
+    """Return the bytes of a float32 .onnx with int8 convolutions; everything else stays float32.
 
-    Weights have a range for each channel, what flows in one for all; both are symmetric, as TensorRT wants them.
+    Weights are quantised per channel and activations per tensor, both symmetrically, as TensorRT requires.
 
     Args:
-        model: of a generator, see `sr_keras.formats.onnx`.
-        samples: the representative set, lr uint8 [B, h, w, 3].
+        model: A generator, see `sr_keras.formats.onnx`.
+        samples: The calibration pictures, lr uint8 [B, h, w, 3].
     """
     quantization = import_optional("onnxruntime.quantization", "onnx")
 
@@ -160,13 +95,7 @@ def in_int8(model: bytes, samples: np.ndarray) -> bytes:
 
 
 def trtexec_command(model: Path, engine: Path, precision: str) -> str:
-    """Return the command line that builds what `build_engine` builds, for a shell.
-
-    Args:
-        model: the .onnx of this precision.
-        engine: the file to write.
-        precision: one of PRECISIONS.
-    """
+    """Return a shell command that builds the engine of a precision from its .onnx."""
     words = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}", "--stronglyTyped"]
     words += ["--noTF32"] if precision == "float32" else []
     for number, profile in enumerate(PROFILES):
@@ -176,8 +105,14 @@ def trtexec_command(model: Path, engine: Path, precision: str) -> str:
     return shlex.join(words)
 
 
+def engine_commands(folder: Path, precisions: Sequence[str]) -> list[str]:
+    """Return the shell commands that build the engines of an exported version."""
+    return [trtexec_command(folder / _onnx_file(precision), FORMAT.path(folder, precision), precision)
+            for precision in FORMAT.chosen(precisions)]
+
+
 def missing() -> str | None:
-    """Return what this machine lacks to build an engine, in a line; None where it has all."""
+    """Return what this machine lacks to build an engine, in a line; None if nothing."""
     try:
         import_optional("tensorrt", EXTRA)
         cudart = import_optional("cuda.bindings.runtime", EXTRA)
@@ -190,14 +125,10 @@ def missing() -> str | None:
 
 
 def build_engine(model: bytes, precision: str) -> bytes:
-    """Build an engine on this machine's GPU. Not yet run on one.
-
-    Args:
-        model: the bytes of the .onnx of this precision.
-        precision: one of PRECISIONS.
+    """Build an engine on this machine's GPU from the bytes of the .onnx of a precision. Not yet run on a GPU.
 
     Raises:
-        UserError: TensorRT does not take the model, or finds no algorithm for it.
+        UserError: TensorRT refuses the model, or finds no algorithm for it.
     """
     trt = import_optional("tensorrt", EXTRA)
     logger = trt.Logger(trt.Logger.ERROR)
@@ -206,7 +137,7 @@ def build_engine(model: bytes, precision: str) -> bytes:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise UserError(f"TensorRT must take the ONNX model; please report this. Received: {reasons}")
+        raise UserError(f"TensorRT must accept the ONNX model; please report this. Received: {reasons}")
     config = builder.create_builder_config()
     if precision == "float32":
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -222,7 +153,7 @@ def build_engine(model: bytes, precision: str) -> bytes:
 
 
 class TensorRTRunner:
-    """Runs an engine on pixels of any shape within PROFILES. One caller at a time. Not yet run on a GPU."""
+    """Runs an engine on pixels of any shape within PROFILES, for one caller at a time. Not yet run on a GPU."""
 
     def __init__(self, engine: bytes) -> None:
         trt = import_optional("tensorrt", EXTRA)
@@ -233,6 +164,7 @@ class TensorRTRunner:
         self._stream = int(self._call("cudaStreamCreate"))
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """Super-resolve uint8 [B, h, w, 3]."""
         lr = np.ascontiguousarray(lr)
         self._context.set_optimization_profile_async(profile_of(lr.shape), self._stream)
         self._context.set_input_shape("lr", lr.shape)
@@ -250,7 +182,7 @@ class TensorRTRunner:
         return sr
 
     def seconds(self, profile: Profile) -> float:
-        """Return the median seconds for the best shape of a profile, copies to the GPU and back included."""
+        """Return the median seconds for the best shape of a profile, with the copies to and from the GPU."""
         lr = np.random.default_rng(0).integers(0, 256, profile.shapes()[1], dtype=np.uint8)
         self(lr)
         times = []
@@ -276,7 +208,7 @@ class TensorRTRunner:
 
 
 def profile_of(shape: tuple[int, ...]) -> int:
-    """Return the number of the first profile that holds this shape of lr.
+    """Return the index of the first profile that holds this input shape.
 
     Raises:
         ValueError: None does.
@@ -287,31 +219,9 @@ def profile_of(shape: tuple[int, ...]) -> int:
     return fitting[0]
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
-    """Yield the nodes of a graph and of the graphs inside of them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _nodes(inner)
-
-
-def _inner_uint8(model: Any, nodes: list[Any], constants: dict[str, Any]) -> Iterator[str]:
-    """Yield where a model computes with uint8, which TensorRT only takes in and gives out."""
-    from onnx import TensorProto
-
-    inputs = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
-    outputs = {value.name for value in model.graph.output}
-    for node in nodes:
-        makes = node.op_type == "Cast" and node.attribute[0].i == TensorProto.UINT8
-        if (node.op_type != "Cast" and inputs & set(node.input)) or (makes and not outputs & set(node.output)):
-            yield f"{node.op_type} of uint8"
-    yield from ("constants of uint8" for constant in constants.values() if constant.data_type == TensorProto.UINT8)
-
-
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Keep ONNX Runtime from advising, by the root logger, a preparation that the converter has made already."""
+    """Silence ONNX Runtime's advice, on the root logger, to prepare the model; the converter has done that."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -319,3 +229,37 @@ def _without_advice() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+
+
+def _onnx_file(precision: str) -> str:
+    """Return the .onnx that the engine of a precision is built from, by its path in a version."""
+    return "onnx/model.onnx" if precision == "float32" else f"tensorrt/{precision}.onnx"
+
+
+def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
+    model = source.onnx
+    if precision != "float32":
+        model = in_float16(model) if precision == "float16" else in_int8(model, source.samples)
+        check_supported(model)
+        file = _onnx_file(precision)
+        path = write_file(folder, file, model)
+        yield Written(file, f"ONNX {precision}, for TensorRT", "onnxruntime",
+                      lambda: open_onnx(path.read_bytes(), threads=1))
+    if missing() is None:
+        file = FORMAT.file.format(precision=precision)
+        engine = write_file(folder, file, build_engine(model, precision))
+        yield Written(file, f"TensorRT {precision}", "tensorrt", partial(_open, engine, 1), _seconds)
+
+
+def _open(path: Path, threads: int) -> Pixels:
+    return TensorRTRunner(path.read_bytes())
+
+
+def _seconds(runner: TensorRTRunner) -> dict[str, float]:
+    return {"x".join(map(str, profile.shapes()[1])): runner.seconds(profile) for profile in PROFILES}
+
+
+FORMAT = Format(
+    "tensorrt", {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}, file="tensorrt/{precision}.engine",
+    packages=("onnxruntime", "tf2onnx", "onnx"), extra="onnx", runtime=("tensorrt", "cuda.bindings.runtime"),
+    convert=_convert, open=_open, after=("onnx",), missing=lambda: missing(), device=lambda: "GPU")

@@ -4,11 +4,13 @@
     print(generator.why)                           # litert: 0.104 s a tile of 128x128, tensorflow 0.121, onnx 0.117
     sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
-Results of the three agree within 1/255. Whatever `models.load_generator` loads can be opened on each. All run on the
-CPU but TensorFlow, which takes a GPU where it finds one. Each runs the two parts of `strips`, so that a large window
-takes little memory; `engine.parts` computes the core of one. Conversions and measurements are made in processes of
-their own, which take what they needed with them, and are kept in the user's cache folder ($XDG_CACHE_HOME or ~/.cache),
-under a hash of all they depend on. To empty it costs nothing but time, and so does one that can't be read or written.
+The results of the engines agree within 1/255. Every engine opens whatever `load_generator` loads. All run on the CPU;
+TensorFlow uses a GPU where there is one. Each runs the two parts of `split_network`, so that a large window takes
+little memory; `engine.parts` computes the core of one.
+
+Conversions and measurements run in processes of their own, whose memory is then free again. Their results are kept in
+the user's cache folder ($XDG_CACHE_HOME or ~/.cache), under a hash of all that they depend on. Deleting the cache is
+safe, and so is a cache that can't be read or written.
 """
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,59 +38,22 @@ from pipelines.console import import_optional
 from pipelines.errors import require
 from pipelines.files import atomic_path, write_text
 from pipelines.workers import cores
-from sr_keras.formats.litert import open_litert
-from sr_keras.formats.onnx import DEFAULT_OPSET, open_onnx
-from sr_keras.formats.parity import Pixels, check_parity
-from sr_keras.model.facts import FLAGS_FILE, from_json
+from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
 from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
-from sr_keras.model.split_network import Function, Parts, cut
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, RUNTIMES, Function, Pixels, Runtime, check_parity
+from sr_keras.model.split_network import Parts, cut
 
-ENGINES = ("tensorflow", "litert", "onnx")
-AUTO = "auto"
-REVISION = 2  # Of what is kept; one more makes every kept conversion and measurement old.
+REVISION = 2  # of the cache; raise it to invalidate all entries
 TILE = 128
 BUDGET_S = 1.0
 DIGEST = hashlib.sha256().digest_size
 
 
-class Format(NamedTuple):
-    """How an engine that does not read Keras models gets its own: packages (first the runtime), extra, both ways."""
-
-    packages: tuple[str, ...]
-    extra: str
-    convert: Callable[[Function], bytes]
-    open: Callable[[bytes, int], Pixels]
-
-
-def to_litert(function: Function) -> bytes:
-    """Return a part as a float32 .tflite of built-in operations."""
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    return converter.convert()
-
-
-def to_onnx(function: Function) -> bytes:
-    """Return a part as an .onnx, with the names that `export.onnx` opens."""
-    import tf2onnx
-
-    [spec] = function.input_signature
-    named = tf.function(lambda lr: {"sr": function(lr)}, autograph=False,
-                        input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name="lr")])
-    model, _ = tf2onnx.convert.from_function(named, input_signature=named.input_signature, opset=DEFAULT_OPSET)
-    return model.SerializeToString()
-
-
-FORMATS = {
-    "litert": Format(("ai_edge_litert",), "litert", to_litert, open_litert),
-    "onnx": Format(("onnxruntime", "tf2onnx", "onnx"), "onnx", to_onnx, open_onnx),
-}
-
-
 @dataclass(frozen=True)
 class Engine(LoadedGenerator):
-    """A generator that says what runs it: `name`, one of ENGINES, and `why` that one, in a line.
+    """A generator on an engine: `name`, one of ENGINES, and `why` that one, in a line.
 
-    `parts` are what it runs; they take arrays and can leave out what of a window nobody keeps.
+    `parts` takes arrays, and can skip the part of a window that is not kept.
     """
 
     name: str
@@ -100,17 +65,17 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
     """Open a generator on an engine.
 
     Args:
-        name: one of ENGINES, or "auto": the fastest that is installed, measured once on this machine.
-        model_path: what `models.load_generator` takes.
-        threads: that compute; all cores of this process if left out. TensorFlow takes them for the whole process.
+        name: One of ENGINES, or "auto": the fastest that is installed, measured once on this machine.
+        model_path: What `sr_keras.model.loading.load_generator` takes.
+        threads: Threads that compute; all cores of this process if left out. TensorFlow's are those of the process.
 
     Raises:
         FileNotFoundError: There is no such model.
-        ValueError: No such engine or number of threads; not a generator; TensorFlow computes already, with another
+        ValueError: Unknown engine or wrong number of threads; not a generator; TensorFlow runs already with another
             number of threads.
-        UserError: The engine is not installed, or its model does not compute what the generator computes.
+        UserError: The engine is not installed, or the converted model differs from the generator.
     """
-    require(name in (*ENGINES, AUTO), "engine", f"be one of {', '.join((*ENGINES, AUTO))}", "choose one of these", name)
+    require(name in ENGINE_CHOICES, "engine", f"be one of {', '.join(ENGINE_CHOICES)}", "check the spelling", name)
     require(threads is None or threads > 0, "threads", "be 1 or more", "leave it out for all cores", threads)
     found = find_generator(model_path)
     if name in ("tensorflow", AUTO) and threads is not None:
@@ -120,22 +85,22 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
 
 def installed() -> list[str]:
     """Return the engines whose packages are installed."""
-    return [name for name in ENGINES if name not in FORMATS
-            or all(importlib.util.find_spec(package) for package in FORMATS[name].packages)]
+    return [name for name in ENGINES if name not in RUNTIMES
+            or all(importlib.util.find_spec(package) for package in RUNTIMES[name].packages)]
 
 
 def cache_folder() -> Path:
-    """Return where conversions and measurements are kept; nothing is made."""
+    """Return the cache folder, without creating it."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (named if named.is_absolute() else Path.home() / ".cache") / "sr_keras" / "engines"
 
 
 def measure(runs: Mapping[str, Callable[[], object]], budget_s: float,
             clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """Run all in turn, round after round, for `budget_s` and once at least, after one round to warm up.
+    """Run all in turn, round after round, for `budget_s` and at least once, after one round to warm up.
 
     Returns:
-        The median seconds of each; whatever else the machine does fell on all alike.
+        The median seconds of each. Other load on the machine affects all alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -150,16 +115,16 @@ def measure(runs: Mapping[str, Callable[[], object]], budget_s: float,
 
 
 def _open(name: str, found: Path, threads: int | None, why: str) -> Engine:
-    if name not in FORMATS:
+    if name not in RUNTIMES:
         loaded = load_generator(found)
         about: dict[str, Any] = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts}
         trunk, tail = cut(loaded.run)
         parts = Parts(_of_arrays(trunk), _of_arrays(tail), loaded.scale)
     else:
-        form = FORMATS[name]
-        import_optional(form.packages[0], form.extra)  # before the minutes that a conversion may take
+        runtime = RUNTIMES[name]
+        import_optional(runtime.packages[0], runtime.extra)  # before a conversion, which may take minutes
         models, about = _converted(name, found)
-        parts = _opened(form, models, threads, about["scale"])
+        parts = _opened(runtime, models, threads, about["scale"])
     return Engine(path=found, **about, run=lambda lr: tf.constant(parts(lr.numpy())), name=name, why=why, parts=parts)
 
 
@@ -167,13 +132,13 @@ def _of_arrays(function: Function) -> Pixels:
     return lambda images: function(tf.constant(images)).numpy()
 
 
-def _opened(form: Format, models: list[bytes], threads: int | None, scale: int) -> Parts:
-    trunk, tail = (form.open(model, threads or cores()) for model in models)
+def _opened(runtime: Runtime, models: list[bytes], threads: int | None, scale: int) -> Parts:
+    trunk, tail = (runtime.open(model, threads or cores()) for model in models)
     return Parts(trunk, tail, scale)
 
 
 def _fastest(found: Path, threads: int | None) -> Engine:
-    """Open the engine that was the fastest, when measured now or before."""
+    """Open the engine that is fastest by a measurement, which is kept in the cache."""
     names = installed()
     if len(names) == 1:
         return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
@@ -188,7 +153,7 @@ def _fastest(found: Path, threads: int | None) -> Engine:
 
 
 def _seconds(name: str, found: Path, threads: int | None) -> float:
-    """Return what a tile takes; in a process of its own."""
+    """Return the seconds that a tile takes; called in a process of its own."""
     if threads is not None:
         _limit_tensorflow(threads)
     engine = _open(name, found, threads, "")
@@ -197,7 +162,7 @@ def _seconds(name: str, found: Path, threads: int | None) -> float:
 
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of this module in a process of its own: neither converters nor TensorFlow give memory back."""
+    """Call a function of this module in a process of its own: converters and TensorFlow give no memory back."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -209,7 +174,7 @@ def _why(seconds: Mapping[str, float]) -> str:
 
 
 def _read_seconds(path: Path, names: list[str]) -> dict[str, float] | None:
-    """Return what was measured of `names`; None where nothing was, or the file is damaged."""
+    """Return the kept measurements of `names`; None if there are none, or the file is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: float(found[name]) for name in names}
@@ -218,7 +183,7 @@ def _read_seconds(path: Path, names: list[str]) -> dict[str, float] | None:
 
 
 def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
-    """Return a model's parts in an engine's format, and what a LoadedGenerator says of it; from the cache if there."""
+    """Return a model's parts in an engine's format, and its scale, halo and facts; from the cache if possible."""
     kept = cache_folder() / _key(found, name)
     entry = b""
     with contextlib.suppress(OSError):
@@ -235,21 +200,21 @@ def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
 
 
 def _convert(name: str, found: Path) -> bytes:
-    """Return an entry of the cache, one file: SHA-256 of the rest, facts as a line of JSON, trunk, tail.
+    """Return a cache entry: SHA-256 of the rest, a line of JSON, trunk, tail.
 
     Raises:
-        ParityError: They do not compute what the generator computes.
+        ParityError: The converted parts differ from the generator.
     """
-    loaded, form = load_generator(found), FORMATS[name]
-    trunk, tail = models = [form.convert(part) for part in cut(loaded.run)]
-    check_parity(loaded.run, _opened(form, models, 1, loaded.scale))
+    loaded, runtime = load_generator(found), RUNTIMES[name]
+    trunk, tail = models = [runtime.convert(part) for part in cut(loaded.run)]
+    check_parity(loaded, _opened(runtime, models, 1, loaded.scale))
     about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts.as_json(), "trunk_bytes": len(trunk)}
     content = json.dumps(about).encode() + b"\n" + trunk + tail
     return hashlib.sha256(content).digest() + content
 
 
 def _key(found: Path, *parts: object) -> str:
-    """Return a hash of the model, of what belongs to it, of the versions that convert and run it, and of `parts`."""
+    """Return a hash of the model's files, of the versions of the packages that convert and run it, and of `parts`."""
     digest = hashlib.sha256(json.dumps([REVISION, *parts, _versions()]).encode())
     for path in _files(found):
         content = path.read_bytes()
@@ -260,12 +225,13 @@ def _key(found: Path, *parts: object) -> str:
 def _files(found: Path) -> list[Path]:
     if found.is_dir():
         return sorted(path for path in found.rglob("*") if path.is_file())
-    flags = found.parent / FLAGS_FILE  # of the run, which the facts hold
-    return [found, flags] if flags.is_file() else [found]
+    facts = [found.parent / FACTS_FILE, found.parent / FLAGS_FILE]
+    return [found, *(path for path in facts if path.is_file())]
 
 
 def _versions() -> dict[str, str]:
-    packages = ["sr_keras", "tensorflow", "keras", *(name for form in FORMATS.values() for name in form.packages)]
+    packages = ["sr_keras", "tensorflow", "keras"]
+    packages += [name for runtime in RUNTIMES.values() for name in runtime.packages]
     found = {}
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -282,14 +248,14 @@ def _cpu() -> str:
 
 
 def _limit_tensorflow(threads: int) -> None:
-    """Tell TensorFlow how many threads to compute with, which it takes only before its first computation."""
+    """Set TensorFlow's number of threads, which is possible only before its first computation."""
     threading = tf.config.threading
-    for told, tell in ((threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads),
-                       (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads)):
-        if told() == threads:
+    for current, change in ((threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads),
+                            (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads)):
+        if current() == threads:
             continue
         try:
-            tell(threads)
+            change(threads)
         except RuntimeError as error:
             raise ValueError("`threads` must be given before TensorFlow first computes in a process; open this engine "
                              f"first, or leave threads out. Received: threads={threads}") from error

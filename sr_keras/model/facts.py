@@ -1,17 +1,19 @@
-"""What is known of a model: which LR it was made for, how it was trained, and how far its output departs from its LR.
+"""Facts about a model: what LR it was made for, how it was trained, and how it scores.
 
-    saved_models/NAME/VERSION/facts.json, beside the SavedModel:
+    saved_models/NAME/VERSION/facts.json, beside the SavedModel, and facts.json of a run folder:
 
-    scale, halo, max_pixels   of the graph; see `sr_keras.formats.saved_model`
-    lr_mpp                    [low, high], microns per pixel of its LR
-    stain                     "H&E", for example
+    scale, halo, max_pixels   of the graph of a SavedModel; see `sr_keras.formats.saved_model`
+    lr_mpp                    [low, high], microns per pixel of the LR it was made for
+    stain                     for instance "H&E"
     degradation               how its LR was made: the fields of `pipelines.config.DegradeOptions`
+    filters                   of its convolutions, which decide how much memory it takes
     trained_on                the data, in words
     usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.trust_map` finds at the median
-    flags, versions           of the training run
+    scores                    gain over bicubic, by kind of LR and by score
+    flags, versions           of the training run, for readers; flags that name paths are left out
 
-All but scale, halo and max_pixels may be null: unknown. Older versions have flags and versions in assets.extra. Facts
-that are null but follow from the flags are read from them.
+All but the first line may be null, which means unknown. Runs and exports that are older than one of these fields are
+read by way of their training flags.
 """
 from __future__ import annotations
 
@@ -25,18 +27,21 @@ from absl import flags as absl_flags
 
 from pipelines.config import BLURS, DegradeOptions, Range, check_range
 from pipelines.errors import require
+from pipelines.files import write_text
 from pipelines.flags import define_degrade_flags, degrade_options
 
-FLAGS_FILE = "flags.txt"  # in a run folder: all flags of the training run, one a line
 FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"
+FLAGS_FILE = "flags.txt"
 LARGEST_MPP, LARGEST_DEPARTURE = 100.0, 255.0
-TEXTBOOK = "--degradation=textbook"  # the only degradation of runs that are older than this flag
+LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir")
+TEXTBOOK = "--degradation=textbook"  # what runs used before this flag existed
+Scores = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts of a model beyond its graph; None if unknown. The fields are those of facts.json."""
+    """What is known about a model beyond its graph; None is unknown. See the module for the fields."""
 
     lr_mpp: Range | None = None
     stain: str | None = None
@@ -45,85 +50,121 @@ class ModelFacts:
     usual_departure: Range | None = None
     flags: str | None = None
     versions: dict[str, str] | None = None
+    filters: int | None = None
+    scores: Scores | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name, most in (("lr_mpp", LARGEST_MPP), ("usual_departure", LARGEST_DEPARTURE)):
             if (given := getattr(self, name)) is not None:
                 check_range(name, given, 0, most)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts in the form that `from_json` takes."""
+        """Return the facts as `from_json` takes them."""
         return asdict(self)
 
 
-def from_json(said: Mapping[str, Any], where: Path) -> ModelFacts:
-    """Return facts that were written as JSON; unknown keys are ignored.
+def from_json(content: Mapping[str, Any], where: Path) -> ModelFacts:
+    """Return facts that were written as JSON; unknown fields are ignored.
 
     Args:
-        said: Result of `as_json`; what is null or missing is taken from its flags.
-        where: The file, for error messages.
+        content: What `as_json` returned. Fields that it does not have are read from its flags.
+        where: The file or folder that errors name.
 
     Raises:
-        ValueError: A value is out of range or of the wrong type.
+        ValueError: A value is out of range.
     """
-    known: dict[str, Any] = {field.name: said.get(field.name) for field in fields(ModelFacts)}
+    names = [field.name for field in fields(ModelFacts)]
+    known: dict[str, Any] = {name: content[name] for name in names if name in content}
     try:
         for name in ("lr_mpp", "usual_departure"):
-            known[name] = None if known[name] is None else tuple(map(float, known[name]))
-        if known["degradation"] is not None:
+            if known.get(name) is not None:
+                known[name] = tuple(map(float, known[name]))
+        if known.get("degradation") is not None:
             options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
                                        for name, value in known["degradation"].items()}
             known["degradation"] = DegradeOptions(**options)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"`facts` must be as sr_keras.export writes them; export the model again ({error}). "
                          f"Received: {str(where)!r}") from error
-    by_flags = of_flags(known["flags"], where)
-    return ModelFacts(**{name: getattr(by_flags, name) if value is None else value for name, value in known.items()})
+    if "degradation" not in known or "filters" not in known:  # written before these fields
+        known = {**vars(facts_of_flags(known.get("flags"), where)), **known}
+    return ModelFacts(**known)
 
 
-def of_flags(flags: str | None, where: Path) -> ModelFacts:
-    """Return the facts that follow from the flags of a run, one a line.
+def run_facts(folder: Path) -> ModelFacts:
+    """Return the facts of the run in a folder; nothing is known where it is no run.
 
     Raises:
-        ValueError: A flag can't be parsed.
+        ValueError: Its facts.json is damaged; or it is older than that file, and its flags are damaged.
     """
-    said = dict(line.lstrip("-").partition("=")[::2] for line in (flags or "").splitlines())
+    path, flags = folder / FACTS_FILE, folder / FLAGS_FILE
+    if path.is_file():
+        return from_json(_read(path), path)
+    return facts_of_flags(flags.read_text(encoding="utf-8"), flags) if flags.is_file() else ModelFacts()
+
+
+def write_run_facts(folder: Path, facts: ModelFacts) -> None:
+    """Write the facts of a run into its folder."""
+    write_text(folder / FACTS_FILE, json.dumps(facts.as_json(), indent=2) + "\n")
+
+
+def facts_of_flags(flags: str | None, where: Path) -> ModelFacts:
+    """Return the facts of a run or an export that is older than facts.json, from its flags, one a line.
+
+    Raises:
+        ValueError: A flag can't be understood.
+    """
+    given = dict(line.lstrip("-").partition("=")[::2] for line in (flags or "").splitlines())
     values = absl_flags.FlagValues()
     define_degrade_flags(values)
-    lines = [f"--{name}={value}" for name, value in said.items() if name in values]
-    old = [TEXTBOOK] if "degradation" in values and "degradation" not in said else []
+    lines = [f"--{name}={value}" for name, value in given.items() if name in values]
+    old = [TEXTBOOK] if "degradation" not in given else []
     try:
         values(["run", *old, *lines])
         options = degrade_options(values) if lines else None
-        lr_mpp = float(said["mpp"]) * int(said["scale"]) if said.get("mpp") and "scale" in said else None
+        lr_mpp = float(given["mpp"]) * int(given["scale"]) if given.get("mpp") and "scale" in given else None
+        filters = int(given["filters"]) if "filters" in given else None
     except (ValueError, absl_flags.Error) as error:
-        raise ValueError(f"`flags` of a run must be those that it was started with; correct them ({error}). "
+        raise ValueError(f"`flags` of a run must be those it was started with; correct them ({error}). "
                          f"Received: {str(where)!r}") from error
-    return ModelFacts(lr_mpp=None if lr_mpp is None else (lr_mpp, lr_mpp), degradation=options, flags=flags)
+    return ModelFacts(lr_mpp=None if lr_mpp is None else (lr_mpp, lr_mpp), degradation=options, flags=flags,
+                      filters=filters)
+
+
+def without_paths(flags: str) -> str:
+    """Return flags, one a line, without those that name files or folders."""
+    lines = (line.lstrip("-").partition("=") for line in flags.splitlines())
+    return "".join(f"--{name}{equals}{value}\n" for name, equals, value in lines
+                   if name not in LOCAL_FLAGS and "/" not in value)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return the JSON of the facts of a model version, also of an older one.
+    """Return the JSON of the facts of an exported version, older ones included.
 
     Raises:
-        ValueError: There is none, it is damaged, or it has no scale and halo.
+        ValueError: There is none, it is damaged, or it lacks scale or halo.
     """
     path = next((folder / name for name in (FACTS_FILE, OLD_FACTS_FILE) if (folder / name).is_file()),
                 folder / FACTS_FILE)
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        known = isinstance(facts["scale"], int) and isinstance(facts["halo"], int)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{folder}: its scale and halo are unknown; write it with python -m sr_keras.export. "
-                         f"{reason}") from error
+    facts = _read(path)
+    known = all(isinstance(facts.get(name), int) for name in ("scale", "halo"))
     require(known, path.name, "hold whole numbers for scale and halo", "export the model again", facts)
     return facts
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.parent}: its {path.name} can't be read; write it with python -m sr_keras.export. "
+                         f"{str(error).splitlines()[0]}") from error
+    return facts
+
+
 def in_words(options: DegradeOptions) -> str:
-    """Return how LR is made, in a sentence."""
+    """Return how LR is made, in words."""
     if options.is_textbook:
         sigma = options.range_of("blur_sigma")[0]
         return f"a Gaussian blur of {sigma:.3g} HR pixels, every {_NTH[options.scale]} pixel"

@@ -12,17 +12,18 @@ TensorFlow does not confine, so load only those of people you trust.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.model.facts import FLAGS_FILE, ModelFacts, from_json, of_flags, read_facts
-from sr_keras.model.keras_file import eight_bit, first_line, input_signature, load_keras, scale_of
+from sr_keras.model.facts import FLAGS_FILE, ModelFacts, from_json, read_facts, run_facts
+from sr_keras.model.keras_file import eight_bit, first_line, in_float32, input_signature, load_keras, scale_of
 from sr_keras.networks import receptive_field
 
 GENERATOR_FILE = "generator.keras"
@@ -127,16 +128,16 @@ def versions_of(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
-def run_flags(folder: Path) -> str | None:
-    """Return the flags of the run in `folder`, one a line; None if it is not a run."""
-    path = folder / FLAGS_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+def eight_bit_of(generator: keras.Model | LoadedGenerator) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a generator as a function of uint8 tensors lr -> sr that computes in float32."""
+    return generator.run if isinstance(generator, LoadedGenerator) else eight_bit(in_float32(generator))
 
 
 def _from_keras(path: Path, argument: str) -> LoadedGenerator:
     model = load_keras(path, argument)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
-    facts = of_flags(run_flags(path.parent), path.parent / FLAGS_FILE)
+    filters = next((layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
+    facts = replace(run_facts(path.parent), filters=filters)
     return LoadedGenerator(path, scale_of(model), receptive_field(model), facts, run)
 
 

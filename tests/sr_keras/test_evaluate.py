@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines import console
 from sr_keras import evaluate
 from sr_keras.formats.saved_model import export_saved_model
-from sr_keras.model.facts import ModelFacts
+from sr_keras.model.facts import run_facts
 from sr_keras.model.keras_file import load_keras
 from sr_keras.networks import generator
 
@@ -159,7 +159,7 @@ def test_blur_is_the_one_the_model_was_trained_with(model, trained, tile_folder,
 
 def test_blur_of_an_exported_model_is_that_of_its_run(trained, tile_folder, tmp_path):
     export_saved_model(load_keras(trained / "generator.keras"), tmp_path / "mine",
-                       facts=ModelFacts(flags=(trained / "flags.txt").read_text()))
+                       facts=run_facts(trained))
     with pytest.raises(ValueError, match=r"`blur_sigma` must be 0\.8, which .*mine/1 was trained with; leave it out"):
         run(f"--model={tmp_path / 'mine'}", f"--data={tile_folder}", f"--output={tmp_path / 'scores'}",
             "--blur_sigma=1.6")

@@ -15,11 +15,10 @@ import tensorflow as tf
 from pipelines import console
 from pipelines.errors import UserError
 from sr_keras import export as command
-from sr_keras.formats import parity
-from sr_keras.formats.litert import read_facts
-from sr_keras.formats.parity import ParityError
-from sr_keras.formats.registry import PACKAGES
+from sr_keras.formats.format import Tolerance
+from sr_keras.formats.litert import FORMAT, read_facts
 from sr_keras.model.loading import load_generator
+from sr_keras.model.runtimes import ParityError
 from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]
@@ -50,10 +49,26 @@ def run(randomised, tmp_path_factory) -> Path:
 def test_run_is_exported_with_all_that_it_says_of_itself(run, export, tmp_path):
     assert export(f"--model={run}", "--name=breast", f"--output={tmp_path}", f"--scores={run / 'scores'}") == 0
     card = (tmp_path / "breast" / "1" / "README.md").read_text()
-    for said in ("--blocks=1", "train_data=breast_slides", "| 27.1 |", "commit abc123", "x4"):
+    for said in ("--blocks=1", "| 27.1 |", "commit abc123", "x4"):
         assert said in card, said
     assert "Licence of the data: unknown" in card
-    assert load_generator(tmp_path / "breast").facts.flags == (run / "flags.txt").read_text()
+    assert load_generator(tmp_path / "breast").facts.flags == "--blocks=1\n"
+
+
+def test_no_path_of_this_machine_is_in_an_export(run, export, tmp_path):
+    scores = tmp_path / "scores"
+    scores.mkdir()
+    (scores / "standard.md").write_text(f"Model {run}, data {run}/pairs, LR standard: x4, 2 / 4 slides.\n")
+    (scores / "standard.json").write_text('{"lr": {"real pairs": {"gain": {"psnr": 0.42, "ms_ssim": null}}}}')
+    export(f"--model={run}", "--name=breast", f"--output={tmp_path / 'models'}", f"--scores={scores}",
+           "--stain=H&E")
+    version = tmp_path / "models" / "breast" / "1"
+    text = "".join((version / name).read_text() for name in ("README.md", "facts.json", "parity.json"))
+    assert "Model mine, data pairs, LR standard: x4, 2 / 4 slides." in text
+    assert str(tmp_path.parent) not in text
+    assert "breast_slides" not in text
+    facts = load_generator(version).facts
+    assert (facts.scores, facts.filters) == ({"real pairs": {"psnr": 0.42}}, 4)
 
 
 def test_card_has_the_table_of_all_kinds_of_lr_before_that_of_one(run, export, tmp_path):
@@ -117,7 +132,7 @@ def test_every_format_is_written_and_stands_in_the_card(run, export, tmp_path, c
 
 
 def test_form_that_fails_its_gate_leaves_nothing(run, export, tmp_path, monkeypatch):
-    monkeypatch.setitem(parity.TOLERANCES, "float16", 0.0)
+    monkeypatch.setitem(FORMAT.tolerances, "float16", Tolerance(0.0))
     with pytest.raises(ParityError, match="`LiteRT float16` must agree with Keras"):
         export(f"--model={run}", "--name=breast", f"--output={tmp_path}", "--formats=litert", "--precisions=float16")
     assert list((tmp_path / "breast").iterdir()) == []
@@ -137,18 +152,9 @@ def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_pat
     assert not (tmp_path / "models").exists()
 
 
-def test_flags_know_what_can_be_written():
-    from sr_keras.formats.litert import PRECISIONS
-    from sr_keras.formats.signatures import DEFAULT_MAX_PIXELS
-
-    assert command.PRECISIONS == PRECISIONS
-    assert command.FLAGS["max_pixels"].default == DEFAULT_MAX_PIXELS
-    assert set(command.FORMATS) == {"saved_model", *PACKAGES}
-
-
 @pytest.mark.parametrize(("flag", "says"), [
-    ("--formats=saved_model,caffe", "`formats` must be some of saved_model, litert, onnx, tensorrt; leave out the "
-                                    "others.*Received: formats='saved_model,caffe'"),
+    ("--formats=saved_model,caffe", "`formats` must be some of saved_model, litert, onnx, tensorrt; check the "
+                                    "spelling.*Received: formats='saved_model,caffe'"),
     ("--precisions=int4", "`precisions` must be some of float32, float16, int8_dynamic, int8; .*precisions='int4'"),
     ("--formats=", "`formats` must be some of saved_model"),
     ("--name=", "`name` must be the plain name of a folder"),

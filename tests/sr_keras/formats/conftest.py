@@ -5,8 +5,8 @@ import keras
 import pytest
 
 from pipelines.config import DegradeOptions
-from sr_keras.formats.calibration import Tissue, calibration_tissue, compared_tissue
 from sr_keras.formats.parity import Reference
+from sr_keras.formats.run_data import Tissue, calibration_tissue, compared_tissue
 from sr_keras.networks import generator
 
 

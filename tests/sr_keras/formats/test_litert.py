@@ -1,34 +1,23 @@
 """A .tflite computes what Keras computes on any shape, with LiteRT's own operations."""
 from __future__ import annotations
 
-import os
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import keras
 import numpy as np
 import pytest
 
-from pipelines.errors import UserError
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.formats import litert
-from sr_keras.formats.litert import (
-    KEPT_SHAPES,
-    PRECISIONS,
-    LiteRTRunner,
-    convert_litert,
-    open_litert,
-    operations,
-    read_facts,
-)
+from sr_keras.formats.litert import FORMAT, convert_litert, operations, read_facts
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.loading import load_generator
+from sr_keras.model.runtimes import LiteRTRunner, open_litert
 from sr_keras.networks import SKIP_GAIN, generator
 
 needs_litert = pytest.mark.skipif(not find_spec("ai_edge_litert"),
                                   reason="LiteRT is not installed: pip install '.[litert]'")
 # What LiteRT calls operations that it borrows from TensorFlow, or that somebody has to bring along.
+PRECISIONS = tuple(FORMAT.tolerances)
 FOREIGN = ("FLEX", "CUSTOM")
 
 
@@ -124,8 +113,7 @@ def precisions(modest, samples) -> dict[str, bytes]:
 @needs_litert
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_passes_its_gate(precision, precisions, reference):
-    gate = "int8" if precision == "int8_dynamic" else precision
-    reference.gate(precision, gate, open_litert(precisions[precision], threads=1))
+    reference.check(precision, precision, FORMAT.tolerances[precision], open_litert(precisions[precision], threads=1))
 
 
 @needs_litert
@@ -188,12 +176,6 @@ def test_converting_and_running_says_nothing(modest, samples, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_others_say_meanwhile_is_let_through(capfd):
-    with litert._without_chatter():
-        os.write(2, b"fully_quantize: 0, inference_type: 6\na warning of somebody else\n")
-    assert capfd.readouterr().err == "a warning of somebody else\n"
-
-
 def test_unknown_precision_and_int8_without_tissue_are_refused(modest):
     with pytest.raises(ValueError, match=r"`precision` must be one of float32, float16.*Received: precision='int4'"):
         convert_litert(modest, "int4")
@@ -204,45 +186,3 @@ def test_unknown_precision_and_int8_without_tissue_are_refused(modest):
 def test_file_without_facts_says_so(written):
     with pytest.raises(ValueError, match=r"must hold sr_keras\.json"):
         read_facts(written)
-
-
-@needs_litert
-def test_last_shapes_are_kept_and_no_more(written):
-    run = LiteRTRunner(written, threads=1)
-    run(pixels(1, 4, 4))
-    first = run._kept[1, 4, 4, 3]
-    run(pixels(1, 5, 4))
-    run(pixels(1, 4, 4))
-    assert run._kept[1, 4, 4, 3] is first
-    for side in range(6, 10):
-        run(pixels(1, 4, 4))
-        run(pixels(1, side, 4))
-        assert len(run._kept) == KEPT_SHAPES
-        assert run._kept[1, 4, 4, 3] is first
-
-
-@needs_litert
-def test_result_outlives_the_next_call(written):
-    run = LiteRTRunner(written, threads=1)
-    first = run(pixels(1, 6, 6))
-    before = first.copy()
-    run(255 - pixels(1, 6, 6))
-    np.testing.assert_array_equal(first, before)
-
-
-@needs_litert
-def test_threads_share_one_runner(written):
-    run = LiteRTRunner(written, threads=1)
-    images = [pixels(1, 5 + i % 4, 6) for i in range(12)]
-    expected = [run(image) for image in images]
-    with ThreadPoolExecutor(4) as pool:
-        for sr, alone in zip(pool.map(run, images), expected, strict=True):
-            np.testing.assert_array_equal(sr, alone)
-
-
-def test_missing_package_is_one_line_with_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
-    with pytest.raises(UserError, match=r"`ai_edge_litert` must be installed; run pip install '\.\[litert\]'\."
-                       ) as caught:
-        open_litert(b"", 1)
-    assert "\n" not in str(caught.value)

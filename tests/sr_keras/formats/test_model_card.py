@@ -1,4 +1,4 @@
-"""A card says what is known, that the rest is unknown, and what the model must not be used for."""
+"""A card says what is known, calls the rest unknown, and says what the model must not be used for."""
 from __future__ import annotations
 
 import re
@@ -46,11 +46,11 @@ def test_full_card_holds_what_was_given_and_nothing_unknown():
 
 def test_card_says_how_forms_differ_on_what_and_why_there_is_no_engine():
     text = parity_text("| form |\n| --- |\n| ONNX |", "tissue A", "tissue B", "no GPU")
-    found = sections(model_card("demo", **SIZE, parity=text))["Forms, and how they differ from Keras"]
+    found = sections(model_card("demo", **SIZE, parity=text))["Files, and how they differ from Keras"]
     for said in ("on tissue A", "calibrated with tissue B", "\n\n| form |\n", "No TensorRT engine was built: no GPU"):
         assert said in found, said
     assert "TensorRT" not in parity_text("", "a", "b", None)
-    assert "Forms" not in str(sections(model_card("demo", **SIZE)))
+    assert "Files, and" not in str(sections(model_card("demo", **SIZE)))
 
 
 @pytest.mark.parametrize("given", [*([name] for name in GIVEN), list(GIVEN), []])

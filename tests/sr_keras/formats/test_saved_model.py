@@ -20,11 +20,12 @@ from PIL import Image
 
 from pipelines.config import DEGRADATIONS
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.formats import parity
-from sr_keras.formats.parity import ParityError
-from sr_keras.formats.saved_model import check_signatures, export_saved_model, next_version
+from sr_keras.formats.saved_model import export_saved_model, next_version
+from sr_keras.formats.signatures import check_signatures
+from sr_keras.model import runtimes
 from sr_keras.model.facts import ModelFacts
-from sr_keras.model.loading import load_generator
+from sr_keras.model.loading import eight_bit_of, load_generator
+from sr_keras.model.runtimes import ParityError, check_parity
 from sr_keras.networks import SKIP_GAIN, generator, receptive_field
 
 # Run where no code of ours can be imported, not even if it is installed. At its end it is asked for what fills memory.
@@ -148,7 +149,7 @@ def test_version_holds_its_facts_and_its_card(network, version):
                      "lr_mpp": [0.9, 2.1], "stain": "H&E", "degradation": asdict(DEGRADATIONS["scanner"]) | {
                          name: list(value) for name, value in asdict(DEGRADATIONS["scanner"]).items()
                          if isinstance(value, tuple)}, "trained_on": None, "usual_departure": [2.0, 3.5],
-                     "versions": None}
+                     "versions": None, "filters": None, "scores": None}
     assert load_generator(version).facts == FACTS
     assert load_generator(version).degrade == DEGRADATIONS["scanner"]
     assert (version / "README.md").read_text() == "# demo\n"
@@ -167,7 +168,7 @@ def test_versions_are_numbered_on_and_never_replaced(network, tmp_path, capfd):
 
 
 def test_model_that_fails_the_comparison_is_not_kept(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(parity, "MAX_DIFFERENCE", -1)
+    monkeypatch.setattr(runtimes, "MAX_LEVELS", -1)
     with pytest.raises(ParityError, match="must agree with Keras"):
         export_saved_model(network, tmp_path / "demo")
     assert list((tmp_path / "demo").iterdir()) == []
@@ -212,8 +213,8 @@ def test_comparison_sees_other_weights(network, version):
     other = generator(scale=4, blocks=1, filters=6)
     written = load_generator(version)
     with pytest.raises(ParityError, match="must agree with Keras"):
-        parity.check_parity(parity.eight_bit_of(other), written)
-    parity.check_parity(parity.eight_bit_of(network), written)
+        check_parity(eight_bit_of(other), written)
+    check_parity(eight_bit_of(network), written)
     # A difference that 8-bit pictures may well hide.
     nearly = keras.models.clone_model(network)
     nearly.set_weights(network.get_weights())

@@ -11,7 +11,8 @@ from google.protobuf import text_format
 
 from sr_keras.client import ClientOptions
 from sr_keras.formats import serving
-from sr_keras.formats.serving import BATCH_SIZES, WARMUP_FILE, models_config, write_serving_files, write_warmup
+from sr_keras.formats.serving import BATCH_SIZES, WARMUP_FILE, write_serving_files, write_warmup
+from sr_keras.templates import render
 
 log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2",
                               reason="tensorflow-serving-api is not installed: pip install '.[serving]'")
@@ -54,15 +55,17 @@ def test_list_of_models_is_written_anew_and_what_a_user_changed_stays(models):
     assert write_serving_files(models) == first
     assert [model.name for model in parsed((models / "models.config").read_text())][1:] == ["demo", "half"]
     assert (models / "compose.yaml").read_text() == "mine"
-    assert (models / "health.sh").read_text() == serving.HEALTH
+    assert (models / "health.sh").read_text() == render("health.sh")
 
 
 def test_folder_without_models_is_a_server_of_none(tmp_path):
-    assert list(parsed(models_config(tmp_path))) == []
+    write_serving_files(tmp_path)
+    assert list(parsed((tmp_path / "models.config").read_text())) == []
 
 
-def test_batches_are_of_the_sizes_that_a_server_takes():
-    text = serving.BATCHING
+def test_batches_are_of_the_sizes_that_a_server_takes(models):
+    write_serving_files(models)
+    text = (models / "batching_parameters.txt").read_text()
     sizes = [int(size) for size in re.findall(r"^allowed_batch_sizes: (\d+)$", text, re.M)]
     assert sizes == sorted(sizes) == list(BATCH_SIZES)
     assert f"max_batch_size {{ value: {sizes[-1]} }}" in text  # the last one must be the largest

@@ -11,14 +11,16 @@ import keras
 import numpy as np
 import pytest
 
+from pipelines.config import DegradeOptions
 from pipelines.errors import UserError
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model import engines
 from sr_keras.model import tiles as tiling
-from sr_keras.model.engines import ENGINES, FORMATS, installed, measure, open_engine
+from sr_keras.model.engines import installed, measure, open_engine
 from sr_keras.model.facts import ModelFacts
 from sr_keras.model.loading import LoadedGenerator
+from sr_keras.model.runtimes import ENGINES, RUNTIMES
 from sr_keras.networks import generator, receptive_field
 
 APART = engines._apart
@@ -26,12 +28,12 @@ FLAGS = "--blur_sigma=0.8\n--q=1.0\n"
 
 
 def needs(name: str) -> pytest.MarkDecorator:
-    packages = FORMATS[name].packages if name in FORMATS else ()
+    packages = RUNTIMES[name].packages if name in RUNTIMES else ()
     return pytest.mark.skipif(not all(map(find_spec, packages)),
                               reason=f"{name} is not installed: pip install '.[{name}]'")
 
 
-CONVERTED = [pytest.param(name, marks=needs(name)) for name in FORMATS]
+CONVERTED = [pytest.param(name, marks=needs(name)) for name in RUNTIMES]
 EVERY = [pytest.param(name, marks=needs(name)) for name in ENGINES]
 needs_litert = needs("litert")
 
@@ -160,7 +162,7 @@ def test_tiles_with_the_halo_give_the_whole(name, run):
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_saved_model_opens_on_every_engine(name, network, tmp_path):
-    export_saved_model(network, tmp_path / "demo", facts=ModelFacts(flags=FLAGS))
+    export_saved_model(network, tmp_path / "demo", facts=ModelFacts(degradation=DegradeOptions(blur_sigma=0.8)))
     opened = open_engine(name, tmp_path / "demo")
     expected = to_uint8(np.asarray(network(to_float(pixels(2, 9, 13)), training=False)))
     assert (opened.halo, opened.degrade.blur_sigma) == (receptive_field(network), 0.8)
@@ -286,7 +288,7 @@ def test_measure_runs_once_whatever_the_budget():
 
 @pytest.mark.parametrize("name", CONVERTED)
 def test_missing_package_is_one_line_with_the_extra(name, run, monkeypatch):
-    monkeypatch.setitem(sys.modules, FORMATS[name].packages[0], None)
+    monkeypatch.setitem(sys.modules, RUNTIMES[name].packages[0], None)
     with pytest.raises(UserError, match=rf"must be installed; run pip install '\.\[{name}\]'\.") as caught:
         open_engine(name, run)
     assert "\n" not in str(caught.value)

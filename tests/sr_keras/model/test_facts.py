@@ -1,4 +1,4 @@
-"""What a model says of itself: by its run's flags, by JSON there and back, and in words."""
+"""Facts survive JSON, older runs and exports give theirs by their flags, and degradations are put into words."""
 from __future__ import annotations
 
 import json
@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import DEGRADATIONS, DegradeOptions, degradation
-from sr_keras.model.facts import FACTS_FILE, ModelFacts, from_json, in_words, of_flags, read_facts
+from sr_keras.model.facts import (
+    FACTS_FILE,
+    ModelFacts,
+    facts_of_flags,
+    from_json,
+    in_words,
+    read_facts,
+    run_facts,
+    without_paths,
+    write_run_facts,
+)
 
 HERE = Path("runs/mine/flags.txt")
 
@@ -21,34 +31,65 @@ HERE = Path("runs/mine/flags.txt")
      degradation("pyramid", scale=8, jpeg_quality=(60.0, 80.0))),
     ("--q=0.5\n", None), ("", None), (None, None)])
 def test_degradation_is_that_of_the_flags(flags, options):
-    facts = of_flags(flags, HERE)
+    facts = facts_of_flags(flags, HERE)
     assert facts.degradation == options
     assert facts.flags == flags
 
 
 def test_resolution_is_that_of_the_patches_times_the_scale():
-    assert of_flags("--scale=4\n--mpp=0.25\n", HERE).lr_mpp == (1.0, 1.0)
-    assert of_flags("--scale=4\n--mpp=\n--level=0\n", HERE).lr_mpp is None
+    assert facts_of_flags("--scale=4\n--mpp=0.25\n", HERE).lr_mpp == (1.0, 1.0)
+    assert facts_of_flags("--scale=4\n--mpp=\n--level=0\n", HERE).lr_mpp is None
 
 
 @pytest.mark.parametrize("flags", ["--blur_sigma=abc\n", "--degradation=fog\n", "--scale=4\n--mpp=abc\n",
                                    "--scale=5\n"])
 def test_flags_that_are_damaged_name_the_file(flags):
     with pytest.raises(ValueError, match=r"`flags` of a run must be those.*Received: 'runs/mine/flags\.txt'"):
-        of_flags(flags, HERE)
+        facts_of_flags(flags, HERE)
 
 
 @pytest.mark.parametrize("facts", [
     ModelFacts(), ModelFacts(stain="H&E"), *(ModelFacts(degradation=options) for options in DEGRADATIONS.values()),
     ModelFacts((0.9, 2.1), "H&E", DegradeOptions(blur_sigma=0.8), "40 slides", (2.0, 3.5), "--q=0.5\n",
-               {"keras": "3"})])
+               {"keras": "3"}, 48, {"real pairs": {"psnr": 0.42}})])
 def test_facts_survive_json(facts):
     assert from_json(json.loads(json.dumps(facts.as_json())), HERE) == facts
 
 
-def test_what_stands_in_json_wins_over_flags_and_what_is_unknown_is_left_out():
-    said = {"flags": "--scale=4\n--blur_sigma=0.8\n--mpp=0.5\n", "stain": "H&E", "lr_mpp": [1, 3], "colour": "red"}
-    assert from_json(said, HERE) == ModelFacts((1.0, 3.0), "H&E", DegradeOptions(blur_sigma=0.8), flags=said["flags"])
+def test_exports_older_than_a_field_are_read_by_their_flags():
+    said = {"flags": "--scale=4\n--blur_sigma=0.8\n--mpp=0.5\n--filters=48\n", "stain": "H&E", "lr_mpp": [1, 3],
+            "colour": "red"}
+    assert from_json(said, HERE) == ModelFacts((1.0, 3.0), "H&E", DegradeOptions(blur_sigma=0.8), flags=said["flags"],
+                                               filters=48)
+
+
+def test_flags_of_an_export_say_nothing_about_its_model():
+    said = {"flags": "--scale=4\n--blur_sigma=abc\n--filters=48\n", "degradation": None, "filters": None}
+    assert from_json(said, HERE) == ModelFacts(flags=said["flags"])
+
+
+def test_facts_of_a_run_are_its_file_else_its_flags_else_unknown(tmp_path):
+    assert run_facts(tmp_path) == ModelFacts()
+    (tmp_path / "flags.txt").write_text("--scale=4\n--blur_sigma=0.8\n")
+    assert run_facts(tmp_path).degradation == DegradeOptions(blur_sigma=0.8)
+    facts = ModelFacts(degradation=DEGRADATIONS["scanner"], filters=48)
+    write_run_facts(tmp_path, facts)
+    assert run_facts(tmp_path) == facts
+    (tmp_path / FACTS_FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"its facts\.json can't be read"):
+        run_facts(tmp_path)
+
+
+def test_paths_are_left_out_of_flags():
+    flags = "--blocks=12\n--train_data=tiles\n--run=mine\n--vgg_weights=/home/me/vgg.h5\n--vgg=imagenet\n--nostrict\n"
+    assert without_paths(flags) == "--blocks=12\n--vgg=imagenet\n--nostrict\n"
+
+
+def test_shipped_models_have_their_facts():
+    for folder in Path("saved_models").glob("*/2"):
+        facts = from_json(read_facts(folder), folder)
+        assert (facts.stain, facts.degradation, facts.lr_mpp) == ("H&E", DEGRADATIONS["scanner"], (0.9, 2.1))
+        assert facts.filters in (12, 16, 24, 32, 48)
 
 
 @pytest.mark.parametrize("said", [{"lr_mpp": [2.0, 1.0]}, {"lr_mpp": 5}, {"degradation": {"fog": 1}},
@@ -60,7 +101,10 @@ def test_json_that_is_damaged_is_refused(said):
 
 
 def test_facts_of_a_folder_need_scale_and_halo(tmp_path):
-    with pytest.raises(ValueError, match="its scale and halo are unknown"):
+    with pytest.raises(ValueError, match=r"its facts\.json can't be read"):
+        read_facts(tmp_path)
+    (tmp_path / FACTS_FILE).write_text('{"scale": 4}')
+    with pytest.raises(ValueError, match="must hold whole numbers for scale and halo"):
         read_facts(tmp_path)
     (tmp_path / FACTS_FILE).write_text('{"scale": 4, "halo": 9}')
     assert read_facts(tmp_path) == {"scale": 4, "halo": 9}

@@ -64,15 +64,16 @@ def test_scale_and_halo_are_known_in_every_form(network, run, saved_model):
 
 @pytest.mark.parametrize(("said", "blur"), [("--blocks=1\n--blur_sigma=0.8\n--q=1.0\n", 0.8), ("--q=1.0\n", None),
                                             (None, None)])
-def test_blur_is_the_one_that_the_flags_say_in_every_form(said, blur, network, tmp_path):
+def test_blur_of_a_run_is_known_in_every_form(said, blur, network, tmp_path):
     network.save(tmp_path / "generator.keras")
     if said:
         (tmp_path / "flags.txt").write_text(said)
-    export_saved_model(network, tmp_path / "demo", facts=ModelFacts(flags=said))
+    facts = ModelFacts(degradation=None if blur is None else DegradeOptions(blur_sigma=blur), flags=said,
+                       filters=network.get_layer("first").filters)
+    export_saved_model(network, tmp_path / "demo", facts=facts)
     for path in (tmp_path / "generator.keras", tmp_path / "demo"):
         loaded = load_generator(path)
-        assert loaded.facts == ModelFacts(degradation=None if blur is None else DegradeOptions(blur_sigma=blur),
-                                          flags=said)
+        assert loaded.facts == facts
         assert loaded.degrade == DegradeOptions(blur_sigma=1.6 if blur is None else blur)
 
 

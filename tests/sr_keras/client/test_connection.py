@@ -1,10 +1,10 @@
-"""What is UNAVAILABLE is tried again, later and later, and not for ever."""
+"""A server that is UNAVAILABLE is asked again after longer and longer waits, a limited number of times."""
 from __future__ import annotations
 
 import pytest
 
-from sr_keras.client.errors import Failure
-from sr_keras.client.retries import retried
+from sr_keras.client.connection import retried
+from sr_keras.client.protocol import Failure
 
 
 def failing(times: int, code: str = "UNAVAILABLE"):

@@ -1,19 +1,31 @@
-"""Gates look at the run's own tissue where it is there, at the built-in picture where it is not."""
+"""An export reads tissue and facts from the run, and has the built-in picture where there is no run."""
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipelines.config import DegradeOptions, PatchOptions
+from pipelines.config import DEGRADATIONS, DegradeOptions, PatchOptions
 from pipelines.degrade import degrade
 from pipelines.patches import find_sources
 from pipelines.pixels import to_float, to_uint8
-from pipelines.shards import write_shards
-from sr_keras.formats.calibration import BUILT_IN, CALIBRATED, CALIBRATED_SIDE, calibration_tissue, compared_tissue
+from pipelines.shards import open_shards, write_shards
+from sr_keras.formats.run_data import (
+    BUILT_IN,
+    CALIBRATED,
+    CALIBRATED_SIDE,
+    calibration_tissue,
+    compared_tissue,
+    departure_batches,
+    facts_of,
+    mpp_range,
+)
+from sr_keras.model.facts import ModelFacts
 
 OPTIONS = DegradeOptions(4)
 
@@ -76,7 +88,7 @@ def test_calibration_takes_a_run_shards_or_tiles(run, tile_folder):
     of_shards = calibration_tissue(str(run / "data" / "train"), None, OPTIONS)
     np.testing.assert_array_equal(of_run.lr, of_shards.lr)
     of_tiles = calibration_tissue(str(tile_folder), run, OPTIONS)
-    assert of_tiles.name == str(tile_folder)
+    assert of_tiles.name == "patches of slide-a, slide-b"  # and not where they lie on this machine
     assert of_tiles.lr.shape == (CALIBRATED, CALIBRATED_SIDE, CALIBRATED_SIDE, 3)
     assert len(np.unique(of_tiles.lr.reshape(CALIBRATED, -1), axis=0)) == CALIBRATED
 
@@ -84,3 +96,58 @@ def test_calibration_takes_a_run_shards_or_tiles(run, tile_folder):
 def test_calibration_data_that_is_not_there_is_an_error(run):
     with pytest.raises(FileNotFoundError, match=r"`calibration_data` must exist; .*/no/such"):
         calibration_tissue("/no/such", run, OPTIONS)
+
+
+@pytest.fixture
+def shards(sample_slide, tmp_path) -> Path:
+    folder = tmp_path / "shards"
+    write_shards(find_sources([str(sample_slide)]), folder, PatchOptions(128, max_patches=2))
+    return folder
+
+
+@pytest.fixture
+def sample_run(shards, tmp_path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "flags.txt").write_text("--blur_sigma=0.8\n--scale=4\n")
+    part = {"slides": list(open_shards(shards).slide_ids), "folders": [str(shards)]}
+    (folder / "parts.json").write_text(json.dumps({name: part for name in ("train", "val", "test")}))
+    return folder
+
+
+def test_mpp_of_patches_is_that_of_their_slide(shards, tmp_path):
+    assert mpp_range(open_shards(shards)) == (0.5, 0.5)
+    for i in range(2):
+        (tmp_path / "tiles" / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((64, 64, 3), 90 * i, np.uint8)).save(tmp_path / "tiles" / "a" / f"{i}.png")
+    write_shards(find_sources([str(tmp_path / "tiles")]), tmp_path / "plain", PatchOptions(64, min_tissue=0.0))
+    assert mpp_range(open_shards(tmp_path / "plain")) is None
+
+
+def test_run_says_the_resolution_of_its_patches_and_its_degradation(sample_run):
+    assert facts_of(sample_run, 4) == ModelFacts(lr_mpp=(2.0, 2.0), degradation=DegradeOptions(blur_sigma=0.8),
+                                          flags="--blur_sigma=0.8\n--scale=4\n")
+
+
+def test_what_is_given_wins(sample_run):
+    facts = facts_of(sample_run, 4, lr_mpp=(0.9, 2.1), stain="H&E", trained_on="slides")
+    assert (facts.lr_mpp, facts.stain, facts.trained_on) == ((0.9, 2.1), "H&E", "slides")
+
+
+def test_folder_that_is_no_run_says_nothing(tmp_path):
+    assert facts_of(tmp_path, 4) == ModelFacts()
+
+
+def test_range_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`lr_mpp` must have its low end first"):
+        facts_of(tmp_path, 4, lr_mpp=(2.0, 1.0))
+
+
+@pytest.mark.parametrize("degradation", [DegradeOptions(), DEGRADATIONS["scanner"]])
+def test_validation_slides_of_the_run_are_departure_batches(degradation, sample_run, shards, tmp_path):
+    generator = SimpleNamespace(scale=4, degrade=degradation)
+    assert list(departure_batches(None, tmp_path, generator, 12)) == []  # no run
+    for data, patches, expected in ((None, 12, 2), (None, 1, 1), (str(shards), 12, 2), (str(sample_run), 12, 2)):
+        found = list(departure_batches(data, sample_run, generator, patches))
+        assert sum(len(one["lr"]) for one in found) == expected
+        assert found[0]["lr"].shape[1:] == (32, 32, 3)

@@ -152,7 +152,7 @@ def test_server_that_does_not_say_its_scale_shows_it(way, serve, connect, model,
                                              ("max_pixels", 0)])
 def test_model_that_says_what_can_not_be_is_refused(way, name, value, serve, connect, model, lr):
     setattr(model, name, value)
-    assert "are due" in str(refusal(connect(serve(way)), lr))
+    assert "are expected" in str(refusal(connect(serve(way)), lr))
 
 
 @both
@@ -333,7 +333,7 @@ def test_answer_that_is_too_long_is_not_read(way, encoding, serve, connect, mode
     model.encode = lambda sr: png(np.random.default_rng(0).integers(0, 256, sr.shape, dtype=np.uint8))
     error = refusal(client, lr)
     assert error.code == "BAD_ANSWER"
-    assert "larger than max" in str(error) or "bytes that can be due" in str(error)
+    assert "larger than max" in str(error) or "bytes that are possible" in str(error)
 
 
 @both
@@ -346,7 +346,7 @@ def test_answer_that_is_no_png_is_refused(way, serve, connect, model, lr):
 def test_model_without_the_output_is_told(serve, connect, model, lr):
     client = connect(serve("grpc"), scale=4)
     model.output = "probabilities"
-    assert "outputs ['probabilities'] where 'sr' is due" in str(refusal(client, lr))
+    assert "outputs ['probabilities'] where 'sr' is expected" in str(refusal(client, lr))
 
 
 @pytest.mark.parametrize("body", [b"<html>welcome</html>", b"[1, 2]", b'{"predictions": []}', b'{"predictions": 1}',

@@ -1,4 +1,4 @@
-"""What a server gives is uint8 of the size that is due, or is refused before it costs memory."""
+"""What a server gives is uint8 of the size that is expected, or is refused before it costs memory."""
 from __future__ import annotations
 
 import io
@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_keras.client.answers import Due, from_content, from_numbers, from_png, to_png
-from sr_keras.client.errors import Failure
+from sr_keras.client.protocol import Expected, Failure, from_content, from_numbers, from_png, to_png
 
-DUE = Due(2, 3, 4)
+DUE = Expected(2, 3, 4)
 SR = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(1, 8, 12, 3)
 
 
@@ -44,7 +43,7 @@ def test_what_is_due_comes_through():
 
 
 def test_any_whole_scale_up_to_8_is_due_where_none_is_known():
-    unknown = Due(2, 3, None)
+    unknown = Expected(2, 3, None)
     for scale in range(1, 9):
         unknown.check((1, 2 * scale, 3 * scale, 3))
     for shape in ((1, 18, 27, 3), (1, 4, 9, 3), (2, 4, 6, 3), (1, 4, 6, 1), (1, 4, 6), ()):
@@ -77,7 +76,7 @@ def test_values_that_are_no_uint8_are_refused(bad):
 def test_png_that_would_fill_memory_is_refused_by_its_header():
     bomb = a_png(header(20_000, 20_000), chunk(b"IDAT", zlib.compress(bytes(10_000_000), 9)))
     tracemalloc.start()
-    assert "[1, 20000, 20000, 3] where [1, 8, 12, 3] is due" in refusal(from_png, bomb, DUE)
+    assert "[1, 20000, 20000, 3] where [1, 8, 12, 3] is expected" in refusal(from_png, bomb, DUE)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 

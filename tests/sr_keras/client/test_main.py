@@ -14,7 +14,7 @@ from sr_keras.client import __main__ as command
 from sr_keras.client.options import AUTH_VARIABLE
 
 from .conftest import WAYS, repeated
-from .test_answers import a_png, header
+from .test_protocol import a_png, header
 
 ROOT = Path(__file__).parents[3]
 
