@@ -81,9 +81,9 @@ def _slide() -> int:
             FLAGS.slide_side)
     require(not FLAGS.slide or Path(FLAGS.slide).exists(), "slide", "exist", "check the spelling", FLAGS.slide)
 
+    from benchmarks import whole_slide as rates
     from sr_keras.model.engines import open_engine
     from sr_keras.slides import EnlargeOptions
-    from benchmarks import whole_slide as rates
 
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(FLAGS.slide) if FLAGS.slide else rates.make_slide(Path(folder) / "made.tif", FLAGS.slide_side)

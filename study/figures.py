@@ -173,9 +173,9 @@ def _panels(scoped: Scopes, lines: dict[str, list[Line]], letter: str, ticks: di
     return figure
 
 
-def _new_figure(height: float, rows: int, **share: Any) -> tuple[Figure, np.ndarray]:
+def _new_figure(height: float, rows: int, sharex: bool = False, sharey: bool = False) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
-    return figure, figure.subplots(rows, len(SHOWN), squeeze=False, **share)
+    return figure, figure.subplots(rows, len(SHOWN), squeeze=False, sharex=sharex, sharey=sharey)
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line], metric: str, ticks: Sequence[float]) -> None:
