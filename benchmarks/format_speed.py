@@ -124,7 +124,8 @@ def find_files(model: Path, kinds: Sequence[Kind], folder: Path) -> tuple[dict[K
         ValueError: It is not a generator.
     """
     from sr_keras.formats.run_data import calibration_tissue
-    from sr_keras.model.loading import find_generator, load_generator, load_keras
+    from sr_keras.model.keras_file import load_keras
+    from sr_keras.model.loading import find_generator, load_generator
 
     found = find_generator(model)
 

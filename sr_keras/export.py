@@ -71,7 +71,8 @@ def main() -> int:
     from sr_keras.formats.saved_model import export_saved_model
     from sr_keras.formats.serving import write_serving_files
     from sr_keras.formats.tensorrt import engine_commands
-    from sr_keras.model.loading import find_generator, load_generator, load_keras, scale_of
+    from sr_keras.model.keras_file import load_keras, scale_of
+    from sr_keras.model.loading import find_generator, load_generator
     from sr_keras.slides.usual import PATCHES, usual_departure
 
     for name in with_required(FLAGS.formats):

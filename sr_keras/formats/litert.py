@@ -111,7 +111,8 @@ def _converter(generator: keras.Model | LoadedGenerator) -> tuple[Any, Any]:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    from sr_keras.model.loading import eight_bit_of, input_signature
+    from sr_keras.model.keras_file import input_signature
+    from sr_keras.model.loading import eight_bit_of
 
     # Constants in place of variables: the function then needs nothing that `generator` owns.
     graph = tf.function(eight_bit_of(generator), input_signature=input_signature(),

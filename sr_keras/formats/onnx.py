@@ -65,7 +65,8 @@ def convert_onnx(generator: keras.Model | LoadedGenerator, opset: int = ONNX_OPS
     """
     import tensorflow as tf
 
-    from sr_keras.model.loading import eight_bit_of, input_signature
+    from sr_keras.model.keras_file import input_signature
+    from sr_keras.model.loading import eight_bit_of
 
     require(OPSETS[0] <= opset <= OPSETS[1], "opset", f"lie in {list(OPSETS)}", f"{ONNX_OPSET} is the default", opset)
     function = tf.function(eight_bit_of(generator), input_signature=input_signature(), autograph=False)

@@ -25,7 +25,7 @@ from pipelines.pixels import to_float, to_uint8
 from sr_keras import metrics
 from sr_keras.formats.format import Tolerance
 from sr_keras.formats.run_data import Tissue
-from sr_keras.model.loading import in_float32
+from sr_keras.model.keras_file import in_float32
 from sr_keras.model.runtimes import ParityError, Pixels
 
 SCORES = ("psnr", "ms_ssim", "qilv")

@@ -57,7 +57,8 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
     """
     from sr_keras.formats.serving import WARMUP_FILE, write_warmup
     from sr_keras.formats.signatures import check_signatures, write_graph
-    from sr_keras.model.loading import eight_bit, in_float32, load_generator, scale_of
+    from sr_keras.model.keras_file import eight_bit, in_float32, scale_of
+    from sr_keras.model.loading import load_generator
     from sr_keras.model.runtimes import check_parity
     from sr_keras.networks import receptive_field
 
@@ -91,7 +92,8 @@ def next_version(folder: Path) -> Path:
 
 def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
     from sr_keras.formats.signatures import write_graph
-    from sr_keras.model.loading import SAVED_MODEL_FILE, load_generator, scale_of
+    from sr_keras.model.keras_file import scale_of
+    from sr_keras.model.loading import SAVED_MODEL_FILE, load_generator
     from sr_keras.networks import receptive_field
 
     if not (folder / SAVED_MODEL_FILE).is_file():  # an export has written it already
