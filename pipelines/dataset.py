@@ -115,7 +115,8 @@ def training_dataset(
 
     examples = tf.data.Dataset.counter(first_epoch).flat_map(epoch_of)
     examples = examples.map(pair_of, num_parallel_calls=tf.data.AUTOTUNE)
-    return _in_order(examples.batch(options.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
+    batches = examples.batch(options.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return _in_order(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
 
 
 def evaluation_dataset(

@@ -40,6 +40,7 @@ from pipelines.errors import require, require_folder
 from pipelines.files import write_text
 from pipelines.flags import define_patch_flags, patch_options
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.model.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -61,7 +62,7 @@ flags.DEFINE_string("lr", None, "Kind of LR: standard (the whole list), pairs (t
 flags.DEFINE_integer("limit", None, "Number of patches to score, the same from each slide if possible; 0 for all. With "
                      "--lr=standard it is the number for each slide and kind of LR, by default 25.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the random parts of LR.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto"],
+flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
                   "What computes SR; auto is the fastest. They agree within one grey level of 255.", flag_values=FLAGS)
 flags.DEFINE_float("blur_sigma", None, "Blur that the model was trained on, in HR pixels, if it has no record of it.",
                    flag_values=FLAGS)

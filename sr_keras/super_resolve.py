@@ -45,6 +45,7 @@ from pipelines.cluster import CPUS, Cluster
 from pipelines.errors import require
 from pipelines.slide import SlideError
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.model.runtimes import ENGINE_CHOICES
 from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.slides.distributed import Job, enlarge_all
@@ -73,7 +74,7 @@ flags.DEFINE_string("input", None, "A slide or picture, a folder of them, or a c
 flags.DEFINE_string("output", None, "A .tif, .png or .jpg to write, or a folder.", flag_values=FLAGS)
 flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference between output and input, or a folder, "
                     "for NAME_trust.tif.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", "tensorflow", ["tensorflow", "litert", "onnx", "auto"],
+flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
                   "What runs the network; auto is the fastest that is installed, measured once.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace existing outputs.", flag_values=FLAGS)
 flags.DEFINE_boolean("resume", False, "Continue a stopped run; finished outputs are kept.", flag_values=FLAGS)

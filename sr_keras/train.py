@@ -19,7 +19,7 @@ from pipelines.config import CorruptOptions, DegradeOptions
 from pipelines.errors import require
 from pipelines.flags import corrupt_options, degrade_options, patch_options
 from sr_keras.config import GeneratorOptions, Objective, TrainOptions
-from sr_keras.model.facts import FLAGS_FILE
+from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
 from sr_keras.training.flags import (
     data_options,
     define_train_flags,
@@ -64,6 +64,9 @@ def main() -> int:
     _try_files(options, loss, size, corrupt, options.crop_size or whole)
     run = Path(options.run)
     open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
+    mpp = patches.mpp and patches.mpp * degrade.scale
+    write_run_facts(run, ModelFacts(lr_mpp=(mpp, mpp) if mpp else None, degradation=degrade, filters=size.filters,
+                                    flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
     parts = read_parts(found, data, patches, run)
     best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"]))
     print(f"\nthe generator: {best}\n"

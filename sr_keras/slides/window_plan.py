@@ -6,7 +6,6 @@ at the moment, so that a resumed run computes the same windows. Cores are whole 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -104,6 +103,4 @@ def plan_windows(shape: tuple[int, ...], scale: int, halo: int, need: MemoryNeed
 
 def _filters_of(generator: Any) -> int:
     """Return the filters that the generator's facts state; else those of the largest default network."""
-    flags = getattr(getattr(generator, "facts", None), "flags", None) or ""
-    found = re.search(r"^--filters=(\d+)$", flags, re.MULTILINE)
-    return int(found[1]) if found else DEFAULT_FILTERS
+    return getattr(getattr(generator, "facts", None), "filters", None) or DEFAULT_FILTERS

@@ -30,7 +30,7 @@ def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
-    engine, whole = (SimpleNamespace(name=name, parts=parts, facts=ModelFacts(flags="--filters=48\n"))
+    engine, whole = (SimpleNamespace(name=name, parts=parts, facts=ModelFacts(filters=48))
                      for parts in (object(), None))
     in_parts, at_once = (plan_windows((20000, 30000), 4, 33, memory_need(one, 4)) for one in (engine, whole))
     assert in_parts.overhead < 0.6 * at_once.overhead
@@ -39,7 +39,7 @@ def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
 
 
 def test_fewer_filters_mean_larger_windows():
-    few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts=ModelFacts(flags=f"--filters={filters}\n"))
+    few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts=ModelFacts(filters=filters))
                  for filters in (32, 64))
     less, more = (plan_windows((20000, 30000), 4, 24, memory_need(one, 4)).overhead for one in (few, many))
     assert less < more
