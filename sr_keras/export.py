@@ -73,7 +73,7 @@ def main() -> int:
     from sr_keras.formats.tensorrt import engine_commands
     from sr_keras.model.keras_file import load_keras, scale_of
     from sr_keras.model.loading import find_generator, load_generator
-    from sr_keras.slides.usual import PATCHES, usual_departure
+    from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     for name in with_required(FLAGS.formats):
         FORMATS[name].check_installed()

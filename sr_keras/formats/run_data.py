@@ -22,7 +22,7 @@ from pipelines.degrade import degrade_example
 from pipelines.patches import find_sources
 from pipelines.pixels import to_float, to_uint8
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
-from pipelines.shards.record import decode_mpp
+from pipelines.shards.records import decode_mpp
 from sr_keras.model.facts import ModelFacts, Scores, run_facts, without_paths
 from sr_keras.model.loading import LoadedGenerator
 from sr_keras.training.run_folder import VERSIONS_FILE, read_json
