@@ -66,6 +66,7 @@ def _training_step() -> int:
     require(FLAGS.hr_size % size.scale == 0 and FLAGS.hr_size % 4 == 0, "hr_size",
             f"be divisible by scale={size.scale} and by 4", "choose a multiple; the autoencoder halves it twice",
             FLAGS.hr_size)
+    console.import_tensorflow()
     from benchmarks import training_step
 
     print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, "
@@ -82,6 +83,7 @@ def _slide() -> int:
             FLAGS.slide_side)
     require(not FLAGS.slide or Path(FLAGS.slide).exists(), "slide", "exist", "check the spelling", FLAGS.slide)
 
+    console.import_tensorflow()
     from benchmarks import whole_slide as rates
     from sr_keras.model.engines import open_engine
     from sr_keras.slides import EnlargeOptions
@@ -97,6 +99,7 @@ def _slide() -> int:
 
 
 def _engines() -> int:
+    console.import_tensorflow()
     from benchmarks import format_speed as rates
 
     require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines.console import run
+from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
 from pipelines.flags import define_degrade_flags, degrade_options
 from pipelines.workers import cores
@@ -45,6 +45,7 @@ def main() -> int:
     require(0 < FLAGS.seconds < math.inf, "seconds", "be positive and finite", "60 gives steady medians", FLAGS.seconds)
     require(FLAGS.patch_size % degrade.scale == 0, "patch_size", f"be divisible by scale={degrade.scale}",
             "choose a multiple of it", FLAGS.patch_size)
+    import_tensorflow()
     from benchmarks import input_pipelines
     from pipelines.patches import find_sources
 

@@ -18,6 +18,7 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -60,10 +61,36 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
 def quiet_tensorflow() -> None:
     """Let TensorFlow log errors only, in this process and those it starts. Call it before TensorFlow is imported.
 
-    TensorFlow 2.21 still writes lines about oneDNN and CUDA while it is imported; no variable turns these off.
+    TensorFlow 2.21 still writes lines about oneDNN and CUDA while it is imported; see `import_tensorflow`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow in a program without the lines that no variable turns off.
+
+    Programs call it before their first import of a module that needs TensorFlow. What goes to stderr during this one
+    import is held back, and shown if the import fails.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    try:
+        stderr = os.dup(2)
+    except OSError:  # stderr is closed: nothing can be written there
+        importlib.import_module("tensorflow")
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def parse(argv: list[str], flag_values: flags.FlagValues) -> None:

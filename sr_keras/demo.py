@@ -58,6 +58,7 @@ def main() -> int:
 
 def draw_shipped(path: Path) -> Path:
     """Draw H&E tissue with the shipped model; its LR is made as a scanner's pyramid holds it. Return `path`."""
+    console.import_tensorflow()
     import numpy as np
     from PIL import Image
 

@@ -88,6 +88,7 @@ def main() -> int:
 
 def score_on_standard(output: Path, title: str) -> None:
     """Score on the whole list of LR kinds, and print the table of gains."""
+    console.import_tensorflow()
     from sr_keras.evaluation.shard_sets import find_sets
     from sr_keras.evaluation.standard import PER_SLIDE, READING, score_standard, write_standard
 
@@ -105,6 +106,7 @@ def score_on_standard(output: Path, title: str) -> None:
 
 def score_on_one(output: Path, title: str) -> None:
     """Score on one kind of LR, and print the table."""
+    console.import_tensorflow()
     from sr_keras.evaluation.conditions import condition_named, trained_condition
     from sr_keras.evaluation.shard_sets import find_shards, pairs_of
 

@@ -66,6 +66,7 @@ def main() -> int:
     _check()
     scores, gains = _read_scores(FLAGS.scores)
 
+    console.import_tensorflow()
     from sr_keras.formats.parity import parity_table
     from sr_keras.formats.run_data import departure_batches, facts_of
     from sr_keras.formats.saved_model import export_saved_model

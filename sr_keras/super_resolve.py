@@ -130,6 +130,7 @@ def _region(numbers: list[str] | None) -> Any:
 
 
 def _open_generator(cluster: Cluster | None) -> Engine:
+    console.import_tensorflow()
     from sr_keras.model.engines import open_engine
 
     if cluster:

@@ -50,6 +50,7 @@ def main() -> int:
     whole, evaluated, _ = (patch_size(part, slides, data, patches) for part, slides in found.items())
     _check_sizes(options, whole, evaluated, degrade.scale)
 
+    console.import_tensorflow()
     import keras
     import tensorflow as tf
 

@@ -62,6 +62,7 @@ def main() -> int:
     """Return 1 if a cell failed."""
     common = "".join(f"{line}\n" for line in console.resolved(TRAIN).splitlines() if _is_common(line))
     cells = _checked(common)
+    console.import_tensorflow()
     from study.report import write_outputs
     from study.training import COMMON_FLAGS, Study, require_disk_space, train_cells
 

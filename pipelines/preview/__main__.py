@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines.config import DEGRADATIONS, PatchOptions, degradation
-from pipelines.console import run
+from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
 from pipelines.files import atomic_path
 from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
@@ -57,6 +57,7 @@ def main() -> int:
 
 
 def _corruptions(source: Source, options: PatchOptions) -> Figure:
+    import_tensorflow()
     from pipelines.corrupt import load_outliers  # TensorFlow
     from pipelines.preview.pictures import draw_corruptions
 
@@ -69,6 +70,7 @@ def _corruptions(source: Source, options: PatchOptions) -> Figure:
 
 
 def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
+    import_tensorflow()
     from pipelines.preview.likeness import likeness_table
     from pipelines.preview.pictures import draw_degradations, likenesses  # TensorFlow
 

@@ -84,6 +84,8 @@ def main() -> int:
 
 
 def _client() -> SuperResolutionClient:
+    if FLAGS.server.startswith("grpc"):
+        console.import_tensorflow()  # the API's messages import it
     names = ("encoding", "scale", "halo", "tile", "in_flight", "timeout_s", "retries", "ca_cert", "max_sr_pixels")
     return SuperResolutionClient(
         FLAGS.server, FLAGS.model_name, model_version=FLAGS.model_version,

@@ -132,7 +132,7 @@ def test_recoloured_examples_are_a_share_of_all_in_other_channels_and_densities(
     assert 0.15 < changed.mean() < 0.35
     orders = set()
     for before, after in zip(plain[changed], other[changed], strict=True):
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             before, after = -np.log(before), -np.log(after)  # optical densities
         order = max(itertools.permutations(range(3)), key=lambda order: sum(
             np.corrcoef(before[..., one].ravel(), after[..., channel].ravel())[0, 1]

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from pipelines.sources import RUN_FILES
 from sr_keras.model.facts import FLAGS_FILE
 from sr_keras.training.run_folder import VERSIONS_FILE, open_run, read_metrics, record_metrics, versions
 
-REQUIREMENTS = Path(__file__).parents[3] / "requirements.txt"
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def begin(run: Path) -> None:
@@ -33,8 +35,8 @@ def test_open_run_writes_flags_and_versions(tmp_path):
 
 
 def test_versions_name_all_that_is_required_and_no_extra():
-    lines = [line for line in REQUIREMENTS.read_text().splitlines() if line and line[0] != "#"]
-    names = {line.partition("==")[0] for line in lines}
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    names = {re.split(r"[^\w.-]", line)[0] for line in project["dependencies"]}
     assert versions().keys() == names | {"python", "platform", "commit", "sr_keras"}
     assert all(versions()[name] == version(name) for name in names)
 
