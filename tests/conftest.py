@@ -15,8 +15,10 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 
 from pipelines.cluster import ENVIRONMENT
+from pipelines.console import quiet_tensorflow
 from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
+quiet_tensorflow()  # as programs do; tests of their output need it
 DATA = Path(os.environ.get("SR_KERAS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 RAY_START_SECONDS = 180
 # Files whose tests take a second at most: what make test-fast runs, in under 2 minutes on 2 cores.
