@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Copy the shipped models into the package when it is built; everything else is in pyproject.toml."""
 import shutil
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure how fast the files of a model are in every format, how long they load, and what memory they take.
 
     kinds = parse_kinds(["keras", "litert:float16", "onnx"])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the code itself: its size, structure, complexity and documentation.
 
     python -m benchmarks.house

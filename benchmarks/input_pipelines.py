@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Input pipelines that produce (lr, hr) pairs, and the measurement of their speed.
 
 An `Input` is a function that starts a pipeline: it returns an endless iterator whose items are numbers of patches. Work

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the speed of a training step, of a whole slide, or of a model in every export format.
 
     python -m benchmarks.model

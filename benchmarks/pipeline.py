@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure how fast patches are read, compared with a plain Python loop, and the time of each step.
 
     python -m benchmarks.pipeline

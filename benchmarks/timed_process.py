@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a model file in a process of its own, and measure the time and the memory it takes.
 
     with closing(TimedProcess(FORMATS["litert"], Path("1/litert/float16.tflite"), side=64)) as process:

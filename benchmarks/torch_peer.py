@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generator of `sr_keras.networks` in PyTorch, with a training step, to compare speeds. Needs PyTorch.
 
 Layers, loss and optimizer are those of the Keras step "generator alone": the quasi-norm with q = 0.5, and Adam.

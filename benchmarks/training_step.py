@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed of a training step: its stages, executors and terms, next to a matrix product and to PyTorch.
 
 Everything runs in turn, round after round, and medians are compared, so that other load on the machine affects all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare the speed of a whole-slide run with the bare engine on the same windows, and measure its memory.
 
     generator = open_engine("tensorflow", "saved_models/demo")

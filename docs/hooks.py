@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What MkDocs builds besides the pages of this folder: the flags, the tutorial, and pages that live elsewhere.
 
     flags.md           what each subcommand prints for --help

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw docs/slide.png: H&E as scanned, its LR, bicubic, and the SR of two models, with scores.
 
     python docs/slide_picture.py --slide=CMU-1-Small-Region.svs --old=OLD_MODEL --output=docs/slide.png

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run jobs on the machines of a Ray cluster, any of which may be lost without losing the others.
 
     with Cluster("auto") as cluster:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of the pipelines, as frozen dataclasses that check themselves. No absl and no TensorFlow."""
 from __future__ import annotations
 

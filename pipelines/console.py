@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every entry point shares: parse the command line, run, and print a user's mistake in one line.
 
 Each entry point has its own `flags.FlagValues`, so two of them can be imported in one process:

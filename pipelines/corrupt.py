@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an uncurated training set contains: noise, blur, wrong contrast, and tiles of another stain.
 
 Which examples are bad, and how, depends only on (seed, example id): not on the epoch, the order of reading or the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From shards to batches of (lr, hr), float32 in [0, 1]: one pipeline for training, one for evaluation.
 
 Training is an infinite stream, in epochs of a given number of batches:

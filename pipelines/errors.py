@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exceptions for users' mistakes, and the one form of their messages."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read the patches of slides, or of folders of tiles, into shards that training reads fast.
 
     python -m pipelines.extract --data=sample --output=shards/sample --patch_size=128

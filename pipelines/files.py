@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Atomic writing: to a temporary name beside the target, then fsync and rename. And full disks named by file."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command-line flags, defined from dataclasses of `pipelines.options` and read back into them.
 
     FLAGS = flags.FlagValues()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One option: its default, help, unit, group and check are the metadata of a dataclass field.
 
     @dataclass(frozen=True)

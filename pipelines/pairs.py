@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of HR and really scanned LR: from two files, or from two levels of a slide.
 
     NAME.jpeg       HR, of any size

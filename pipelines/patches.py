@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HR patches from slides: where there is tissue, and the pixels there.
 
     for patch in read_patches(source, PatchOptions(patch_size=256, mpp=0.5)):

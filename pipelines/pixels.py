@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion of pixels: uint8 in files, shards and serving; float32 in [0, 1] inside.
 
 `to_float`, `to_uint8` and `quantise` take NumPy arrays or TensorFlow tensors of any shape and return the same kind,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Windows of two scans on one grid.
 
 A plane is a slide at one pixel spacing: a level's own pixels, or means of `factor` x `factor` of them. Pixel i of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sample slide, real histology that is always available: scikit-image's picture of a colon.
 
     python -m pipelines.sample --output=slides            # the sample slide, offline

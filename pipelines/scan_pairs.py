@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs from two scans of the same glass, which `pipelines.register` has registered, and the file it writes.
 
 LR is what the scanner gave, pixel for pixel. HR is resampled (cubic) to a grid `scale` times finer than LR's pixels:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One interface to whole-slide images and pictures: levels, mpp, and regions as uint8 RGB.
 
     with open_slide("case.svs") as slide:

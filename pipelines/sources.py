@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find slides, and split them into train, validation and test. Slides are split, never patches.
 
 A `Source` is one slide: a slide file (or a rectangle of it), or all tiles of one slide, which lie in one folder. In a

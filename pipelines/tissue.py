@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the tissue is: a thumbnail becomes a mask.
 
 Bright field: stain has colour, glass has not. Tissue is what is more saturated (HSV, after making glass neutral) than

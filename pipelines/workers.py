@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run jobs in parallel processes, any of which may die without losing the others.
 
 Slide readers are C libraries, and slides come from anywhere. If a reader crashes, or the kernel kills it for its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `sr-keras`: every program of this package under one name.
 
     sr-keras super-resolve --input=image.png --output=image_x4.png

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of training, as frozen dataclasses that check themselves. No absl and no TensorFlow.
 
 The four methods of the paper are four values of one `Objective`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From slides to a trained and measured model in one command.
 
     python -m sr_keras.demo                    on the sample slide, which is part of the installation

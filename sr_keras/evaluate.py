@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Score a generator beside bicubic, on every kind of LR that slides have, or on one.
 
     python -m sr_keras.evaluate --lr=standard --data=tiles/val,pairs/val --output=scores

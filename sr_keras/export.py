@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""Export a trained generator, in the formats you deploy, as the next version of saved_models/NAME.
 
     python -m sr_keras.export --model=runs/demo --name=demo

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SuperResolutionGAN: the objective of the paper as a Keras model that `fit` trains.
 
     min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V + lambda_c L_C

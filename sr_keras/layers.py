@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers and an initialiser that Keras lacks, registered so that .keras files load without custom objects.
 
 Layers take and return channels-last images [B, H, W, C] of any height and width, and export to every format.

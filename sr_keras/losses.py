@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The terms of the objective: functions of tensors [B, ...] that return one float32 value per image, [B].
 
     L_F = quasi_norm(sr - hr)                        L_S = structural(hr, sr)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How close SR is to HR: functions of image batches that return one value per image, float32 [B].
 
     rrmse           relative error               0 is perfect, lower is better

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks: generator, autoencoder and discriminator.
 
 Each is a Keras functional model on float RGB images [B, H, W, 3] in [0, 1] of any height and width. Outputs are float32

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the models, flagfiles and templates that ship with the code are.
 
 In an installed wheel they lie inside the package. In a checkout the models lie in its folder saved_models/.

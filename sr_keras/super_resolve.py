@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Super-resolve slides and pictures of any size.
 
     python -m sr_keras.super_resolve --input=slide.svs --output=slide_x4.tif

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train a super-resolution model on slides: autoencoder, generator warm-up, adversarial stage.
 
     python -m sr_keras.train --flagfile=sr_keras/flagfiles/demo.flags

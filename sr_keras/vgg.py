@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VGG19 features for the SRGAN baseline, on ImageNet's weights or others.
 
 Source: Ledig et al. 2017, section 2.2.1 (VGG54: "after activation").

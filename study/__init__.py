@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Robustness study: a grid of training runs with the same budget, and their scores.
 
 `grid` defines the cells. `training` trains and scores them, with the weights of `balance`. `results` reads and writes

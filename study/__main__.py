@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""Train a grid of cells with the same budget, score them, and write tables and figures.
 
     python -m study --flagfile=sr_keras/flagfiles/study_small.flags \

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of the loss terms that keep their balance when q changes (balance "equal").
 
 The mean of L_F over typical residuals is about 0.003 at q = 2 and 0.25 at q = 0.5, so with the same lambdas the other

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of the study, in the order of the paper's figure 3, as PNG and SVG.
 
     figure_3a_KIND_SIDE           MS-SSIM, QILV and RRMSE against the corrupted fraction, one line per method

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cells of a study, and the flags of `sr_keras.train` for each.
 
 A grid is text, AXIS=VALUES joined by ";", and means every combination of its values:

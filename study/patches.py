@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A few test patches as each method reconstructs them: LR, bicubic, SR of some cells, HR, with scores.
 
 The patches are evenly spaced in the order of the shards and the same for every cell; scores do not influence the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the results of a study: figures, tables, residuals, and an HTML page with patches.
 
     OUTPUT/figures, tables.md, residuals/    numbers and plots

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Distribution of the residuals sr - hr, and the power q that fits them: the assumption of the quasi-norm, measured.
 
 The quasi-norm loss assumes generalised Gaussian residuals with mean 0 (paper, section 2.2):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scores of a study: results.csv, and its rows grouped into curves along the fraction of corrupted examples.
 
 results.csv has one row per cell and test slide:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Means, intervals and paired tests for a few slides and seeds.
 
 A unit is one (slide, seed) pair; its value is the mean over the patches of that slide. Rows without a seed, such as

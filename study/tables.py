@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of the study in Markdown: means by method, fraction, q and term, paired tests, and the effect of variants.
 
 Cells may be missing: an unfinished study shows "not run". Variants have a table of their own.

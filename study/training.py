@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train and score the cells of a study, several at a time. Running the same study again resumes it.
 
     WORK/shards/train, val, test    shared by all cells

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests share. Tests of real slides skip where the data is not."""
 from __future__ import annotations
 

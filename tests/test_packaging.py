@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is installed is complete: the wheel works from any folder, without the checkout.
 
 The wheel is built from the sdist, as an installer would build it, and unpacked into an environment of its own. That

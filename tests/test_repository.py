@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Documents and configuration agree with the code."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tutorial notebook does what its text says. Its cells are run as one program: no Jupyter is needed."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HR -> LR: how a scanner shows the same glass at a coarser resolution.
 
     degrade(hr, scale, blur_sigma)           the paper's: Gaussian blur, every `scale`-th pixel. Batches, differentiable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a camera and its software do: noise, sharpening, colour (LR [h, w, 3], float32 in [0, 1]) and JPEG (uint8).
 
 JPEG has any quality, 4:4:4 or 4:2:0. A patch of a slide starts anywhere in the grid of the file's 8x8 blocks (16x16 for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One HR patch to LR by a `DegradeOptions`, in the order of a scanner.
 
     light through a lens -> a coarser plane -> noise -> sharpening -> colour -> 8 bit -> JPEG, up to twice

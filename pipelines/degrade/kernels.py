@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Point spread and resampling as one kernel on the HR grid: HR [H, W, 3] -> LR [H/scale, W/scale, 3].
 
 A lens blurs (`point_spread`); a sensor or a program averages what falls into a coarser pixel (`resampling`). Both are

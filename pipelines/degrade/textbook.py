@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HR -> LR by a Gaussian blur and every `scale`-th pixel, the paper's degradation.
 
     lr[i, j] = sum_k sum_l  g[k] g[l]  hr[scale*i + first + k, scale*j + first + l]

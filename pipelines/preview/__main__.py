@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw what training sees of a few patches: synthetic LR beside real LR, or the corruptions of an uncurated set.
 
     python -m pipelines.preview --output=family.png

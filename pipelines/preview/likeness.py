@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How similar synthetic LR is to real LR of the same HR: power spectra and residuals, one value per image.
 
 Images are float [h, w, 3] in [0, 1]; statistics are of their brightness, the mean of the three channels. NumPy only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures of corruptions and of degradations, made by the functions that training uses.
 
 Panels show the centre of a patch, enlarged without smoothing. Corruptions: each at three strengths, then each side of a

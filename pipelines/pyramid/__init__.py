@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write slides: tiled pyramids larger than memory, resumed after a kill without making a tile twice.
 
     options = PyramidOptions(quality=90)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The work file: encoded tiles by (level, row, column) in one SQLite file that survives kill -9.
 
 Tiles are written in batches, each completely or not at all. One process holds the file at a time, until it ends. The

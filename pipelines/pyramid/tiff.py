@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The levels of a pyramid, tiles as pixels and as bytes, and the finished BigTIFF or OME-TIFF.
 
 A pixel of level k covers 2^k x 2^k pixels of level 0: pixel i is the mean of pixels 2i and 2i + 1 of the level above

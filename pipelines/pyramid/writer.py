@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From tiles of level 0, in any order and over several runs, to a finished slide."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readers of image files: levels, mpp, and pixels as they are stored.
 
 The reader is chosen by content, not by name: OpenSlide for what it recognises; tifffile for other TIFFs (OME-TIFF,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slides of all vendors that OpenSlide knows."""
 from __future__ import annotations
 

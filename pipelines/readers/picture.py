@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures read by PIL: PNG, JPEG, BMP, palette and CMYK TIFF."""
 from __future__ import annotations
 

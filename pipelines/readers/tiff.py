@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TIFFs read by tifffile, tile by tile or strip by strip; the last `KEPT_BYTES` of them are kept in memory."""
 from __future__ import annotations
 

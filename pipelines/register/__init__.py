@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registration of two scans of the same glass. See `python -m pipelines.register --help`."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Register two scans of the same glass: a cheap low-resolution scan and a good one.
 
     python -m pipelines.register --lr=scan10x.svs --hr=scan40x.svs --output=pairs.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare a patch of two scans: the shift between them, and whether they show the same.
 
 Both are compared on LR's pixel grid: HR is resampled to a grid `fine` times finer and averaged. Slow variation (stain,

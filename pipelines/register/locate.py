@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The transform between two scans of one glass: from thumbnails first, then from patches, coarse and fine.
 
 Thumbnails: SIFT keypoints are matched, and RANSAC finds the rotation, scale and shift that most agree on: any angle,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A picture to judge a registration by: a checkerboard of both scans, in which a seam in the tissue shows an error.
 
 HR has LR's colours, so that stain makes no seams. Left: the whole glass, with each patch framed by its result. Right:

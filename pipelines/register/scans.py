@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Register two files: find the transform, compare every patch, and write the result.
 
 A patch is judged by the median of these two scans, since how well sharp patches match depends on both scanners.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shards: HR patches on disk, written once and read fast. TFRecord files of raw pixels, and one JSON page per slide.
 
     FOLDER/SLIDE-00000.tfrecord   about 64 MB of patches each, in the order of reading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a folder of shards, their pages, and opening them. Without TensorFlow, in milliseconds."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Patches as records (`tf.train.Example`), and streams of records in a seeded order or slide by slide.
 
 Fields: slide_id, name; x, y (the corner in level 0); mpp (0 if unknown); tissue (share in [0, 1]); size; pixels (uint8

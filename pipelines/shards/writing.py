@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write shards: slides in parallel, each patch written before the next is read."""
 from __future__ import annotations
 

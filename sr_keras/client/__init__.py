@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client for a generator on TensorFlow Serving or a compatible server.
 
     from sr_keras.client import SuperResolutionClient

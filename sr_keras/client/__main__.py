@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""Super-resolve a picture on a server.
 
     python -m sr_keras.client --server=grpc://localhost:8500 --model_name=demo --input=picture.png --output=large.png

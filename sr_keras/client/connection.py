@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Super-resolve pictures of any size on a server: overlapping tiles, several requests at a time.
 
 A picture is cut into windows by `sr_keras.model.tiles`. At most `in_flight` requests are pending, over all threads that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ask TensorFlow Serving by gRPC, with its official stubs. Needs the extra `serving`.
 
 The server is reached directly: a proxy of the environment is for the web, and would see the header.

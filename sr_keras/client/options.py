@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a server is and how to ask it; all of it is checked before anything is sent."""
 from __future__ import annotations
 

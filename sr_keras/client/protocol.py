@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What client and server exchange: names, errors, and checks of answers.
 
 A transport raises `Failure`; the client turns it into a `ServerError`, which names the server, the model and a remedy.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ask TensorFlow Serving by REST, with Python's HTTP client. Needs no extra.
 
 Each request has a connection of its own, which costs a thousandth of the time of a tile: none can be stale, and a load

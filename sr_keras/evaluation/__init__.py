@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of a model beside bicubic, on patches that it was not trained on.
 
     conditions    the kinds of LR that models are scored on, by name

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds of LR that models are scored on, by name, so that "JPEG 80 4:2:0" means the same in every table.
 
     STANDARD    the list of `sr_keras.evaluate --lr=standard`, the rows of the table on a model card

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of LR, bicubic, SR and HR, enlarged by whole factors and without interpolation, so that no blur is added.
 
 Places are (left, top, width, height) in pixels, from the upper left of the picture.

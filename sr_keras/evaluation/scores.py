@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Score patches by a model and by bicubic, and summarise the scores in tables.
 
 Images are scored as 8-bit files would hold them, so that a model gains nothing by fractions of a grey level or by

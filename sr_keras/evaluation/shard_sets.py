@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find or cut the patches that are scored, and share them out so that each slide is scored once.
 
 A model is scored on sets of shards: patches without LR, and pairs, which may be of another size. Of a slide that is in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gain over bicubic on every kind of LR of the standard list, by slide, in tables, files and curves.
 
     standard.md     the table of gains, the gain in PSNR by slide, and the scores themselves

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trained generators in the formats that other software loads, each compared with Keras as it is written.
 
     format, registry         what a format is, and the list of them

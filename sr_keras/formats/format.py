@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a format of model files is: how files are written, opened, and compared with Keras.
 
 Each format has a module of its own that defines one `Format`; `sr_keras.formats.registry` lists them. Format modules

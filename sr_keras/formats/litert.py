@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LiteRT (.tflite): write a generator at four precisions, and read what a file says about it.
 
     signature serving_default:   lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model card: what a reader must know before using a model, as Markdown.
 
 The text is templates/model_card.md. A value that is not given is called unknown; the card invents nothing. Its sections

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX (.onnx): write a generator, float32.
 
     input lr uint8 [B, h, w, 3] -> output sr uint8 [B, scale*h, scale*w, 3], with B, h and w open

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare a model file with Keras: run by its own runtime on real tissue, it must compute the same pixels.
 
 A file's pixels are 8-bit, so a tolerance of 1e-4, a fortieth of a grey level, cannot be read off a single pixel. But a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The list of formats, and the export of a model in several of them.
 
     NAME/VERSION/saved_model.pb, variables/              always, since TensorFlow Serving fails on a version without it

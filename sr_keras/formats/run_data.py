@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an export reads from a training run: tissue to compare and calibrate with, and facts about the model.
 
 Files are compared on patches of the run's val part, and int8 is calibrated with its train part. Without them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow SavedModel: pixels in, pixels out, and no code of this project needed to run it.
 
     NAME/VERSION/saved_model.pb, variables/    the signatures of `sr_keras.formats.signatures`, and a function

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write what TensorFlow Serving needs beside the models, so that one command serves all models of a folder.
 
     NAME/VERSION/assets.extra/tf_serving_warmup_requests   with each version

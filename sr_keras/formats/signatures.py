@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The signatures of a SavedModel: what TensorFlow Serving can be asked for, as TensorFlow functions.
 
     serving_default   lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT: write the ONNX files that engines are built from, build engines, and run them on an NVIDIA GPU.
 
     float32   built from onnx/model.onnx, without TF32, whose precision is that of float16

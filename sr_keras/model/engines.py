@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Open a generator on an engine: the same weights, run by TensorFlow, LiteRT or ONNX Runtime.
 
     generator = open_engine("auto", "saved_models/demo", threads=2)

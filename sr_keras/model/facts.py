@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Facts about a model: what LR it was made for, how it was trained, and how it scores.
 
     saved_models/NAME/VERSION/facts.json, beside the SavedModel, and facts.json of a run folder:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read .keras files safely, and use a Keras generator on 8-bit images.
 
 A file that contains code (Lambda layers, references to functions) is refused. Damage is looked for first: Keras 3.15

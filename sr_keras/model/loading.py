@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Load a trained generator from any place as one kind of object: 8-bit images in, 8-bit images out.
 
     generator = load_generator("saved_models/demo")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run model files by LiteRT or ONNX Runtime, without TensorFlow.
 
     run = open_litert(Path("float16.tflite").read_bytes(), threads=2)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Split a generator in two, so that a large window needs little memory.
 
     trunk    lr uint8 [1, h, w, 3] -> float32 [1, h, w, C]: everything computed at LR size, and LR itself

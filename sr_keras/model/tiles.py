@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Super-resolve an image of any size tile by tile, without seams, in the memory that a tile needs.
 
 `fn` maps [B, h, w, C] to [B, scale*h, scale*w, C'] for any h and w: a Keras model, a SavedModel's signature, an ONNX

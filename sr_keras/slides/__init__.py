@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Super-resolution of slides and pictures of any size, in bounded memory, resumable.
 
     report = enlarge_file(load_generator("saved_models/demo"), Path("case.svs"), Path("case_x4.tif"),

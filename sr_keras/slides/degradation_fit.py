@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find the degradation that turns an output back into its input, and apply it.
 
     fitted = fit_degradation(pairs, scale=4)          # a Gaussian blur with a sigma of 1.2 HR pixels, every 4th pixel

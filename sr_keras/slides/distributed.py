@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Super-resolve slides on a cluster: one slide per worker, and what is left over in batches of windows on all workers.
 
     with Cluster("auto", gpu=True, cpus=CPUS) as cluster:

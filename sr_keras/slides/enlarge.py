@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Super-resolve one file, a slide or a picture, and write its report beside it.
 
     options = EnlargeOptions(mpp=1.0, quality=90)

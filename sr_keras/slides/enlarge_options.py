@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of a super-resolution run: what is read, how it is computed, how it is written."""
 from __future__ import annotations
 

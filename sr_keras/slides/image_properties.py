@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure stain and blur of tissue from its pixels, and JPEG quality from a file's header.
 
     detect_stain(windows)         # Stain("H&E", 0.01)

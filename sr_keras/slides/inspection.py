@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare an input with what the model was made for, on a few windows of tissue, before it is super-resolved.
 
     found = inspect_input(lr, TissueMap(lr).any_in)

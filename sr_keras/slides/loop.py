@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Super-resolve a plane window by window: the one loop for whole slides and small pictures.
 
     LR plane -> windows -> network (bicubic where there is only glass) -> output

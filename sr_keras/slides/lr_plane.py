@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LR plane that is super-resolved: one resolution of a slide or picture, read window by window.
 
     with open_slide("case.svs") as slide:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choose the output path of each input: pictures become pictures, slides become slides, and no file is lost."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outputs that take SR pixels box by box: a picture in memory (PNG, JPEG) or a pyramid on disk."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Describe a super-resolved slide: in the file itself, in a JSON report beside it, and in a summary on the screen.
 
 The description in the file names what determines its pixels: model, options and source. It contains no date, no path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a trust map: the map, its worst regions as GeoJSON, and a picture of both.
 
     case_trust.tif                 float32, the LR error of each square of the output, in grey levels of 255

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trust map: how much the output, degraded again, differs from its input, square by square.
 
     with open_slide("case.svs") as slide:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cut a plane into windows: as large as memory allows, with the least overlap.
 
 The plan depends on the size of the plane, the network and the memory that is allowed, never on the memory that is free

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Templates of the files that are written for people and servers, rendered by Jinja."""
 from __future__ import annotations
 

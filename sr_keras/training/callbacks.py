@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Callbacks of a stage: guards against failed training, the progress bar, and the record of every epoch.
 
 `Record` writes, in this order, the row of metrics.csv, TensorBoard, the picture and the checkpoint. The checkpoint is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a training stage: runs/NAME/checkpoints/STAGE-0007/, with model.keras and state.json.
 
 A checkpoint is written under a temporary name and then renamed, so it is complete or not there.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flags of `sr_keras.train`. A method is a preset of the loss; the flags of the loss replace its values."""
 from __future__ import annotations
 

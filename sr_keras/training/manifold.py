@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The autoencoder's training data, and a measure of how far its code moves with corruptions.
 
     movement = (rms(code(bad) - code(hr)) / std(code(hr))) / (rms(bad - hr) / std(hr))

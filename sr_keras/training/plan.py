@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plan of a run: everything a stage needs to know, and the data that follows from it."""
 from __future__ import annotations
 

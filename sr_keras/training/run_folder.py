@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run folder: the flags and software of a training run, its data, checkpoints, scores and models.
 
     runs/NAME/

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The train, val and test parts of a run: find the slides, split them, read them into shards once.
 
 Slides are split, never patches: two patches of one slide share its stain and often its pixels. The only exception is a

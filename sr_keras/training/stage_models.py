@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models of the stages, compiled: the autoencoder and the GAN, and a generator that starts from a trained one."""
 from __future__ import annotations
 

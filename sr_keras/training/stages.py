@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run the three stages: autoencoder, generator warm-up, adversarial.
 
 Each stage starts from the files of the one before, trains with `fit`, and writes the best of its epochs as STAGE.keras.

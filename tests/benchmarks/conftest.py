@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small generators, and the tissue they are compared on, for tests of benchmarks."""
 from __future__ import annotations
 

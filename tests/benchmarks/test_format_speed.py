@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which files are measured, in which order, and what the numbers of the table are."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The numbers of the code are counted right."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Input pipelines give patches, and are timed without their start."""
 from __future__ import annotations
 

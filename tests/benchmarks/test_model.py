@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command measures a training step, a slide and every format, and refuses what it cannot measure."""
 from __future__ import annotations
 

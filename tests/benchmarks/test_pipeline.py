@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command of the input benchmark: its tables, and what it refuses."""
 from __future__ import annotations
 

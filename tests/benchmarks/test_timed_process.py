@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each file is run by its own runtime in a process of its own, which reports what that takes or why it fails."""
 from __future__ import annotations
 

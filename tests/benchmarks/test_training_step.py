@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations are counted by the formula, and everything is timed in turn."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rates: the engine alone and the run see the same pixels, and what holds the run does not count for it."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jobs on a cluster of two machines, of which one is lost in the middle: nothing is lost, and nothing comes twice."""
 from __future__ import annotations
 

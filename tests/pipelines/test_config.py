@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options check themselves, and say which one, the rule, the remedy and what they received."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A user's mistake is one line and status 2; ours keeps its traceback."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corruption: which examples, always the same ones, and what it does to them in physical terms."""
 from __future__ import annotations
 

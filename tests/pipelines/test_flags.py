@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flags follow from the fields of options, and become the same options again."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options check themselves; a message names the flag, the rule, the hint and the value."""
 from __future__ import annotations
 

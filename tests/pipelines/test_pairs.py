@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs from files: which belong together, what is cut, what is listed; and how shards carry them."""
 from __future__ import annotations
 

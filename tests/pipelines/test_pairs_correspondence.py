@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LR and HR of one place are told from those of another, of a shifted and of an empty one."""
 from __future__ import annotations
 

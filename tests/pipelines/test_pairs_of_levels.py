@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of a slide's own levels: the same place, true pixels, and never of a level that shows something else."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of two scans, from the page of pipelines.register to shards."""
 from __future__ import annotations
 

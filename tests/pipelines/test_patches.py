@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which patches are read, from where, and what is skipped."""
 from __future__ import annotations
 

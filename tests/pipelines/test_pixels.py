@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixels: 8 bit <-> float on arrays and tensors, and whatever a file held as RGB."""
 from __future__ import annotations
 

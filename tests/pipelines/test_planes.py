@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Windows of two scans on one grid: centres of pixels stay where they are."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slides written: what readers see of them, and what is left after a kill, a full disk, or a mistake."""
 from __future__ import annotations
 

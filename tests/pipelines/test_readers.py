@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three readers: every kind of file, and every way a file can be bad."""
 from __future__ import annotations
 

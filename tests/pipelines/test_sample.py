@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sample slide, and fetching a larger one."""
 from __future__ import annotations
 

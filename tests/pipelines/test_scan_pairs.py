@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of two registered scans: LR as it was scanned, HR on the grid that is `scale` times finer."""
 from __future__ import annotations
 

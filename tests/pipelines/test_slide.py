@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One interface over slides: coordinates, resolution, resampling, borders."""
 from __future__ import annotations
 

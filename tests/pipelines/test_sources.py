@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which slides there are, and how they are parted."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the tissue is, and where it is not."""
 from __future__ import annotations
 

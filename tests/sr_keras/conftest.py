@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests of trained networks and of their scores share."""
 from __future__ import annotations
 

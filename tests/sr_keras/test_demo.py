@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo draws with the shipped model, runs commands that exist, and says whether the new model beats bicubic."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation goes from a model and slides to a table, a CSV and a picture, and says a mistake in one line."""
 from __future__ import annotations
 

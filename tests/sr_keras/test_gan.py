@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """gan: what a step moves and what it must not, equal results by every route, and saving to the last bit."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """layers: each against an independent reference; the conformance of saving is tested with the networks."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every term by identity, by a value worked out by hand, by its gradient, and by what it refuses."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every metric against a second source: scikit-image, scipy in float64, or a value worked out by hand."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """networks: shapes, values at the start, layers against independent references, reach, precision, saving."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models that lie in this repository: whole, small, and better than bicubic on slides that are new to them."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures and slides of any size and kind are super-resolved, and a bad one does not stop the others."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Templates give the files that ship, and need all their values."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run goes from a slide to a generator, survives kill -9, and says in one line what it can't do."""
 from __future__ import annotations
 

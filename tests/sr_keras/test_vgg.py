@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VGG19 features: the preprocessing of Keras, weights of a file, and what is said where there are none."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An artificial study: rows of results in which the claims of the paper are true by a known amount."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Equal balance: with the measured factors, each term weighs as much beside L_F as at the paper's q."""
 from __future__ import annotations
 

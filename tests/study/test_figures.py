@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures are complete, reproducible, mark what was not run, and show the values of the table."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grids: their cells, the flags of a cell, and what is refused."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main claim of this project holds for a small cell of the study, trained on the sample image.
 
 Over seeds 0, 1 and 2 SRGAN_SQE had MS-SSIM 0.927 to 0.942 here, SRGAN_E 0.832 to 0.892, bicubic 0.910.

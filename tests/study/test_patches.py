@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shown patches are the same for every cell, do not depend on scores, and are labelled."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page loads nothing, escapes everything, and says what is missing; residuals use the corruption of the cells."""
 from __future__ import annotations
 

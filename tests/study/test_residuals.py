@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fit finds the distribution that residuals were drawn from; residuals are those that the loss sees."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """results.csv survives writing and reading; means are correct; curves contain the right rows."""
 from __future__ import annotations
 

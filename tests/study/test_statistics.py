@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Intervals have the stated coverage, p is that of an exhaustive count, and few pairs are never significant."""
 from __future__ import annotations
 

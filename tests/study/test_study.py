@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command: cells from tiles to table, resumed after kill -9, each trained once; and what it refuses."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables show the effects built into an artificial study, accept unfinished studies, and label random VGG weights."""
 from __future__ import annotations
 

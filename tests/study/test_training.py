@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is refused before training starts, and what is recorded when a cell fails."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Noise by its statistics, sharpening by scipy, colour by hand.
 JPEG beside Pillow's: same quality, same chroma, same place in the grid of blocks.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole chain: what follows from a seed, what comes out, and what each effect does in its place."""
 from __future__ import annotations
 

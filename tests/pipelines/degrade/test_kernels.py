@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Point spread and resampling beside PIL, scipy and formulas; and where LR pixels lie."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`degrade` beside two Gaussians that others wrote, and where its pixels lie."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Likeness: spectra and residuals against scipy, scikit-image and known transfer functions."""
 from __future__ import annotations
 

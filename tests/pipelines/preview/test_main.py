@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preview is one command: what it draws, prints, and refuses."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A panel shows the centre, and the same place of LR as of HR.
 The picture of corruptions: its labels tell the truth.
 The picture of degradations: its captions tell the truth, and what is nearest to real LR comes out nearest.

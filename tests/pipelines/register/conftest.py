@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second scan of a slide, made by other means than those that are tested: scipy, PIL's JPEG, and a known matrix."""
 from __future__ import annotations
 

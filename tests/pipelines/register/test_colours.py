@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What two scanners make of one stain: a line per channel of optical density."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: mistakes are told in one line, and leave nothing behind."""
 from __future__ import annotations
 

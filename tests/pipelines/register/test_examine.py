@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is left out is judged against what is usual on these two scans."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One patch of two scans: the shift that is left, and what tells whether both are sharp and show the same."""
 from __future__ import annotations
 

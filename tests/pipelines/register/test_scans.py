@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two scans of one glass, from files to files: a scan made by a known transform is found back."""
 from __future__ import annotations
 

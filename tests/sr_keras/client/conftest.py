@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Servers to ask, on 127.0.0.1: one by the official stubs, one that speaks TensorFlow Serving's REST, around one model.
 
 The model repeats pixels, so what is right is known exactly, and does on demand what a bad server does. Where

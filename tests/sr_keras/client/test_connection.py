@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server that is UNAVAILABLE is asked again after longer and longer waits, a limited number of times."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A picture goes in and a picture comes out, and a mistake is one line that leaves nothing behind."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `sr_keras.export` writes gives through a server what it gives by itself, and is safe there.
 
 Through the official stubs over loopback, in this process; and through `tensorflow_model_server` where that is on the

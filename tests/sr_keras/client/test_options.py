@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A slip of the keys is told before anything is sent, and what is secret is not repeated."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a server gives is uint8 of the size that is expected, or is refused before it costs memory."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server behind TLS is asked only if its certificate is trusted, and a header goes to no other over a network."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures come back whole and in place, by gRPC and by REST, and whatever a server does wrong is said in one line."""
 from __future__ import annotations
 

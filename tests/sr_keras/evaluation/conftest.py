@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tissue as pairs and as tiles, for tests of what is scored on several kinds of LR."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds of LR that models are scored on mean one thing each, whoever asks for them."""
 from __future__ import annotations
 

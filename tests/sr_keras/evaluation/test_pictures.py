@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures show pixels as they are: what is drawn can be read back from the file."""
 from __future__ import annotations
 

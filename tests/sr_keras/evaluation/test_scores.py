@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Patches are scored as 8-bit images, means and intervals are over slides, and tables say what was left out."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Patches are shared out so that every slide is scored once on each kind of LR, and real LR comes from pairs alone."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The standard list is scored on all the data, reproducibly; gains are means of slides, checked by hand."""
 from __future__ import annotations
 

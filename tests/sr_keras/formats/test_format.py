@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A format knows its files, which precisions of it are asked for, and how far a file may differ from Keras."""
 from __future__ import annotations
 

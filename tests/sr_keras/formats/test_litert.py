@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A .tflite computes what Keras computes on any shape, with LiteRT's own operations."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A card says what is known, calls the rest unknown, and says what the model must not be used for."""
 from __future__ import annotations
 

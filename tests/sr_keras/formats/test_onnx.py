@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An .onnx computes what Keras computes on any shape, is valid ONNX, and has only what TensorRT supports."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gates: what they let through, what they measure, and what is said of a package that is missing."""
 from __future__ import annotations
 

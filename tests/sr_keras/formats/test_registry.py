@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every form of a version is written, read again and held against Keras; one that fails is an error."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An export reads tissue and facts from the run, and has the built-in picture where there is no run."""
 from __future__ import annotations
 

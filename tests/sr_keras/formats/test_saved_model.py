@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A SavedModel is whole or not there, computes what Keras computes, and needs no code of ours, nor much memory."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server is told of all models and of no more; what a user changed stays; a model is warm before it is ready."""
 from __future__ import annotations
 

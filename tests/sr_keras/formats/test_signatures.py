@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures are read as all else here reads them, and nothing is decoded or computed before it is known to fit."""
 from __future__ import annotations
 

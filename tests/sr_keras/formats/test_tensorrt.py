@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What TensorRT builds engines from is on its list and computes what Keras computes; what is missing is said.
 
 Engines are built on a GPU alone, and not here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines run the same weights to the same pixels; conversions and measurements are made once, and mended."""
 from __future__ import annotations
 

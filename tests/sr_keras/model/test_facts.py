@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Facts survive JSON, older runs and exports give theirs by their flags, and degradations are put into words."""
 from __future__ import annotations
 

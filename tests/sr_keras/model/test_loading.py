@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A generator loads from wherever it lies as one kind of thing, and what is none is refused in one line."""
 from __future__ import annotations
 

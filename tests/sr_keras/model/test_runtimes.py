@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runtimes open model files without TensorFlow, keep few interpreters, and are compared with the original."""
 from __future__ import annotations
 

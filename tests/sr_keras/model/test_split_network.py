@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trunk and tail, one after the other, are the generator; a core needs no more of the window than it sees."""
 from __future__ import annotations
 

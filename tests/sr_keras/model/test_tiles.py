@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiled equals whole, for a callable whose reach is known."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The degradation that made LR is found again on SR, and is done again as others do it."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slides and batches of windows on a cluster of two machines, of which one is lost: the pixels of a run on one machine.
 
 A worker of these machines computes with one thread and this process with all cores, so that sums of floats differ, as

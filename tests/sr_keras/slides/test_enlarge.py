@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole slide goes in and a whole slide comes out: without seams, in bounded memory, whatever happens meanwhile."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stain, blur and JPEG quality are measured as they were made."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An input that a model was not made for is recognised, and the windows that are looked at stand for the plane."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop reads ahead, hands out what is done, and takes memory by the window."""
 from __future__ import annotations
 

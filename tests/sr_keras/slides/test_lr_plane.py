@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is read of a slide: the right pixels, only the broken ones white, and tissue where there is some."""
 from __future__ import annotations
 

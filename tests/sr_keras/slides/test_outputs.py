@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outputs take boxes of pixels and write what they lack."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command writes a trust map with any output, adds it to finished ones, and never replaces another file."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a trust map: regions are ranked, outlined and as QuPath imports them, and the overview is drawn."""
 from __future__ import annotations
 

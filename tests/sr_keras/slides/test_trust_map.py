@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LR error finds known errors and nothing else, and its usual range is that of the medians of slides."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Windows: whole tiles of the pyramid, of one shape, and by the memory that is asked for alone."""
 from __future__ import annotations
 

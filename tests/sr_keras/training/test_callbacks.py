@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Around the steps: a loss that is not finite stops by name; an epoch leaves row, scalars, picture, checkpoint."""
 from __future__ import annotations
 

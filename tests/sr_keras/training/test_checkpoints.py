@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint restores a stage to the last bit; a damaged or incomplete one is refused or ignored."""
 from __future__ import annotations
 

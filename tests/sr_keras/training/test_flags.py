@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flags become options; a method is a preset that single flags override."""
 from __future__ import annotations
 

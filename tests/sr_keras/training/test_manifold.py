@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """manifold: how far a code moves, on encoders whose answer is known."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run folder keeps its flags, refuses a resume with other flags, and lists the scores of its epochs."""
 from __future__ import annotations
 

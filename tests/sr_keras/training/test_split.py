@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slides are parted by slide; what is given as shards is used where it is; what can't be read is listed."""
 from __future__ import annotations
 

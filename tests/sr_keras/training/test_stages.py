@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stages: what each option does to them, what they leave behind, and what stops one in a line."""
 from __future__ import annotations
 
