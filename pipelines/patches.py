@@ -7,9 +7,7 @@
 A patch has `patch_size` pixels a side at the given mpp or level; its (x, y) is its top left corner in level 0. Patches
 lie on a grid or at random places; if there are more than `max_patches`, some are chosen from all over the slide. The
 choice depends only on (seed, slide id). No patch leaves its slide or its source's region. What gives no patch is
-returned as `Skipped`, and reading goes on.
-
-A tile is a small slide with its own coordinates; `Patch.name` says which tile a patch is from.
+returned as `Skipped`, and reading goes on. A tile is a small slide; `Patch.name` says which tile a patch is from.
 
 A patch of a pair has the LR that was scanned: from a file beside the tile or a coarser level (`pipelines.pairs`), or
 from a second scan of the same glass (`pipelines.scan_pairs`; the name is then the corner in LR pixels). Pairs whose LR
