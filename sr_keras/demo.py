@@ -42,7 +42,7 @@ PATCHES, PATCHES_A_SLIDE, SCORED = 5000, 500, 100
 def main() -> int:
     """Draw with the shipped model, run the commands, draw with the new model, and print where everything is."""
     name = FLAGS.name or _name(FLAGS.data)
-    run, model = Path("runs") / name, Path("saved_models") / name
+    run, model = Path("runs") / name, Path("runs") / "saved_models" / name  # not served with the shipped ones
     first = draw_shipped(Path("runs") / f"{name}-first.png")
     print(f"A picture by the shipped model: {first}    LR | bicubic | SR | HR\n"
           "Now a small model of your own is trained, which takes some minutes.", flush=True)
@@ -50,8 +50,8 @@ def main() -> int:
     _run("sr_keras.evaluate", f"--model={run}", f"--data={run}", f"--output={run / 'scores'}",
          *(() if FLAGS.data is None else (f"--limit={SCORED}",)))
     if not is_exported(run, model):
-        _run("sr_keras.export", f"--model={run}", f"--name={name}", f"--scores={run / 'scores'}",
-             *(SAMPLE_FACTS if FLAGS.data is None else ()))
+        _run("sr_keras.export", f"--model={run}", f"--name={name}", f"--output={model.parent}",
+             f"--scores={run / 'scores'}", *(SAMPLE_FACTS if FLAGS.data is None else ()))
     picture = draw(model, run, run / "demo.png")
     print(last_screen(run, model, picture, own=FLAGS.data is not None))
     return 0

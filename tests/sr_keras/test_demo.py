@@ -55,8 +55,8 @@ def test_first_picture_is_by_the_shipped_model_and_needs_no_training(tmp_path):
 
 
 def test_what_the_demo_writes_is_ignored_by_git():
-    written = ["runs/demo-first.png", "runs/demo/demo.png", "saved_models/demo/1/facts.json", "saved_models/demo-x/1/a",
-               ".venv/base", "sr_keras.egg-info/PKG-INFO"]
+    written = ["runs/demo-first.png", "runs/demo/demo.png", "runs/saved_models/demo/1/facts.json",
+               "runs/saved_models/models.config", ".venv/base", "sr_keras.egg-info/PKG-INFO"]
     ran = subprocess.run(["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True, check=False)
     if "not a git repository" in ran.stderr:
         pytest.skip("no checkout")
