@@ -11,7 +11,7 @@
     trained_on                the data, in words
     usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.trust_map` finds at the median
     scores                    gain over bicubic, by kind of LR and by score
-    flags, versions           of the training run, for readers; flags that name paths are left out
+    flags, versions           of the training run, for readers; an export leaves out flags that name paths
 
 All but the first line may be null, which means unknown. Runs and exports that are older than one of these fields are
 read by way of their training flags.
