@@ -29,21 +29,14 @@ def to_float(images: Images) -> Images:
 def to_uint8(images: Images) -> Images:
     """Return float images in [0, 1] as uint8; halves round to even, other values are clipped."""
     if isinstance(images, np.ndarray):
-        return np.rint(_clip_255(images)).astype(np.uint8)
+        return np.rint(np.clip(images.astype(np.float32) * 255, 0, 255)).astype(np.uint8)
     import tensorflow as tf
-    return tf.cast(tf.round(_clip_255(images)), tf.uint8)
+    return tf.cast(tf.round(tf.clip_by_value(tf.cast(images, tf.float32) * 255, 0, 255)), tf.uint8)
 
 
 def quantise(images: Images) -> Images:
     """Return float images as float32 in [0, 1] after rounding to 8 bit."""
     return to_float(to_uint8(images))
-
-
-def _clip_255(images: Images) -> Images:
-    if isinstance(images, np.ndarray):
-        return np.clip(images.astype(np.float32) * 255, 0, 255)
-    import tensorflow as tf
-    return tf.clip_by_value(tf.cast(images, tf.float32) * 255, 0, 255)
 
 
 def as_rgb(array: np.ndarray, name: str) -> np.ndarray:
@@ -55,32 +48,26 @@ def as_rgb(array: np.ndarray, name: str) -> np.ndarray:
     Raises:
         ValueError: Another shape or dtype.
     """
-    pixels = _eight_bit(np.asarray(array), name)
-    if pixels.ndim == 2:
-        pixels = pixels[..., np.newaxis]
+    pixels = array[..., np.newaxis] if array.ndim == 2 else array
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4):
         raise ValueError("`image` must have 1 to 4 channels, last; convert it to RGB. "
                          f"Received: {name} with shape={array.shape}")
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    elif pixels.dtype != np.uint8:
+        raise ValueError("`image` must hold 8 or 16 bit pixels; convert it to 8 bit. "
+                         f"Received: {name} with dtype={array.dtype}")
     if pixels.shape[2] in (2, 4):
-        pixels = over_white(pixels)
+        pixels = _over_white(pixels)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def over_white(pixels: np.ndarray) -> np.ndarray:
-    """Composite uint8 [H, W, C + alpha] over white; transparent pixels become white. Returns uint8 [H, W, C]."""
+def _over_white(pixels: np.ndarray) -> np.ndarray:
+    """Composite uint8 [H, W, C + alpha] over white. Returns uint8 [H, W, C]."""
     colour, alpha = pixels[..., :-1], pixels[..., -1:]
     if alpha.min(initial=255) == 255:
         return colour
     mixed = colour.astype(np.uint32) * alpha + WHITE * (255 - alpha.astype(np.uint32))
     return ((mixed + 127) // 255).astype(np.uint8)
-
-
-def _eight_bit(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * 255
-    raise ValueError("`image` must hold 8 or 16 bit pixels; convert it to 8 bit. "
-                     f"Received: {name} with dtype={array.dtype}")

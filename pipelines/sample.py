@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from absl import flags
+from PIL import Image
 from skimage.data import immunohistochemistry
 
 from pipelines.console import run
@@ -28,7 +29,6 @@ from pipelines.files import atomic_path
 # a 20x scan.
 SAMPLE_MPP = 0.5
 SAMPLE_NAME = "immunohistochemistry.tif"
-SAMPLE_LEVELS = 3
 TILE = 128
 
 SLIDE_URL = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/CMU-1-Small-Region.svs"
@@ -41,22 +41,20 @@ flags.DEFINE_boolean("slide", False, "Also download OpenSlide's test slide (1.9 
 
 def write_sample_slide(path: str | os.PathLike[str]) -> Path:
     """Write the sample slide to `path`, atomically, and return the path."""
-    levels = [immunohistochemistry()]
-    for _ in range(SAMPLE_LEVELS - 1):
-        levels.append(_half(levels[-1]))
+    finest = Image.fromarray(immunohistochemistry())
+    levels = finest, finest.reduce(2), finest.reduce(2).reduce(2)
     with atomic_path(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
         for i, level in enumerate(levels):
             pixels_per_cm = 1e4 / (SAMPLE_MPP * 2**i)
-            tiff.write(level, photometric="rgb", tile=(TILE, TILE), compression="adobe_deflate", predictor=True,
-                       resolution=(pixels_per_cm, pixels_per_cm), resolutionunit="CENTIMETER",
+            tiff.write(np.asarray(level), photometric="rgb", tile=(TILE, TILE), compression="adobe_deflate",
+                       predictor=True, resolution=(pixels_per_cm, pixels_per_cm), resolutionunit="CENTIMETER",
                        subfiletype=1 if i else 0, metadata=None)
     return Path(path)
 
 
 def cached_sample_slide(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the sample slide in `cache_dir` (by default ~/.cache/sr_keras); write it on first use."""
-    folder = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "sr_keras"
-    path = folder / SAMPLE_NAME
+    path = Path(cache_dir or Path.home() / ".cache" / "sr_keras", SAMPLE_NAME)
     return path if path.is_file() else write_sample_slide(path)
 
 
@@ -72,7 +70,7 @@ def fetch_test_slide(folder: str | os.PathLike[str]) -> Path:
     pooch.get_logger().setLevel("ERROR")  # only the path is printed
     name = SLIDE_URL.rsplit("/", 1)[1]
     try:
-        return Path(pooch.retrieve(SLIDE_URL, f"sha256:{SLIDE_SHA256}", fname=name, path=Path(folder)))
+        return Path(pooch.retrieve(SLIDE_URL, f"sha256:{SLIDE_SHA256}", fname=name, path=folder))
     except ValueError as error:  # a wrong checksum; pooch keeps no such file
         raise ValueError(f"{name} must have the sha256 {SLIDE_SHA256}; the download from {SLIDE_URL} has another "
                          "and was deleted: try again, or leave out --slide") from error
@@ -88,13 +86,6 @@ def main() -> int:
     if FLAGS.slide:
         print(fetch_test_slide(folder))
     return 0
-
-
-def _half(image: np.ndarray) -> np.ndarray:
-    """Return the image at half its side: rounded 2x2 means."""
-    height, width, channels = image.shape
-    blocks = image.reshape(height // 2, 2, width // 2, 2, channels).astype(np.uint16)
-    return ((blocks.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,16 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from PIL import Image
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import WHITE, as_rgb
-from pipelines.readers import Reader, open_reader
-from pipelines.readers.tiff import Dimensions
+from pipelines.readers import Dimensions, Reader, open_reader
 
 __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "slide_id_of"]
 
@@ -101,8 +100,7 @@ class Slide:
     def __enter__(self) -> Slide:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -130,7 +128,16 @@ class Slide:
         if mpp * (1 + MPP_TOLERANCE) < self.mpp:
             raise SlideError(f"{self.path}: has {self.mpp:.4g} microns per pixel at its finest; ask for that or more, "
                              f"since enlarged pixels are no ground truth. Received: mpp={mpp}")
-        return (self._averaged(mpp, self.mpp) if average else None) or self._nearest(mpp, self.mpp)
+        averaged = self._averaged(mpp, self.mpp) if average else None
+        if averaged:
+            return averaged
+        limit = mpp * (1 + MPP_TOLERANCE)
+        fine = [i for i, downsample in enumerate(self.level_downsamples) if self.mpp * downsample <= limit]
+        level = max(fine, key=lambda i: self.level_downsamples[i])
+        level_mpp = self.mpp * self.level_downsamples[level]
+        if mpp <= level_mpp * (1 + MPP_TOLERANCE):
+            return Resolution(level, self.level_downsamples[level], level_mpp, resampled=False)
+        return Resolution(level, mpp / self.mpp, mpp, resampled=True)
 
     def _averaged(self, mpp: float, l0_mpp: float) -> Resolution | None:
         """Return the means of the finest suitable level; None if there is none."""
@@ -143,19 +150,9 @@ class Slide:
                 return Resolution(level, factor * downsample, factor * downsample * l0_mpp, True, factor)
         return None
 
-    def _nearest(self, mpp: float, l0_mpp: float) -> Resolution:
-        limit = mpp * (1 + MPP_TOLERANCE)
-        fine = [i for i, downsample in enumerate(self.level_downsamples) if l0_mpp * downsample <= limit]
-        level = max(fine, key=lambda i: self.level_downsamples[i])
-        level_mpp = l0_mpp * self.level_downsamples[level]
-        if mpp <= level_mpp * (1 + MPP_TOLERANCE):
-            return Resolution(level, self.level_downsamples[level], level_mpp, resampled=False)
-        return Resolution(level, mpp / l0_mpp, mpp, resampled=True)
-
     def read_region(self, l0_x: int, l0_y: int, level: int, width: int, height: int) -> np.ndarray:
         """Return uint8 [height, width, 3] of a level from the level pixel nearest to (l0_x, l0_y) on; see `read_at`."""
-        downsample = self.level_downsamples[level]
-        return self._read_level(level, round(l0_x / downsample), round(l0_y / downsample), width, height)
+        return self.read_at(l0_x, l0_y, width, height, level=level)
 
     def read_at(self, l0_x: float, l0_y: float, width: int, height: int,
                 mpp: float | None = None, level: int = 0, average: bool = False) -> np.ndarray:
@@ -168,11 +165,10 @@ class Slide:
             SlideError: As `resolution`, or the pixels cannot be decoded.
         """
         wanted = self.resolution(mpp, level, average)
-        downsample = self.level_downsamples[wanted.level]
         whole = wanted.whole
         if whole:
-            corner = round(l0_x / downsample), round(l0_y / downsample)
-            pixels = self._read_level(wanted.level, *corner, whole * width, whole * height)
+            x, y = (round(position / self.level_downsamples[wanted.level]) for position in (l0_x, l0_y))
+            pixels = self._window(wanted.level, x, y, whole * width, whole * height)
             return np.asarray(Image.fromarray(pixels).reduce(whole)) if whole > 1 else pixels
         # A mean over parts of pixels shifts by up to half a pixel; Hamming's window is a similar filter without shift.
         kind = Image.Resampling.HAMMING if wanted.averaged else Image.Resampling.LANCZOS
@@ -187,15 +183,14 @@ class Slide:
         left, top = l0_x / downsample, l0_y / downsample
         x, x_end = _span(left, width, factor, level_w)
         y, y_end = _span(top, height, factor, level_h)
-        pixels = self._read_level(level, x, y, x_end - x, y_end - y)
+        pixels = self._window(level, x, y, x_end - x, y_end - y)
         box = (left - x, top - y, left - x + width * factor, top - y + height * factor)
         return np.asarray(Image.fromarray(pixels).resize((width, height), kind, box=box))
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """Return `width` x `height` stored pixels of a level, from its own pixel (x, y) on: uint8 [height, width, 3].
+        """Return stored pixels of a level, from its own pixel (x, y) on: uint8 [height, width, 3].
 
-        `read_region` counts in level 0; if a downsample is not a whole number, it may interpolate by up to half a
-        pixel.
+        `read_region` interpolates by up to half a pixel if the downsample is not a whole number.
 
         Raises:
             SlideError: The window leaves the level, or the pixels cannot be decoded.
@@ -204,8 +199,7 @@ class Slide:
         if not (0 <= x <= level_w - width and 0 <= y <= level_h - height):
             raise SlideError(f"{self.path}: level {level} has {level_w} x {level_h} pixels; choose a window inside. "
                              f"Received: {width} x {height} from {x},{y} on")
-        with slide_errors(self.path):
-            return as_rgb(self._reader.read_own(self._levels[level], x, y, width, height), self.path.name)
+        return self._rgb(self._reader.read_own, level, x, y, width, height)
 
     def thumbnail(self, max_side: int) -> np.ndarray:
         """Return the whole slide without aliasing, its longer side at most `max_side` pixels: uint8 [th, tw, 3].
@@ -220,43 +214,38 @@ class Slide:
         level = max((i for i, size in enumerate(self.level_dimensions) if max(size) >= max_side), default=0)
         level_w, level_h = self.level_dimensions[level]
         factor = max(1, max(level_w, level_h) // max_side)
-        scale = min(1.0, max_side / max(self.dimensions))
-        size = (max(1, round(self.dimensions[0] * scale)), max(1, round(self.dimensions[1] * scale)))
-        box = (0, 0, level_w / factor, level_h / factor)
-        return np.asarray(self._reduced(level, factor).resize(size, Image.Resampling.HAMMING, box=box))
-
-    def _reduced(self, level: int, factor: int) -> Image.Image:
-        """Return a level at 1/factor of its size."""
-        level_w, level_h = self.level_dimensions[level]
         side = max(1, BLOCK // factor) * factor
         corners = [(x, y) for y in range(0, level_h, side) for x in range(0, level_w, side)]
-        canvas = Image.new("RGB", (-(-level_w // factor), -(-level_h // factor)), LIKE_TISSUE)
+        reduced = Image.new("RGB", (-(-level_w // factor), -(-level_h // factor)), LIKE_TISSUE)
         failures = []
         for x, y in corners:
             try:
-                block = self._rgb(level, x, y, min(side, level_w - x), min(side, level_h - y))
+                block = self._rgb(self._reader.read, level, x, y, min(side, level_w - x), min(side, level_h - y))
             except SlideError as error:
                 failures.append(error)
-                continue
-            canvas.paste(Image.fromarray(block).reduce(factor), (x // factor, y // factor))
+            else:
+                reduced.paste(Image.fromarray(block).reduce(factor), (x // factor, y // factor))
         if len(failures) == len(corners):
             raise failures[0]
-        return canvas
+        scale = min(1.0, max_side / max(self.dimensions))
+        width, height = (max(1, round(length * scale)) for length in self.dimensions)
+        box = (0, 0, level_w / factor, level_h / factor)
+        return np.asarray(reduced.resize((width, height), Image.Resampling.HAMMING, box=box))
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+    def _window(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return a window of a level, white outside it; the reader gets only the part inside."""
         level_w, level_h = self.level_dimensions[level]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, level_w), min(y + height, level_h)
-        if (left, top, right, bottom) == (x, y, x + width, y + height):
-            return self._rgb(level, x, y, width, height)
         window = np.full((height, width, 3), WHITE, np.uint8)
         if left < right and top < bottom:
-            window[top - y:bottom - y, left - x:right - x] = self._rgb(level, left, top, right - left, bottom - top)
+            window[top - y:bottom - y, left - x:right - x] = self._rgb(
+                self._reader.read, level, left, top, right - left, bottom - top)
         return window
 
-    def _rgb(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+    def _rgb(self, read: Callable[..., np.ndarray], level: int, *window: int) -> np.ndarray:
+        """Return a window inside a level, by a method of the reader."""
         with slide_errors(self.path):
-            return as_rgb(self._reader.read(self._levels[level], x, y, width, height), self.path.name)
+            return as_rgb(read(self._levels[level], *window), self.path.name)
 
 
 def _true_levels(dimensions: tuple[Dimensions, ...]) -> list[int]:

@@ -14,10 +14,9 @@ import numpy as np
 
 from pipelines.errors import slide_errors
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
-from pipelines.readers.picture import PictureReader
-from pipelines.readers.tiff import TIFF_MAGIC, Dimensions, TiffReader, is_for_tifffile
+from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
 
-__all__ = ["OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]
+__all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]
 
 PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8")
 

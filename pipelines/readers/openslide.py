@@ -10,18 +10,24 @@ import tifffile
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
-from pipelines.readers.tiff import Dimensions, TiffReader, mean_mpp
+from pipelines.readers.plain import Dimensions, TiffReader, mean_mpp
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 
 
 def open_by_openslide(path: Path) -> OpenSlideReader | None:
-    """Return a reader, or None if OpenSlide does not read all of the file."""
+    """Return a reader, or None if OpenSlide does not read all of the file.
+
+    It reads neither levels nor mpp of an OME-TIFF, and no pixels that are not integers of 8 or 16 bit.
+    """
     vendor = openslide.OpenSlide.detect_format(path)
-    if vendor is None or (vendor == "generic-tiff" and _is_beyond_openslide(path)):
-        return None
+    if vendor == "generic-tiff":
+        with tifffile.TiffFile(path) as file:
+            dtype = file.pages[0].dtype
+            if file.is_ome or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
+                return None
     try:
-        return OpenSlideReader(path)
+        return OpenSlideReader(path) if vendor else None
     except openslide.OpenSlideError as error:
         if "Unsupported TIFF compression" not in str(error):
             raise
@@ -36,17 +42,17 @@ class OpenSlideReader:
         self._slide = openslide.OpenSlide(path)
         self.level_dimensions: tuple[Dimensions, ...] = self._slide.level_dimensions
         self.level_downsamples: tuple[float, ...] = self._slide.level_downsamples
-        keys = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-        self.mpp = mean_mpp(*[float(self._slide.properties.get(key, "nan")) for key in keys])
+        mpp_x, mpp_y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
+        self.mpp = mean_mpp(mpp_x, mpp_y)
+        x, y = (int(self._slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+        self.bounds_corner = x, y
         self._twin: TiffReader | None = None
         self._twin_levels: dict[int, int | None] = {}  # the twin's level for each of this slide's
-        self.bounds_corner = (int(self._slide.properties.get(openslide.PROPERTY_NAME_BOUNDS_X, 0)),
-                              int(self._slide.properties.get(openslide.PROPERTY_NAME_BOUNDS_Y, 0)))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
         # OpenSlide takes whole level-0 pixels. If the downsample is not an integer, this is up to half a level-0 pixel
         # off the level's grid, and it interpolates.
-        """See `pipelines.readers.Reader`."""
         downsample = self.level_downsamples[level]
         l0_corner = (round(x * downsample), round(y * downsample))
         try:
@@ -87,13 +93,3 @@ class OpenSlideReader:
         except SlideError:
             return None
         return number if np.abs(ours - theirs).max() < SAME_COLOUR else None
-
-
-def _is_beyond_openslide(path: Path) -> bool:
-    """Whether OpenSlide opens a TIFF but does not read all of it.
-
-    It reads neither levels nor mpp of an OME-TIFF, and no pixels that are not integers of 8 or 16 bit.
-    """
-    with tifffile.TiffFile(path) as file:
-        dtype = file.pages[0].dtype
-        return file.is_ome or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2))

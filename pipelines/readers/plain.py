@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TIFFs read by tifffile, tile by tile or strip by strip; the last `KEPT_BYTES` of them are kept in memory."""
+"""What OpenSlide does not read: other TIFFs by tifffile, tile by tile or strip by strip, and pictures by PIL."""
 from __future__ import annotations
 
 import logging
 import operator
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,10 +12,11 @@ from xml.etree import ElementTree
 import numpy as np
 import openslide
 import tifffile
+from PIL import Image, UnidentifiedImageError
 
 from pipelines.errors import SlideError
 
-KEPT_BYTES = 256 * 2**20
+KEPT_BYTES = 256 * 2**20  # of decoded tiles or strips that are kept in memory
 LARGEST_SEGMENT_BYTES = 2**30
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
 PLAUSIBLE_MPP = (0.01, 20.0)
@@ -49,22 +51,17 @@ class TiffReader:
     """A TIFF that OpenSlide does not open, or not with all its levels: the first series."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._file = tifffile.TiffFile(path)
         series = self._file.series[0]
-        axes = series.axes
-        channels = series.shape[axes.index("C")] if "C" in axes else 1
-        if axes not in ("YX", "YXS", "SYX", "CYX") or channels not in (1, 3):
+        try:
+            _check(path, series, self._file.filehandle.size)
+        except SlideError:
             self._file.close()
-            raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. "
-                             f"Received: {axes}={series.shape}")
-        if series.dtype not in (np.uint8, np.uint16, np.bool_):
-            self._file.close()
-            raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
+            raise
         self._levels = series.levels
-        self._refuse_truncated()
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
-        self.level_downsamples = downsamples(self.level_dimensions)
+        width, height = self.level_dimensions[0]
+        self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
         self.mpp = _ome_mpp(self._file.ome_metadata) or _resolution_mpp(series.keyframe)
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
@@ -113,23 +110,67 @@ class TiffReader:
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
         return segment[0]
 
-    def _refuse_truncated(self) -> None:
-        pages = [page for level in self._levels for page in level.pages]
-        ends = [max(map(operator.add, page.dataoffsets, page.databytecounts)) for page in pages]
-        if max(ends) > self._file.filehandle.size:
-            raise SlideError(f"{self._path}: is truncated; copy it again")
 
+class PictureReader:
+    """An image with one level and no mpp (its dpi are for paper), decoded as a whole on the first read."""
 
-def downsamples(dimensions: tuple[Dimensions, ...]) -> tuple[float, ...]:
-    """Return level-0 pixels per level pixel, the mean of both axes."""
-    width, height = dimensions[0]
-    return tuple((width / w + height / h) / 2 for w, h in dimensions)
+    level_downsamples: tuple[float, ...] = (1.0,)
+    mpp: float | None = None
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with warnings.catch_warnings():  # too large pictures are refused below
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                self._image = Image.open(path)
+        except UnidentifiedImageError as error:
+            raise SlideError(f"{path}: is no slide or image that OpenSlide, tifffile or PIL can read") from error
+        except Image.DecompressionBombError as error:
+            raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "
+                             "picture; convert it to a tiled TIFF, for instance by vips tiffsave IN OUT.tif --tile "
+                             "--pyramid") from error
+        self._pixels: np.ndarray | None = None
+        self.level_dimensions: tuple[Dimensions, ...] = (self._image.size,)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
+        if self._pixels is None:
+            mode = self._image.mode
+            if mode in ("P", "PA") or "transparency" in self._image.info:
+                mode = "RGBA"
+            elif mode not in ("1", "L", "LA", "RGB", "RGBA") and not mode.startswith("I;16"):
+                mode = "RGB"
+            self._pixels = np.asarray(self._image.convert(mode))
+        return self._pixels[y:y + height, x:x + width]
+
+    read_own = read
+
+    def close(self) -> None:
+        """See `pipelines.readers.Reader`."""
+        self._image.close()
 
 
 def mean_mpp(mpp_x: float, mpp_y: float) -> float | None:
     """Return the mean microns per pixel, or None if that cannot be a microscope's."""
     mpp = (mpp_x + mpp_y) / 2
     return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
+
+
+def _check(path: Path, series: tifffile.TiffPageSeries, size: int) -> None:
+    """Refuse what is no picture of 8 or 16 bit, and a file that ends before its last tile.
+
+    Raises:
+        SlideError: It is one of these.
+    """
+    axes = series.axes
+    channels = series.shape[axes.index("C")] if "C" in axes else 1
+    if axes not in ("YX", "YXS", "SYX", "CYX") or channels not in (1, 3):
+        raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. "
+                         f"Received: {axes}={series.shape}")
+    if series.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
+    pages = [page for level in series.levels for page in level.pages]
+    if max(max(map(operator.add, page.dataoffsets, page.databytecounts)) for page in pages) > size:
+        raise SlideError(f"{path}: is truncated; copy it again")
 
 
 def _planes(level: tifffile.TiffPageSeries) -> list[tuple[tifffile.TiffPage, int]]:
