@@ -15,21 +15,20 @@ does not show what HR shows are skipped.
 """
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.pairs import LevelPairs, match_files, read_pair, refuse_pairs
+from pipelines.pairs import FilePair, LevelPairs, match_files, read_pair, refuse_pairs
 from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Resolution, Slide, SlideError, open_slide
-from pipelines.sources import Region, Source, check_disjoint, find_sources, split_sources
+from pipelines.sources import Region, Source, check_disjoint, draw, find_sources, split_sources
 from pipelines.tissue import slide_mask
 
 __all__ = ["Patch", "Skipped", "Source", "check_disjoint", "find_sources", "read_patches", "split_sources"]
@@ -38,24 +37,7 @@ MASK_PIXELS_PER_PATCH = 16  # of the tissue mask, along a side
 SLIDE_MASK, TILE_MASK = (512, 2048), (64, 2048)  # limits of the mask's longer side, to be quick
 DRAWS_PER_PATCH, MOST_DRAWS = 1000, 1_000_000
 
-
-class Span(NamedTuple):
-    """Where a patch's corner may lie, ends included, in pixels of the resolution to read."""
-
-    x: int
-    last_x: int
-    y: int
-    last_y: int
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no corner."""
-        return self.last_x < self.x or self.last_y < self.y
-
-    @property
-    def is_one_place(self) -> bool:
-        """Whether there is exactly one corner."""
-        return self.last_x == self.x and self.last_y == self.y
+Corners = tuple[range, range]  # x and y of the corners that patches may have, in pixels of the resolution to read
 
 
 @dataclass(frozen=True)
@@ -108,12 +90,20 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
     if reason:
         yield Skipped(source.slide_id, "slide", reason)
         return
-    rng = np.random.default_rng(_entropy(options.seed, source.slide_id))
+    rng = np.random.default_rng(int.from_bytes(draw(options.seed, source.slide_id)[:8], "little"))
+    find = _in_pairs if source.is_pairs else _in_scans if source.scans else _in_files
     given = 0
-    read = _read_pairs if source.is_pairs else _read_scans if source.scans else _read_files
-    for patch in read(source, options, rng):
+    for item in _listed(source, "slide", find(source, options, rng)):
+        if isinstance(item, Skipped):
+            yield item
+            continue
+        try:
+            patch = item.read()
+        except (SlideError, OSError) as error:
+            yield Skipped(source.slide_id, item.where, str(error))
+            continue
         yield patch
-        given += isinstance(patch, Patch)
+        given += 1
         if given == options.max_patches:
             return
 
@@ -142,13 +132,28 @@ def _unfit(source: Source, options: PatchOptions) -> str | None:
     return None
 
 
-def _tile_names(source: Source) -> dict[Path, str]:
-    """Return the name of each tile; a.png beside a.jpg keep their suffixes."""
-    count = Counter(path.stem for path in source.paths)
-    return {path: path.stem if count[path.stem] == 1 else path.name for path in source.paths if source.tiles}
+@dataclass(frozen=True)
+class _Place:
+    """Where a patch can be read, as `Skipped.where` names it."""
+
+    where: str
+    read: Callable[[], Patch]
 
 
-def _read_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
+def _listed(source: Source, where: str, found: Iterator[_Place | Skipped]) -> Iterator[_Place | Skipped]:
+    """Yield what is found, and list the file if it cannot be read."""
+    try:
+        yield from found
+    except (SlideError, OSError) as error:
+        yield Skipped(source.slide_id, where, str(error))
+
+
+def _without_tissue(source: Source, where: str, path: Path, options: PatchOptions) -> Skipped:
+    reason = f"{path}: has no tissue (no patch with min_tissue={options.min_tissue})"
+    return Skipped(source.slide_id, where, reason, broken=False)
+
+
+def _in_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[_Place | Skipped]:
     pairs, unfit = match_files(source)
     for file, reason in unfit:
         yield Skipped(source.slide_id, file, reason)
@@ -156,92 +161,84 @@ def _read_pairs(source: Source, options: PatchOptions, rng: np.random.Generator)
     if refusal:
         yield Skipped(source.slide_id, "slide", refusal)
         return
+
+    def read(pair: FilePair) -> Patch:
+        hr, lr, tissue = read_pair(pair)
+        return Patch(source.slide_id, pair.dx, pair.dy, options.assume_mpp, tissue, hr, pair.name, lr)
+
     order = range(len(pairs)) if options.max_patches is None else rng.permutation(len(pairs))
     for pair in (pairs[i] for i in order):
-        try:
-            hr, lr, tissue = read_pair(pair)
-        except (SlideError, OSError) as error:
-            yield Skipped(source.slide_id, pair.hr.name, str(error))
-        else:
-            yield Patch(source.slide_id, pair.dx, pair.dy, options.assume_mpp, tissue, hr, pair.name, lr)
+        yield _Place(pair.hr.name, partial(read, pair))
 
 
-def _read_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
+def _in_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[_Place | Skipped]:
     # Slow to import, and of no use to others.
-    from pipelines.scan_pairs import cut, hr_corner, hr_mpp, places_with_tissue, read_registration
+    from pipelines.scan_pairs import Place, cut, hr_corner, hr_mpp, places_with_tissue, read_registration
 
     page, lr_path = source.scans or (Path(), Path())
     found, side = read_registration(page), options.patch_size // options.scale
-    try:
-        with open_slide(lr_path) as lr, open_slide(source.paths[0]) as hr:
-            places = places_with_tissue(found, hr, options)
-            if not places:
-                reason = f"{page}: has no tissue (no patch with min_tissue={options.min_tissue})"
-                yield Skipped(source.slide_id, "slide", reason, broken=False)
-            if options.max_patches is not None and len(places) > options.max_patches:
-                places = [places[i] for i in sorted(rng.permutation(len(places))[:options.max_patches])]
-            for place in places:
-                name = f"{place.x}_{place.y}"
-                try:
-                    pixels, lr_pixels = cut(found, lr, hr, place, side, options.match_colours)
-                except SlideError as error:
-                    yield Skipped(source.slide_id, name, str(error))
-                else:
-                    yield Patch(source.slide_id, *hr_corner(found, place), hr_mpp(found), place.tissue, pixels, name,
-                                lr_pixels)
-    except (SlideError, OSError) as error:
-        yield Skipped(source.slide_id, "slide", str(error))
+
+    def read(place: Place) -> Patch:
+        pixels, lr_pixels = cut(found, lr, hr, place, side, options.match_colours)
+        return Patch(source.slide_id, *hr_corner(found, place), hr_mpp(found), place.tissue, pixels,
+                     f"{place.x}_{place.y}", lr_pixels)
+
+    with open_slide(lr_path) as lr, open_slide(source.paths[0]) as hr:
+        places = places_with_tissue(found, hr, options)
+        if not places:
+            yield _without_tissue(source, "slide", page, options)
+        if options.max_patches is not None and len(places) > options.max_patches:
+            places = [places[i] for i in sorted(rng.permutation(len(places))[:options.max_patches])]
+        for place in places:
+            yield _Place(f"{place.x}_{place.y}", partial(read, place))
 
 
-def _read_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Patch | Skipped]:
-    limit, paths, names = options.max_patches, source.paths, _tile_names(source)
+def _in_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[_Place | Skipped]:
+    limit, paths = options.max_patches, source.paths
+    stems = Counter(path.stem for path in paths)
     if limit is not None:
         paths = tuple(paths[i] for i in rng.permutation(len(paths)))
-    per_file = None if limit is None else math.ceil(limit / len(paths))
+        limit = math.ceil(limit / len(paths))
     for path in paths:
-        yield from _read_file(path, names.get(path), source, options, rng, per_file)
+        # a.png beside a.jpg keep their suffixes.
+        tile = None if not source.tiles else path.stem if stems[path.stem] == 1 else path.name
+        yield from _listed(source, path.name if tile else "slide", _in_file(path, tile, source, options, rng, limit))
 
 
-def _read_file(path: Path, tile: str | None, source: Source, options: PatchOptions, rng: np.random.Generator,
-               limit: int | None) -> Iterator[Patch | Skipped]:
+def _in_file(path: Path, tile: str | None, source: Source, options: PatchOptions, rng: np.random.Generator,
+             limit: int | None) -> Iterator[_Place | Skipped]:
     where, size = path.name if tile else "slide", options.patch_size
-    try:
-        with open_slide(path, options.assume_mpp) as slide:
-            wanted = slide.resolution(options.mpp, options.level)
-            pairs = LevelPairs(slide, options) if options.pairs == "levels" else None
-            resampled = wanted.resampled or (pairs and pairs.resampled)
-            reach = LANCZOS_SUPPORT * wanted.downsample * (options.scale if pairs else 1) if resampled else 0
-            span = find_span(slide, wanted, source.region, options, reach)
-            if span.is_empty:
-                region = f"its region {','.join(map(str, source.region))} " if source.region else ""
-                reason = f"{path}: {region}is smaller than a patch of {size} pixels"
-                yield Skipped(source.slide_id, where, reason, broken=False)
-                return
-            mask = slide_mask(slide, mask_side(slide, wanted, size, source.tiles))
-            places = find_places(slide, wanted, span, mask, options, rng, limit)
-            if not places:
-                reason = f"{path}: has no tissue (no patch with min_tissue={options.min_tissue})"
-                yield Skipped(source.slide_id, where, reason, broken=False)
-            elif pairs:
-                pairs.settle([(x, y) for x, y, _ in places])
-            for x, y, tissue in places:
-                name = f"{x}_{y}" if not tile else tile if span.is_one_place else f"{tile}_{x}_{y}"
-                try:
-                    pixels, lr = pairs.read(x, y) if pairs else (
-                        slide.read_at(x, y, size, size, options.mpp, options.level), None)
-                except SlideError as error:
-                    yield Skipped(source.slide_id, where if tile else name, str(error))
-                else:
-                    yield Patch(source.slide_id, x, y, wanted.mpp, tissue, pixels, name, lr)
-    except (SlideError, OSError) as error:
-        yield Skipped(source.slide_id, where, str(error))
+    with open_slide(path, options.assume_mpp) as slide:
+        wanted = slide.resolution(options.mpp, options.level)
+        pairs = LevelPairs(slide, options) if options.pairs == "levels" else None
+        resampled = wanted.resampled or (pairs and pairs.resampled)
+        reach = LANCZOS_SUPPORT * wanted.downsample * (options.scale if pairs else 1) if resampled else 0
+        xs, ys = find_corners(slide, wanted, source.region, options, reach)
+        if not (xs and ys):
+            region = f"its region {','.join(map(str, source.region))} " if source.region else ""
+            reason = f"{path}: {region}is smaller than a patch of {size} pixels"
+            yield Skipped(source.slide_id, where, reason, broken=False)
+            return
+        mask_side = max(slide.dimensions) / (wanted.downsample * size) * MASK_PIXELS_PER_PATCH
+        mask = slide_mask(slide, int(np.clip(mask_side, *(TILE_MASK if source.tiles else SLIDE_MASK))))
+        places = find_places(slide, wanted, (xs, ys), mask, options, rng, limit)
+        if not places:
+            yield _without_tissue(source, where, path, options)
+        elif pairs:
+            pairs.settle([(x, y) for x, y, _ in places])
+
+        def read(x: int, y: int, tissue: float, name: str) -> Patch:
+            pixels, lr = pairs.read(x, y) if pairs else (
+                slide.read_at(x, y, size, size, options.mpp, options.level), None)
+            return Patch(source.slide_id, x, y, wanted.mpp, tissue, pixels, name, lr)
+
+        for x, y, tissue in places:
+            name = f"{x}_{y}" if not tile else tile if len(xs) == len(ys) == 1 else f"{tile}_{x}_{y}"
+            yield _Place(where if tile else name, partial(read, x, y, tissue, name))
 
 
-def _entropy(seed: int, slide_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{slide_id}".encode()).digest()[:8], "little")
-
-
-def find_span(slide: Slide, wanted: Resolution, region: Region | None, options: PatchOptions, reach: float) -> Span:
+def find_corners(slide: Slide, wanted: Resolution, region: Region | None, options: PatchOptions, reach: float
+                 ) -> Corners:
     """Return where corners may lie so that patches stay inside the region (x, y, width, height in level 0) or slide.
 
     `reach` is how many level-0 pixels around a patch its resampling reads; these must not lie in another region.
@@ -260,15 +257,15 @@ def find_span(slide: Slide, wanted: Resolution, region: Region | None, options: 
     first = [math.ceil((start + inset) * scale) for start in (x, y)]
     last = [math.floor((end - inset) * scale + nearly) - size for end in (x + width, y + height)]
     # Corners of pairs are multiples of the scale.
-    (x, y), (last_x, last_y) = ([-(-start // options.unit) * options.unit for start in first],
-                                [end - end % options.unit for end in last])
-    return Span(x, last_x, y, last_y)
+    xs, ys = (range(-(-start // options.unit) * options.unit, end + 1, options.unit)
+              for start, end in zip(first, last, strict=True))
+    return xs, ys
 
 
-def find_places(slide: Slide, wanted: Resolution, span: Span, mask: np.ndarray, options: PatchOptions,
+def find_places(slide: Slide, wanted: Resolution, where: Corners, mask: np.ndarray, options: PatchOptions,
                 rng: np.random.Generator, limit: int | None) -> list[tuple[int, int, float]]:
     """Return (x, y, share of tissue) of the chosen places, top to bottom; x and y in level 0."""
-    corners = _grid(span, options) if options.sampling == "grid" else _draws(span, rng, limit or 1, options.unit)
+    corners = _grid(where, options) if options.sampling == "grid" else _draws(where, rng, limit or 1)
     # Pixels of a level start at the nearest level-0 pixel. A resampled patch starts anywhere, but inside.
     l0_corners = (np.floor if wanted.resampled else np.rint)(corners * wanted.downsample)
     tissue = _tissue_share(mask, l0_corners, wanted.downsample * options.patch_size, slide.dimensions)
@@ -279,19 +276,19 @@ def find_places(slide: Slide, wanted: Resolution, span: Span, mask: np.ndarray, 
     return [(int(l0_corners[i, 0]), int(l0_corners[i, 1]), float(tissue[i])) for i in chosen]
 
 
-def _grid(span: Span, options: PatchOptions) -> np.ndarray:
+def _grid(where: Corners, options: PatchOptions) -> np.ndarray:
     """Return all corners of the grid [N, 2], row by row."""
-    step = options.stride or options.patch_size
-    x, y = np.arange(span.x, span.last_x + 1, step), np.arange(span.y, span.last_y + 1, step)
+    x, y = (each[::(options.stride or options.patch_size) // options.unit] for each in where)
     return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)
 
 
-def _draws(span: Span, rng: np.random.Generator, limit: int, unit: int) -> np.ndarray:
+def _draws(where: Corners, rng: np.random.Generator, limit: int) -> np.ndarray:
     """Return distinct random corners [N, 2], enough for `limit` of them to hit tissue if it is rare."""
+    x, y = where
     count = min(DRAWS_PER_PATCH * limit, MOST_DRAWS)
-    corners = rng.integers((span.x, span.y), (span.last_x + 1, span.last_y + 1), (count, 2))
-    corners -= corners % unit
-    first = np.unique(corners[:, 1] * (span.last_x + 1) + corners[:, 0], return_index=True)[1]
+    corners = rng.integers((x[0], y[0]), (x[-1] + 1, y[-1] + 1), (count, 2))
+    corners -= corners % x.step
+    first = np.unique(corners[:, 1] * (x[-1] + 1) + corners[:, 0], return_index=True)[1]
     return corners[np.sort(first)]
 
 
@@ -311,9 +308,3 @@ def _tissue_share(mask: np.ndarray, l0_corners: np.ndarray, l0_side: float, dime
     (x, y), (x_end, y_end) = start.T, end.T
     inside = sums[y_end, x_end] - sums[y, x_end] - sums[y_end, x] + sums[y, x]
     return inside / ((x_end - x) * (y_end - y))
-
-
-def mask_side(slide: Slide, wanted: Resolution, size: int, is_tile: bool) -> int:
-    """Return the longer side of the tissue mask for patches of `size` pixels."""
-    side = max(slide.dimensions) / (wanted.downsample * size) * MASK_PIXELS_PER_PATCH
-    return int(np.clip(side, *(TILE_MASK if is_tile else SLIDE_MASK)))

@@ -118,7 +118,7 @@ def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction:
     fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
     if len(sources) < sum(fraction > 0 for fraction in fractions):
         return _cut_each(sources, fractions)
-    drawn = sorted(sources, key=lambda source: _draw(seed, source.slide_id))
+    drawn = sorted(sources, key=lambda source: draw(seed, source.slide_id))
     n_val, n_test = (max(1, round(fraction * len(drawn))) if fraction > 0 else 0 for fraction in fractions[1:])
     n_val = min(n_val, len(drawn) - 1 - min(n_test, 1))
     n_test = min(n_test, len(drawn) - 1 - n_val)
@@ -208,8 +208,8 @@ def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], st
     return ids
 
 
-def _draw(seed: int, slide_id: str) -> bytes:
-    """Return a slide's random rank; it does not depend on the other slides."""
+def draw(seed: int, slide_id: str) -> bytes:
+    """Return random bytes for a slide, which do not depend on the other slides."""
     return hashlib.sha256(f"{seed}/{slide_id}".encode()).digest()
 
 
