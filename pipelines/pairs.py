@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from skimage.feature import match_template
 
 from pipelines.config import SCALES, PatchOptions
 from pipelines.errors import require
@@ -58,8 +59,7 @@ def mismatch(hr: np.ndarray, lr: np.ndarray) -> str | None:
         return None
     reach = min(SHIFTS, coarse.shape[0] // 8)
     part = coarse[reach:coarse.shape[0] - reach, reach:coarse.shape[1] - reach]
-    windows = np.lib.stride_tricks.sliding_window_view(fine, part.shape)
-    found = np.array([[_correlation(window, part) for window in row] for row in windows])
+    found = match_template(fine, part)
     here = found[reach, reach]
     if here < LEAST_CORRELATION:
         return f"LR does not show what HR shows (correlation {here:.2f}, {LEAST_CORRELATION} or more is expected)"
@@ -85,12 +85,6 @@ def sample(items: Sequence[Any]) -> list[Any]:
 def _middle(image: np.ndarray) -> np.ndarray:
     top, left = (max(0, (side - LOOKED_AT) // 2) for side in image.shape)
     return image[top:top + LOOKED_AT, left:left + LOOKED_AT]
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    norm = np.sqrt((one * one).sum() * (other * other).sum())
-    return float((one * other).sum() / norm) if norm > 0 else 0.0
 
 
 class CoarseLevel(NamedTuple):
@@ -197,11 +191,6 @@ class FilePair:
     side: int
     scale: int
 
-    @property
-    def patch_size(self) -> int:
-        """The side of HR that LR covers."""
-        return self.side * self.scale
-
 
 def pair_folders(sources: Sequence[Source], data: str | Path, lr_data: str | Path) -> list[Source]:
     """Return the tiles of the folder `data` as HR, with the same folders and names in `lr_data` as LR.
@@ -230,22 +219,29 @@ def match_files(source: Source) -> tuple[list[FilePair], list[tuple[str, str]]]:
         partners[_place(path)[0]].append(path)
     unfit = [(path.name, f"{path}: has no partner, the LR {path.stem}_lrXY beside it or {path.stem} in lr_data")
              for path in source.paths if path.stem not in partners]
-    unfit += [(path.name, f"{path}: has no partner, the HR {stem}")
-              for stem, paths in partners.items() if stem not in hr_paths for path in paths]
     pairs = []
     for stem, paths in partners.items():
-        for lr in paths if stem in hr_paths else ():
+        for lr in paths:
+            if stem not in hr_paths:
+                unfit.append((lr.name, f"{lr}: has no partner, the HR {stem}"))
+                continue
             try:
                 pairs.append(_fitted(hr_paths[stem], lr, stem if len(paths) == 1 else lr.stem))
             except (SlideError, OSError) as error:
                 unfit.append((lr.name, str(error)))
-    return _of_one_size(pairs, unfit)
+    sizes = Counter((pair.side, pair.scale) for pair in pairs).most_common(1)
+    for side, scale in (size for size, _ in sizes):
+        unfit += [(pair.lr.name, f"{pair.lr}: must have the size of the slide's other pairs, LR {side} x {side} at "
+                   f"scale {scale}; move it to another folder. Received: {pair.side} x {pair.side} at {pair.scale}")
+                  for pair in pairs if (pair.side, pair.scale) != (side, scale)]
+        pairs = [pair for pair in pairs if (pair.side, pair.scale) == (side, scale)]
+    return pairs, unfit
 
 
 def shape_of(source: Source) -> tuple[int, int] | None:
     """Return (patch size, scale) of a slide's pairs from the files' headers; None if there are no pairs."""
     pairs = match_files(source)[0]
-    return (pairs[0].patch_size, pairs[0].scale) if pairs else None
+    return (pairs[0].side * pairs[0].scale, pairs[0].scale) if pairs else None
 
 
 def read_pair(pair: FilePair) -> tuple[np.ndarray, np.ndarray, float]:
@@ -254,12 +250,11 @@ def read_pair(pair: FilePair) -> tuple[np.ndarray, np.ndarray, float]:
     Raises:
         SlideError: A file cannot be read, or the two do not correspond.
     """
-    hr, lr = _read(pair)
+    hr, lr, tissue = _read(pair)
     reason = mismatch(hr, lr)
     if reason:
         raise SlideError(f"{pair.lr}: {reason}")
-    with open_slide(pair.hr) as slide:
-        return hr, lr, float(slide_mask(slide, MASK_SIDE).mean())
+    return hr, lr, tissue
 
 
 def refuse_pairs(pairs: Sequence[FilePair]) -> str | None:
@@ -267,18 +262,19 @@ def refuse_pairs(pairs: Sequence[FilePair]) -> str | None:
     images = []
     for pair in sample(pairs):
         try:
-            images.append(_read(pair))
+            images.append(_read(pair)[:2])
         except (SlideError, OSError):
             continue  # reported when this pair is read
     reason = refusal(images)
     return f"{pairs[0].lr.parent}: most pairs do not correspond; {reason}" if reason else None
 
 
-def _read(pair: FilePair) -> tuple[np.ndarray, np.ndarray]:
+def _read(pair: FilePair) -> tuple[np.ndarray, np.ndarray, float]:
     with open_slide(pair.hr) as slide:
-        hr = slide.read_level(0, pair.dx, pair.dy, pair.patch_size, pair.patch_size)
+        hr = slide.read_level(0, pair.dx, pair.dy, pair.side * pair.scale, pair.side * pair.scale)
+        tissue = float(slide_mask(slide, MASK_SIDE).mean())
     with open_slide(pair.lr) as slide:
-        return hr, slide.read_level(0, 0, 0, pair.side, pair.side)
+        return hr, slide.read_level(0, 0, 0, pair.side, pair.side), tissue
 
 
 def _place(lr: Path) -> tuple[str, int, int]:
@@ -307,14 +303,3 @@ def _fitted(hr: Path, lr: Path, name: str) -> FilePair:
                          f"cut both to the same place. Received: LR {lr_w} x {lr_h}, HR {width} x {height}, from "
                          f"{dx},{dy} on")
     return FilePair(hr, lr, name, dx, dy, lr_w, scale)
-
-
-def _of_one_size(pairs: list[FilePair], unfit: list[tuple[str, str]]) -> tuple[list[FilePair], list[tuple[str, str]]]:
-    """Return the pairs of the most common size and scale; add the others to `unfit`."""
-    if not pairs:
-        return pairs, unfit
-    (side, scale), _ = Counter((pair.side, pair.scale) for pair in pairs).most_common(1)[0]
-    others = [(pair.lr.name, f"{pair.lr}: must have the size of the slide's other pairs, LR {side} x {side} at scale "
-               f"{scale}; move it to another folder. Received: {pair.side} x {pair.side} at {pair.scale}")
-              for pair in pairs if (pair.side, pair.scale) != (side, scale)]
-    return [pair for pair in pairs if (pair.side, pair.scale) == (side, scale)], unfit + others

@@ -76,6 +76,9 @@ class Skipped:
     broken: bool = True
 
 
+Found = Skipped | tuple[str, Callable[[], Patch]]  # or the `where` and the reader of a patch
+
+
 def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skipped]:
     """Yield the patches of one slide, top to bottom, and what was skipped.
 
@@ -97,10 +100,11 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
         if isinstance(item, Skipped):
             yield item
             continue
+        where, read = item
         try:
-            patch = item.read()
+            patch = read()
         except (SlideError, OSError) as error:
-            yield Skipped(source.slide_id, item.where, str(error))
+            yield Skipped(source.slide_id, where, str(error))
             continue
         yield patch
         given += 1
@@ -132,15 +136,7 @@ def _unfit(source: Source, options: PatchOptions) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a patch can be read, as `Skipped.where` names it."""
-
-    where: str
-    read: Callable[[], Patch]
-
-
-def _listed(source: Source, where: str, found: Iterator[_Place | Skipped]) -> Iterator[_Place | Skipped]:
+def _listed(source: Source, where: str, found: Iterator[Found]) -> Iterator[Found]:
     """Yield what is found, and list the file if it cannot be read."""
     try:
         yield from found
@@ -153,7 +149,7 @@ def _without_tissue(source: Source, where: str, path: Path, options: PatchOption
     return Skipped(source.slide_id, where, reason, broken=False)
 
 
-def _in_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[_Place | Skipped]:
+def _in_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Found]:
     pairs, unfit = match_files(source)
     for file, reason in unfit:
         yield Skipped(source.slide_id, file, reason)
@@ -168,10 +164,10 @@ def _in_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -
 
     order = range(len(pairs)) if options.max_patches is None else rng.permutation(len(pairs))
     for pair in (pairs[i] for i in order):
-        yield _Place(pair.hr.name, partial(read, pair))
+        yield (pair.hr.name, partial(read, pair))
 
 
-def _in_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[_Place | Skipped]:
+def _in_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Found]:
     # Slow to import, and of no use to others.
     from pipelines.scan_pairs import Place, cut, hr_corner, hr_mpp, places_with_tissue, read_registration
 
@@ -190,10 +186,10 @@ def _in_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -
         if options.max_patches is not None and len(places) > options.max_patches:
             places = [places[i] for i in sorted(rng.permutation(len(places))[:options.max_patches])]
         for place in places:
-            yield _Place(f"{place.x}_{place.y}", partial(read, place))
+            yield (f"{place.x}_{place.y}", partial(read, place))
 
 
-def _in_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[_Place | Skipped]:
+def _in_files(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Found]:
     limit, paths = options.max_patches, source.paths
     stems = Counter(path.stem for path in paths)
     if limit is not None:
@@ -206,7 +202,7 @@ def _in_files(source: Source, options: PatchOptions, rng: np.random.Generator) -
 
 
 def _in_file(path: Path, tile: str | None, source: Source, options: PatchOptions, rng: np.random.Generator,
-             limit: int | None) -> Iterator[_Place | Skipped]:
+             limit: int | None) -> Iterator[Found]:
     where, size = path.name if tile else "slide", options.patch_size
     with open_slide(path, options.assume_mpp) as slide:
         wanted = slide.resolution(options.mpp, options.level)
@@ -234,7 +230,7 @@ def _in_file(path: Path, tile: str | None, source: Source, options: PatchOptions
 
         for x, y, tissue in places:
             name = f"{x}_{y}" if not tile else tile if len(xs) == len(ys) == 1 else f"{tile}_{x}_{y}"
-            yield _Place(where if tile else name, partial(read, x, y, tissue, name))
+            yield (where if tile else name, partial(read, x, y, tissue, name))
 
 
 def find_corners(slide: Slide, wanted: Resolution, region: Region | None, options: PatchOptions, reach: float
