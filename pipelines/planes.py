@@ -39,10 +39,6 @@ class Plane:
         offset = (self.step - 1) / 2
         return np.array([[self.step, 0, offset], [0, self.step, offset]])
 
-    def has(self, x: int, y: int, width: int, height: int) -> bool:
-        """Tell whether a window lies inside the slide."""
-        return x >= 0 and y >= 0 and x + width <= self.width and y + height <= self.height
-
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return a window, white outside the slide: float32 [height, width, 3] in [0, 1].
 
@@ -100,7 +96,7 @@ def aligned(plane: Plane, matrix: Matrix, x: float, y: float, size: int, fine: i
     corners = apply(grid, np.array([[0, 0], [side - 1, 0], [0, side - 1], [side - 1, side - 1]]))
     left, top = (math.floor(value) - REACH for value in corners.min(axis=0))
     right, bottom = (math.ceil(value) + REACH + 1 for value in corners.max(axis=0))
-    if not plane.has(left, top, right - left, bottom - top):
+    if left < 0 or top < 0 or right > plane.width or bottom > plane.height:
         return None
     window = plane.read(left, top, right - left, bottom - top)
     if grey:

@@ -33,7 +33,7 @@ from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import write_text
 from pipelines.pixels import WHITE, to_float, to_uint8
-from pipelines.planes import Plane, aligned, apply, moved
+from pipelines.planes import Plane, aligned, apply, magnification, moved
 from pipelines.slide import Slide, SlideError, slide_id_of
 from pipelines.sources import Source
 from pipelines.tissue import slide_mask
@@ -58,26 +58,16 @@ class ScanFile:
 
 @dataclass(frozen=True)
 class Fit:
-    """How one patch of LR fits HR.
-
-    Attributes:
-        x, y: Its corner in LR pixels.
-        shift: Correction of the transform here, (x, y) in HR pixels.
-        correlation: Of the two after the shift, at most 1.
-        weakest: The correlation of the worst part.
-        residual: Root mean square of the shifts of its parts, in HR pixels.
-        sharpness: LR's fine structure / that of HR at LR's resolution.
-        detail: HR's structure beyond LR's resolution / that within.
-    """
+    """How one patch of LR fits HR: its corner (x, y) in LR pixels, and how good the fit is."""
 
     x: int
     y: int
-    shift: tuple[float, float]
-    correlation: float
-    weakest: float
-    residual: float
-    sharpness: float
-    detail: float
+    shift: tuple[float, float]  # correction of the transform here, (x, y) in HR pixels
+    correlation: float  # of the two after the shift, at most 1
+    weakest: float  # correlation of the worst part
+    residual: float  # root mean square of the shifts of its parts, in HR pixels
+    sharpness: float  # LR's fine structure / that of HR at LR's resolution
+    detail: float  # HR's structure beyond LR's resolution / that within
 
 
 @dataclass(frozen=True)
@@ -108,17 +98,12 @@ class Registration:
         return np.array(self.transform)
 
     @property
-    def magnification(self) -> float:
-        """HR pixels per LR pixel."""
-        return math.sqrt(abs(np.linalg.det(self.matrix[:, :2])))
-
-    @property
     def quality(self) -> dict[str, Any]:
         """A summary in a few numbers."""
         (a, b, _), (c, d, _) = self.transform
         mirrored = a * d - b * c < 0
         return {
-            "hr_pixels_per_lr_pixel": round(self.magnification, 5),
+            "hr_pixels_per_lr_pixel": round(magnification(self.matrix), 5),
             "rotation_degrees": round(math.degrees(math.atan2(-b, d) if mirrored else math.atan2(c, a)), 4),
             "mirrored": bool(mirrored),
             "median_residual_hr_pixels": round(median(fit.residual for fit in self.patches), 3),
@@ -170,6 +155,10 @@ class Place:
     fit: Fit
     tissue: float = 1.0
 
+    def on_hr(self, found: Registration, offset: float) -> np.ndarray:
+        """Return the position in HR's level 0 (x, y) of the point `offset` LR pixels right of and below the corner."""
+        return apply(moved(found.matrix, self.fit.shift), np.array([self.x, self.y]) + offset)
+
 
 def pair_scans(pages: Sequence[str | Path], options: PatchOptions) -> tuple[list[Source], PatchOptions]:
     """Return the slides of files of pipelines.register, named by HR, and the options with the scale of the pairs.
@@ -198,7 +187,16 @@ def scan_paths(found: Registration, page: Path, name: str = "pairs") -> tuple[Pa
         FileNotFoundError: A file is in neither place.
         ValueError: A file has changed since it was registered.
     """
-    return _path_of(found.lr, page, name), _path_of(found.hr, page, name)
+    paths = []
+    for scan in (found.lr, found.hr):
+        path = next((path for path in (Path(scan.path), page.parent / scan.name) if path.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"`{name}` must name slides that exist; put {scan.name} beside it, or where it "
+                                    f"was ({scan.path}). Received: {name}={str(page)!r}")
+        require(path.stat().st_size == scan.bytes, name, f"belong to these files; {path} had {scan.bytes} bytes",
+                "register the two scans again", str(page))
+        paths.append(path)
+    return paths[0], paths[1]
 
 
 def check_cut(found: Registration, options: PatchOptions) -> None:
@@ -231,24 +229,22 @@ def places_with_tissue(found: Registration, hr: Slide, options: PatchOptions) ->
     """Return the places with `min_tissue`, with their share by the mask of HR, whose colours are better."""
     mask = slide_mask(hr, MASK_SIDE)
     scale, half = mask.shape[1] / hr.dimensions[0], (options.patch_size / found.scale - 1) / 2
-    size = max(1, round(options.patch_size / found.scale * found.magnification * scale))
+    size = max(1, round(options.patch_size / found.scale * magnification(found.matrix) * scale))
     shares = []
     for place in places(found, options):
-        middle = apply(moved(found.matrix, place.fit.shift), np.array([place.x, place.y]) + half)
-        left, top = np.maximum(np.rint((middle + 0.5) * scale - size / 2), 0).astype(int)
+        left, top = np.maximum(np.rint((place.on_hr(found, half) + 0.5) * scale - size / 2), 0).astype(int)
         shares.append(replace(place, tissue=float(mask[top:top + size, left:left + size].mean())))
     return [place for place in shares if place.tissue >= options.min_tissue]
 
 
 def hr_mpp(found: Registration) -> float | None:
     """Return the microns per pixel of the cut HR, None if unknown."""
-    return found.hr.mpp and found.hr.mpp * found.magnification / found.scale
+    return found.hr.mpp and found.hr.mpp * magnification(found.matrix) / found.scale
 
 
 def hr_corner(found: Registration, place: Place) -> tuple[int, int]:
     """Return the level-0 pixel of HR nearest to the first pixel of the HR patch."""
-    first = np.array([place.x, place.y]) + (1 / found.scale - 1) / 2
-    x, y = apply(moved(found.matrix, place.fit.shift), first).round()
+    x, y = place.on_hr(found, (1 / found.scale - 1) / 2).round()
     return int(x), int(y)
 
 
@@ -265,16 +261,6 @@ def cut(found: Registration, lr: Slide, hr: Slide, place: Place, side: int,
     pixels = to_uint8(image)
     return (recoloured(pixels, found.colours) if match_colours else pixels,
             lr.read_region(place.x, place.y, 0, side, side))
-
-
-def _path_of(scan: ScanFile, page: Path, name: str) -> Path:
-    found = next((path for path in (Path(scan.path), page.parent / scan.name) if path.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"`{name}` must name slides that exist; put {scan.name} beside it, or where it "
-                                f"was ({scan.path}). Received: {name}={str(page)!r}")
-    require(found.stat().st_size == scan.bytes, name, f"belong to these files; {found} had {scan.bytes} bytes",
-            "register the two scans again", str(page))
-    return found
 
 
 def recoloured(pixels: np.ndarray, lines: Lines) -> np.ndarray:
