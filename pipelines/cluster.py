@@ -54,10 +54,10 @@ class _Lane:
     actor: Any
     future: Any
     node: str | None = None
-    job: tuple[Any, int] | None = None  # and its attempt
+    job: tuple[Any, int] | None = None
 
 
-_Waiting = deque[tuple[Any, int]]
+_Waiting = deque[tuple[Any, int]]  # jobs and their attempts
 
 
 class Cluster:
@@ -114,15 +114,11 @@ class Cluster:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
     def run_jobs(self, work: Work, jobs: Iterable[Any], report: Report) -> Iterator[tuple[Any, Any]]:
-        """Yield (job, result of `work(job, report)` or a `Died`) in the order in which the jobs end.
+        """Do what `pipelines.workers.run_jobs` does; `report` is called when a job has ended, with the sum.
 
-        Args:
-            work: A function of a module that is installed on every machine, or a `partial` of one.
-            jobs: Picklable.
-            report: Called with the sum of what a job reported, when it has ended.
+        `work` must be a function of a module that is installed on every machine, or a `partial` of one.
 
         Raises:
-            Exception: The exception of `work`; unfinished jobs are stopped.
             UserError: No worker can be started.
         """
         waiting: _Waiting = deque((job, 1) for job in jobs)
@@ -154,8 +150,8 @@ class Cluster:
             time.sleep(LOOK_SECONDS)
             return []
         ready = self._ray.wait(futures, num_returns=1, timeout=LOOK_SECONDS)[0]
-        found, lanes = [], list(self._lanes)
-        for lane in [lane for lane in lanes if lane.future in ready]:
+        found, before = [], len(self._lanes)
+        for lane in [lane for lane in self._lanes if lane.future in ready]:
             try:
                 answer = self._ray.get(lane.future)
             except self._ray.exceptions.RayTaskError as error:
@@ -172,7 +168,7 @@ class Cluster:
                 report(reported)
                 found.append((lane.job[0], outcome))
             lane.future = lane.job = None
-        if len(self._lanes) < len(lanes):
+        if len(self._lanes) < before:
             time.sleep(GRACE_SECONDS)
         return found
 
