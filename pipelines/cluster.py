@@ -27,9 +27,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipelines.console import import_optional, one_line
 from pipelines.errors import UserError, require
@@ -49,43 +47,17 @@ ENVIRONMENT = {
 }
 
 
-class _Job(NamedTuple):
-    what: Any
-    attempt: int
-
-
-class _Answer(NamedTuple):
-    outcome: Any
-    reported: int
-
-
 @dataclass
 class _Lane:
-    """A worker. `future` is that of its start until it has a `node`, then that of its job; None if it is idle."""
+    """A worker. `future` is that of its start, then that of its job; None if it is idle."""
 
     actor: Any
     future: Any
     node: str | None = None
-    job: _Job | None = None
+    job: tuple[Any, int] | None = None
 
 
-class _Queue:
-    """Jobs that are taken one by one; true while there are any."""
-
-    def __init__(self, jobs: Iterable[Any]) -> None:
-        self._jobs = (_Job(what, 1) for what in jobs)
-        self._first: deque[_Job] = deque()
-
-    def __bool__(self) -> bool:
-        if not self._first:
-            self._first.extend(islice(self._jobs, 1))
-        return bool(self._first)
-
-    def pop(self) -> _Job:
-        return self._first.popleft()
-
-    def put_back(self, job: _Job) -> None:
-        self._first.append(_Job(job.what, job.attempt + 1))
+_Waiting = deque[tuple[Any, int]]  # jobs and their attempts
 
 
 class Cluster:
@@ -120,8 +92,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for lane in list(self._lanes):
             self._drop(lane)
         self._ray.shutdown()
@@ -143,92 +114,85 @@ class Cluster:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
     def run_jobs(self, work: Work, jobs: Iterable[Any], report: Report) -> Iterator[tuple[Any, Any]]:
-        """Yield (job, result of `work(job, report)` or a `Died`) in the order in which the jobs end.
+        """Do what `pipelines.workers.run_jobs` does; `report` is called when a job has ended, with the sum.
 
-        Args:
-            work: A function of a module that is installed on every machine, or a `partial` of one.
-            jobs: Picklable; taken as workers become free.
-            report: Called with the sum of what a job reported, when it has ended.
+        `work` must be a function of a module that is installed on every machine, or a `partial` of one.
 
         Raises:
-            Exception: The exception of `work`; unfinished jobs are stopped.
             UserError: No worker can be started.
         """
-        queue = _Queue(jobs)
+        waiting: _Waiting = deque((job, 1) for job in jobs)
         try:
-            self._feed(work, queue)
-            while queue or any(lane.job for lane in self._lanes):
-                ended = self._ended(queue, report)
-                self._feed(work, queue)  # before the caller handles what ended
+            self._feed(work, waiting)
+            while waiting or any(lane.job for lane in self._lanes):
+                ended = self._ended(waiting, report)
+                self._feed(work, waiting)  # before the caller handles what ended
                 yield from ended
         finally:
             for lane in [lane for lane in self._lanes if lane.job]:
                 self._drop(lane)
 
-    def _feed(self, work: Work, queue: _Queue) -> None:
+    def _feed(self, work: Work, waiting: _Waiting) -> None:
         """Start workers where there is room, and give a job to each idle one."""
         for _ in range(self.workers - len(self._lanes)):
             actor = self._ray.remote(_Worker).options(num_cpus=self.needs["CPU"], num_gpus=self.needs.get("GPU", 0),
                                                       max_restarts=0).remote()
             self._lanes.append(_Lane(actor, actor.start.remote(os.getcwd())))
         for lane in self._lanes:
-            if lane.future is None and queue:
-                lane.job = queue.pop()
-                lane.future = lane.actor.run.remote(work, lane.job.what)
+            if lane.future is None and waiting:
+                lane.job = waiting.popleft()
+                lane.future = lane.actor.run.remote(work, lane.job[0])
 
-    def _ended(self, queue: _Queue, report: Report) -> list[tuple[Any, Any]]:
+    def _ended(self, waiting: _Waiting, report: Report) -> list[tuple[Any, Any]]:
         """Wait a while, and return the jobs that ended with their outcomes; put back those of lost workers."""
         futures = [lane.future for lane in self._lanes if lane.future is not None]
         if not futures:  # the last machine is lost; another may join
             time.sleep(LOOK_SECONDS)
             return []
         ready = self._ray.wait(futures, num_returns=1, timeout=LOOK_SECONDS)[0]
-        found, lanes = [], list(self._lanes)
-        for lane in [lane for lane in lanes if lane.future in ready]:
-            job = lane.job
-            answer = self._answer(lane)
-            if answer is not None and job:
-                report(answer.reported)
-                found.append((job.what, answer.outcome))
-            elif job and job.attempt < ATTEMPTS:
-                queue.put_back(job)
-            elif job:
-                found.append((job.what, Died(None, ATTEMPTS)))
-        if len(self._lanes) < len(lanes):
+        found, before = [], len(self._lanes)
+        for lane in [lane for lane in self._lanes if lane.future in ready]:
+            try:
+                answer = self._ray.get(lane.future)
+            except self._ray.exceptions.RayTaskError as error:
+                lane.future = lane.job = None
+                raise error.cause or error from error
+            except self._ray.exceptions.RayError as error:
+                self._drop(lane)
+                found += self._lost(lane, error, waiting)
+                continue
+            if lane.job is None:  # it has started
+                lane.node, self._failed_starts = answer, 0
+            else:
+                outcome, reported = answer
+                report(reported)
+                found.append((lane.job[0], outcome))
+            lane.future = lane.job = None
+        if len(self._lanes) < before:
             time.sleep(GRACE_SECONDS)
         return found
 
-    def _answer(self, lane: _Lane) -> Any:
-        """Return what a worker returned; None if it is lost, and drop it."""
-        errors, starting = self._ray.exceptions, lane.node is None
-        try:
-            answer = self._ray.get(lane.future)
-        except errors.RayTaskError as error:
-            lane.job = None
-            raise error.cause or error from error
-        except errors.RayError as error:
-            self._drop(lane)
-            if starting:
-                self._failed_starts += 1
-                if self._failed_starts >= ATTEMPTS:
-                    raise UserError("a worker must be able to start; install the same version of this code on every "
-                                    f"machine. Received: {one_line(error)}") from error
-            elif lane.job:
-                print(f"\na worker was lost on {self._name_of(lane.node)}: its job runs again", file=sys.stderr)
-            return None
-        lane.future = lane.job = None
-        if starting:
-            lane.node, self._failed_starts = answer, 0
-        return answer
+    def _lost(self, lane: _Lane, error: Exception, waiting: _Waiting) -> list[tuple[Any, Any]]:
+        """Put the job of a lost worker back; return it with its outcome if it is given up."""
+        if lane.job is None:
+            self._failed_starts += 1
+            if self._failed_starts >= ATTEMPTS:
+                raise UserError("a worker must be able to start; install the same version of this code on every "
+                                f"machine. Received: {one_line(error)}") from error
+            return []
+        job, attempt = lane.job
+        if attempt == ATTEMPTS:
+            return [(job, Died(None, ATTEMPTS))]
+        waiting.appendleft((job, attempt + 1))
+        names = {node["NodeID"]: node["NodeManagerHostname"] for node in self._ray.nodes()}
+        print(f"\na worker was lost on {names.get(lane.node, 'a machine')}: its job runs again", file=sys.stderr)
+        return []
 
     def _drop(self, lane: _Lane) -> None:
         """End a worker: Ray gives up some that are only disconnected, and these must not go on."""
         with suppress(Exception):
             self._ray.kill(lane.actor)
         self._lanes.remove(lane)
-
-    def _name_of(self, node: str | None) -> str:
-        return next((at["NodeManagerHostname"] for at in self._ray.nodes() if at["NodeID"] == node), "a machine")
 
     def _machines(self) -> list[Mapping[str, float]]:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -260,10 +224,10 @@ class _Worker:
                             f"shared storage. Received: {socket.gethostname()}: {one_line(error)}") from error
         return ray.get_runtime_context().get_node_id()
 
-    def run(self, work: Work, job: Any) -> _Answer:
+    def run(self, work: Work, job: Any) -> tuple[Any, int]:
         """Do a job; return its outcome and the sum of what it reported."""
         counts: list[int] = []
-        return _Answer(work(job, counts.append), sum(counts))
+        return work(job, counts.append), sum(counts)
 
 
 def _connect(ray: Any, address: str) -> None:

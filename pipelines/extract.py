@@ -20,7 +20,6 @@ Pairs with scanned LR, instead of LR made from HR:
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 from absl import flags
@@ -75,17 +74,12 @@ def main() -> int:
         report = write_shards(sources, folder, options, FLAGS.workers, FLAGS.strict, cluster=cluster)
     kept = f" ({report.kept} of them finished before)" if report.kept else ""
     print(f"{report.patches} patches of {report.slides} slides{kept} in {FLAGS.output}")
-    print_skipped(report.skipped)
+    for item in report.skipped[:LISTED]:
+        print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
+    if len(report.skipped) > LISTED:
+        print(f"skipped: {len(report.skipped) - LISTED} more; see the .json of each slide")
     print(f"train on them: python -m sr_keras.train --train_data={FLAGS.output} --run=runs/mine")
     return 0
-
-
-def print_skipped(skipped: Sequence) -> None:
-    """List the first `LISTED` of what gave no patch, and the number of the others."""
-    for item in skipped[:LISTED]:
-        print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
-    if len(skipped) > LISTED:
-        print(f"skipped: {len(skipped) - LISTED} more; see the .json of each slide")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{os.getpid()}.tmp.{target.name}")
     try:
         yield temporary
-        _sync(temporary)
+        for place in (*temporary.rglob("*"), temporary):
+            _sync(place)
         os.replace(temporary, target)
-        _sync_one(target.parent)
+        _sync(target.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -52,13 +53,6 @@ def full_disk_named(path: Path, remedy: str) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir():
-        for child in path.iterdir():
-            _sync(child)
-    _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def run_jobs(work: Work, jobs: Iterable[Any], processes: int, report: Report) ->
     try:
         while waiting or lanes:
             while waiting and len(lanes) < processes:
-                lanes.append(_start(work, *waiting.popleft()))
+                lanes.append(_Lane(work, *waiting.popleft()))
             ready = wait([lane.connection for lane in lanes])
             for lane in [lane for lane in lanes if lane.connection in ready]:
                 kind, value = lane.receive()
@@ -82,11 +81,11 @@ def run_jobs(work: Work, jobs: Iterable[Any], processes: int, report: Report) ->
                     waiting.appendleft((lane.job, lane.attempt + 1))
                 else:
                     yield lane.job, Died(value) if kind == "died" else value
-                if kind == "died" or not waiting:
+                if kind == "done" and waiting:
+                    lane.give(*waiting.popleft())
+                else:
                     lanes.remove(lane)
                     lane.stop()
-                else:
-                    lane.give(*waiting.popleft())
     finally:
         for lane in lanes:
             lane.connection.close()  # all of them first, so that they clean up in parallel
@@ -106,13 +105,16 @@ def available_memory() -> int:
     return int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@dataclass
 class _Lane:
-    process: BaseProcess
-    connection: Connection
-    job: Any = None
-    attempt: int = 1
-    reported: int = 0
+    """A worker's process and its job."""
+
+    def __init__(self, work: Work, job: Any, attempt: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, work), daemon=True)
+        self._process.start()
+        there.close()
+        self.give(job, attempt)
 
     def give(self, job: Any, attempt: int) -> None:
         self.job, self.attempt, self.reported = job, attempt, 0
@@ -123,33 +125,22 @@ class _Lane:
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
-            self.process.join(PATIENCE_SECONDS)
-            return "died", self.process.exitcode
+            self._process.join(PATIENCE_SECONDS)
+            return "died", self._process.exitcode
 
     def stop(self) -> None:
         self.connection.close()
-        self.process.join(PATIENCE_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-
-
-def _start(work: Work, job: Any, attempt: int) -> _Lane:
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, work), daemon=True)
-    process.start()
-    there.close()
-    lane = _Lane(process, here)
-    lane.give(job, attempt)
-    return lane
+        self._process.join(PATIENCE_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
 
 def _serve(connection: Connection, work: Work) -> None:
     """Be a worker: do jobs until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent closed the pipe
         while True:
             job = connection.recv()
             try:
@@ -159,8 +150,6 @@ def _serve(connection: Connection, work: Work) -> None:
             except Exception as error:
                 answer = "failed", error
             connection.send(answer)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent closed the pipe
 
 
 def _die_with_parent() -> None:

@@ -15,7 +15,7 @@ The same tiles give the same bytes, however often the run was stopped and in wha
 date, lower levels are made from tiles as stored, and the file is written when the last tile is there. Disk: up to twice
 the finished file, until the work file is deleted. Memory: some tiles per thread.
 
-`tiff`: levels, encoded tiles and the finished file. `store`: the work file. `writer`: from tiles to a slide.
+`tiff`: levels, encoded tiles and the finished file. `writer`: the work file, and from tiles to a slide.
 """
 from pipelines.pyramid.tiff import Level, PyramidOptions
 from pipelines.pyramid.writer import PyramidWriter

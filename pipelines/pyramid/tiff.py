@@ -14,8 +14,9 @@ There is no date, label or software name.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -81,9 +82,10 @@ class Level:
         """Number of tiles."""
         return self.rows * self.columns
 
-    def has(self, row: int, column: int) -> bool:
-        """Whether this tile exists."""
-        return 0 <= row < self.rows and 0 <= column < self.columns
+    @property
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Row and column of each tile, row by row."""
+        return product(range(self.rows), range(self.columns))
 
     def box(self, row: int, column: int) -> tuple[int, int, int, int]:
         """Return x, y, width and height of a tile, without its padding."""
@@ -103,11 +105,6 @@ def filled_up(pixels: np.ndarray, side: int) -> np.ndarray:
     """Return a copy of [h, w, 3] as [side, side, 3] with the last row and column repeated."""
     height, width = pixels.shape[:2]
     return np.pad(pixels, ((0, side - height), (0, side - width), (0, 0)), mode="edge")
-
-
-def half(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 [h, w, 3] at half its size: rounded 2x2 means; at an odd border, the mean of fewer pixels."""
-    return np.asarray(Image.fromarray(pixels).reduce(2))
 
 
 def encode(pixels: np.ndarray, options: PyramidOptions) -> bytes:
@@ -138,7 +135,8 @@ def reduced(tiles: Sequence[Sequence[bytes]], shown: Level, row: int, column: in
 
     block = np.concatenate([np.concatenate([part(i, j) for j in range(len(line))], axis=1)
                             for i, line in enumerate(tiles)])
-    return encode(filled_up(half(block), options.tile), options)
+    half = np.asarray(Image.fromarray(block).reduce(2))  # rounded 2x2 means; at an odd border, the mean of fewer pixels
+    return encode(filled_up(half, options.tile), options)
 
 
 def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,
@@ -149,20 +147,24 @@ def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Itera
     image.
     """
     ome = options.format == "ome"
-    comment = ome_xml(levels[0], mpp, description) if ome else printable(description)
+    comment = _ome_xml(levels[0], mpp, description) if ome else _printable(description)
+    encoding: dict[str, Any] = {"compression": "jpeg", "subsampling": (1, 1)}
+    if options.quality is None:
+        encoding = {"compression": "adobe_deflate", "predictor": True}
     with tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=False) as tiff:
         for i, level in enumerate(levels):
             place: dict[str, Any] = {"subfiletype": REDUCED}
             if i == 0:
                 place = {"subfiletype": 0, "description": comment.encode(), "subifds": len(levels) - 1 if ome else 0}
+            if mpp is not None:
+                place |= {"resolution": (MICRONS_PER_CM / (mpp * 2**i),) * 2, "resolutionunit": "CENTIMETER"}
             tiff.write(iter(tiles(i)), shape=(level.height, level.width, 3), dtype=np.uint8, photometric="rgb",
-                       tile=(level.tile, level.tile), metadata=None, software=False, **_encoding(options),
-                       **_resolution(mpp, i), **place)
+                       tile=(level.tile, level.tile), metadata=None, software=False, **encoding, **place)
     if ome and options.quality is not None:
         _leave_subsampling_to_the_tiles(path)
 
 
-def ome_xml(level: Level, mpp: float | None, description: str) -> str:
+def _ome_xml(level: Level, mpp: float | None, description: str) -> str:
     """Return the OME-XML of one RGB image, in UTF-8.
 
     It has no character references: Bio-Formats 7.3 does not understand the unit `&#181;m`.
@@ -173,7 +175,7 @@ def ome_xml(level: Level, mpp: float | None, description: str) -> str:
         "xmlns": OME, "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
         "xsi:schemaLocation": f"{OME} {OME}/ome.xsd"})
     image = ElementTree.SubElement(root, "Image", {"ID": "Image:0"})
-    ElementTree.SubElement(image, "Description").text = printable(description)
+    ElementTree.SubElement(image, "Description").text = _printable(description)
     pixels = ElementTree.SubElement(image, "Pixels", {
         "ID": "Pixels:0", "DimensionOrder": "XYCZT", "Type": "uint8", "SizeX": str(level.width),
         "SizeY": str(level.height), "SizeC": "3", "SizeZ": "1", "SizeT": "1", "BigEndian": "false",
@@ -183,15 +185,9 @@ def ome_xml(level: Level, mpp: float | None, description: str) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="unicode")
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Return a text without characters that TIFF or XML cannot hold."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
-
-
-def _encoding(options: PyramidOptions) -> dict[str, Any]:
-    if options.quality is None:
-        return {"compression": "adobe_deflate", "predictor": True}
-    return {"compression": "jpeg", "subsampling": (1, 1)}
 
 
 def _leave_subsampling_to_the_tiles(path: Path) -> None:
@@ -205,10 +201,3 @@ def _leave_subsampling_to_the_tiles(path: Path) -> None:
         for place in [page.tags[SUBSAMPLING].offset for page in pages]:
             tiff.filehandle.seek(place)
             tiff.filehandle.write(struct.pack("<HHQQ", POSITIONING, SHORT, 1, CENTRED))
-
-
-def _resolution(mpp: float | None, number: int) -> dict[str, Any]:
-    if mpp is None:
-        return {}
-    pixels_per_cm = MICRONS_PER_CM / (mpp * 2**number)
-    return {"resolution": (pixels_per_cm, pixels_per_cm), "resolutionunit": "CENTIMETER"}

@@ -1,28 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tiles of level 0, in any order and over several runs, to a finished slide."""
+"""From tiles of level 0, in any order and over several runs, to a finished slide.
+
+The work file holds encoded tiles by (level, row, column) in one SQLite file that survives kill -9. Tiles are written in
+batches, each completely or not at all. One process holds the file at a time, until it ends. The file says what is being
+made, and is refused for anything else.
+"""
 from __future__ import annotations
 
+import errno
 import glob
+import json
 import os
+import sqlite3
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from pipelines.errors import require
 from pipelines.files import atomic_path, full_disk_named
-from pipelines.pyramid.store import REMEDY, TileStore, discard
 from pipelines.pyramid.tiff import PyramidOptions, encode, filled_up, levels_of, reduced, write_tiff
 
 UNFINISHED = ".unfinished"
-MOST_THREADS = 4
+FORMAT = 1  # of the work file
+THREADS = min(4, os.cpu_count() or 1)
+# A batch ends at this size or age: a kill loses at most one batch, and each costs a sync to disk.
+BATCH_BYTES = 16 * 2**20
+BATCH_SECONDS = 5.0
+REMEDY = "make room and resume with --resume, finished tiles are kept"
 
-_Key = tuple[int, int, int]
+_SETUP = (
+    "PRAGMA page_size = 16384",
+    "PRAGMA cache_size = -32768",  # KiB, for a batch and for reading
+    "PRAGMA locking_mode = EXCLUSIVE",
+    "BEGIN EXCLUSIVE",
+    "CREATE TABLE IF NOT EXISTS made (facts TEXT)",
+    "CREATE TABLE IF NOT EXISTS tiles (level INT, row INT, col INT, data BLOB, PRIMARY KEY (level, row, col))")
+_OF_TILE = "FROM tiles WHERE level = ? AND row = ? AND col = ?"
+_Key = tuple[int, int, int]  # level, row, column
 
 
 class PyramidWriter:
@@ -53,34 +74,27 @@ class PyramidWriter:
         """
         self.path = Path(path)
         self.options = options or PyramidOptions()
-        width, height = int(width), int(height)
         self.mpp = None if mpp is None else float(mpp)
         self.description = description
         require(min(width, height) > 0, "size", "be positive", "give pixels", (width, height))
         require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, or None if unknown", mpp)
-        self.levels = levels_of(width, height, self.options.tile)
+        self.levels = levels_of(int(width), int(height), self.options.tile)
         work = self.path.with_name(self.path.name + UNFINISHED)
         _make_way(self.path, work, resume, overwrite)
-        facts = {"width": width, "height": height, "mpp": self.mpp, "options": asdict(self.options),
+        facts = {"width": int(width), "height": int(height), "mpp": self.mpp, "options": asdict(self.options),
                  "description": description, "identity": identity}
         self._store = TileStore(work, facts)
         for stale in self.path.parent.glob(f".*.tmp.{glob.escape(self.path.name)}"):
             stale.unlink(missing_ok=True)  # of a killed run: no other run holds the work file
-        threads = min(MOST_THREADS, os.cpu_count() or 1)
-        self._pool = ThreadPoolExecutor(threads)
-        self._most_pending = 2 * threads
+        self._pool = ThreadPoolExecutor(THREADS)
         self._pending: deque[tuple[_Key, Future[bytes]]] = deque()
         self._finished = False
 
     def __enter__(self) -> PyramidWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-            return
-        with suppress(OSError):  # a full disk was reported already
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with nullcontext() if kind is None else suppress(OSError):  # a full disk was reported already
             self.close()
 
     def close(self) -> None:
@@ -94,12 +108,10 @@ class PyramidWriter:
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Yield row and column of the missing tiles of level 0, row by row; `put` may be called meanwhile."""
-        base = self.levels[0]
-        for row in range(base.rows):
-            for column in range(base.columns):
-                key = (0, row, column)
-                if not (any(key == other for other, _ in self._pending) or self._store.has(*key)):
-                    yield row, column
+        for row, column in self.levels[0].places:
+            key = (0, row, column)
+            if not (any(key == other for other, _ in self._pending) or self._store.has(*key)):
+                yield row, column
 
     def put(self, row: int, column: int, pixels: np.ndarray) -> None:
         """Add a tile of level 0, uint8 [h, w, 3] of the size of its box. A stored one is kept.
@@ -109,16 +121,17 @@ class PyramidWriter:
             OSError: The disk is full; names the file. All but the last seconds of work are kept.
         """
         base = self.levels[0]
-        require(base.has(row, column), "tile", f"lie in a grid of {base.rows} rows and {base.columns} columns",
-                "take rows and columns from missing()", (row, column))
+        require(0 <= row < base.rows and 0 <= column < base.columns, "tile",
+                f"lie in a grid of {base.rows} rows and {base.columns} columns", "take rows and columns from missing()",
+                (row, column))
         _, _, width, height = base.box(row, column)
         require(pixels.dtype == np.uint8 and pixels.shape == (height, width, 3), "pixels",
                 f"be uint8 [{height}, {width}, 3]", "cut them by levels[0].box(row, column)",
                 f"{pixels.dtype} {list(pixels.shape)}")
         # A copy: the caller may reuse its array while this one is encoded.
         full = filled_up(pixels, self.options.tile)
-        self._later((0, row, column), lambda: encode(full, self.options))
-        self._store_pending(self._most_pending)
+        self._pending.append(((0, row, column), self._pool.submit(encode, full, self.options)))
+        self._store_pending(2 * THREADS)
 
     def finish(self) -> None:
         """Complete the lower levels, write the slide, and delete the work file.
@@ -130,22 +143,17 @@ class PyramidWriter:
         self._drain()
         lacking = self.levels[0].count - self._store.count(0)
         require(lacking == 0, "tiles", "all be put before finish()", "put those of missing()", f"{lacking} missing")
-        for number in range(1, len(self.levels)):
-            self._build(number)
+        for number, level in enumerate(self.levels[1:], 1):
+            for row, column in level.places:
+                if not self._store.has(number, row, column):  # a killed run may have left it out
+                    self._reduce(number, row, column)
+                    self._store_pending(2 * THREADS)
+            self._drain()
         with full_disk_named(self.path, REMEDY), atomic_path(self.path) as temporary:
             write_tiff(temporary, self.levels, self._stored, self.options, self.mpp, self.description)
         self._finished = True
-        self._store.remove()
-
-    def _build(self, number: int) -> None:
-        """Make the missing tiles of a level: a killed run may have left some out."""
-        level = self.levels[number]
-        for row in range(level.rows):
-            for column in range(level.columns):
-                if not self._store.has(number, row, column):
-                    self._reduce(number, row, column)
-                    self._store_pending(self._most_pending)
-        self._drain()
+        self._store.close()
+        _unlink(self._store.path)
 
     def _reduce_above(self, number: int, row: int, column: int) -> None:
         """Start making the tile below a stored one, once all its tiles are stored.
@@ -153,34 +161,25 @@ class PyramidWriter:
         This uses cores that the computation of pixels leaves idle.
         """
         below = (number + 1, row // 2, column // 2)
-        if below[0] == len(self.levels) or self._store.has(*below):
-            return
-        if all(self._store.has(number, i, j) for i, j in self._over(*below)):
+        if (below[0] < len(self.levels) and not self._store.has(*below)
+                and all(self._store.has(number, i, j) for line in self._over(*below) for i, j in line)):
             self._reduce(*below)
 
     def _reduce(self, number: int, row: int, column: int) -> None:
+        tiles = [[self._store.get(number - 1, i, j) for i, j in line] for line in self._over(number, row, column)]
         above = self.levels[number - 1]
-        data = [self._store.get(number - 1, i, j) for i, j in self._over(number, row, column)]
-        across = min(2, above.columns - 2 * column)
-        tiles = [data[i:i + across] for i in range(0, len(data), across)]
-        self._later((number, row, column), lambda: reduced(tiles, above, 2 * row, 2 * column, self.options))
+        made = self._pool.submit(reduced, tiles, above, 2 * row, 2 * column, self.options)
+        self._pending.append(((number, row, column), made))
 
-    def _over(self, number: int, row: int, column: int) -> list[tuple[int, int]]:
-        """Return the up to 2x2 tiles of the level above that a tile covers, row by row."""
+    def _over(self, number: int, row: int, column: int) -> list[list[tuple[int, int]]]:
+        """Return the up to 2x2 tiles of the level above that a tile covers, as rows of columns."""
         above = self.levels[number - 1]
-        return [(i, j) for i in range(2 * row, min(2 * row + 2, above.rows))
-                for j in range(2 * column, min(2 * column + 2, above.columns))]
+        return [[(i, j) for j in range(2 * column, min(2 * column + 2, above.columns))]
+                for i in range(2 * row, min(2 * row + 2, above.rows))]
 
     def _stored(self, number: int) -> Iterator[bytes]:
         """Yield the tiles of a level, row by row."""
-        level = self.levels[number]
-        for row in range(level.rows):
-            for column in range(level.columns):
-                yield self._store.get(number, row, column)
-
-    def _later(self, key: _Key, work: Callable[[], bytes]) -> None:
-        """Make a tile in a thread; `_store_pending` waits for it."""
-        self._pending.append((key, self._pool.submit(work)))
+        return (self._store.get(number, *place) for place in self.levels[number].places)
 
     def _store_pending(self, most: int) -> None:
         """Store finished tiles in order, until at most `most` are pending."""
@@ -196,10 +195,126 @@ class PyramidWriter:
 
 def _make_way(path: Path, work: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to overwrite files; delete a work file that is not wanted."""
-    require(overwrite or not path.exists(), "output", "not exist",
-            "choose another name, or add --overwrite", str(path))
+    require(overwrite or not path.exists(), "output", "not exist", "choose another name, or add --overwrite", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     if work.exists() and not resume:
-        require(overwrite, "output", "not be unfinished",
-                "continue it with --resume, or start again with --overwrite", str(work))
-        discard(work)
+        require(overwrite, "output", "not be unfinished", "continue it with --resume, or start again with --overwrite",
+                str(work))
+        with suppress(_NoWorkFile):
+            _hold(work).close()  # an error if a run holds it
+        _unlink(work)
+
+
+class TileStore:
+    """An open work file, for one thread at a time."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+        """Open or create the work file; `facts` are JSON values that say what is being made.
+
+        Raises:
+            Held: Another run holds it.
+            ValueError: It was made for other facts, or is not a work file.
+            OSError: It cannot be written; names it.
+        """
+        self.path = path
+        facts = {"format": FORMAT, **facts}
+        self._connection = _hold(path)
+        try:
+            with _told(path):
+                self._connection.execute("INSERT INTO made SELECT ? WHERE NOT EXISTS (SELECT * FROM made)",
+                                         (json.dumps(facts),))
+                old = json.loads(self._connection.execute("SELECT facts FROM made").fetchone()[0])
+            differs = [name for name in sorted({*old, *facts}) if old.get(name) != facts.get(name)]
+            require(not differs, "output", "be resumed with the settings of the original run", "repeat that command, "
+                    "choose another output, or start again with --overwrite (these settings differ: "
+                    f"{', '.join(differs)})", str(path))
+            self.commit()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def has(self, level: int, row: int, column: int) -> bool:
+        """Whether a tile is stored."""
+        return self._first(f"SELECT 1 {_OF_TILE}", level, row, column) is not None
+
+    def count(self, level: int) -> int:
+        """Return how many tiles of a level are stored."""
+        return self._first("SELECT count(*) FROM tiles WHERE level = ?", level)
+
+    def get(self, level: int, row: int, column: int) -> bytes:
+        """Return a stored tile."""
+        return self._first(f"SELECT data {_OF_TILE}", level, row, column)
+
+    def _first(self, query: str, *values: int) -> Any:
+        with _told(self.path):
+            found = self._connection.execute(query, values).fetchone()
+        return found and found[0]
+
+    def put(self, level: int, row: int, column: int, data: bytes) -> None:
+        """Add a tile. A stored one is kept.
+
+        Raises:
+            OSError: The disk is full; names the file. Earlier batches are kept.
+        """
+        with _told(self.path):
+            self._connection.execute("INSERT OR IGNORE INTO tiles VALUES (?, ?, ?, ?)", (level, row, column, data))
+        self._batch_bytes += len(data)
+        if self._batch_bytes >= BATCH_BYTES or time.monotonic() - self._batch_start >= BATCH_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """End the batch: its tiles are on the disk now."""
+        with _told(self.path):
+            self._connection.commit()
+        self._batch_bytes = 0
+        self._batch_start = time.monotonic()
+
+    def close(self) -> None:
+        """Close the file, without the tiles since the last batch. May be called again."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+
+class Held(ValueError):
+    """Another run holds the work file."""
+
+
+class _NoWorkFile(ValueError):
+    """The file is not a work file."""
+
+
+def _hold(path: Path) -> sqlite3.Connection:
+    """Return a connection that excludes all others until it is closed."""
+    with _told(path):
+        connection = sqlite3.connect(path, timeout=0, check_same_thread=False)
+        try:
+            for command in _SETUP:
+                connection.execute(command)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into those of files and arguments."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_BUSY:
+            raise Held("`output` must be written by one run at a time; wait for the other, or choose "
+                       f"another. Received: output={str(path)!r}") from error
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise _NoWorkFile("`output` must have a work file of this program; delete this file, it is damaged or "
+                              f"something else. Received: output={str(path)!r}") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {REMEDY}", str(path)) from error
+        # SQLite does not tell a quota from a file size limit or a broken disk.
+        raise OSError(errno.EIO, f"cannot be written or read ({error}); {REMEDY}", str(path)) from error
+
+
+def _unlink(path: Path) -> None:
+    for name in (path, path.with_name(f"{path.name}-journal")):
+        name.unlink(missing_ok=True)

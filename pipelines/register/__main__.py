@@ -31,7 +31,10 @@ LEAST_PATCH = 32
 
 def main() -> int:
     """Register, write the result, and print how good it is."""
-    output = _checked(FLAGS.output)
+    require(bool(FLAGS.output), "output", "be given", "name the .json file to write", FLAGS.output)
+    output = Path(FLAGS.output)
+    require(output.suffix.lower() == ".json" and not output.is_dir(), "output", "be a .json file",
+            "it is written as JSON", FLAGS.output)
     for name in ("lr", "hr"):
         require(bool(FLAGS[name].value), name, "be given", "give a slide", FLAGS[name].value)
     require(FLAGS.patch_size >= LEAST_PATCH, "patch_size", f"be {LEAST_PATCH} or more",
@@ -53,14 +56,6 @@ def main() -> int:
     print(f"look at {output.with_suffix('.png')}, then: "
           f"python -m pipelines.extract --pairs={output} --output=shards/{output.stem}")
     return 0
-
-
-def _checked(output: str | None) -> Path:
-    require(bool(output), "output", "be given", "name the .json file to write", output)
-    path = Path(output or "")
-    require(path.suffix.lower() == ".json" and not path.is_dir(), "output", "be a .json file", "it is written as JSON",
-            output)
-    return path
 
 
 if __name__ == "__main__":

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipelines.cluster import Cluster
-from pipelines.pyramid.store import Held
-from pipelines.pyramid.writer import UNFINISHED
+from pipelines.pyramid.writer import UNFINISHED, Held
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report
 from sr_keras.model.tiles import Box, Span, box_of

@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image
 
 from pipelines.pixels import to_float, to_uint8
-from pipelines.pyramid import PyramidOptions, PyramidWriter, store
+from pipelines.pyramid import PyramidOptions, PyramidWriter, writer
 from pipelines.slide import open_slide
 from sr_keras.model.facts import ModelFacts
 from sr_keras.model.loading import load_generator
@@ -237,7 +237,7 @@ def killed(model: str, source: str, target: str, puts: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         put(self, *rest)
 
-    store.BATCH_BYTES = 1
+    writer.BATCH_BYTES = 1
     PyramidWriter.put = put_or_die
     enlarge_file(load_generator(model), Path(source), Path(target), LOSSLESS)
 
@@ -276,7 +276,7 @@ def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_sli
 
 
 def test_full_disk_keeps_the_work_file_and_is_gone_on_with(loaded, sample_slide, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "BATCH_BYTES", 1)
+    monkeypatch.setattr(writer, "BATCH_BYTES", 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (finished.stat().st_size // 2, hard))  # what a full disk is to who writes
     try:

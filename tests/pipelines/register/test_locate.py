@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from pipelines.planes import Plane
-from pipelines.register.fine import fit_patch
+from pipelines.register.locate import fit_patch
 from pipelines.slide import open_slide
 
 from .conftest import second_scan, similarity, write_scan
