@@ -1,121 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches are scored as 8-bit images, means and intervals are over slides, and tables say what was left out."""
+"""Means, intervals and gains are over slides, checked by hand; tables and files say what was left out."""
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from PIL import Image
 
-from pipelines.config import DegradeOptions
-from pipelines.degrade import degrade
-from pipelines.pixels import quantise, to_float
-from sr_keras import metrics
-from sr_keras.evaluation import (
-    METRICS,
-    bicubic,
+from sr_keras.evaluation.patches import REAL, condition_named, noisy
+from sr_keras.evaluation.tables import (
+    Gain,
+    by_slide,
+    gain_table,
     markdown_table,
-    pick,
-    score,
-    score_images,
     slide_table,
+    standard_page,
     summarise,
     write_csv,
+    write_gains_csv,
+    write_gains_json,
 )
 
+TEXTBOOK = condition_named("textbook")
 
-@pytest.fixture(scope="module")
-def hr(histology):
-    return to_float(np.stack([histology[y:y + 64, x:x + 64] for y in (0, 200) for x in (0, 200)]))
-
-
-@pytest.fixture(scope="module")
-def lr(hr):
-    return quantise(degrade(hr)).numpy()
-
-
-def batches_of(lr, hr, size):
-    """What `evaluation_dataset` gives, the last batch smaller."""
-    ids = np.array([f"s{i % 2}/p{i}".encode() for i in range(len(lr))])
-    slides = np.array([f"s{i % 2}".encode() for i in range(len(lr))])
-    return [{"example_id": ids[i:i + size], "slide_id": slides[i:i + size], "lr": lr[i:i + size], "hr": hr[i:i + size]}
-            for i in range(0, len(lr), size)]
-
-
-def test_bicubic_is_8_bit_and_close_to_pillow_inside(lr):
-    ours = np.asarray(bicubic(lr, 4))
-    np.testing.assert_array_equal(ours, quantise(ours))
-    for image, small in zip(ours, lr, strict=True):
-        pillow = Image.fromarray(np.rint(small * 255).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
-        np.testing.assert_allclose(image[8:-8, 8:-8], np.asarray(pillow)[8:-8, 8:-8] / 255, atol=1.01 / 255)
-
-
-def test_bicubic_is_centred(hr):
-    one = degrade(hr, 4)
-    turned = np.asarray(bicubic(one[:, ::-1, ::-1], 4))[:, ::-1, ::-1]
-    np.testing.assert_allclose(bicubic(one, 4), turned, atol=1.01 / 255)
-
-
-def test_score_images_equals_the_metrics(hr, lr):
-    sr = bicubic(lr, 4)
-    values = score_images(hr, sr, lr)
-    for name in ("psnr", "ssim", "qilv", "rrmse"):
-        np.testing.assert_allclose(values[name], getattr(metrics, name)(hr, sr), rtol=1e-4)
-    np.testing.assert_allclose(values["lr_consistency"], metrics.lr_consistency(lr, sr, 4, 1.6), rtol=1e-4)
-
-
-@pytest.mark.parametrize(("side", "there"), [(160, False), (164, True)])
-def test_score_images_leaves_ms_ssim_out_under_161_pixels(side, there, histology):
-    hr = to_float(histology[np.newaxis, :side, :side])
-    assert ("ms_ssim" in score_images(hr, hr, degrade(hr))) is there
-
-
-def test_every_score_has_what_a_table_needs(hr, lr):
-    assert set(score_images(hr, hr, lr)) == set(METRICS) - {"ms_ssim"}
-
-
-def test_lr_consistency_takes_the_degradation_it_is_given(hr):
-    lr = degrade(hr, 4, 3.0)
-    assert np.all(score_images(hr, hr, lr, DegradeOptions(blur_sigma=3.0))["lr_consistency"] < 1e-6)
-    assert np.all(score_images(hr, hr, lr)["lr_consistency"] > 1e-3)
-
-
-@pytest.mark.parametrize("size", [1, 3, 4])
-def test_score_gives_a_row_per_patch_and_method_whatever_the_batches(size, hr, lr):
-    rows = score(lambda images: bicubic(images, 4), batches_of(lr, hr, size))
-    assert [(row["example_id"], row["slide_id"], row["method"]) for row in rows] == [
-        (f"s{i % 2}/p{i}", f"s{i % 2}", method) for i in range(4) for method in ("bicubic", "sr")]
-    expected = metrics.psnr(hr, bicubic(lr, 4)).numpy()
-    for method in ("bicubic", "sr"):
-        np.testing.assert_allclose([row["psnr"] for row in rows if row["method"] == method], expected, rtol=1e-4)
-
-
-def test_score_takes_a_dataset_as_it_is(hr, lr):
-    names = tf.constant(["a/0", "a/1", "b/0", "b/1"])
-    slides = tf.constant(["a", "a", "b", "b"])
-    dataset = tf.data.Dataset.from_tensor_slices({"example_id": names, "slide_id": slides, "lr": lr, "hr": hr}).batch(2)
-    assert [row["slide_id"] for row in score(lambda images: bicubic(images, 4), dataset)][::2] == ["a", "a", "b", "b"]
-
-
-def test_model_is_scored_as_an_8_bit_image(hr, lr):
-    outside = np.where(hr > 0.5, 1.4, -0.3).astype(np.float32)
-    rows = score(lambda images: outside, batches_of(lr, hr, 4))
-    expected = metrics.psnr(hr, np.clip(outside, 0, 1))
-    np.testing.assert_allclose([row["psnr"] for row in rows if row["method"] == "sr"], expected, rtol=1e-4)
-
-
-def test_score_refuses_no_patches_and_another_scale(hr, lr):
-    with pytest.raises(ValueError, match="at least one patch"):
-        score(lambda images: images, [])
-    with pytest.raises(ValueError, match="`sr` must have the shape of hr"):
-        score(lambda images: images, batches_of(lr, hr, 4))
-    with pytest.raises(ValueError, match="`lr` must be hr's sides over scale=2"):
-        score_images(hr, hr, lr, DegradeOptions(scale=2))
-
-
-# Summaries
 
 def rows_of(bicubic, sr, slides, **more):
     """A row per patch and method with these PSNRs."""
@@ -237,13 +145,95 @@ def test_csv_holds_every_row_and_no_other_file_is_left(two_slides, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
-def test_pick_names_best_median_and_worst_by_sr():
-    values = [5, 1, 9, 3, 7, 2, 8]
-    rows = rows_of(values[::-1], values, ["a"] * 7)
-    assert pick(rows, "psnr", each=1) == {"a/2": "best", "a/0": "median", "a/1": "worst"}
-    assert pick(rows, "rrmse", each=1) == {"a/2": "best", "a/0": "median", "a/1": "worst"}  # lower is better
+# Gains
+
+def gain_rows(bicubic, sr, slides, **more):
+    """Rows as `score` gives them: PSNR as given, RRMSE a tenth of its distance from 30."""
+    return [{"example_id": f"{slide}/{i}", "slide_id": slide, "method": method, "psnr": float(psnr),
+             "qilv": 0.5, "rrmse": (30 - psnr) / 10, **more}
+            for i, (slide, *both) in enumerate(zip(slides, bicubic, sr, strict=True))
+            for method, psnr in zip(("bicubic", "sr"), both, strict=True)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_pick_of_few_patches_takes_each_once(count):
-    assert len(pick(rows_of(range(1, count + 1), range(1, count + 1), ["a"] * count), "psnr")) == count
+def gain_on(condition, rows):
+    return Gain(condition, by_slide(rows))
+
+
+@pytest.fixture
+def gain():
+    """Slide a gains 2, 2 and 5, slide b loses 1: by slides +3 and -1, their mean +1 (by patches it would be +2)."""
+    return gain_on(TEXTBOOK, gain_rows([20, 20, 20, 25], [22, 22, 25, 24], "aaab"))
+
+
+def test_every_slide_counts_once(gain):
+    assert gain.slides["a"].patches == 3
+    assert gain.slides["a"].means["bicubic"]["psnr"] == 20
+    assert gain.slides["a"].means["sr"]["psnr"] == pytest.approx(23)
+    assert gain.of_slides("psnr") == pytest.approx({"a": 3, "b": -1})
+    assert gain.mean("psnr") == pytest.approx(1)
+    assert gain.mean("rrmse") == pytest.approx(-0.1)
+    assert gain.mean("qilv") == 0
+
+
+def test_the_worst_slide_and_those_below_bicubic_are_told(gain):
+    assert gain.worst == ("b", pytest.approx(-1))
+    assert gain.below == 1
+    level = gain_on(TEXTBOOK, gain_rows([20, 20], [20, 21], "ab"))
+    assert level.below == 0  # as good as bicubic is not below it
+    assert level.worst == ("a", 0)
+
+
+def test_an_infinite_score_is_left_out_of_its_slide(gain):
+    found = gain_on(TEXTBOOK, gain_rows([20, 20, 30], [21, np.inf, np.inf], "aab"))
+    assert found.of_slides("psnr") == {"a": 1}
+    assert found.mean("psnr") == 1
+    assert found.worst == ("a", 1)
+    assert "| 0 of 1 |" in gain_table([found])
+
+
+def test_compact_table_has_a_row_per_kind_of_lr(gain):
+    table = gain_table([gain, gain_on(REAL, gain_rows([20, 20], [19, 18], "ab", ms_ssim=0.9))])
+    assert table.splitlines() == [
+        "| LR | PSNR (dB) ↑ | QILV ↑ | RRMSE ↓ | worst slide, PSNR | slides below bicubic |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| textbook (sigma 1.6) | +1.00 | +0.000 | -0.1000 | -1.00 (b) | 1 of 2 |",
+        "| real pairs | -1.50 | +0.000 | +0.1500 | -2.00 (b) | 2 of 2 |"]
+
+
+def test_ms_ssim_has_its_column_where_all_patches_have_it():
+    gain = gain_on(REAL, gain_rows([20], [21], "a", ms_ssim=0.9))
+    assert "| PSNR (dB) ↑ | MS-SSIM ↑ | QILV ↑ | RRMSE ↓ |" in gain_table([gain])
+
+
+def test_page_has_tables_by_slide_and_of_scores(gain):
+    real = gain_on(REAL, gain_rows([20, 20], [19, 18], "bc"))
+    page = standard_page([gain, real])
+    assert "| real pairs |  | -1.00 | -2.00 |\n| textbook (sigma 1.6) | +3.00 | -1.00 |  |\n" in page
+    assert "| textbook (sigma 1.6) | 22.50 → 23.50 | 0.500 → 0.500 | 0.7500 → 0.6500 |" in page
+
+
+def test_points_of_curves_are_no_rows_of_the_page(gain):
+    extra = gain_on(noisy(0.02), gain_rows([20], [21], "a"))
+    assert standard_page([gain, extra]) == standard_page([gain])
+
+
+def test_csv_and_json_hold_what_the_table_shows(gain, tmp_path):
+    write_gains_csv([gain], tmp_path / "a.csv")
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as handle:
+        found = list(csv.DictReader(handle))
+    assert [(row["lr"], row["slide_id"], row["patches"]) for row in found] == [("textbook", "a", "3"),
+                                                                               ("textbook", "b", "1")]
+    assert [float(row["gain_psnr"]) for row in found] == [3, -1]
+    write_gains_json([gain], tmp_path / "a.json", {"model": "m"})
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert told["model"] == "m"
+    assert told["lr"]["textbook"]["gain"] == {"psnr": 1, "qilv": 0, "rrmse": -0.1}
+    assert (told["lr"]["textbook"]["worst_slide"], told["lr"]["textbook"]["worst_psnr"]) == ("b", -1)
+    assert told["lr"]["textbook"]["slides_below"] == 1
+    assert told["lr"]["textbook"]["slides"]["a"]["sr"]["psnr"] == 23
+
+
+def test_json_has_null_for_what_is_not_finite(tmp_path):
+    write_gains_json([gain_on(REAL, gain_rows([20], [np.inf], "a"))], tmp_path / "a.json", {})
+    told = json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert told["lr"]["pairs"]["gain"]["psnr"] is None
