@@ -94,7 +94,7 @@ def score_on_standard(output: Path, title: str) -> None:
     console.import_tensorflow()
     from sr_keras.evaluation.patches import find_sets
     from sr_keras.evaluation.pictures import draw_curves
-    from sr_keras.evaluation.tables import READING, standard_page, write_gains_csv, write_gains_json
+    from sr_keras.evaluation.tables import standard_page, write_gains_csv, write_gains_json
 
     generator = _open_generator()
     scale, per_slide = generator.scale, (PER_SLIDE if FLAGS.limit is None else FLAGS.limit) or None
@@ -105,12 +105,13 @@ def score_on_standard(output: Path, title: str) -> None:
     heading = f"{title}: x{scale}, {len(slides)} slides, {per_slide or 'all'} patches a slide, seed {FLAGS.seed}."
     page, rows, programs, picture = paths = [output / name for name in STANDARD_FILES]
     tables = standard_page(gains)
+    shown = tables.partition("\n\n**Gain in PSNR by slide")[0]
     write_text(page, f"{heading}\n\n{tables}")
     write_gains_csv(gains, rows)
     write_gains_json(gains, programs, {"model": FLAGS.model, "data": FLAGS.data, "scale": scale,
                                        "per_slide": per_slide, "seed": FLAGS.seed})
     draw_curves(gains, picture)
-    print(f"\n{heading}\n\n{tables.partition(READING)[0]}{READING}\n\n{', '.join(map(str, paths))}")
+    print(f"\n{heading}\n\n{shown}\n\n{', '.join(map(str, paths))}")
 
 
 def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide: int | None,

@@ -3,9 +3,11 @@
 
 A mean is the mean over slides of each slide's mean: patches of one slide share stain, scanner and tissue, and a slide
 with many patches counts no more than another. The 95% interval is a percentile bootstrap over slides, or over patches
-if there is a single slide. Scores that are not finite (the PSNR of blank glass, for example) are excluded and counted.
+if there is a single slide.
 
-A difference or gain is SR less bicubic, patch by patch. RRMSE is an error: a gain below 0 is good.
+A difference or gain is SR less bicubic, patch by patch. RRMSE is an error: a gain below 0 is good. Both methods are
+compared on the same patches: where one of them has no finite score (the PSNR of a patch of one colour, which bicubic
+returns without error), the patch is left out of the means of both and of the difference, and named.
 """
 from __future__ import annotations
 
@@ -26,6 +28,7 @@ from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, STANDARD,
 DIFFERENCE = "difference"
 LABELS = {BICUBIC: "bicubic", SR: "SR", DIFFERENCE: "SR − bicubic"}
 FEW_SLIDES = 10
+MOST_NAMED = 5  # patches in a sentence on those that are left out
 GAIN_METRICS = ("psnr", "ms_ssim", "qilv", "rrmse")
 READING = ("Gain of SR over bicubic, the mean over slides of each slide's mean: SR is better above 0, in RRMSE below. "
            "A slide is below bicubic when its gain in PSNR is negative. Sigmas are in HR pixels.")
@@ -43,19 +46,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Summary:
-    """Estimates by method and metric, number of patches of each slide, and infinite scores by metric."""
+    """Estimates by method and metric, number of patches of each slide, and by metric the patches that are left out."""
 
     estimates: dict[str, dict[str, Estimate]]
     patches: dict[str, int]
-    infinite: dict[str, int]
+    left_out: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
 class SlideScores:
-    """Means over the patches of a slide."""
+    """Means over the patches of a slide, and by metric the patches that are left out of them."""
 
     patches: int
     means: Means
+    left_out: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,12 @@ def summarise(rows: Sequence[Row], resamples: int = 1000, seed: int = 0) -> Summ
     Raises:
         ValueError: There are no rows, or a patch lacks one of its two methods.
     """
-    _, values = _by_patch(rows)
-    slides = by_slide(rows)
+    values, slides = _by_patch(rows)[2], by_slide(rows)
     estimates = {method: {name: _estimate(column if len(slides) == 1 else np.array(
         [slide.means[method][name] for slide in slides.values()]), resamples, seed)
         for name, column in columns.items()} for method, columns in values.items()}
-    infinite = {name: sum(int((~np.isfinite(values[method][name])).sum()) for method in METHODS)
-                for name in values[SR]}
-    return Summary(estimates, {slide_id: slide.patches for slide_id, slide in slides.items()}, infinite)
+    left_out = {name: [patch for slide in slides.values() for patch in slide.left_out[name]] for name in values[SR]}
+    return Summary(estimates, {slide_id: slide.patches for slide_id, slide in slides.items()}, left_out)
 
 
 def by_slide(rows: Sequence[Row]) -> dict[str, SlideScores]:
@@ -107,10 +109,15 @@ def by_slide(rows: Sequence[Row]) -> dict[str, SlideScores]:
     Raises:
         ValueError: There are no rows, or a patch lacks one of its two methods.
     """
-    slide_ids, values = _by_patch(rows)
-    return {str(slide_id): SlideScores(int((slide_ids == slide_id).sum()), {
-        method: {name: finite_mean(column[slide_ids == slide_id]) for name, column in columns.items()}
-        for method, columns in values.items()}) for slide_id in sorted(set(slide_ids))}
+    example_ids, slide_ids, values = _by_patch(rows)
+    found = {}
+    for slide_id in sorted(set(slide_ids.tolist())):
+        mine = slide_ids == slide_id
+        means = {method: {name: finite_mean(column[mine]) for name, column in columns.items()}
+                 for method, columns in values.items()}
+        left_out = {name: example_ids[mine & np.isnan(column)].tolist() for name, column in values[DIFFERENCE].items()}
+        found[slide_id] = SlideScores(int(mine.sum()), means, left_out)
+    return found
 
 
 def finite_mean(values: Any) -> float:
@@ -119,18 +126,21 @@ def finite_mean(values: Any) -> float:
     return float(finite.mean()) if len(finite) else np.nan
 
 
-def _by_patch(rows: Sequence[Row]) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]]:
-    """Return the slide of each patch [N], and the scores by method and metric, each [N] in the same order."""
+def _by_patch(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.ndarray]]]:
+    """Return ids and slides of the patches, each [N], and scores by method and metric, each [N].
+
+    Where one method has no finite score, both and the difference are NaN.
+    """
     by_method = {method: {row["example_id"]: row for row in rows if row["method"] == method} for method in METHODS}
     require(bool(rows) and by_method[BICUBIC].keys() == by_method[SR].keys(), "rows",
             "contain each patch once as bicubic and once as sr", "take them from `score`", len(rows))
     ids = list(by_method[SR])
-    names = [name for name in METRICS if name in rows[0]]
-    values = {method: {name: np.array([found[i][name] for i in ids]) for name in names}
-              for method, found in by_method.items()}
-    with np.errstate(invalid="ignore"):  # the difference of infinite scores is NaN, as it should be
-        values[DIFFERENCE] = {name: values[SR][name] - values[BICUBIC][name] for name in names}
-    return np.array([by_method[SR][i]["slide_id"] for i in ids]), values
+    values: dict[str, dict[str, np.ndarray]] = {method: {} for method in (*METHODS, DIFFERENCE)}
+    for name in (name for name in METRICS if name in rows[0]):
+        pairs = np.array([[by_method[method][i][name] for i in ids] for method in METHODS])
+        values[BICUBIC][name], values[SR][name] = np.where(np.isfinite(pairs).all(0), pairs, np.nan)
+        values[DIFFERENCE][name] = values[SR][name] - values[BICUBIC][name]
+    return np.array(ids), np.array([by_method[SR][i]["slide_id"] for i in ids]), values
 
 
 def _estimate(units: np.ndarray, resamples: int, seed: int) -> Estimate:
@@ -157,9 +167,7 @@ def markdown_table(summary: Summary) -> str:
     notes = [f"{sum(summary.patches.values())} patches of {slides} slide{'s' if slides > 1 else ''}.", note]
     if "ms_ssim" not in names:
         notes.append("MS-SSIM is left out: it needs patches of 161 pixels a side or more.")
-    notes += [f"{METRICS[name].label}: {count} infinite values are left out."
-              for name, count in summary.infinite.items() if count]
-    return f"{lines}\n{' '.join(notes)}\n"
+    return f"{lines}\n{' '.join([*notes, *_omissions(summary.left_out)])}\n"
 
 
 def slide_table(rows: Sequence[Row]) -> str:
@@ -191,7 +199,10 @@ def standard_page(gains: Sequence[Gain]) -> str:
     scores = table("LR", [heading(name) for name in names], (
         (gain.condition.label, *(both(gain.mean(name, BICUBIC), gain.mean(name, SR), name) for name in names))
         for gain in rows))
-    return (f"{gain_table(rows)}\n{READING}\n\n**Gain in PSNR by slide**\n\n{by_slide_text}\n"
+    left_out = {name: sorted({f"{patch} ({gain.condition.name})" for gain in rows for slide in gain.slides.values()
+                              for patch in slide.left_out[name]}) for name in names}
+    reading = " ".join([READING, *_omissions(left_out)])
+    return (f"{gain_table(rows)}\n{reading}\n\n**Gain in PSNR by slide**\n\n{by_slide_text}\n"
             f"**Scores, bicubic → SR, means over slides**\n\n{scores}")
 
 
@@ -244,8 +255,16 @@ def write_gains_json(gains: Sequence[Gain], path: str | os.PathLike[str], about:
         "worst_slide": gain.worst[0], "worst_psnr": _rounded({"psnr": gain.worst[1]})["psnr"],
         "slides_below": gain.below, "slides": {slide_id: {
             "patches": slide.patches, BICUBIC: _rounded(slide.means[BICUBIC]), SR: _rounded(slide.means[SR]),
-            "gain": _rounded(slide.means[DIFFERENCE])} for slide_id, slide in gain.slides.items()}} for gain in gains}
+            "gain": _rounded(slide.means[DIFFERENCE]), "left_out": slide.left_out}
+            for slide_id, slide in gain.slides.items()}} for gain in gains}
     write_text(path, json.dumps({**about, "lr": listed}, indent=1) + "\n")
+
+
+def _omissions(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence for each metric that leaves out patches."""
+    return [f"{METRICS[name].label}: {len(patches)} {'patches are' if len(patches) > 1 else 'patch is'} left out of "
+            f"all columns, since bicubic or SR has no finite score there: {', '.join(patches[:MOST_NAMED])}"
+            f"{', ...' if len(patches) > MOST_NAMED else ''}." for name, patches in left_out.items() if patches]
 
 
 def _cell(summary: Summary, method: str, name: str) -> str:

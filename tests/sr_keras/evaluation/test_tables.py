@@ -92,12 +92,34 @@ def test_few_slides_are_said_to_be_few(two_slides):
     assert "too narrow" not in markdown_table(summarise(many))
 
 
-def test_infinite_scores_are_left_out_and_counted():
-    rows = rows_of([20, 20, 30], [np.inf, 24, 34], ["a", "a", "b"])
+def test_a_patch_without_a_finite_score_is_left_out_of_all_columns_and_named():
+    rows = rows_of([20, 20, np.inf, 30], [np.inf, 24, 37, 34], ["a", "a", "a", "b"])
     summary = summarise(rows)
-    assert summary.estimates["sr"]["psnr"].mean == pytest.approx((24 + 34) / 2)
-    assert summary.estimates["difference"]["psnr"].mean == pytest.approx(4)
-    assert "PSNR (dB): 1 infinite values are left out." in markdown_table(summary)
+    for name, mean in (("bicubic", (20 + 30) / 2), ("sr", (24 + 34) / 2), ("difference", 4)):
+        assert summary.estimates[name]["psnr"].mean == pytest.approx(mean)
+    assert ("PSNR (dB): 2 patches are left out of all columns, since bicubic or SR has no finite score there: a/0, a/2."
+            in markdown_table(summary))
+    assert "| a | 3 | 20.00 → 24.00 |" in slide_table(rows)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_difference_of_means_is_the_mean_of_differences(seed):
+    """For any scores with infinities and NaN, of one slide or several, some of them with no pair at all."""
+    rng = np.random.default_rng(seed)
+    count = rng.integers(1, 30)
+    pairs = rng.normal(30, 5, (2, count))
+    for value in (np.inf, -np.inf, np.nan):
+        pairs[rng.random(pairs.shape) < 0.15] = value
+    rows = rows_of(*pairs, rng.choice(["a", "b", "c"][:rng.integers(1, 4)], count))
+    slides = {slide_id: slide.means for slide_id, slide in by_slide(rows).items()}
+    means = {method: {name: one.mean for name, one in found.items()}
+             for method, found in summarise(rows).estimates.items()}
+    gain = Gain(TEXTBOOK, by_slide(rows))
+    kept = {method: {"psnr": gain.mean("psnr", method)} for method in ("bicubic", "sr", "difference")}
+    for found in (means, kept, *slides.values()):
+        assert found["sr"]["psnr"] - found["bicubic"]["psnr"] == pytest.approx(found["difference"]["psnr"], nan_ok=True)
+    finite = np.isfinite(pairs).all(0)
+    assert sum(len(slide.left_out["psnr"]) for slide in by_slide(rows).values()) == (~finite).sum()
 
 
 def test_scores_that_are_all_infinite_leave_no_number_and_no_error():
@@ -183,12 +205,17 @@ def test_the_worst_slide_and_those_below_bicubic_are_told(gain):
     assert level.worst == ("a", 0)
 
 
-def test_an_infinite_score_is_left_out_of_its_slide(gain):
+def test_the_page_and_the_json_name_what_is_left_out_of_gains(tmp_path):
     found = gain_on(TEXTBOOK, gain_rows([20, 20, 30], [21, np.inf, np.inf], "aab"))
     assert found.of_slides("psnr") == {"a": 1}
     assert found.mean("psnr") == 1
+    assert found.mean("psnr", "sr") - found.mean("psnr", "bicubic") == 1
     assert found.worst == ("a", 1)
     assert "| 0 of 1 |" in gain_table([found])
+    assert "PSNR (dB): 2 patches are left out of all columns" in standard_page([found])
+    assert "a/1 (textbook), b/2 (textbook)." in standard_page([found])
+    write_gains_json([found], tmp_path / "a.json", {})
+    assert json.loads((tmp_path / "a.json").read_text())["lr"]["textbook"]["slides"]["b"]["left_out"]["psnr"] == ["b/2"]
 
 
 def test_compact_table_has_a_row_per_kind_of_lr(gain):
