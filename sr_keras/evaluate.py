@@ -143,60 +143,34 @@ def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide
 
 
 def score_on_one(output: Path, title: str) -> None:
-    """Score on one kind of LR, and print the table."""
+    """Score on one kind of LR, write FILES, and print the table."""
     console.import_tensorflow()
-    from sr_keras.evaluation.patches import condition_named, find_shards, pairs_of, trained_condition
+    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
+    from sr_keras.evaluation.patches import condition_named, find_shards, lr_dataset, pairs_of, trained_condition
 
     named = condition_named(FLAGS.lr) if FLAGS.lr else None  # before the model is loaded: the name may be wrong
     generator = _open_generator()
-    condition = named.at_scale(generator.scale) if named else trained_condition(
-        trained_degrade(generator, FLAGS.blur_sigma))
-    shards = find_shards(FLAGS.data, output / "data", _patch_options(generator.scale), generator.scale)
+    scale = generator.scale
+    condition = named.at_scale(scale) if named else trained_condition(trained_degrade(generator, FLAGS.blur_sigma))
+    shards = find_shards(FLAGS.data, output / "data", _patch_options(scale), scale)
     if condition.is_real:
-        shards = pairs_of(shards, generator.scale)
-    table = evaluate(generator, shards, condition, generator.scale, output, FLAGS.limit or None, title, FLAGS.seed)
+        shards = pairs_of(shards, scale)
+    dataset = lr_dataset(shards, condition, scale, FLAGS.limit or None, FLAGS.seed)
+    names = set(METRICS) - ({"lr_consistency"} if condition.is_real else set())
+    degrade = condition.degrade or DegradeOptions(scale)
+    with tqdm(desc="scoring", unit="patch", total=min(FLAGS.limit or shards.count, shards.count)) as bar:
+        rows = score(generator, _batches(dataset, shards, bar), degrade, names)
+    summary = summarise(rows)
+    table = f"{title}: x{scale}, {condition.label}, patches of {shards.patch_size} pixels.\n\n{markdown_table(summary)}"
+    per_slide = f"\n**By slide, bicubic → SR**\n\n{slide_table(rows)}" if len(summary.patches) > 1 else ""
+    write_text(output / TABLE_FILE, f"{table}{per_slide}")
+    write_csv(rows, output / ROWS_FILE)
+    picture_sheet(rows, dataset.as_numpy_iterator(), generator, output / SHEET_FILE, degrade)
     print(f"\n{table}\n{', '.join(str(output / name) for name in FILES)}")
 
 
-def evaluate(upscale: Any, shards: ShardSet, condition: Condition, scale: int, output: Path,
-             limit: int | None = None, title: str = "", seed: int = 0) -> str:
-    """Score a model and bicubic on one kind of LR, write FILES, and return the table.
-
-    Args:
-        upscale: lr float32 [B, h, w, 3] -> sr.
-        shards: The patches.
-        condition: The kind of LR.
-        scale: Scale of the model.
-        output: Folder to write to.
-        limit: Number of patches; None for all.
-        title: Beginning of scores.md: the model and the data.
-        seed: Seed of the random parts of LR.
-    """
-    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
-    from sr_keras.evaluation.patches import lr_dataset
-
-    dataset = lr_dataset(shards, condition, scale, limit, seed)
-    names = set(METRICS) - ({"lr_consistency"} if condition.is_real else set())
-    degrade = condition.degrade or DegradeOptions(scale)
-    with tqdm(desc="scoring", unit="patch", total=min(limit or shards.count, shards.count)) as bar:
-        rows = score(upscale, _batches(dataset, shards, bar), degrade, names)
-    summary = summarise(rows)
-    table = markdown_table(summary)
-    heading = f"{title}: x{scale}, {condition.label}, patches of {shards.patch_size} pixels."
-    per_slide = f"\n**By slide, bicubic → SR**\n\n{slide_table(rows)}" if len(summary.patches) > 1 else ""
-    write_text(output / TABLE_FILE, f"{heading}\n\n{table}{per_slide}")
-    write_csv(rows, output / ROWS_FILE)
-    picture_sheet(rows, dataset.as_numpy_iterator(), upscale, output / SHEET_FILE, degrade)
-    return f"{heading}\n\n{table}"
-
-
 def check_output(output: Path, title: str, files: Sequence[str]) -> None:
-    """Refuse a folder with scores of another model or other data; the title of the table identifies them.
-
-    Args:
-        output: The folder.
-        title: The model, the data and the LR.
-        files: Files that will be written, the table first.
+    """Refuse a folder with scores of another model or other data: the title of the table, the first file, tells.
 
     Raises:
         ValueError: There are other scores, or the path is not a folder.

@@ -66,13 +66,7 @@ class About:
 
 
 class SuperResolutionClient:
-    """A generator on a server.
-
-        with SuperResolutionClient("grpc://localhost:8500", "demo") as client:
-            sr = client.super_resolve(lr)                     # uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3]
-
-    Threads may share it.
-    """
+    """A generator on a server, to be used in a `with`; threads may share it."""
 
     def __init__(self, server: str, model_name: str, *, model_version: int | None = None,
                  sleep: Callable[[float], object] | None = None, **options: Any) -> None:

@@ -41,10 +41,10 @@ def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLik
     """Draw LR, bicubic, SR and HR of one patch with the scores, and below each an enlarged inset.
 
     Args:
-        lr: [h, w, 3], uint8 or float in [0, 1].
-        bicubic: [scale*h, scale*w, 3].
-        sr: The same.
-        hr: The same.
+        lr: [h, w, 3], uint8 or float in [0, 1]; the others are [scale*h, scale*w, 3].
+        bicubic: Enlarged by interpolation.
+        sr: Enlarged by the model.
+        hr: The truth.
         path: A .png file, written atomically.
         inset: (x, y, side) in HR pixels; None for the place with the most detail.
 
@@ -52,14 +52,20 @@ def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLik
         ValueError: Sizes do not fit, or the inset is not inside the image.
     """
     images = [_float_image(image, name) for name, image in (("lr", lr), ("bicubic", bicubic), ("sr", sr), ("hr", hr))]
-    scale = _scale(images)
     height, width = images[3].shape[:2]
+    scale = height // images[0].shape[0]
+    whole = (scale * images[0].shape[0], scale * images[0].shape[1])
+    require(all(image.shape[:2] == whole for image in images[1:]), "bicubic, sr, hr",
+            "have one size, a whole multiple of lr's", "crop them", [image.shape for image in images])
     zoom = -(-SIDE // min(height, width))
     x, y, side = inset or most_detailed(images[3], _inset_side(min(height, width), scale, zoom), scale)
     require(0 <= x <= x + side <= width and 0 <= y <= y + side <= height and side > 0, "inset", "be inside the image",
             "give (x, y, side) in HR pixels", inset)
     titles = (f"LR  {width // scale} × {height // scale}", "Bicubic", "SR", f"HR  {width} × {height}")
-    captions = _captions(images, scale)
+    scores = [score_images(images[3][None], image[None], images[0][None], DegradeOptions(scale))
+              for image in images[1:3]]
+    shown = [_caption({name: value[0] for name, value in values.items()}) for values in scores]
+    captions = ["", *shown, "ground truth"]
     images[0] = _repeated(images[0], scale)
     magnified = zoom * width // side * side
     top, below = MARGIN + 40, zoom * height + 84
@@ -91,7 +97,8 @@ def picture_sheet(rows: Sequence[Row], batches: Iterable[Mapping[str, Any]], ups
     metric = "ms_ssim" if "ms_ssim" in rows[0] else "ssim"
     kinds = pick(rows, metric)
     scores = {(row["example_id"], row["method"]): _caption(row) for row in rows if row["example_id"] in kinds}
-    examples = _find(batches, set(kinds))
+    examples = {text(name): (np.asarray(lr), np.asarray(hr)) for batch in batches for name, lr, hr in zip(
+        batch["example_id"], batch["lr"], batch["hr"], strict=True) if text(name) in kinds}
     side = next(iter(examples.values()))[1].shape[0]
     panel = -(-SHEET_SIDE // side) * side
     first, top, pitch = MARGIN + 98, MARGIN + 32, panel + 56
@@ -182,18 +189,6 @@ def _inset_side(side: int, scale: int, zoom: int) -> int:
     return max(whole, default=quarter)
 
 
-def _find(batches: Iterable[Mapping[str, Any]], ids: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return lr and hr of the examples with these ids."""
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for batch in batches:
-        names = [text(value) for value in batch["example_id"]]
-        found |= {name: (np.asarray(batch["lr"][i]), np.asarray(batch["hr"][i]))
-                  for i, name in enumerate(names) if name in ids}
-        if len(found) == len(ids):
-            break
-    return found
-
-
 def _float_image(image: Any, name: str) -> np.ndarray:
     image = np.asarray(image)
     require(image.ndim == 3 and image.shape[2] == 3, name, "have shape [H, W, 3]", "take one image of a batch",
@@ -201,27 +196,12 @@ def _float_image(image: Any, name: str) -> np.ndarray:
     return to_float(image) if image.dtype == np.uint8 else quantise(image)
 
 
-def _scale(images: list[np.ndarray]) -> int:
-    height, width = images[0].shape[:2]
-    scale = images[3].shape[0] // height
-    require(all(image.shape[:2] == (scale * height, scale * width) for image in images[1:]), "bicubic, sr, hr",
-            "have one size, a whole multiple of lr's", "crop them", [image.shape for image in images])
-    return scale
-
-
-def _captions(images: list[np.ndarray], scale: int) -> list[str]:
-    lr, rival, sr, hr = (image[None] for image in images)
-    scores = [score_images(hr, image, lr, DegradeOptions(scale=scale)) for image in (rival, sr)]
-    return ["", *(_caption({name: value[0] for name, value in values.items()}) for values in scores), "ground truth"]
-
-
 def _caption(values: Mapping[str, Any]) -> str:
-    return "\n".join("   ".join(_shown(name if name in values else "ssim", values) for name in line) for line in SHOWN)
+    def shown(name: str) -> str:
+        label, _, unit = METRICS[name].label.partition(" (")
+        return f"{label} {values[name]:.{METRICS[name].digits}f} {unit.rstrip(')')}".rstrip()
 
-
-def _shown(name: str, values: Mapping[str, Any]) -> str:
-    label, _, unit = METRICS[name].label.partition(" (")
-    return f"{label} {values[name]:.{METRICS[name].digits}f} {unit.rstrip(')')}".rstrip()
+    return "\n".join("   ".join(shown(name if name in values else "ssim") for name in line) for line in SHOWN)
 
 
 def _ending(words: str, width: int) -> str:
