@@ -47,11 +47,13 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipelines.shards import ShardSet
-    from sr_keras.evaluation.conditions import Condition
+    from sr_keras.evaluation.patches import Condition
+    from sr_keras.evaluation.tables import Gain
     from sr_keras.model.loading import LoadedGenerator
 
 FILES = TABLE_FILE, ROWS_FILE, SHEET_FILE = "scores.md", "scores.csv", "sheet.png"
 STANDARD_FILES = "standard.md", "standard.csv", "standard.json", "standard.png"
+PER_SLIDE = 25  # patches of a slide for each kind of LR; about ten minutes on two cores with the shipped model
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
                     flag_values=FLAGS)
@@ -88,10 +90,11 @@ def main() -> int:
 
 
 def score_on_standard(output: Path, title: str) -> None:
-    """Score on the whole list of LR kinds, and print the table of gains."""
+    """Score on the whole list of LR kinds, write STANDARD_FILES, and print the table of gains."""
     console.import_tensorflow()
-    from sr_keras.evaluation.shard_sets import find_sets
-    from sr_keras.evaluation.standard import PER_SLIDE, READING, score_standard, write_standard
+    from sr_keras.evaluation.patches import find_sets
+    from sr_keras.evaluation.pictures import draw_curves
+    from sr_keras.evaluation.tables import standard_page, write_gains_csv, write_gains_json
 
     generator = _open_generator()
     scale, per_slide = generator.scale, (PER_SLIDE if FLAGS.limit is None else FLAGS.limit) or None
@@ -100,35 +103,74 @@ def score_on_standard(output: Path, title: str) -> None:
     gains = score_standard(generator, sets, scale, per_slide, FLAGS.seed)
     slides = {slide_id for gain in gains for slide_id in gain.slides}
     heading = f"{title}: x{scale}, {len(slides)} slides, {per_slide or 'all'} patches a slide, seed {FLAGS.seed}."
-    about = {"model": FLAGS.model, "data": FLAGS.data, "scale": scale, "per_slide": per_slide, "seed": FLAGS.seed}
-    paths = [output / name for name in STANDARD_FILES]
-    print(f"\n{heading}\n\n{write_standard(gains, paths, heading, about)}\n{READING}\n\n{', '.join(map(str, paths))}")
+    page, rows, programs, picture = paths = [output / name for name in STANDARD_FILES]
+    tables = standard_page(gains)
+    shown = tables.partition("\n\n**Gain in PSNR by slide")[0]
+    write_text(page, f"{heading}\n\n{tables}")
+    write_gains_csv(gains, rows)
+    write_gains_json(gains, programs, {"model": FLAGS.model, "data": FLAGS.data, "scale": scale,
+                                       "per_slide": per_slide, "seed": FLAGS.seed})
+    draw_curves(gains, picture)
+    print(f"\n{heading}\n\n{shown}\n\n{', '.join(map(str, paths))}")
+
+
+def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide: int | None,
+                   seed: int = 0) -> list[Gain]:
+    """Return the gain on every kind of LR of the standard list and of the curves.
+
+    Args:
+        upscale: lr float32 [B, h, w, 3] -> sr.
+        sets: The patches; see `find_sets`. Real LR is scored if some of them have it.
+        scale: Scale of the model.
+        per_slide: Patches of each slide; None for all.
+        seed: Seed of the random parts of LR. They depend on it and the example id alone: two models get the same LR.
+
+    Raises:
+        ValueError: Pairs are of another scale than the model.
+    """
+    from sr_keras.evaluation.patches import limit_of, lr_dataset, pairs_of, score, share_out, standard_conditions
+    from sr_keras.evaluation.tables import GAIN_METRICS, Gain, by_slide
+
+    real, made = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards]), share_out(sets)
+    found = [(condition, one, limit_of(one, per_slide)) for condition in standard_conditions(scale, real=bool(real))
+             for one in (real if condition.is_real else made)]
+    rows: dict[Condition, list[dict[str, Any]]] = {}
+    with tqdm(desc="scoring", unit="patch", total=sum(limit or one.count for _, one, limit in found)) as bar:
+        for condition, one, limit in found:
+            batches = _batches(lr_dataset(one, condition, scale, limit, seed), one, bar)
+            rows.setdefault(condition, []).extend(score(upscale, batches, DegradeOptions(scale), GAIN_METRICS))
+    return [Gain(condition, by_slide(scores)) for condition, scores in rows.items()]
 
 
 def score_on_one(output: Path, title: str) -> None:
-    """Score on one kind of LR, and print the table."""
+    """Score on one kind of LR, write FILES, and print the table."""
     console.import_tensorflow()
-    from sr_keras.evaluation.conditions import condition_named, trained_condition
-    from sr_keras.evaluation.shard_sets import find_shards, pairs_of
+    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
+    from sr_keras.evaluation.patches import condition_named, find_shards, lr_dataset, pairs_of, trained_condition
 
     named = condition_named(FLAGS.lr) if FLAGS.lr else None  # before the model is loaded: the name may be wrong
     generator = _open_generator()
-    condition = named.at_scale(generator.scale) if named else trained_condition(
-        trained_degrade(generator, FLAGS.blur_sigma))
-    shards = find_shards(FLAGS.data, output / "data", _patch_options(generator.scale), generator.scale)
+    scale = generator.scale
+    condition = named.at_scale(scale) if named else trained_condition(trained_degrade(generator, FLAGS.blur_sigma))
+    shards = find_shards(FLAGS.data, output / "data", _patch_options(scale), scale)
     if condition.is_real:
-        shards = pairs_of(shards, generator.scale)
-    table = evaluate(generator, shards, condition, generator.scale, output, FLAGS.limit or None, title, FLAGS.seed)
+        shards = pairs_of(shards, scale)
+    dataset = lr_dataset(shards, condition, scale, FLAGS.limit or None, FLAGS.seed)
+    names = set(METRICS) - ({"lr_consistency"} if condition.is_real else set())
+    degrade = condition.degrade or DegradeOptions(scale)
+    with tqdm(desc="scoring", unit="patch", total=min(FLAGS.limit or shards.count, shards.count)) as bar:
+        rows = score(generator, _batches(dataset, shards, bar), degrade, names)
+    summary = summarise(rows)
+    table = f"{title}: x{scale}, {condition.label}, patches of {shards.patch_size} pixels.\n\n{markdown_table(summary)}"
+    per_slide = f"\n**By slide, bicubic → SR**\n\n{slide_table(rows)}" if len(summary.patches) > 1 else ""
+    write_text(output / TABLE_FILE, f"{table}{per_slide}")
+    write_csv(rows, output / ROWS_FILE)
+    picture_sheet(rows, dataset.as_numpy_iterator(), generator, output / SHEET_FILE, degrade)
     print(f"\n{table}\n{', '.join(str(output / name) for name in FILES)}")
 
 
 def check_output(output: Path, title: str, files: Sequence[str]) -> None:
-    """Refuse a folder with scores of another model or other data; the title of the table identifies them.
-
-    Args:
-        output: The folder.
-        title: The model, the data and the LR.
-        files: Files that will be written, the table first.
+    """Refuse a folder with scores of another model or other data: the title of the table, the first file, tells.
 
     Raises:
         ValueError: There are other scores, or the path is not a folder.
@@ -159,39 +201,6 @@ def trained_degrade(generator: LoadedGenerator, blur_sigma: float | None) -> Deg
     return asked
 
 
-def evaluate(upscale: Any, shards: ShardSet, condition: Condition, scale: int, output: Path,
-             limit: int | None = None, title: str = "", seed: int = 0) -> str:
-    """Score a model and bicubic on one kind of LR, write FILES, and return the table.
-
-    Args:
-        upscale: lr float32 [B, h, w, 3] -> sr.
-        shards: The patches.
-        condition: The kind of LR.
-        scale: Scale of the model.
-        output: Folder to write to.
-        limit: Number of patches; None for all.
-        title: Beginning of scores.md: the model and the data.
-        seed: Seed of the random parts of LR.
-    """
-    from pipelines.shards.records import damage_named
-    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
-    from sr_keras.evaluation.shard_sets import lr_dataset
-
-    dataset = lr_dataset(shards, condition, scale, limit, seed)
-    names = set(METRICS) - ({"lr_consistency"} if condition.is_real else set())
-    degrade = condition.degrade or DegradeOptions(scale)
-    with damage_named(shards.paths):
-        rows = score(upscale, _with_progress(dataset, min(limit or shards.count, shards.count)), degrade, names)
-    summary = summarise(rows)
-    table = markdown_table(summary)
-    heading = f"{title}: x{scale}, {condition.label}, patches of {shards.patch_size} pixels."
-    per_slide = f"\n**By slide, bicubic → SR**\n\n{slide_table(rows)}" if summary.slides > 1 else ""
-    write_text(output / TABLE_FILE, f"{heading}\n\n{table}{per_slide}")
-    write_csv(rows, output / ROWS_FILE)
-    picture_sheet(rows, dataset.as_numpy_iterator(), upscale, output / SHEET_FILE, degrade)
-    return f"{heading}\n\n{table}"
-
-
 def _patch_options(scale: int) -> PatchOptions:
     """Return the options of patches that are cut; pairs from the levels of a slide have the scale of the model."""
     return replace(patch_options(FLAGS), scale=scale)
@@ -207,9 +216,11 @@ def _open_generator() -> LoadedGenerator:
     return open_engine(FLAGS.engine, FLAGS.model)
 
 
-def _with_progress(dataset: tf.data.Dataset, count: int) -> Iterator[dict[str, Any]]:
-    """Yield the batches under a progress bar of patches."""
-    with tqdm(total=count, desc="scoring", unit="patch") as bar:
+def _batches(dataset: tf.data.Dataset, shards: ShardSet, bar: tqdm) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a dataset of shards, and show how far it is."""
+    from pipelines.shards.records import damage_named
+
+    with damage_named(shards.paths):
         for batch in dataset.as_numpy_iterator():
             yield batch
             bar.update(len(batch["lr"]))

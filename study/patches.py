@@ -24,7 +24,7 @@ from pipelines.pixels import to_uint8
 from pipelines.shards import open_shards
 from sr_keras.config import METHODS
 from sr_keras.evaluation import METRICS
-from sr_keras.evaluation.scores import BICUBIC, SR, text
+from sr_keras.evaluation.patches import BICUBIC, SR, text
 from sr_keras.metrics import bicubic
 from sr_keras.model.loading import load_generator
 from study.results import Row, curve_of

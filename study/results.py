@@ -13,7 +13,8 @@ results.csv has one row per cell and test slide:
     variant     other flags that differ from the rest of the study, NAME=VALUE joined by ";"
     vgg_weights for methods with VGG features, else empty
     slide, magnification, patches    where the cell was scored, and on how many patches
-    psnr ... lr_consistency          means over the patches of that slide
+    psnr ... lr_consistency          means over the patches of that slide; empty if other patches were left out than
+                                     for bicubic
     seconds     training time by the clock
     commit      of the code, and flags: the options of `python -m sr_keras.train`
 
@@ -28,6 +29,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from pipelines.errors import require
 from pipelines.files import write_text
 from sr_keras.config import METHODS
 from sr_keras.evaluation import METRICS
+from sr_keras.evaluation.tables import by_slide
 
 Row = dict[str, Any]
 Corruption = tuple[str, str]  # kind, side
@@ -48,6 +51,7 @@ NAMES = {"bicubic": "bicubic", "srgan": "SRGAN", "srgan_e": "SRGAN_E", "srgan_qe
          "fidelity": "L_F alone", "fidelity_m": "L_F + L_M", "fidelity_s": "L_F + L_S", "fidelity_d": "L_F + L_D"}
 Q_SERIES = (("srgan_sqe", "paper"), ("srgan_sqe", "equal"), ("fidelity", "paper"))  # (method, balance) compared by q
 NOT_RUN = "not run"
+SAME = 2e-5  # of a mean, which has six digits in the results
 
 
 def read_results(path: Path) -> list[Row]:
@@ -88,17 +92,36 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def slide_means(scores: Sequence[Row], method: str) -> dict[str, Row]:
-    """Return slide -> number of patches and mean of every metric, from the rows of scores.csv (one per patch).
+    """Return slide -> number of patches and mean of every metric, from the rows of scores.csv.
 
-    Values that are not finite, such as the PSNR of a patch without error, are left out of the mean.
+    A patch where SR or bicubic has no finite score, such as the PSNR of a patch without error, is left out of the means
+    of both. A mean of no patch is None.
     """
-    found: dict[str, Row] = {}
-    for slide in dict.fromkeys(row["slide_id"] for row in scores):
-        rows = [row for row in scores if row["slide_id"] == slide and row["method"] == method]
-        values = {name: np.array([float(row[name]) for row in rows]) for name in METRICS if name in rows[0]}
-        found[slide] = {"patches": len(rows), **{
-            name: float(value[np.isfinite(value)].mean()) for name, value in values.items()}}
-    return found
+    rows = [{name: float(value) if name in METRICS else value for name, value in row.items()} for row in scores]
+    return {slide: {"patches": one.patches, **{
+        name: value if np.isfinite(value) else None for name, value in one.means[method].items()}}
+        for slide, one in by_slide(rows).items()}
+
+
+def on_same_patches(rows: Sequence[Row], own: Sequence[Row], bicubic: Sequence[Row]) -> list[Row]:
+    """Return the rows of a cell without means over other patches than those of the rows of bicubic.
+
+    Cells are compared with each other and with bicubic, so they must leave out the same patches. The same bicubic has
+    other means if they do not.
+
+    Args:
+        rows: Of the cell, one per slide.
+        own: Of bicubic on the patches that the cell is scored on.
+        bicubic: Of bicubic in the results.
+    """
+    pairs = {row["slide"]: row for row in own}, {row["slide"]: row for row in bicubic}
+
+    def alike(slide: str, name: str) -> bool:
+        one, other = (found.get(slide, {}).get(name) for found in pairs)
+        return one is not None and other is not None and isclose(one, other, rel_tol=SAME)
+
+    return [{name: value if name not in METRICS or alike(row["slide"], name) else None for name, value in row.items()}
+            for row in rows]
 
 
 def _parse(name: str, text: str | None) -> Any:

@@ -39,7 +39,7 @@ from sr_keras.config import Objective
 from sr_keras.training.run_folder import read_metrics
 from study.balance import measure_factors
 from study.grid import Cell, cell_flags
-from study.results import Row, read_results, slide_means, write_results
+from study.results import Row, on_same_patches, read_results, slide_means, write_results
 
 COMMON_FLAGS, RESULTS_FILE, FAILED_FILE, BALANCE_FILE = "common.flags", "results.csv", "failed.csv", "balance.json"
 CELL_BYTES = 64 * 2**20  # disk space of a small run, used until there is a run to measure
@@ -152,8 +152,9 @@ def _train(jobs: Sequence[Job], study: Study, at_once: int, total: int, failed: 
                 failed.append(outcome)
                 _write_failed(failed, study.output / FAILED_FILE)
             else:
-                has_bicubic = any(row["cell"] == "bicubic" for row in rows)
-                rows += outcome if has_bicubic else outcome + _bicubic_rows(job.cell, study)
+                own = _bicubic_rows(job.cell, study)
+                bicubic = [row for row in rows if row["cell"] == "bicubic"]
+                rows += on_same_patches(outcome, own, bicubic) if bicubic else outcome + own
                 write_results(rows, path)
             bar.update()
 
@@ -206,7 +207,7 @@ def _cell_rows(job: Job, study: Study) -> list[Row]:
 
 
 def _bicubic_rows(cell: Cell, study: Study) -> list[Row]:
-    """Return the rows of bicubic, which is scored with every cell and always gets the same values."""
+    """Return the rows of bicubic, which is scored with every cell: the same values, if the same patches count."""
     return [{"cell": "bicubic", "method": "bicubic", "variant": "", **means}
             for means in _slide_columns(cell, study, "bicubic")]
 

@@ -29,7 +29,7 @@ FAST = (
     *(f"pipelines/test_{name}.py" for name in ("config", "console", "files", "pairs_correspondence", "patches",
                                                "pixels", "readers", "sources", "tissue")),
     "sr_keras/client/test_protocol.py",
-    "sr_keras/evaluation/test_scores.py",
+    "sr_keras/evaluation/test_tables.py",
     "sr_keras/model/test_facts.py",
     "sr_keras/model/test_tiles.py",
     "sr_keras/test_layers.py",

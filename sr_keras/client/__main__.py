@@ -15,6 +15,7 @@ Exit status: 0 for success, 2 for an error.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tempfile
 import time
@@ -28,12 +29,12 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.errors import require
 from pipelines.files import atomic_path
+from pipelines.flags import define, read
 from pipelines.slide import open_slide
 from sr_keras.client.connection import SuperResolutionClient
-from sr_keras.client.options import AUTH_VARIABLE, ENCODINGS, ClientOptions, read_auth_header
+from sr_keras.client.protocol import ClientOptions, unreadable
 
-DEFAULT = ClientOptions()
-PICTURES = (".png", ".jpg", ".jpeg")
+AUTH_VARIABLE = "SR_KERAS_AUTH_HEADER"
 JPEG_QUALITY = 95
 JPEG_LONGEST_SIDE = 65500
 
@@ -47,21 +48,9 @@ flags.DEFINE_string("input", None, "A picture or slide.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .png or .jpg to write.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace an existing file.", flag_values=FLAGS)
 flags.DEFINE_integer("quality", None, f"Quality of a .jpg, 1 to 100; {JPEG_QUALITY} if left out.", flag_values=FLAGS)
-flags.DEFINE_enum("encoding", None, ENCODINGS, "How pixels are sent: raw (tensor) or as PNG (bytes). The faster one if "
-                  "left out: tensor by gRPC, bytes by REST, which would send numbers as text.", flag_values=FLAGS)
-flags.DEFINE_integer("scale", None, "SR side over LR side; the server is asked if left out.", flag_values=FLAGS)
-flags.DEFINE_integer("halo", None, "Overlap of tiles in LR pixels; the server is asked if left out.", flag_values=FLAGS)
-flags.DEFINE_integer("tile", DEFAULT.tile, "Side of a tile in LR pixels.", flag_values=FLAGS)
-flags.DEFINE_integer("in_flight", DEFAULT.in_flight, "Number of requests at a time.", flag_values=FLAGS)
-flags.DEFINE_float("timeout_s", DEFAULT.timeout_s, "Seconds that each attempt may take.", flag_values=FLAGS)
-flags.DEFINE_integer("retries", DEFAULT.retries, "Number of retries while the server is UNAVAILABLE.",
-                     flag_values=FLAGS)
-flags.DEFINE_string("ca_cert", None, "PEM file of trusted certificates; those of this system if left out.",
-                    flag_values=FLAGS)
 flags.DEFINE_string("auth_header_file", None, f"File with the Authorization header; ${AUTH_VARIABLE} if left out.",
                     flag_values=FLAGS)
-flags.DEFINE_integer("max_sr_pixels", DEFAULT.max_sr_pixels, "Largest number of output pixels.",
-                     flag_values=FLAGS)
+define(FLAGS, ClientOptions)
 
 
 def main() -> int:
@@ -77,7 +66,12 @@ def main() -> int:
             return 0
         started = time.monotonic()
         lr = _read(Path(FLAGS.input), client)
-        sr = _super_resolve(client, lr)
+        with tqdm(desc="tiles", unit="tile") as bar:
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            sr = client.super_resolve(lr, progress=show)
     _write(sr, Path(FLAGS.output), FLAGS.quality or JPEG_QUALITY)
     print(f"{FLAGS.output}: {lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]} pixels by {client.model_name} "
           f"at {client.server} in {time.monotonic() - started:.1f} s")
@@ -87,10 +81,18 @@ def main() -> int:
 def _client() -> SuperResolutionClient:
     if FLAGS.server.startswith("grpc"):
         console.import_tensorflow()  # the API's messages import it
-    names = ("encoding", "scale", "halo", "tile", "in_flight", "timeout_s", "retries", "ca_cert", "max_sr_pixels")
-    return SuperResolutionClient(
-        FLAGS.server, FLAGS.model_name, model_version=FLAGS.model_version,
-        auth_header=read_auth_header(FLAGS.auth_header_file), **{name: FLAGS[name].value for name in names})
+    options = read(FLAGS, ClientOptions, auth_header=read_auth_header(FLAGS.auth_header_file))
+    return SuperResolutionClient(FLAGS.server, FLAGS.model_name, model_version=FLAGS.model_version, **vars(options))
+
+
+def read_auth_header(path: str | None) -> str | None:
+    """Return the header in a file, else in the environment, else None."""
+    if path is None:
+        return os.environ.get(AUTH_VARIABLE) or None
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise unreadable("auth_header_file", path, error) from error
 
 
 def _check_paths(source: Path, target: Path) -> None:
@@ -98,7 +100,8 @@ def _check_paths(source: Path, target: Path) -> None:
     require(source.is_file(), "input", "name a picture or slide", "check the spelling", str(source))
     with open_slide(source):
         pass
-    require(target.suffix.lower() in PICTURES, "output", "end in .png or .jpg", "name another", str(target))
+    require(target.suffix.lower() in (".png", ".jpg", ".jpeg"), "output", "end in .png or .jpg", "name another",
+            str(target))
     require(FLAGS.quality is None or 1 <= FLAGS.quality <= 100, "quality", "lie in [1, 100]",
             f"{JPEG_QUALITY} is the default", FLAGS.quality)
     require(FLAGS.quality is None or target.suffix.lower() != ".png", "quality",
@@ -127,21 +130,10 @@ def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:
         return slide.read_region(0, 0, 0, width, height)
 
 
-def _super_resolve(client: SuperResolutionClient, lr: np.ndarray) -> np.ndarray:
-    with tqdm(desc="tiles", unit="tile") as bar:
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return client.super_resolve(lr, progress=show)
-
-
 def _write(sr: np.ndarray, target: Path, quality: int) -> None:
     file = io.BytesIO()  # in memory first: on a full disk PIL leaves half a JPEG and reports nothing
-    if target.suffix.lower() == ".png":
-        Image.fromarray(sr).save(file, "PNG")
-    else:
-        Image.fromarray(sr).save(file, "JPEG", quality=quality, subsampling=0)
+    kind = "PNG" if target.suffix.lower() == ".png" else "JPEG"
+    Image.fromarray(sr).save(file, kind, quality=quality, subsampling=0)  # a PNG takes no notice of these two
     with atomic_path(target) as temporary:
         temporary.write_bytes(file.getbuffer())
 

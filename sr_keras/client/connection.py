@@ -7,8 +7,9 @@ share a client, and no more tiles are held: a picture may be a memory map, and `
 If no version is given, all tiles of a picture go to the version that is newest when it begins. A server may change
 versions meanwhile, and half a picture by each of two models would look like a finding.
 
-Retries are ours: gRPC's service config stops at 5 attempts, has one timeout for all of them and repeats failed TLS
-handshakes, urllib3's Retry knows neither a total time nor a limit of bytes, and neither waits for a model to load.
+Retries are ours, since those of the libraries lost something when they were tried: gRPC's service config stops at 5
+attempts with one timeout for all, its wait_for_ready reports a dead server or a wrong certificate as a timeout, urllib3
+reads 2 GB of the body of a 503 and waits 6 s for an answer that drips in under a timeout of 0.5 s.
 """
 from __future__ import annotations
 
@@ -17,53 +18,55 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pipelines.errors import UserError, require
-from sr_keras.client.options import (
+from sr_keras.client.protocol import (
+    BAD_ANSWER,
     BYTES,
-    DEFAULT_HALO,
+    HALO,
+    MAX_HALO,
+    MAX_PIXELS,
+    MAX_SCALE,
+    SR_SIDE,
     TENSOR,
+    UNAVAILABLE,
     Address,
     ClientOptions,
-    check_auth_header,
-    parse_address,
-)
-from sr_keras.client.protocol import (
-    HALO,
-    MAX_PIXELS,
-    SR_SIDE,
-    UNAVAILABLE,
-    About,
     Expected,
     Failure,
     Transport,
-    from_about,
+    check_auth_header,
+    parse_address,
     server_error,
 )
 from sr_keras.client.rest_transport import RestTransport
 from sr_keras.model.tiles import Box, Span, core_of, spans
 
 AVAILABLE = "AVAILABLE"
+DEFAULT_HALO = 40  # that of 16 blocks, the default of training, and enough for fewer
 PROBE_SIDE = 8
 FIRST_S, LONGEST_S = 0.5, 10.0  # waits between attempts
-# How TensorFlow Serving says that a model has no such signature.
-NO_SIGNATURE = ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
+NO_SIGNATURE = ("INVALID_ARGUMENT", "FAILED_PRECONDITION")  # how TensorFlow Serving says that a model lacks one
 Answer = TypeVar("Answer")
+Progress = Callable[[int, int], None]  # called with (tiles done, all tiles)
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a model; `max_pixels` is None if that is not known."""
+
+    scale: int
+    halo: int
+    max_pixels: int | None = None
 
 
 class SuperResolutionClient:
-    """A generator on a server.
-
-        with SuperResolutionClient("grpc://localhost:8500", "demo") as client:
-            sr = client.super_resolve(lr)                     # uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3]
-
-    Threads may share it.
-    """
+    """A generator on a server, to be used in a `with`; threads may share it."""
 
     def __init__(self, server: str, model_name: str, *, model_version: int | None = None,
                  sleep: Callable[[float], object] | None = None, **options: Any) -> None:
@@ -94,15 +97,15 @@ class SuperResolutionClient:
             check_auth_header(self.options.auth_header, address)
         self.server, self.model_name, self.model_version = address.text, model_name, model_version
         self._transport = _transport(address, model_name, self.options)
-        self._about, self._lock, self._closed = _given(self.options), threading.Lock(), threading.Event()
+        self._about: About | None = None
+        self._lock, self._closed = threading.Lock(), threading.Event()
         self._sleep = sleep or self._closed.wait
         self._pool = ThreadPoolExecutor(self.options.in_flight, "sr_keras.client")
 
     def __enter__(self) -> SuperResolutionClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -129,15 +132,8 @@ class SuperResolutionClient:
         """
         return self._call(self._states)
 
-    def super_resolve(self, image: np.ndarray, *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Super-resolve a picture.
-
-        Args:
-            image: uint8 [H, W, 3], each side 1 or more.
-            progress: Called with (tiles done, all tiles).
-
-        Returns:
-            uint8 [scale*H, scale*W, 3].
+    def super_resolve(self, image: np.ndarray, *, progress: Progress | None = None) -> np.ndarray:
+        """Super-resolve a picture, uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3].
 
         Raises:
             ValueError: It is no such picture, or too large for `max_sr_pixels`.
@@ -151,8 +147,7 @@ class SuperResolutionClient:
             sr[box.hr_y:box.hr_y + box.hr_height, box.hr_x:box.hr_x + box.hr_width] = piece
         return sr
 
-    def tiles(self, image: np.ndarray, *, progress: Callable[[int, int], None] | None = None
-              ) -> Iterator[tuple[Box, np.ndarray]]:
+    def tiles(self, image: np.ndarray, *, progress: Progress | None = None) -> Iterator[tuple[Box, np.ndarray]]:
         """Yield the pieces of the output as they arrive, in any order; arguments as in `super_resolve`.
 
         Of `image` only `.shape`, `.dtype` and `image[y0:y1, x0:x1]` are used, and its size is not limited.
@@ -161,21 +156,24 @@ class SuperResolutionClient:
             Box, and the piece [hr_height, hr_width, 3] that belongs there. Boxes are disjoint and cover the output.
         """
         _check_image(image)
-        about = self._asked_about()
-        self._check_tile(about, image.shape)
-        rows, columns = (spans(side, self.options.tile, about.halo) for side in image.shape[:2])
+        about, tile = self._asked_about(), self.options.tile
+        most = about.max_pixels
+        require(most is None or min(tile, image.shape[0]) * min(tile, image.shape[1]) <= most, "tile",
+                f"have {most} pixels or fewer, as the model allows", "make it smaller", tile)
+        rows, columns = (spans(side, tile, about.halo) for side in image.shape[:2])
         scale, total = about.scale, len(rows) * len(columns)
         version = self.model_version
         if version is None and total > 1:
-            version = self._newest()
+            version = max(found for found, state in self.health().items() if state == AVAILABLE)
         waiting = ((y, x) for y in rows for x in columns)
         asked: dict[Future[np.ndarray], tuple[Span, Span]] = {}
         done = 0
         try:
             while done < total:
                 for y, x in islice(waiting, self.options.in_flight - len(asked)):
+                    require(not self._closed.is_set(), "client", "be open", "use it inside of its `with`", self.server)
                     lr = np.ascontiguousarray(image[y.window, x.window])[np.newaxis]
-                    asked[self._submit(lr, scale, version)] = (y, x)
+                    asked[self._pool.submit(self._predict, lr, scale, version)] = (y, x)
                 for answered in wait(asked, return_when=FIRST_COMPLETED).done:
                     y, x = asked.pop(answered)
                     yield core_of(answered.result()[0], y, x, scale)
@@ -198,22 +196,19 @@ class SuperResolutionClient:
                 "raise that, take the pieces by `tiles`, or make a .tif by python -m sr_keras.super_resolve",
                 f"{width}x{height} pixels, times {scale} a side")
 
-    def _submit(self, lr: np.ndarray, scale: int, version: int | None) -> Future[np.ndarray]:
-        require(not self._closed.is_set(), "client", "be open", "use it inside of its `with`", self.server)
-        return self._pool.submit(self._predict, lr, scale, version)
-
     def _predict(self, lr: np.ndarray, scale: int | None, version: int | None) -> np.ndarray:
         expected = Expected(lr.shape[1], lr.shape[2], scale)
         return self._call(lambda: self._transport.predict(lr, expected, version))
 
     def _asked_about(self) -> About:
+        """Return what the options say of the model, and for the rest what the server says."""
+        scale, halo = self.options.scale, self.options.halo
         with self._lock:
+            if self._about is None and scale is not None and halo is not None:
+                self._about = About(scale, halo)
             if self._about is None:
-                found = self._call(self._says)
-                scale = self.options.scale or (found.scale if found else self._probed_scale())
-                halo = found.halo if found else DEFAULT_HALO
-                self._about = About(scale, halo if self.options.halo is None else self.options.halo,
-                                    found.max_pixels if found else None)
+                found = self._call(self._says) or About(scale or self._probed_scale(), DEFAULT_HALO)
+                self._about = About(scale or found.scale, found.halo if halo is None else halo, found.max_pixels)
             return self._about
 
     def _says(self) -> About | None:
@@ -224,19 +219,17 @@ class SuperResolutionClient:
             if failure.code in NO_SIGNATURE:
                 return None
             raise
-        return from_about(*(said.get(name) for name in (SR_SIDE, HALO, MAX_PIXELS)))
+        numbers: Any = tuple(said.get(name) for name in (SR_SIDE, HALO, MAX_PIXELS))
+        scale, halo, max_pixels = numbers
+        if not all(type(number) is int for number in numbers) \
+                or not (1 <= scale <= MAX_SCALE and 0 <= halo <= MAX_HALO and max_pixels >= 1):
+            raise Failure(BAD_ANSWER, f"scale, halo and max_pixels of {numbers} where 1 to {MAX_SCALE}, 0 to "
+                                      f"{MAX_HALO} and 1 or more are expected")
+        return About(scale, halo, max_pixels)
 
     def _probed_scale(self) -> int:
         grey = np.full((1, PROBE_SIDE, PROBE_SIDE, 3), 128, np.uint8)
         return self._predict(grey, None, self.model_version).shape[1] // PROBE_SIDE
-
-    def _check_tile(self, about: About, shape: tuple[int, ...]) -> None:
-        height, width = (min(side, self.options.tile) for side in shape[:2])
-        require(about.max_pixels is None or height * width <= about.max_pixels, "tile",
-                f"have {about.max_pixels} pixels or fewer, as the model allows", "make it smaller", self.options.tile)
-
-    def _newest(self) -> int:
-        return max(version for version, state in self.health().items() if state == AVAILABLE)
 
     def _states(self) -> dict[int, str]:
         states = self._transport.states(self.model_version)
@@ -250,24 +243,18 @@ class SuperResolutionClient:
             return retried(ask, self.options.retries, self._sleep)
         except Failure as failure:
             version = "" if self.model_version is None else f" version {self.model_version}"
-            model = f"model {self.model_name!r}{version}"
             # Without its cause: a traceback would show the server's text in full, perhaps with the header.
-            raise server_error(self.server, model, failure, self.options.auth_header) from None
+            raise server_error(self.server, f"model {self.model_name!r}{version}", failure,
+                               self.options.auth_header or "") from None
 
 
 def retried(call: Callable[[], Answer], retries: int, sleep: Callable[[float], object],
             uniform: Callable[[float, float], float] = random.uniform) -> Answer:
-    """Return `call()`, retried while the server is UNAVAILABLE.
+    """Return `call()`, retried up to `retries` times while the server is UNAVAILABLE.
 
     No other failure is retried: a wrong request stays wrong, and one that timed out would only add to the server's
     load. The wait doubles from FIRST_S to LONGEST_S and is shortened at random by up to half, so that clients that
     failed together do not retry together.
-
-    Args:
-        call: May raise `Failure`.
-        retries: Largest number of retries.
-        sleep: Waits for a number of seconds.
-        uniform: Draws a number between two.
 
     Raises:
         Failure: The last one.
@@ -280,11 +267,6 @@ def retried(call: Callable[[], Answer], retries: int, sleep: Callable[[float], o
                 raise
         sleep(min(LONGEST_S, FIRST_S * 2**retry) * uniform(0.5, 1.0))
     return call()
-
-
-def _given(options: ClientOptions) -> About | None:
-    """Return what the options say; None if the server must be asked."""
-    return None if options.scale is None or options.halo is None else About(options.scale, options.halo)
 
 
 def _transport(address: Address, model_name: str, options: ClientOptions) -> Transport:

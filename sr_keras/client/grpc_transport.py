@@ -6,42 +6,44 @@ The server is reached directly: a proxy of the environment is for the web, and w
 from __future__ import annotations
 
 import ssl
-import struct
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-from tensorflow.core.framework import types_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-from sr_keras.client.options import BYTES, Address, ClientOptions, trust
 from sr_keras.client.protocol import (
     ABOUT,
     BAD_ANSWER,
+    BYTES,
     CANCELLED,
     NOT_TRUSTED,
     OUTPUTS,
     SIDE,
     SIGNATURES,
+    TENSOR,
     UNAVAILABLE,
+    Address,
+    ClientOptions,
     Expected,
     Failure,
-    from_content,
     from_numbers,
     from_png,
-    most_bytes,
     to_png,
+    trust,
 )
 
 # How gRPC reports a failed TLS handshake, which it calls UNAVAILABLE.
 UNTRUSTED = ("Handshake failed", "handshake failed", "Verification Check failed")
-INT32 = struct.Struct("<i")
-States, DataType = get_model_status_pb2.ModelVersionStatus.State, types_pb2.DataType
+States = get_model_status_pb2.ModelVersionStatus.State
 
 
 class GrpcTransport:
@@ -57,48 +59,39 @@ class GrpcTransport:
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel).GetModelStatus
 
     def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
-        """See `Transport`."""
-        request = predict_pb2.PredictRequest()
-        self._name(request.model_spec, version)
-        request.model_spec.signature_name = SIGNATURES[self._encoding]
         if self._encoding == BYTES:
-            tensor = request.inputs["image_bytes"]
-            tensor.dtype, shape = types_pb2.DT_STRING, (1,)
-            tensor.string_val.append(to_png(lr[0]))
+            tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[to_png(lr[0])])
+            outputs = self._outputs("image_bytes", tensor, (1,), SIGNATURES[BYTES], version)
         else:
-            tensor = request.inputs["lr"]
-            tensor.dtype, shape, tensor.tensor_content = types_pb2.DT_UINT8, lr.shape, lr.tobytes()
-        for side in shape:
-            tensor.tensor_shape.dim.add(size=side)
-        return self._pixels(self._ask(self._predict, request), expected)
+            tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_UINT8, tensor_content=lr.tobytes())
+            outputs = self._outputs("lr", tensor, lr.shape, SIGNATURES[TENSOR], version)
+        return self._pixels(outputs, expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
-        """See `Transport`."""
-        request = predict_pb2.PredictRequest()
-        self._name(request.model_spec, version)
-        request.model_spec.signature_name = ABOUT
-        tensor = request.inputs[SIDE]
-        tensor.dtype = types_pb2.DT_INT32
-        tensor.int_val.append(1)
-        tensor.tensor_shape.dim.add(size=1)
-        outputs = self._ask(self._predict, request).outputs
+        tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_INT32, int_val=[1])
+        outputs = self._outputs(SIDE, tensor, (1,), ABOUT, version)
         return {name: _one_number(outputs[name]) for name in outputs}
 
     def states(self, version: int | None) -> dict[int, str]:
-        """See `Transport`."""
-        request = get_model_status_pb2.GetModelStatusRequest()
-        self._name(request.model_spec, version)
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec(version))
         response = self._ask(self._status, request)
         return {found.version: _name_of(States, found.state) for found in response.model_version_status}
 
     def close(self) -> None:
-        """Close the channel; pending requests fail as CANCELLED."""
         self._channel.close()
 
-    def _name(self, spec: Any, version: int | None) -> None:
-        spec.name = self._model_name
+    def _spec(self, version: int | None, signature: str = "") -> model_pb2.ModelSpec:
+        spec = model_pb2.ModelSpec(name=self._model_name, signature_name=signature)
         if version is not None:
             spec.version.value = version
+        return spec
+
+    def _outputs(self, name: str, tensor: Any, shape: tuple[int, ...], signature: str, version: int | None) -> Any:
+        """Return the outputs of a signature for its one input."""
+        for side in shape:
+            tensor.tensor_shape.dim.add(size=side)
+        request = predict_pb2.PredictRequest(model_spec=self._spec(version, signature), inputs={name: tensor})
+        return self._ask(self._predict, request).outputs
 
     def _ask(self, method: Any, request: Any) -> Any:
         try:
@@ -108,23 +101,22 @@ class GrpcTransport:
         except ValueError as error:
             raise Failure(CANCELLED, "the channel is closed") from error
 
-    def _pixels(self, response: Any, expected: Expected) -> np.ndarray:
-        output = OUTPUTS[self._encoding]
-        if output not in response.outputs:
-            raise Failure(BAD_ANSWER, f"outputs {sorted(response.outputs)} where {output!r} is expected")
-        tensor = response.outputs[output]
+    def _pixels(self, outputs: Any, expected: Expected) -> np.ndarray:
+        name = OUTPUTS[self._encoding]
+        if name not in outputs:
+            raise Failure(BAD_ANSWER, f"outputs {sorted(outputs)} where {name!r} is expected")
+        tensor = outputs[name]
         wanted = types_pb2.DT_STRING if self._encoding == BYTES else types_pb2.DT_UINT8
         if tensor.dtype != wanted:
-            found, expected_type = (_name_of(DataType, dtype) for dtype in (tensor.dtype, wanted))
-            raise Failure(BAD_ANSWER, f"{output} of {found} where {expected_type} is expected")
+            found, expected_type = (_name_of(types_pb2.DataType, dtype) for dtype in (tensor.dtype, wanted))
+            raise Failure(BAD_ANSWER, f"{name} of {found} where {expected_type} is expected")
         shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
         if self._encoding == BYTES:
             if shape != (1,) or len(tensor.string_val) != 1:
-                raise Failure(BAD_ANSWER, f"{output} of shape {list(shape)} where [1] is expected")
+                raise Failure(BAD_ANSWER, f"{name} of shape {list(shape)} where [1] is expected")
             return from_png(tensor.string_val[0], expected)
-        if tensor.tensor_content:
-            return from_content(shape, tensor.tensor_content, expected)
-        return from_numbers(tensor.int_val, expected, shape)
+        content = tensor.tensor_content
+        return from_numbers(np.frombuffer(content, np.uint8) if content else tensor.int_val, expected, shape)
 
 
 def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
@@ -132,7 +124,7 @@ def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
     target = f"{host}:{address.port}"
     largest = Expected(options.tile, options.tile, options.scale)
     settings = [
-        ("grpc.max_receive_message_length", most_bytes(largest.most_values)),
+        ("grpc.max_receive_message_length", largest.most_bytes),
         ("grpc.enable_retries", 0),  # see `connection.retried`
         ("grpc.enable_http_proxy", 0),
         # Until then a channel that could not connect fails at once; each of our attempts shall be a real one.
@@ -148,8 +140,7 @@ def _roots(options: ClientOptions) -> bytes | None:
     """Return the trusted certificates as PEM: by default gRPC has a list of its own, not this system's."""
     context = trust(options.ca_cert)
     if options.ca_cert is not None:
-        with open(options.ca_cert, "rb") as file:
-            return file.read()
+        return Path(options.ca_cert).read_bytes()
     return "".join(map(ssl.DER_cert_to_PEM_cert, context.get_ca_certs(binary_form=True))).encode() or None
 
 
@@ -166,8 +157,8 @@ def _one_number(tensor: Any) -> int | None:
     """Return the int32 in a tensor of one value; None if it is another tensor."""
     if tensor.dtype != types_pb2.DT_INT32:
         return None
-    if len(tensor.tensor_content) == INT32.size:
-        return INT32.unpack(tensor.tensor_content)[0]
+    if len(tensor.tensor_content) == 4:
+        return int.from_bytes(tensor.tensor_content, "little", signed=True)
     return tensor.int_val[0] if len(tensor.int_val) == 1 else None
 
 

@@ -24,10 +24,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sr_keras.client.options import BYTES, Address, ClientOptions, trust
 from sr_keras.client.protocol import (
     ABOUT,
     BAD_ANSWER,
+    BYTES,
     CANCELLED,
     DEADLINE_EXCEEDED,
     DROPPED,
@@ -35,13 +35,16 @@ from sr_keras.client.protocol import (
     SIDE,
     SIGNATURES,
     SLACK,
+    TENSOR,
     UNAVAILABLE,
+    Address,
+    ClientOptions,
     Expected,
     Failure,
     from_numbers,
     from_png,
-    most_bytes,
     to_png,
+    trust,
 )
 
 # What TensorFlow Serving's HTTP server makes of gRPC's codes, read backwards.
@@ -67,20 +70,23 @@ class RestTransport:
         self._closed = False
 
     def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
-        """See `Transport`."""
-        as_bytes = self._encoding == BYTES
-        instance: dict[str, Any] = {"image_bytes": _b64(to_png(lr[0]))} if as_bytes else {"lr": lr[0].tolist()}
-        limit = most_bytes(expected.most_values) if as_bytes else BYTES_PER_NUMBER * expected.most_values + SLACK
-        prediction = self._predict(SIGNATURES[self._encoding], instance, version, limit)
-        return from_png(_from_b64(prediction), expected) if as_bytes else from_numbers([prediction], expected)
+        if self._encoding == TENSOR:
+            limit = BYTES_PER_NUMBER * expected.most_values + SLACK
+            prediction = self._predict(SIGNATURES[TENSOR], {"lr": lr[0].tolist()}, version, limit)
+            return from_numbers([prediction], expected)
+        png = base64.b64encode(to_png(lr[0])).decode("ascii")
+        prediction = self._predict(SIGNATURES[BYTES], {"image_bytes": {"b64": png}}, version, expected.most_bytes)
+        try:
+            data = base64.b64decode(prediction["b64"], validate=True)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Failure(BAD_ANSWER, 'a prediction that is no {"b64": ...}') from error
+        return from_png(data, expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
-        """See `Transport`."""
         prediction = self._predict(ABOUT, {SIDE: 1}, version, SLACK)
         return prediction if isinstance(prediction, dict) else {}
 
     def states(self, version: int | None) -> dict[int, str]:
-        """See `Transport`."""
         answer = _parsed(self._ask("GET", self._versioned(version), None, SLACK))
         try:
             return {int(found["version"]): str(found["state"]) for found in answer["model_version_status"]}
@@ -88,7 +94,6 @@ class RestTransport:
             raise Failure(BAD_ANSWER, "JSON without a model_version_status") from error
 
     def close(self) -> None:
-        """Close all connections; pending requests fail."""
         self._closed = True
         for open_socket in list(self._open):
             _hang_up(open_socket)
@@ -114,12 +119,15 @@ class RestTransport:
                 response = connection.getresponse()
                 data = response.read(limit + 1)
             cut_off = len(data) <= limit and bool(response.length)
-        except (OSError, HTTPException) as error:
-            raise self._broken(deadline, str(error) or type(error).__name__, _is_no_http(error)) from error
+        except (RemoteDisconnected, IncompleteRead, OSError) as error:
+            raise self._broken(deadline, Failure(DROPPED, str(error) or type(error).__name__)) from error
+        except HTTPException as error:
+            raise self._broken(deadline, Failure(BAD_ANSWER, f"no HTTP: {error!r}")) from error
         finally:
             connection.close()
         if cut_off or time.monotonic() >= deadline:
-            raise self._broken(deadline, f"{len(data)} bytes of {len(data) + (response.length or 0)}")
+            dropped = Failure(DROPPED, f"{len(data)} bytes of {len(data) + (response.length or 0)}")
+            raise self._broken(deadline, dropped)
         if len(data) > limit:
             raise Failure(BAD_ANSWER, f"more than the {limit} bytes that are possible")
         if response.status != 200:
@@ -155,32 +163,18 @@ class RestTransport:
             watch.cancel()
             self._open.discard(open_socket)
 
-    def _broken(self, deadline: float, reason: str, no_http: bool = False) -> Failure:
+    def _broken(self, deadline: float, failure: Failure) -> Failure:
+        """Return why there is no answer: the client hung up, or else the failure."""
         if self._closed:
-            return Failure(CANCELLED, reason)
+            return Failure(CANCELLED, failure.reason)
         if time.monotonic() >= deadline:
             return Failure(DEADLINE_EXCEEDED, f"nothing whole in {self._timeout_s:g} s")
-        return Failure(BAD_ANSWER, f"no HTTP: {reason}") if no_http else Failure(DROPPED, reason)
-
-
-def _is_no_http(error: Exception) -> bool:
-    return isinstance(error, HTTPException) and not isinstance(error, RemoteDisconnected | IncompleteRead)
+        return failure
 
 
 def _hang_up(open_socket: socket.socket) -> None:
     with suppress(OSError):  # it is closed already
         open_socket.shutdown(socket.SHUT_RDWR)
-
-
-def _b64(data: bytes) -> dict[str, str]:
-    return {"b64": base64.b64encode(data).decode("ascii")}
-
-
-def _from_b64(value: Any) -> bytes:
-    try:
-        return base64.b64decode(value["b64"], validate=True)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Failure(BAD_ANSWER, 'a prediction that is no {"b64": ...}') from error
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

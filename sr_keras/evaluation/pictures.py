@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of LR, bicubic, SR and HR, enlarged by whole factors and without interpolation, so that no blur is added.
+"""Pictures of LR, bicubic, SR and HR, and curves of the gain on several kinds of LR.
 
-Places are (left, top, width, height) in pixels, from the upper left of the picture.
+Images are enlarged by whole factors and without interpolation, so that no blur is added. Places are (left, top, width,
+height) in pixels, from the upper left of the picture.
 """
 from __future__ import annotations
 
@@ -16,17 +17,22 @@ from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.files import atomic_path
 from pipelines.pixels import quantise, to_float
-from sr_keras.evaluation.scores import BICUBIC, METRICS, SR, Row, pick, score_images, text
+from sr_keras.evaluation.patches import BICUBIC, CURVES, METRICS, REAL, SR, Condition, Row, score_images, text
+from sr_keras.evaluation.tables import DIFFERENCE, Gain, metrics_of
 from sr_keras.metrics import bicubic
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT, ACCENT = "#1d1d1f", "#5f5f66", "#00b050"  # a green that is not a colour of any stain
+INK, FAINT, LINE, THIN = "#1d1d1f", "#5f5f66", "#0b6cc4", "#9cc4e8"
+ACCENT = "#00b050"  # a green that is not a colour of any stain
 DPI = 100
 MARGIN, GAP = 28, 14
 SIDE, SHEET_SIDE = 320, 192  # least side of a panel, in pixels
+PANEL = 420, 290  # width and height of a panel of curves
 SHOWN = (("psnr",), ("ms_ssim", "qilv"))  # in a caption, by line
+CURVE_METRICS = ("psnr", "ms_ssim", "qilv")
 Place = tuple[float, float, float, float]
 
 
@@ -35,10 +41,10 @@ def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLik
     """Draw LR, bicubic, SR and HR of one patch with the scores, and below each an enlarged inset.
 
     Args:
-        lr: [h, w, 3], uint8 or float in [0, 1].
-        bicubic: [scale*h, scale*w, 3].
-        sr: The same.
-        hr: The same.
+        lr: [h, w, 3], uint8 or float in [0, 1]; the others are [scale*h, scale*w, 3].
+        bicubic: Enlarged by interpolation.
+        sr: Enlarged by the model.
+        hr: The truth.
         path: A .png file, written atomically.
         inset: (x, y, side) in HR pixels; None for the place with the most detail.
 
@@ -46,14 +52,20 @@ def side_by_side(lr: Any, bicubic: Any, sr: Any, hr: Any, path: str | os.PathLik
         ValueError: Sizes do not fit, or the inset is not inside the image.
     """
     images = [_float_image(image, name) for name, image in (("lr", lr), ("bicubic", bicubic), ("sr", sr), ("hr", hr))]
-    scale = _scale(images)
     height, width = images[3].shape[:2]
+    scale = height // images[0].shape[0]
+    whole = (scale * images[0].shape[0], scale * images[0].shape[1])
+    require(all(image.shape[:2] == whole for image in images[1:]), "bicubic, sr, hr",
+            "have one size, a whole multiple of lr's", "crop them", [image.shape for image in images])
     zoom = -(-SIDE // min(height, width))
     x, y, side = inset or most_detailed(images[3], _inset_side(min(height, width), scale, zoom), scale)
     require(0 <= x <= x + side <= width and 0 <= y <= y + side <= height and side > 0, "inset", "be inside the image",
             "give (x, y, side) in HR pixels", inset)
     titles = (f"LR  {width // scale} × {height // scale}", "Bicubic", "SR", f"HR  {width} × {height}")
-    captions = _captions(images, scale)
+    scores = [score_images(images[3][None], image[None], images[0][None], DegradeOptions(scale))
+              for image in images[1:3]]
+    shown = [_caption({name: value[0] for name, value in values.items()}) for values in scores]
+    captions = ["", *shown, "ground truth"]
     images[0] = _repeated(images[0], scale)
     magnified = zoom * width // side * side
     top, below = MARGIN + 40, zoom * height + 84
@@ -85,7 +97,8 @@ def picture_sheet(rows: Sequence[Row], batches: Iterable[Mapping[str, Any]], ups
     metric = "ms_ssim" if "ms_ssim" in rows[0] else "ssim"
     kinds = pick(rows, metric)
     scores = {(row["example_id"], row["method"]): _caption(row) for row in rows if row["example_id"] in kinds}
-    examples = _find(batches, set(kinds))
+    examples = {text(name): (np.asarray(lr), np.asarray(hr)) for batch in batches for name, lr, hr in zip(
+        batch["example_id"], batch["lr"], batch["hr"], strict=True) if text(name) in kinds}
     side = next(iter(examples.values()))[1].shape[0]
     panel = -(-SHEET_SIDE // side) * side
     first, top, pitch = MARGIN + 98, MARGIN + 32, panel + 56
@@ -108,6 +121,38 @@ def picture_sheet(rows: Sequence[Row], batches: Iterable[Mapping[str, Any]], ups
     _save(figure, path)
 
 
+def draw_curves(gains: Sequence[Gain], path: str | os.PathLike[str]) -> None:
+    """Draw the gain over bicubic as a PNG, atomically: a column per curve, a row per metric.
+
+    A thin line is a slide, the thick one the mean over slides. Bicubic is better below 0.
+    """
+    by_name = {gain.condition.name: gain for gain in gains}
+    names = [name for name in CURVE_METRICS if name in metrics_of(gains)]
+    figure = _figure(PANEL[0] * len(CURVES), PANEL[1] * len(names) + 60, layout="constrained")
+    axes = figure.subplots(len(names), len(CURVES), squeeze=False, sharey="row", sharex="col")
+    for row, name in zip(axes, names, strict=True):
+        for panel, points in zip(row, CURVES.values(), strict=True):
+            _draw_curve(panel, points, by_name, name)
+        row[0].set_ylabel(f"gain in {METRICS[name].label}", color=INK)
+    for panel, label in zip(axes[-1], CURVES, strict=True):
+        panel.set_xlabel(label, color=INK)
+    axes[0][0].legend(frameon=False, fontsize=8, labelcolor=FAINT, loc="lower right")
+    figure.suptitle("Gain of SR over bicubic: above 0 is better than bicubic", color=INK, fontsize=12)
+    _save(figure, path)
+
+
+def pick(rows: Sequence[Row], metric: str, each: int = 2) -> dict[str, str]:
+    """Return example id -> "best", "median" or "worst": `each` patches of every kind by SR's score, no patch twice."""
+    ranked = sorted((row for row in rows if row["method"] == SR), key=lambda row: row[metric],
+                    reverse=METRICS[metric].higher_is_better)
+    middle = max(0, (len(ranked) - each) // 2)
+    chosen: dict[str, str] = {}
+    for label, part in (("best", ranked[:each]), ("median", ranked[middle:middle + each]), ("worst", ranked[-each:])):
+        for row in part:
+            chosen.setdefault(row["example_id"], label)
+    return chosen
+
+
 def most_detailed(image: np.ndarray, side: int, step: int) -> tuple[int, int, int]:
     """Return (x, y, side) of the square with the largest mean gradient, its corner on a grid of `step` pixels.
 
@@ -120,23 +165,28 @@ def most_detailed(image: np.ndarray, side: int, step: int) -> tuple[int, int, in
     return int(x) * step, int(y) * step, side
 
 
+def _draw_curve(panel: Axes, points: Sequence[tuple[float, Condition]], by_name: dict[str, Gain], metric: str) -> None:
+    gains = [(value, by_name[condition.name]) for value, condition in points if condition.name in by_name]
+    for number, slide_id in enumerate(sorted({slide_id for _, gain in gains for slide_id in gain.slides})):
+        mine = [(value, gain.slides[slide_id].means[DIFFERENCE][metric]) for value, gain in gains
+                if slide_id in gain.slides]
+        panel.plot(*zip(*mine, strict=True), color=THIN, linewidth=1, label="a slide" if number == 0 else None)
+    means = [(value, gain.mean(metric)) for value, gain in gains]
+    panel.plot(*zip(*means, strict=True), color=LINE, linewidth=2.2, marker="o", markersize=4, label="mean over slides")
+    panel.axhline(0, color=INK, linewidth=0.9)
+    if REAL.name in by_name:
+        panel.axhline(by_name[REAL.name].mean(metric), color=FAINT, linewidth=1, linestyle=(0, (4, 3)),
+                      label="real pairs, mean")
+    panel.set_xticks([value for value, _ in gains])
+    panel.tick_params(colors=FAINT, labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
 def _inset_side(side: int, scale: int, zoom: int) -> int:
     """Return a quarter to a third of a side, in whole LR pixels; if possible one that divides the enlarged side."""
     quarter = max(scale, side // 4 // scale * scale)
     whole = [inset for inset in range(quarter, side // 3 + 1, scale) if zoom * side % inset == 0]
     return max(whole, default=quarter)
-
-
-def _find(batches: Iterable[Mapping[str, Any]], ids: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return lr and hr of the examples with these ids."""
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for batch in batches:
-        names = [text(value) for value in batch["example_id"]]
-        found |= {name: (np.asarray(batch["lr"][i]), np.asarray(batch["hr"][i]))
-                  for i, name in enumerate(names) if name in ids}
-        if len(found) == len(ids):
-            break
-    return found
 
 
 def _float_image(image: Any, name: str) -> np.ndarray:
@@ -146,27 +196,12 @@ def _float_image(image: Any, name: str) -> np.ndarray:
     return to_float(image) if image.dtype == np.uint8 else quantise(image)
 
 
-def _scale(images: list[np.ndarray]) -> int:
-    height, width = images[0].shape[:2]
-    scale = images[3].shape[0] // height
-    require(all(image.shape[:2] == (scale * height, scale * width) for image in images[1:]), "bicubic, sr, hr",
-            "have one size, a whole multiple of lr's", "crop them", [image.shape for image in images])
-    return scale
-
-
-def _captions(images: list[np.ndarray], scale: int) -> list[str]:
-    lr, rival, sr, hr = (image[None] for image in images)
-    scores = [score_images(hr, image, lr, DegradeOptions(scale=scale)) for image in (rival, sr)]
-    return ["", *(_caption({name: value[0] for name, value in values.items()}) for values in scores), "ground truth"]
-
-
 def _caption(values: Mapping[str, Any]) -> str:
-    return "\n".join("   ".join(_shown(name if name in values else "ssim", values) for name in line) for line in SHOWN)
+    def shown(name: str) -> str:
+        label, _, unit = METRICS[name].label.partition(" (")
+        return f"{label} {values[name]:.{METRICS[name].digits}f} {unit.rstrip(')')}".rstrip()
 
-
-def _shown(name: str, values: Mapping[str, Any]) -> str:
-    label, _, unit = METRICS[name].label.partition(" (")
-    return f"{label} {values[name]:.{METRICS[name].digits}f} {unit.rstrip(')')}".rstrip()
+    return "\n".join("   ".join(shown(name if name in values else "ssim") for name in line) for line in SHOWN)
 
 
 def _ending(words: str, width: int) -> str:
@@ -179,11 +214,11 @@ def _repeated(image: np.ndarray, times: int) -> np.ndarray:
     return np.repeat(np.repeat(image, times, 0), times, 1)
 
 
-def _figure(width: int, height: int) -> Figure:
+def _figure(width: int, height: int, **options: Any) -> Figure:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports the font cache that its first use builds
     from matplotlib.figure import Figure  # not pyplot, which needs a display and global state
 
-    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white", **options)
 
 
 def _box(figure: Figure, place: Place) -> Place:

@@ -33,3 +33,22 @@ def write_pairs(histology) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def pair_folder(write_pairs, tmp_path) -> Path:
+    """Pairs of two slides, shared (three pairs) and paired (two)."""
+    write_pairs(tmp_path / "pairs" / "shared", 3)
+    write_pairs(tmp_path / "pairs" / "paired", 2, top=128)
+    return tmp_path / "pairs"
+
+
+@pytest.fixture
+def plain_folder(histology, tmp_path) -> Path:
+    """Tiles without LR of two slides, shared (four) and plain (one)."""
+    for slide, count, top in (("shared", 4, 256), ("plain", 1, 384)):
+        (tmp_path / "tiles" / slide).mkdir(parents=True)
+        for i in range(count):
+            tile = histology[top:top + 64, i * 64:(i + 1) * 64]
+            Image.fromarray(tile).save(tmp_path / "tiles" / slide / f"t{i}.png")
+    return tmp_path / "tiles"

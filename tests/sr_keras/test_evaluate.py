@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -15,7 +16,11 @@ import pytest
 from PIL import Image
 
 from pipelines import console
+from pipelines.config import PatchOptions
+from pipelines.dataset import evaluation_dataset
 from sr_keras import evaluate
+from sr_keras.evaluation import bicubic, patches, score
+from sr_keras.evaluation.patches import condition_named, find_sets
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.facts import run_facts
 from sr_keras.model.keras_file import load_keras
@@ -252,6 +257,87 @@ def test_standard_list_is_scored_on_tiles_and_pairs(model, tile_folder, write_pa
     assert run(*given, "--limit=1") == 0
     assert (tmp_path / "scores" / "standard.csv").read_bytes() == before
 
+
+# The standard list
+
+FEW = ("pairs", "textbook", "noise-0.03")
+
+
+def sharpened(lr):
+    """A model that is not bicubic: its contrast is raised."""
+    return np.clip(1.2 * np.asarray(bicubic(lr, 4)) - 0.1, 0, 1)
+
+
+def by_name(gains):
+    return {gain.condition.name: gain for gain in gains}
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Three kinds of LR of the twenty: that is enough to see how they are scored."""
+    monkeypatch.setattr(patches, "standard_conditions", lambda scale, real: tuple(
+        condition_named(name).at_scale(scale) for name in FEW if real or name != "pairs"))
+
+
+@pytest.fixture
+def sets(plain_folder, pair_folder, tmp_path, few):
+    return find_sets([str(plain_folder), str(pair_folder)], tmp_path / "data",
+                     PatchOptions(patch_size=64, min_tissue=0), 4)
+
+
+def test_made_lr_takes_every_slide_and_real_lr_those_of_pairs(sets):
+    gains = evaluate.score_standard(sharpened, sets, 4, per_slide=2)
+    found = by_name(gains)
+    assert tuple(found) == FEW
+    assert {name: slide.patches for name, slide in found["pairs"].slides.items()} == {"paired": 2, "shared": 2}
+    for name in FEW[1:]:
+        assert {name: slide.patches for name, slide in found[name].slides.items()} == {
+            "paired": 2, "plain": 1, "shared": 2}
+
+
+def test_files_of_the_standard_list_tell_of_every_kind_of_lr(few, model, plain_folder, pair_folder, tmp_path, capsys):
+    assert run(f"--model={model}", f"--data={plain_folder},{pair_folder}", "--lr=standard", "--patch_size=64",
+               "--min_tissue=0", f"--output={tmp_path / 'scores'}", "--limit=2") == 0
+    paths = [tmp_path / "scores" / f"standard.{suffix}" for suffix in ("md", "csv", "json", "png")]
+    page = paths[0].read_text(encoding="utf-8")
+    assert ", LR standard: x4, 3 slides, 2 patches a slide, seed 0." in page
+    assert "**Gain in PSNR by slide**" in page
+    assert page.partition("\n\n**Gain")[0] in capsys.readouterr().out
+    assert "| real pairs |" in page
+    assert json.loads(paths[2].read_text())["lr"].keys() == set(FEW)
+    assert len(paths[1].read_text().splitlines()) == 1 + 2 + 2 * 3
+    assert paths[3].stat().st_size > 10_000
+
+
+def test_gains_are_those_of_the_patches_scored_one_by_one(sets):
+    gain = by_name(evaluate.score_standard(sharpened, sets[:1], 4, per_slide=None))["textbook"]
+    rows = score(sharpened, evaluation_dataset(sets[0], lr="made", batch_size=1))
+    found = {method: np.mean([row["psnr"] for row in rows if row["slide_id"] == "shared" and row["method"] == method])
+             for method in ("bicubic", "sr")}
+    assert gain.slides["shared"].means["sr"]["psnr"] == pytest.approx(found["sr"], rel=1e-5)
+    assert gain.of_slides("psnr")["shared"] == pytest.approx(found["sr"] - found["bicubic"], abs=1e-4)
+
+
+def test_bicubic_gains_nothing_over_itself(sets):
+    gains = evaluate.score_standard(partial(bicubic, scale=4), sets[:1], 4, per_slide=1)
+    assert tuple(by_name(gains)) == FEW[1:]  # there are no pairs in this data
+    for gain in gains:
+        assert gain.mean("psnr") == gain.mean("rrmse") == gain.below == 0
+
+
+def test_the_seed_decides_what_is_random_and_nothing_else_does(sets):
+    first, again, other = (by_name(evaluate.score_standard(sharpened, sets[:1], 4, 1, seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first["textbook"] == other["textbook"]
+    assert first["noise-0.03"] != other["noise-0.03"]
+
+
+def test_pairs_of_another_scale_than_the_model_are_refused(sets):
+    with pytest.raises(ValueError, match="pairs of paired"):
+        evaluate.score_standard(partial(bicubic, scale=2), sets, 2, per_slide=1)
+
+
+# Mistakes
 
 @pytest.mark.parametrize(("changed", "says"), [
     ({"--model": ""}, "`model` must be given"),

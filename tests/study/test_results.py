@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from study.results import COLUMNS, Curve, along_q, read_results, select, series, slide_means, write_results
+from study.results import (
+    COLUMNS,
+    Curve,
+    along_q,
+    on_same_patches,
+    read_results,
+    select,
+    series,
+    slide_means,
+    write_results,
+)
 
 ROWS = [
     {"cell": "b", "method": "srgan_sqe", "q": 0.5, "balance": "paper", "fraction": 0.3, "kind": "mixed", "side": "hr",
@@ -49,12 +59,29 @@ def test_select_takes_a_value_or_any_of_several():
     assert select(ROWS, method=("bicubic", "srgan_sqe"), variant="") == ROWS
 
 
-def test_slide_means_are_by_slide_and_method_and_leave_out_the_infinite():
-    scores = [{"slide_id": slide, "method": method, "psnr": psnr, "ssim": "0.5"} for slide, method, psnr in [
-        ("a", "sr", "20"), ("a", "sr", "30"), ("a", "sr", "inf"), ("a", "bicubic", "1"), ("b", "sr", "7")]]
-    means = slide_means(scores, "sr")
-    assert means["a"] == {"patches": 3, "psnr": 25.0, "ssim": 0.5}
-    assert means["b"]["psnr"] == pytest.approx(7)
+def scores_of(*pairs):
+    """Rows of scores.csv: a slide, and the PSNR of bicubic and of SR."""
+    return [{"example_id": str(i), "slide_id": slide, "method": method, "psnr": psnr, "ssim": "0.5"}
+            for i, (slide, *both) in enumerate(pairs) for method, psnr in zip(("bicubic", "sr"), both, strict=True)]
+
+
+def test_slide_means_leave_out_a_patch_of_both_methods_where_one_is_infinite():
+    scores = scores_of(("a", "1", "20"), ("a", "3", "30"), ("a", "9", "inf"), ("a", "inf", "8"), ("b", "inf", "7"))
+    assert slide_means(scores, "sr")["a"] == {"patches": 4, "psnr": 25.0, "ssim": 0.5}
+    assert slide_means(scores, "bicubic")["a"]["psnr"] == 2
+    assert slide_means(scores, "sr")["b"] == {"patches": 1, "psnr": None, "ssim": 0.5}
+
+
+def test_a_mean_over_other_patches_than_those_of_bicubic_is_left_out():
+    def rows(method, *pairs):
+        return [{"slide": slide, **means} for slide, means in slide_means(scores_of(*pairs), method).items()]
+
+    first, same = (("a", "20", "22"), ("a", "inf", "30")), (("a", "20", "23"), ("a", "inf", "inf"))
+    more = (("a", "20", "inf"), ("a", "inf", "30"))
+    assert on_same_patches(rows("sr", *same), rows("bicubic", *same), rows("bicubic", *first)) == [
+        {"slide": "a", "patches": 2, "psnr": 23, "ssim": 0.5}]
+    assert on_same_patches(rows("sr", *more), rows("bicubic", *more), rows("bicubic", *first)) == [
+        {"slide": "a", "patches": 2, "psnr": None, "ssim": 0.5}]
 
 
 def test_paper_and_equal_balance_are_one_at_the_papers_q(study):

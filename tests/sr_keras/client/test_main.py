@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines import console
 from sr_keras.client import __main__ as command
-from sr_keras.client.options import AUTH_VARIABLE
+from sr_keras.client.__main__ import AUTH_VARIABLE, read_auth_header
 
 from .conftest import WAYS, repeated
 from .test_protocol import a_png, header
@@ -79,6 +79,17 @@ def test_header_comes_from_a_file(serve, run, lr, model, tmp_path, capfd):
     assert run(serve("rest"), auth_header_file=tmp_path / "token") == 0
     assert {asked["auth"] for asked in model.asked} == {"Bearer s3cr3t-t0k3n"}
     assert "s3cr3t" not in "".join(capfd.readouterr())
+
+
+def test_header_is_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv(AUTH_VARIABLE, raising=False)
+    assert read_auth_header(None) is None
+    monkeypatch.setenv(AUTH_VARIABLE, "Bearer one")
+    assert read_auth_header(None) == "Bearer one"
+    (tmp_path / "token").write_text("Bearer two\n")
+    assert read_auth_header(tmp_path / "token") == "Bearer two"
+    with pytest.raises(FileNotFoundError, match=r"`auth_header_file` must name a file .*none"):
+        read_auth_header(tmp_path / "none")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.console import one_line
 from pipelines.errors import UserError
 from sr_keras.client import ServerError, SuperResolutionClient
-from sr_keras.client.options import DEFAULT_HALO
+from sr_keras.client.connection import DEFAULT_HALO
 
 from .conftest import WAYS, png, repeated
 

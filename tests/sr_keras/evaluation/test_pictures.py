@@ -10,8 +10,10 @@ from PIL import Image
 
 from pipelines.degrade import degrade
 from pipelines.pixels import quantise, to_float, to_uint8
-from sr_keras.evaluation import bicubic, picture_sheet, score, side_by_side
-from sr_keras.evaluation.pictures import GAP, MARGIN, most_detailed
+from sr_keras.evaluation import bicubic, pick, picture_sheet, score, side_by_side
+from sr_keras.evaluation.patches import CURVES, REAL
+from sr_keras.evaluation.pictures import GAP, MARGIN, draw_curves, most_detailed
+from sr_keras.evaluation.tables import Gain, by_slide
 
 TOP = MARGIN + 40  # of the panels of side_by_side
 
@@ -94,3 +96,41 @@ def test_sheet_has_a_row_for_each_picked_patch_and_logs_nothing(count, histology
     assert width == MARGIN + 98 + 4 * panel + 3 * GAP + MARGIN
     assert height == MARGIN + 32 + min(count, 6) * (panel + 56) + MARGIN - GAP
     assert not caplog.records
+
+
+def rows_of(bicubic, sr, slides):
+    """A row per patch and method with these PSNRs."""
+    return [{"example_id": f"{slide}/{i}", "slide_id": slide, "method": method, "psnr": float(value), "qilv": 0.5,
+             "rrmse": 1 / value}
+            for i, (one, two, slide) in enumerate(zip(bicubic, sr, slides, strict=True))
+            for method, value in (("bicubic", one), ("sr", two))]
+
+
+def test_pick_names_best_median_and_worst_by_sr():
+    values = [5, 1, 9, 3, 7, 2, 8]
+    rows = rows_of(values[::-1], values, ["a"] * 7)
+    assert pick(rows, "psnr", each=1) == {"a/2": "best", "a/0": "median", "a/1": "worst"}
+    assert pick(rows, "rrmse", each=1) == {"a/2": "best", "a/0": "median", "a/1": "worst"}  # lower is better
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_pick_of_few_patches_takes_each_once(count):
+    assert len(pick(rows_of(range(1, count + 1), range(1, count + 1), ["a"] * count), "psnr")) == count
+
+
+def test_picture_shows_a_panel_per_curve_and_metric(tmp_path):
+    found = {condition.name: condition for points in CURVES.values() for _, condition in points}
+    gains = [Gain(condition, by_slide(rows_of([20, 22], [21 + i, 21 - i], "ab")))
+             for i, condition in enumerate((*found.values(), REAL))]
+    draw_curves(gains, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        width, height = image.size
+        pixels = np.asarray(image.convert("RGB"))
+    assert width == 3 * 420
+    assert height == 2 * 290 + 60  # MS-SSIM has no row where it was not measured
+    ink = (pixels < 200).any(2)
+    for row in range(2):
+        for column in range(3):
+            panel = ink[60 + row * 280:300 + row * 280, 60 + column * 420:400 + column * 420]
+            assert panel.mean() > 0.005, (row, column)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
