@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from pipelines.config import CorruptOptions
 from pipelines.degrade import extend_symmetric
-from pipelines.degrade.camera import normal
+from pipelines.degrade.family import normal
 from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.slide import open_slide

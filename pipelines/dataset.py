@@ -30,7 +30,7 @@ import tensorflow as tf
 from pipelines.config import CorruptOptions, DatasetOptions, DegradeOptions, check_seed
 from pipelines.corrupt import corrupt_pair, load_outliers
 from pipelines.degrade import degrade_example
-from pipelines.degrade.camera import colour
+from pipelines.degrade.family import colour
 from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.shards import ShardSet, copy_shards, open_shards
