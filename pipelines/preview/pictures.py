@@ -16,10 +16,10 @@ Statistics are of the brightness, the mean of the three channels:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -50,7 +50,6 @@ MOSTLY_WEAK = ("shot_noise", "read_noise", "sharpen")  # `degrade_example` draws
 BANDS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # edges, in cycles per LR pixel
 BLOCK = 8  # side of JPEG's brightness blocks, in LR pixels
 GREY_LEVELS = 255
-COLUMN = 15  # characters of the table
 
 
 def show(axis: Axes, image: np.ndarray | tf.Tensor, scale: int = 1) -> None:
@@ -183,8 +182,7 @@ def caption(fixed: DegradeOptions) -> str:
                       ("no JPEG", jpeg, f"{jpeg}, twice")[passes]])
 
 
-@dataclass(frozen=True)
-class Residual:
+class Residual(NamedTuple):
     """How an LR image differs from the mean of its HR pixels: see `residual_of`."""
 
     std: float
@@ -193,21 +191,11 @@ class Residual:
     blockiness: float
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """One synthetic LR beside the real one: dB by band, its residual, and the root mean square difference."""
-
-    spectrum: tuple[float, ...]
-    residual: Residual
-    difference: float
+COLUMNS = (*(f"{low:.3g}-{high:.3g}" for low, high in pairwise(BANDS)), *Residual._fields, "difference")
 
 
-def likenesses(patches: Sequence[Patch], presets: Mapping[str, DegradeOptions]) -> dict[str, list[Likeness]]:
-    """Return how similar each preset is to the real LR of pairs; "real" is the real LR itself.
-
-    Raises:
-        ValueError: A pair has another scale than a preset.
-    """
+def likenesses(patches: Sequence[Patch], presets: Mapping[str, DegradeOptions]) -> dict[str, list[np.ndarray]]:
+    """Return how similar each preset is to the real LR of pairs, which have its scale; "real" is that LR itself."""
     pairs = [(to_float(patch.pixels), to_float(patch.lr)) for patch in patches if patch.lr is not None]
     found = {"real": [compare(lr, lr, hr) for hr, lr in pairs]}
     for name, options in presets.items():
@@ -220,11 +208,11 @@ def likenesses(patches: Sequence[Patch], presets: Mapping[str, DegradeOptions]) 
     return found
 
 
-def compare(made: np.ndarray, real: np.ndarray, hr: np.ndarray) -> Likeness:
-    """Return how similar synthetic LR [h, w, 3] is to the real LR of the same HR [scale*h, scale*w, 3]."""
-    ratios = band_powers(made) / band_powers(real)
-    difference = GREY_LEVELS * float(np.sqrt(np.mean((made - real) ** 2)))
-    return Likeness(tuple(10 * np.log10(ratios)), residual_of(made, hr), difference)
+def compare(made: np.ndarray, real: np.ndarray, hr: np.ndarray) -> np.ndarray:
+    """Return the COLUMNS of synthetic LR [h, w, 3] beside the real LR of the same HR [scale*h, scale*w, 3]."""
+    spectrum = 10 * np.log10(band_powers(made) / band_powers(real))
+    difference = GREY_LEVELS * np.sqrt(np.mean((made - real) ** 2))
+    return np.array([*spectrum, *residual_of(made, hr), difference])
 
 
 def band_powers(image: np.ndarray) -> np.ndarray:
@@ -271,24 +259,21 @@ def blockiness(plane: np.ndarray) -> float:
     The grid may start anywhere: of the eight possible columns the one with the largest steps is taken, and so for rows.
     Plain noise has about 0.1 for 63 x 63 pixels, since the largest of eight is taken.
     """
-    return float(np.mean([_largest_phase(np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)) for axis in (0, 1)]))
+    excess = []
+    for axis in (0, 1):
+        steps = np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)
+        *others, largest = sorted(steps[phase::BLOCK].mean() for phase in range(BLOCK))
+        excess.append(largest / np.mean(others) - 1 if others[-1] > 0 else 0.0)
+    return float(np.mean(excess))
 
 
-def _largest_phase(steps: np.ndarray) -> float:
-    phases = np.array([steps[phase::BLOCK].mean() for phase in range(BLOCK)])
-    others = (phases.sum() - phases.max()) / (BLOCK - 1)
-    return phases.max() / others - 1 if others > 0 else 0.0
-
-
-def likeness_table(rows: Mapping[str, Sequence[Likeness]]) -> str:
+def likeness_table(rows: Mapping[str, Sequence[np.ndarray]]) -> str:
     """Return the table: a row per name, with mean and (standard deviation) over its images."""
-    bands = [f"{low:.3g}-{high:.3g}" for low, high in pairwise(BANDS)]
-    names = [*bands, *(field.name for field in fields(Residual)), "difference"]
-    lines = [f"{'':10}{'power over real, dB, by cycles/pixel':^{COLUMN * len(bands)}}{'residual':^{4 * COLUMN}}",
-             f"{'':10}" + "".join(f"{name:>{COLUMN}}" for name in names)]
+    width = 15  # of a column
+    lines = [f"{'':10}{'power over real, dB, by cycles/pixel':^{4 * width}}{'residual':^{4 * width}}",
+             f"{'':10}" + "".join(f"{name:>{width}}" for name in COLUMNS)]
     for name, some in rows.items():
-        values = np.array([(*one.spectrum, *astuple(one.residual), one.difference) for one in some])
-        moments = (np.round(moment, 2) + 0.0 for moment in (values.mean(axis=0), values.std(axis=0)))  # no "-0.00"
-        cells = (f"{mean:.2f} ({std:.2f})" for mean, std in zip(*moments, strict=True))
-        lines.append(f"{name:10}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
+        moments = np.round([np.mean(some, axis=0), np.std(some, axis=0)], 2) + 0.0  # no "-0.00"
+        cells = (f"{mean:.2f} ({std:.2f})" for mean, std in moments.T)
+        lines.append(f"{name:10}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(lines)
