@@ -38,11 +38,7 @@ MOST_SIGMA = 12.0  # HR pixels: a wider kernel leaves no tissue to see
 
 
 def check_resolution(mpp: float | None, level: int, assume_mpp: float | None) -> None:
-    """Check a resolution to read at: `mpp` microns per pixel if given, else `level`.
-
-    Raises:
-        ValueError: One of them is out of range, or both are given.
-    """
+    """Raise a ValueError if a number is out of range, or both `mpp` (microns per pixel) and `level` are given."""
     require(mpp is None or 0 < mpp < inf, "mpp", "be positive and finite",
             "give microns per pixel, 0.5 is about 20x", mpp)
     require(level >= 0, "level", "be 0 or more", "0 is the highest resolution", level)
@@ -52,20 +48,12 @@ def check_resolution(mpp: float | None, level: int, assume_mpp: float | None) ->
 
 
 def check_seed(seed: int) -> None:
-    """Check a seed.
-
-    Raises:
-        ValueError: It is negative or has more than 63 bits.
-    """
+    """Raise a ValueError if a seed is negative or has more than 63 bits."""
     require(SEED.holds(seed), "seed", SEED.words, "0 is the default", seed)
 
 
 def check_range(name: str, value: Range, least: float, most: float) -> None:
-    """Check that a range is one, and lies in [least, most].
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Raise a ValueError unless a range has its low end first and lies in [least, most]."""
     for rule in (ORDERED, within(least, most)):
         require(rule.holds(value), name, rule.words, "write low,high", value)
 
@@ -140,11 +128,7 @@ DEGRADATIONS: dict[str, DegradeOptions] = {
 
 
 def degradation(name: str, **changes: Any) -> DegradeOptions:
-    """Return a preset of DEGRADATIONS, with some options changed.
-
-    Raises:
-        ValueError: There is no such preset, or a change is out of range.
-    """
+    """Return a preset of DEGRADATIONS, with some options changed."""
     require(name in DEGRADATIONS, "degradation", f"be one of {tuple(DEGRADATIONS)}",
             "'scanner' suits scanned slides", name)
     return replace(DEGRADATIONS[name], **changes)

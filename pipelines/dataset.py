@@ -67,8 +67,7 @@ def training_dataset(
 
     Raises:
         FileNotFoundError: A folder does not exist.
-        ValueError: The crop is not divisible by the scale or larger than a patch, no patch is left, an argument is out
-            of range, or the shards are incomplete.
+        ValueError: The crop does not suit the scale or the patches, no patch is left, or the shards are incomplete.
         tf.errors.DataLossError: While iterating: a shard is damaged; see `shards.records.damage_named`.
     """
     options = replace(options or DatasetOptions(), **changes)
@@ -93,11 +92,10 @@ def training_dataset(
 
     @_as_it_is
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        streams = [_passes(order, fold([seed, purpose], epoch))
-                   for order, purpose in zip(orders, (_ORDER, _PAIR_ORDER), strict=False)]
-        records = streams[0].map(lambda record: (record, False))
-        if len(streams) > 1:
-            records = _mixed(records, streams[1], pair_share, fold([seed, _CHOICE], epoch))
+        records = _passes(orders[0], fold([seed, _ORDER], epoch)).map(lambda record: (record, False))
+        if len(orders) > 1:
+            real = _passes(orders[1], fold([seed, _PAIR_ORDER], epoch)).map(lambda record: (record, True))
+            records = _mixed(records, real, pair_share, fold([seed, _CHOICE], epoch))
         return records.take(per_epoch).enumerate().map(lambda position, record: (epoch, position, *record))
 
     @_as_it_is
@@ -146,8 +144,8 @@ def evaluation_dataset(
 
     Raises:
         FileNotFoundError: A folder does not exist.
-        ValueError: The patch size is not divisible by the scale, an argument is out of range, the shards are
-            incomplete, or `lr` is "real" and not all are pairs.
+        ValueError: The patch size is not divisible by the scale, the shards are incomplete, or `lr` is "real" and not
+            all are pairs.
     """
     degrade = degrade or DegradeOptions()
     require(batch_size > 0, "batch_size", "be positive", "1 is usual", batch_size)
@@ -156,6 +154,7 @@ def evaluation_dataset(
     check_seed(seed)
     chosen = _chosen(shards, slides)
     size = _crop(None, chosen.patch_size, degrade)
+    side = size // degrade.scale
     there = len(chosen.pairs.shards)
     require(lr != "real" or there == len(chosen.shards), "lr", "be 'made' or 'auto' where patches carry no LR",
             "give only pairs", lr)
@@ -166,7 +165,6 @@ def evaluation_dataset(
     def example_of(record: tf.Tensor) -> dict[str, tf.Tensor]:
         slide_id, example_id, pixels, scanned = decode(record)
         hr = to_float(tf.ensure_shape(pixels[:size, :size], [size, size, 3]))
-        side = size // degrade.scale
 
         def made() -> tf.Tensor:
             hashes = [tf.strings.to_hash_bucket_strong(example_id, 2**31 - 1, key=[seed, salt])
@@ -220,10 +218,10 @@ def _passes(order: Order, seed: tf.Tensor) -> tf.data.Dataset:
 
 
 def _mixed(made: tf.data.Dataset, real: tf.data.Dataset, share: float, seed: tf.Tensor) -> tf.data.Dataset:
-    """Return (record, whether to use its scanned LR) with this share of scanned LR, drawn for each position."""
+    """Return records of both, this share of them `real`; which, is drawn for each position."""
     choice = tf.data.Dataset.counter().map(
         lambda position: tf.cast(tf.random.stateless_uniform([], fold(seed, position)) < share, tf.int64))
-    return tf.data.Dataset.choose_from_datasets([made, real.map(lambda record: (record, True))], choice)
+    return tf.data.Dataset.choose_from_datasets([made, real], choice)
 
 
 def _cropped_and_turned(pixels: tf.Tensor, crop: int, shrink: float, augment: bool, seed: tf.Tensor) -> tf.Tensor:
@@ -264,9 +262,8 @@ def _turned(pixels: tf.Tensor, drawn: tf.Tensor, augment: bool) -> tf.Tensor:
     if not augment:
         return pixels
     swap, upside_down, mirrored = tf.unstack(drawn[2:] < 0.5)
-    side = pixels.shape
-    pixels = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
-    return tf.ensure_shape(tf.raw_ops.Reverse(tensor=pixels, dims=[upside_down, mirrored, False]), side)
+    turned = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    return tf.ensure_shape(tf.raw_ops.Reverse(tensor=turned, dims=[upside_down, mirrored, False]), pixels.shape)
 
 
 def _recoloured(hr: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:

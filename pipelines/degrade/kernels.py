@@ -39,8 +39,12 @@ def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tens
     kinds = tf.random.stateless_uniform([2], seed)
     resampling = tf.cast(kinds[0] * len(options.resamplings), tf.int32)
     spread = tf.cast(kinds[1] * len(options.blurs), tf.int32)
-    resampling = _without_aliasing(options, resampling, spread)
-    halfway = tf.constant([name == "nth" for name in options.resamplings])[resampling]
+    nth = tf.constant([name == "nth" for name in options.resamplings])
+    other = next((place for place, name in enumerate(options.resamplings) if name != "nth"), None)
+    if other is not None:  # every n-th pixel without blur would alias, and no camera has gaps between pixels
+        sharp = tf.constant([blur == "none" for blur in options.blurs])[spread]
+        resampling = tf.where(sharp & nth[resampling], other, resampling)
+    halfway = nth[resampling]
     kernel, reach = point_spread(options, seed, spread, halfway)
     spans = np.array([_span(name, options.scale) for name in options.resamplings])
     kernel = _combined(kernel, options, resampling)
@@ -60,15 +64,6 @@ def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tens
     if all(halved) or not any(halved):
         return cascade() if halved[0] else at_once()
     return tf.cond(tf.constant(halved)[resampling], cascade, at_once)
-
-
-def _without_aliasing(options: DegradeOptions, resampling: tf.Tensor, spread: tf.Tensor) -> tf.Tensor:
-    """Replace every n-th pixel without blur by another resampling: no camera has gaps between pixels."""
-    other = next((place for place, name in enumerate(options.resamplings) if name != "nth"), None)
-    if other is None or "none" not in options.blurs:
-        return resampling
-    aliases = [[name == "nth" and blur == "none" for blur in options.blurs] for name in options.resamplings]
-    return tf.where(tf.constant(aliases)[resampling, spread], other, resampling)
 
 
 def point_spread(options: DegradeOptions, seed: tf.Tensor, kind: tf.Tensor,

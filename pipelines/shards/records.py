@@ -61,11 +61,7 @@ def decode_number(record: tf.Tensor, name: str) -> tf.Tensor:
 
 @contextmanager
 def damage_named(paths: Iterable[Path]) -> Iterator[None]:
-    """Name the damaged file if reading these shards, or copies of them, fails; TensorFlow does not.
-
-    Raises:
-        ValueError: A record is damaged.
-    """
+    """Raise a ValueError that names the damaged file if reading these shards, or copies, fails; TensorFlow does not."""
     try:
         yield
     except tf.errors.DataLossError as error:
@@ -124,8 +120,18 @@ def from_disk(shards: ShardSet, min_tissue: float, buffer: int) -> Order:
 
 def in_turn(shards: ShardSet, limit: int | None = None) -> tf.data.Dataset:
     """Return the records in order; with a limit so many, from each slide the same number if it has them."""
-    names, numbers = _shares(shards, limit)
-    taken = tf.data.Dataset.from_tensor_slices((names, tf.constant(numbers, tf.int64)))
+    left = Counter[str]()
+    for shard in shards.shards:
+        left[shard.slide_id] += shard.count
+    if limit is not None:
+        for number, slide_id in enumerate(sorted(left, key=left.__getitem__)):
+            left[slide_id] = min(left[slide_id], limit // (len(left) - number))
+            limit -= left[slide_id]
+    numbers = []
+    for shard in shards.shards:
+        numbers.append(min(shard.count, left[shard.slide_id]))
+        left[shard.slide_id] -= numbers[-1]
+    taken = tf.data.Dataset.from_tensor_slices((_names(shards), tf.constant(numbers, tf.int64)))
     return taken.flat_map(lambda path, number: _read(path).take(number))
 
 
@@ -147,22 +153,6 @@ def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data
 
 def _filtered(records: tf.data.Dataset, min_tissue: float) -> tf.data.Dataset:
     return records.filter(lambda record: decode_number(record, "tissue") >= min_tissue) if min_tissue > 0 else records
-
-
-def _shares(shards: ShardSet, limit: int | None) -> tuple[list[str], list[int]]:
-    """Return the paths, and how many records of each to take: the same number from each slide if it has them."""
-    left = Counter[str]()
-    for shard in shards.shards:
-        left[shard.slide_id] += shard.count
-    if limit is not None:
-        for number, slide_id in enumerate(sorted(left, key=left.__getitem__)):
-            left[slide_id] = min(left[slide_id], limit // (len(left) - number))
-            limit -= left[slide_id]
-    numbers = []
-    for shard in shards.shards:
-        numbers.append(min(shard.count, left[shard.slide_id]))
-        left[shard.slide_id] -= numbers[-1]
-    return _names(shards), numbers
 
 
 def _names(shards: ShardSet) -> list[str]:
