@@ -74,7 +74,7 @@ def corrupt_pair(
         number = tf.random.stateless_uniform([], image_seed, 0, tf.shape(outliers)[0], tf.int32)
         shape = tf.shape(hr)
         top, left = tf.unstack((tf.shape(outliers)[1:3] - shape[:2]) // 2)
-        tile = to_float(outliers[number, top:top + shape[0], left:left + shape[1]])
+        tile = to_float(tf.gather(outliers, number)[top:top + shape[0], left:left + shape[1]])
         return outlier(target, options.outlier_strength, downsample(tile) if options.side == "lr" else tile)
 
     corrupted = {

@@ -76,7 +76,7 @@ def training_dataset(
     seed, shrink, augment, pair_share = options.seed, options.shrink, options.augment, options.pair_share
     chosen = _chosen(shards, slides)
     least = np.float32(options.min_tissue)  # as the records hold it
-    count = sum(share >= least for shard in chosen.shards for share in shard.tissue)
+    count = int(sum(share >= least for shard in chosen.shards for share in shard.tissue))
     require(count > 0, "min_tissue", "leave at least one patch", f"lower it; there are {chosen.count}",
             options.min_tissue)
     crop = _crop(options.crop_size, chosen.patch_size, degrade)

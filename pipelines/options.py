@@ -26,7 +26,8 @@ T = TypeVar("T")
 GROUPS = ("basic", "data", "model", "loss", "expert")  # of --help, in this order
 SEEDS = 2**63  # TensorFlow takes seeds as int64
 Range = tuple[float, float]  # low and high, both included; equal for a fixed value
-PLAIN_FLAGS = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+PLAIN_FLAGS: dict[type, Callable[..., Any]] = {
+    int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
 
 
 @dataclass(frozen=True)
