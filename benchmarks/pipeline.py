@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from pipelines.config import define_degrade_flags, degrade_options
 from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
-from pipelines.flags import define_degrade_flags, degrade_options
 from pipelines.workers import cores
 
 if TYPE_CHECKING:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the pipelines, as frozen dataclasses that check themselves. No absl and no TensorFlow."""
+"""Options of the pipelines, as frozen dataclasses that check themselves, and their flags. No TensorFlow."""
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
+
+from absl import flags
 
 from pipelines.errors import require
 from pipelines.options import (
@@ -18,7 +20,9 @@ from pipelines.options import (
     Options,
     Range,
     bounds,
+    define,
     option,
+    read,
     within,
 )
 
@@ -34,11 +38,7 @@ MOST_SIGMA = 12.0  # HR pixels: a wider kernel leaves no tissue to see
 
 
 def check_resolution(mpp: float | None, level: int, assume_mpp: float | None) -> None:
-    """Check a resolution to read at: `mpp` microns per pixel if given, else `level`.
-
-    Raises:
-        ValueError: One of them is out of range, or both are given.
-    """
+    """Raise a ValueError if a number is out of range, or both `mpp` (microns per pixel) and `level` are given."""
     require(mpp is None or 0 < mpp < inf, "mpp", "be positive and finite",
             "give microns per pixel, 0.5 is about 20x", mpp)
     require(level >= 0, "level", "be 0 or more", "0 is the highest resolution", level)
@@ -48,20 +48,12 @@ def check_resolution(mpp: float | None, level: int, assume_mpp: float | None) ->
 
 
 def check_seed(seed: int) -> None:
-    """Check a seed.
-
-    Raises:
-        ValueError: It is negative or has more than 63 bits.
-    """
+    """Raise a ValueError if a seed is negative or has more than 63 bits."""
     require(SEED.holds(seed), "seed", SEED.words, "0 is the default", seed)
 
 
 def check_range(name: str, value: Range, least: float, most: float) -> None:
-    """Check that a range is one, and lies in [least, most].
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Raise a ValueError unless a range has its low end first and lies in [least, most]."""
     for rule in (ORDERED, within(least, most)):
         require(rule.holds(value), name, rule.words, "write low,high", value)
 
@@ -136,11 +128,7 @@ DEGRADATIONS: dict[str, DegradeOptions] = {
 
 
 def degradation(name: str, **changes: Any) -> DegradeOptions:
-    """Return a preset of DEGRADATIONS, with some options changed.
-
-    Raises:
-        ValueError: There is no such preset, or a change is out of range.
-    """
+    """Return a preset of DEGRADATIONS, with some options changed."""
     require(name in DEGRADATIONS, "degradation", f"be one of {tuple(DEGRADATIONS)}",
             "'scanner' suits scanned slides", name)
     return replace(DEGRADATIONS[name], **changes)
@@ -240,3 +228,39 @@ class DatasetOptions(Options):
     recolour: float = option(0.0, "Share of the examples with synthetic LR that get the colours of another stain",
                              "0 turns it off", SHARE, group="data")
     seed: int = option(0, "Seed of the split, the order, the corruption and the weights", "0 is the default", SEED)
+
+
+def define_patch_flags(values: flags.FlagValues) -> None:
+    """Define which patches are read: size, resolution, sampling, tissue."""
+    define(values, PatchOptions, leave_out=("seed", "scale", "match_colours"))
+
+
+def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | None = None) -> PatchOptions:
+    """Return the patch flags as options; `patch_size` replaces the flag, `stride` stays."""
+    return read(values, PatchOptions, seed=seed, patch_size=patch_size or values.patch_size,
+                pairs="scans" if registered(values.pairs) else values.pairs)
+
+
+def registered(pairs: str | None) -> list[str]:
+    """Return the files of pipelines.register in the flag `pairs`."""
+    return pairs.split(",") if pairs and pairs.endswith(".json") else []
+
+
+def define_degrade_flags(values: flags.FlagValues, preset: str = "scanner") -> None:
+    """Define how HR becomes LR: a preset, and flags that replace its values."""
+    define(values, DegradeOptions, leave_out=[one.name for one in fields(DegradeOptions) if one.name != "scale"])
+    flags.DEFINE_enum("degradation", preset, list(DEGRADATIONS), "How LR is made from HR: the paper's way (textbook), "
+                      "as scanners do, or as the levels of a slide are made (pyramid).", values, module_name="data")
+    define(values, DegradeOptions, preset=True)
+
+
+def degrade_options(values: flags.FlagValues) -> DegradeOptions:
+    """Return the degradation flags as options."""
+    options = read(values, DegradeOptions, degradation(values.degradation))
+    low, high = options.range_of("blur_sigma")
+    return replace(options, blur_sigma=low) if low == high else options  # nothing is drawn: it may be the textbook
+
+
+def corrupt_options(values: flags.FlagValues) -> CorruptOptions:
+    """Return the corruption flags as options."""
+    return read(values, CorruptOptions)

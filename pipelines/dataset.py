@@ -25,12 +25,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipelines.config import CorruptOptions, DatasetOptions, DegradeOptions, check_seed
 from pipelines.corrupt import corrupt_pair, load_outliers
 from pipelines.degrade import degrade_example
-from pipelines.degrade.camera import colour
+from pipelines.degrade.family import colour
 from pipelines.errors import require
 from pipelines.pixels import quantise, to_float
 from pipelines.shards import ShardSet, copy_shards, open_shards
@@ -66,8 +67,7 @@ def training_dataset(
 
     Raises:
         FileNotFoundError: A folder does not exist.
-        ValueError: The crop is not divisible by the scale or larger than a patch, no patch is left, an argument is out
-            of range, or the shards are incomplete.
+        ValueError: The crop does not suit the scale or the patches, no patch is left, or the shards are incomplete.
         tf.errors.DataLossError: While iterating: a shard is damaged; see `shards.records.damage_named`.
     """
     options = replace(options or DatasetOptions(), **changes)
@@ -75,7 +75,10 @@ def training_dataset(
     require(first_epoch >= 0, "first_epoch", "be 0 or more", "0 is the first", first_epoch)
     seed, shrink, augment, pair_share = options.seed, options.shrink, options.augment, options.pair_share
     chosen = _chosen(shards, slides)
-    count = _count(chosen, options.min_tissue)
+    least = np.float32(options.min_tissue)  # as the records hold it
+    count = int(sum(share >= least for shard in chosen.shards for share in shard.tissue))
+    require(count > 0, "min_tissue", "leave at least one patch", f"lower it; there are {chosen.count}",
+            options.min_tissue)
     crop = _crop(options.crop_size, chosen.patch_size, degrade)
     require(shrink <= chosen.patch_size / crop, "shrink",
             f"lie in 1 to {chosen.patch_size / crop:.4g}, side of a patch / side of a crop",
@@ -83,16 +86,16 @@ def training_dataset(
     pairs = chosen.pairs if pair_share else replace(chosen, shards=())
     check_pairs(pairs, degrade.scale)
     orders = [_order(some, options) for some in (chosen, pairs) if some.shards]
-    outliers = _outliers(corrupt, crop)
+    asked = corrupt.fraction > 0 and "outlier" in corrupt.kinds
+    outliers = load_outliers(corrupt.outlier_dir, crop) if asked and corrupt.outlier_dir else None
     per_epoch = options.batch_size * (options.steps_per_epoch or max(1, count // options.batch_size))
 
     @_as_it_is
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        streams = [_passes(order, fold([seed, purpose], epoch))
-                   for order, purpose in zip(orders, (_ORDER, _PAIR_ORDER), strict=False)]
-        records = streams[0].map(lambda record: (record, False))
-        if len(streams) > 1:
-            records = _mixed(records, streams[1], pair_share, fold([seed, _CHOICE], epoch))
+        records = _passes(orders[0], fold([seed, _ORDER], epoch)).map(lambda record: (record, False))
+        if len(orders) > 1:
+            real = _passes(orders[1], fold([seed, _PAIR_ORDER], epoch)).map(lambda record: (record, True))
+            records = _mixed(records, real, pair_share, fold([seed, _CHOICE], epoch))
         return records.take(per_epoch).enumerate().map(lambda position, record: (epoch, position, *record))
 
     @_as_it_is
@@ -141,8 +144,8 @@ def evaluation_dataset(
 
     Raises:
         FileNotFoundError: A folder does not exist.
-        ValueError: The patch size is not divisible by the scale, an argument is out of range, the shards are
-            incomplete, or `lr` is "real" and not all are pairs.
+        ValueError: The patch size is not divisible by the scale, the shards are incomplete, or `lr` is "real" and not
+            all are pairs.
     """
     degrade = degrade or DegradeOptions()
     require(batch_size > 0, "batch_size", "be positive", "1 is usual", batch_size)
@@ -151,6 +154,7 @@ def evaluation_dataset(
     check_seed(seed)
     chosen = _chosen(shards, slides)
     size = _crop(None, chosen.patch_size, degrade)
+    side = size // degrade.scale
     there = len(chosen.pairs.shards)
     require(lr != "real" or there == len(chosen.shards), "lr", "be 'made' or 'auto' where patches carry no LR",
             "give only pairs", lr)
@@ -161,10 +165,11 @@ def evaluation_dataset(
     def example_of(record: tf.Tensor) -> dict[str, tf.Tensor]:
         slide_id, example_id, pixels, scanned = decode(record)
         hr = to_float(tf.ensure_shape(pixels[:size, :size], [size, size, 3]))
-        side = size // degrade.scale
 
         def made() -> tf.Tensor:
-            return degrade_example(hr, degrade, _seed_of(example_id, seed))
+            hashes = [tf.strings.to_hash_bucket_strong(example_id, 2**31 - 1, key=[seed, salt])
+                      for salt in (_DEGRADE, _CHOICE)]
+            return degrade_example(hr, degrade, tf.stack(hashes))
 
         def as_scanned() -> tf.Tensor:
             return to_float(tf.ensure_shape(scanned[:side, :side], [side, side, 3]))
@@ -177,11 +182,7 @@ def evaluation_dataset(
 
 
 def check_pairs(pairs: ShardSet, scale: int) -> None:
-    """Check the scale of pairs.
-
-    Raises:
-        ValueError: A slide's pairs have another scale; names it.
-    """
+    """Raise a ValueError that names the slide if its pairs have another scale."""
     for shard in pairs.shards:
         require(shard.pair_scale == scale, "scale", f"be {shard.pair_scale}, that of the pairs of {shard.slide_id}",
                 "or leave the pairs out", scale)
@@ -195,12 +196,6 @@ def _chosen(shards: Shards, slides: Iterable[str] | None) -> ShardSet:
     missing = sorted(wanted - set(shards.slide_ids))
     require(bool(wanted) and not missing, "slides", "be slides of the shards", f"there are {shards.slide_ids}", missing)
     return replace(shards, shards=tuple(shard for shard in shards.shards if shard.slide_id in wanted))
-
-
-def _count(shards: ShardSet, min_tissue: float) -> int:
-    count = sum(shard.count_from(min_tissue) for shard in shards.shards)
-    require(count > 0, "min_tissue", "leave at least one patch", f"lower it; there are {shards.count}", min_tissue)
-    return count
 
 
 def _crop(crop_size: int | None, patch_size: int, degrade: DegradeOptions) -> int:
@@ -217,28 +212,28 @@ def _order(shards: ShardSet, options: DatasetOptions) -> Order:
     return from_disk(shards, options.min_tissue, options.shuffle_buffer)
 
 
-def _outliers(corrupt: CorruptOptions, size: int) -> tf.Tensor | None:
-    if corrupt.fraction == 0 or "outlier" not in corrupt.kinds or corrupt.outlier_dir is None:
-        return None
-    return load_outliers(corrupt.outlier_dir, size)
-
-
 def _passes(order: Order, seed: tf.Tensor) -> tf.data.Dataset:
     """Return records without end: pass after pass over all of them, each in another order."""
     return tf.data.Dataset.counter().flat_map(lambda number: order(fold(seed, number)))
 
 
 def _mixed(made: tf.data.Dataset, real: tf.data.Dataset, share: float, seed: tf.Tensor) -> tf.data.Dataset:
-    """Return (record, whether to use its scanned LR) with this share of scanned LR, drawn for each position."""
+    """Return records of both, this share of them `real`; which, is drawn for each position."""
     choice = tf.data.Dataset.counter().map(
         lambda position: tf.cast(tf.random.stateless_uniform([], fold(seed, position)) < share, tf.int64))
-    return tf.data.Dataset.choose_from_datasets([made, real.map(lambda record: (record, True))], choice)
+    return tf.data.Dataset.choose_from_datasets([made, real], choice)
 
 
 def _cropped_and_turned(pixels: tf.Tensor, crop: int, shrink: float, augment: bool, seed: tf.Tensor) -> tf.Tensor:
-    """Return a random part of uint8 [size, size, 3], crop x crop, in one of 8 orientations if `augment`."""
+    """Return a random part of uint8 [size, size, 3] as crop x crop, in one of 8 orientations if `augment`.
+
+    Half of the parts are up to `shrink` times larger and are shrunk.
+    """
     drawn = tf.random.stateless_uniform([5], seed)
-    side = crop if shrink == 1 else _side(crop, shrink, fold(seed, _SHRINK))
+    side = crop
+    if shrink > 1:
+        larger, by = tf.unstack(tf.random.stateless_uniform([2], fold(seed, _SHRINK)))
+        side = tf.cast(tf.round(crop * tf.where(larger < 0.5, 1 + by * (shrink - 1), 1.0)), tf.int32)
     top, left = _corner(drawn, tf.shape(pixels)[0] - side)
     pixels = pixels[top:top + side, left:left + side]
     if shrink > 1:
@@ -252,12 +247,10 @@ def _pair_cropped_and_turned(lr: tf.Tensor, hr: tf.Tensor, crop: int, scale: int
     drawn = tf.random.stateless_uniform([5], seed)
     side = crop // scale
     top, left = _corner(drawn, tf.shape(lr)[0] - side)
-    parts = []
-    for image, factor, length in ((lr, 1, side), (hr, scale, crop)):
-        y, x = factor * top, factor * left
-        part = tf.ensure_shape(image[y:y + length, x:x + length], [length, length, 3])
-        parts.append(to_float(_turned(part, drawn, augment)))
-    return parts[0], parts[1]
+    low = tf.ensure_shape(lr[top:top + side, left:left + side], [side, side, 3])
+    top, left = scale * top, scale * left
+    high = tf.ensure_shape(hr[top:top + crop, left:left + crop], [crop, crop, 3])
+    return to_float(_turned(low, drawn, augment)), to_float(_turned(high, drawn, augment))
 
 
 def _corner(drawn: tf.Tensor, last: tf.Tensor) -> list[tf.Tensor]:
@@ -269,9 +262,8 @@ def _turned(pixels: tf.Tensor, drawn: tf.Tensor, augment: bool) -> tf.Tensor:
     if not augment:
         return pixels
     swap, upside_down, mirrored = tf.unstack(drawn[2:] < 0.5)
-    side = pixels.shape
-    pixels = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
-    return tf.ensure_shape(tf.raw_ops.Reverse(tensor=pixels, dims=[upside_down, mirrored, False]), side)
+    turned = tf.cond(swap, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    return tf.ensure_shape(tf.raw_ops.Reverse(tensor=turned, dims=[upside_down, mirrored, False]), pixels.shape)
 
 
 def _recoloured(hr: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
@@ -287,19 +279,6 @@ def _recoloured(hr: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
         return quantise(colour(tf.gather(hr, order, axis=2), tf.ones([3]), power))
 
     return tf.cond(chosen < share, other, lambda: hr)
-
-
-def _side(crop: int, shrink: float, seed: tf.Tensor) -> tf.Tensor:
-    """Return the side to crop: `crop` half of the time, otherwise up to `shrink` times as long."""
-    larger, by = tf.unstack(tf.random.stateless_uniform([2], seed))
-    factor = tf.where(larger < 0.5, 1 + by * (shrink - 1), 1.0)
-    return tf.cast(tf.round(crop * factor), tf.int32)
-
-
-def _seed_of(example_id: tf.Tensor, seed: int) -> tf.Tensor:
-    """Return the seed [2] of an example, the same whenever it is read."""
-    return tf.stack([tf.strings.to_hash_bucket_strong(example_id, 2**31 - 1, key=[seed, salt])
-                     for salt in (_DEGRADE, _CHOICE)])
 
 
 def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:

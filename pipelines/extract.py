@@ -25,10 +25,10 @@ from contextlib import nullcontext
 from absl import flags
 
 from pipelines.cluster import Cluster
-from pipelines.config import PatchOptions
+from pipelines.config import PatchOptions, patch_options, registered
 from pipelines.console import run
 from pipelines.errors import require, require_folder
-from pipelines.flags import define, patch_options, registered
+from pipelines.options import define
 
 LISTED = 10
 

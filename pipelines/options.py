@@ -5,21 +5,29 @@
     class Blur(Options):
         sigma: float = option(1.6, "Width of the blur", "1.6 is the paper's", AT_LEAST_0, unit="HR pixels")
 
-`Options` checks every field when an object is made. `pipelines.flags` defines the command-line flags from the same
-fields, so that help text, default and check are written once.
+`Options` checks every field when an object is made. The command-line flags are defined from the same fields, and read
+back into an object, so that help text, default and check are written once:
+
+    define(FLAGS, Blur)
+    options = read(FLAGS, Blur)
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from math import inf
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from absl import flags
 
 from pipelines.errors import require
 
+T = TypeVar("T")
 GROUPS = ("basic", "data", "model", "loss", "expert")  # of --help, in this order
 SEEDS = 2**63  # TensorFlow takes seeds as int64
 Range = tuple[float, float]  # low and high, both included; equal for a fixed value
+PLAIN_FLAGS: dict[type, Callable[..., Any]] = {
+    int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
 
 
 @dataclass(frozen=True)
@@ -84,27 +92,110 @@ def same_as(options: Any, name: str) -> Any:
 
 
 class Options:
-    """Base of frozen dataclasses whose fields are options: a wrong value is refused when the object is made."""
+    """Base of frozen dataclasses whose fields are options.
+
+    Raises:
+        ValueError: When an object is made, a value breaks a rule; the message names the flag.
+    """
 
     def __post_init__(self) -> None:
         check(self)
 
 
 def check(options: Any, prefix: str = "") -> None:
-    """Check every option of an object.
-
-    Args:
-        options: A dataclass with fields of `option`.
-        prefix: What its flags' names begin with.
-
-    Raises:
-        ValueError: A value breaks a rule; the message names the flag.
-    """
+    """Check every option of a dataclass object; `prefix` is what the names of its flags begin with."""
     for one in fields(options):
         value = getattr(options, one.name)
         if not one.metadata or (value is None and one.default is None):
             continue
-        name = prefix + (one.metadata["flag"] or one.name)
         hint = one.metadata["hint"] or f"the default is {one.default!r}"
         for rule in one.metadata["rules"]:
-            require(rule.holds(value), name, rule.words, hint, value)
+            require(rule.holds(value), _name(one, prefix), rule.words, hint, value)
+
+
+def define(values: flags.FlagValues, kind: type | Any, prefix: str = "", preset: bool = False,
+           leave_out: Sequence[str] = ()) -> None:
+    """Define a flag for each option of a dataclass that has no flag yet.
+
+    Args:
+        values: Where to define them.
+        kind: The dataclass; or an object of it, whose values are the defaults.
+        prefix: What the names of the flags begin with.
+        preset: Another flag chooses a preset, so these flags have no default and replace its values.
+        leave_out: Options without a flag.
+    """
+    hints = get_type_hints(kind if isinstance(kind, type) else type(kind))
+    for one in fields(kind):
+        name = _name(one, prefix)
+        if one.metadata and name not in values and one.name not in leave_out:
+            default = one.default if isinstance(kind, type) else getattr(kind, one.name)
+            _define(values, name, _plain(hints[one.name]), None if preset else default, one.metadata)
+
+
+def read(values: flags.FlagValues, kind: type[T], preset: T | None = None, prefix: str = "", **changes: Any) -> T:
+    """Return the flags as an object of a dataclass.
+
+    Args:
+        values: The flags.
+        kind: The dataclass.
+        preset: Flags that are not given keep its values; without it, those of the dataclass.
+        prefix: What the names of the flags begin with.
+        changes: Options that do not come from flags.
+
+    Raises:
+        ValueError: A value is refused; the message names the flag.
+    """
+    hints, given = get_type_hints(kind), {}
+    for one in fields(kind):  # type: ignore[arg-type]
+        name = _name(one, prefix)
+        if one.metadata and name in values and one.name not in changes:
+            flag = values[name]
+            if flag.value is not None and (flag.value != [] or flag.default):
+                given[one.name] = _typed(name, flag.value, hints[one.name])
+    given.update(changes)
+    return kind(**given) if preset is None else replace(preset, **given)  # type: ignore[type-var]
+
+
+def _name(one: Field, prefix: str) -> str:
+    return prefix + (one.metadata.get("flag") or one.name)
+
+
+def _plain(hint: Any) -> Any:
+    """Return the type of a value that is given: the tuple of a union with one, and a union without None."""
+    union = get_origin(hint) not in (tuple, None)
+    options = [one for one in get_args(hint) if one is not type(None)] if union else [hint]
+    return next((one for one in options if get_origin(one) is tuple), options[0])
+
+
+def _define(values: flags.FlagValues, name: str, kind: Any, default: Any, about: Any) -> None:
+    choices = [str(one) for one in about["choices"]]
+    text = about["help"] + (f" ({about['unit']})" if about["unit"] else "")
+    text += f": some of {', '.join(choices)}" if about["several"] else ""
+    text += (f"; {about['hint']}" if about["hint"] else "") + "."
+    where = {"flag_values": values, "module_name": about["group"]}  # --help lists flags by "module"
+    if get_origin(kind) is tuple:
+        flags.DEFINE_list(name, None if default is None else list(default), text, **where)
+    elif choices:
+        flags.DEFINE_enum(name, None if default is None else str(default), choices, text, **where)
+    else:
+        PLAIN_FLAGS[kind](name, default, text, **where)
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    kind = _plain(hint)
+    if get_origin(kind) is not tuple:
+        return kind(value)
+    number, length = get_args(kind)[0], len(get_args(kind))
+    if number is str:
+        return tuple(value)
+    form = "x,y,width,height" if number is int else "LOW,HIGH" if length == 2 else "0.35,0.5,0.15"
+    received = f"write {form}. Received: {name}={','.join(value)!r}"
+    try:
+        numbers = tuple(number(part) for part in value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be numbers; {received}") from error
+    if length == 2 and len(numbers) == 1:  # a range of one number; where the option takes a number, that
+        return numbers * 2 if kind == hint else numbers[0]
+    if len(numbers) != length:
+        raise ValueError(f"`{name}` must be {length} numbers; {received}")
+    return numbers

@@ -36,10 +36,9 @@ from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
-from pipelines.config import DegradeOptions, PatchOptions, check_seed
+from pipelines.config import DegradeOptions, PatchOptions, check_seed, define_patch_flags, patch_options
 from pipelines.errors import require, require_folder
 from pipelines.files import write_text
-from pipelines.flags import define_patch_flags, patch_options
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.model.runtimes import ENGINE_CHOICES
 

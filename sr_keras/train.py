@@ -16,9 +16,8 @@ from pathlib import Path
 from absl import flags
 
 from pipelines import console
-from pipelines.config import CorruptOptions, DegradeOptions
+from pipelines.config import CorruptOptions, DegradeOptions, corrupt_options, degrade_options, patch_options
 from pipelines.errors import require
-from pipelines.flags import corrupt_options, degrade_options, patch_options
 from sr_keras.config import GeneratorOptions, Objective, TrainOptions
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
 from sr_keras.training.flags import (

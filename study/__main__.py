@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import console
+from pipelines.config import corrupt_options, degrade_options, patch_options
 from pipelines.errors import require
 from pipelines.files import write_text
-from pipelines.flags import corrupt_options, degrade_options, patch_options
 from pipelines.workers import available_memory, cores
 from sr_keras.config import Objective
 from sr_keras.training.flags import (

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from pipelines.config import DegradeOptions
+from pipelines.config import DegradeOptions, Range
 from pipelines.degrade.textbook import TRUNCATE, extend_symmetric
 from pipelines.pixels import quantise
 
@@ -39,9 +39,13 @@ def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tens
     kinds = tf.random.stateless_uniform([2], seed)
     resampling = tf.cast(kinds[0] * len(options.resamplings), tf.int32)
     spread = tf.cast(kinds[1] * len(options.blurs), tf.int32)
-    resampling = _without_aliasing(options, resampling, spread)
-    between = tf.constant([name == "nth" for name in options.resamplings])[resampling]
-    kernel, reach = point_spread(options, seed, spread, between)
+    nth = tf.constant([name == "nth" for name in options.resamplings])
+    other = next((place for place, name in enumerate(options.resamplings) if name != "nth"), None)
+    if other is not None:  # every n-th pixel without blur would alias, and no camera has gaps between pixels
+        sharp = tf.constant([blur == "none" for blur in options.blurs])[spread]
+        resampling = tf.where(sharp & nth[resampling], other, resampling)
+    halfway = nth[resampling]
+    kernel, reach = point_spread(options, seed, spread, halfway)
     spans = np.array([_span(name, options.scale) for name in options.resamplings])
     kernel = _combined(kernel, options, resampling)
     side = 2 * reach + tf.constant(spans, tf.int32)[resampling]
@@ -62,31 +66,22 @@ def degraded(hr: tf.Tensor, options: DegradeOptions, seed: tf.Tensor) -> tf.Tens
     return tf.cond(tf.constant(halved)[resampling], cascade, at_once)
 
 
-def _without_aliasing(options: DegradeOptions, resampling: tf.Tensor, spread: tf.Tensor) -> tf.Tensor:
-    """Replace every n-th pixel without blur by another resampling: no camera has gaps between pixels."""
-    other = next((place for place, name in enumerate(options.resamplings) if name != "nth"), None)
-    if other is None or "none" not in options.blurs:
-        return resampling
-    aliases = [[name == "nth" and blur == "none" for blur in options.blurs] for name in options.resamplings]
-    return tf.where(tf.constant(aliases)[resampling, spread], other, resampling)
-
-
 def point_spread(options: DegradeOptions, seed: tf.Tensor, kind: tf.Tensor,
-                 between: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                 halfway: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Draw a point spread function: `kind` is an int scalar, an index of `options.blurs`, the seed an int tensor [2].
 
     Returns float32 [2R + 2, 2R + 2] with sum one, R the largest reach of `options`. Column k is at distance k - R - 1/2
-    from the centre with `between` (bool scalar), else at k - R, and the last column is 0. And the reach of this one,
+    from the centre with `halfway` (bool scalar), else at k - R, and the last column is 0. And the reach of this one,
     int32.
     """
     most = largest_reach(options)
-    offsets = tf.range(2 * most + 2, dtype=tf.float32) - (most + tf.where(between, 0.5, 0.0))
+    offsets = tf.range(2 * most + 2, dtype=tf.float32) - (most + tf.where(halfway, 0.5, 0.0))
     inside = tf.cast(offsets <= most + 0.5, tf.float32)
     u = tf.random.stateless_uniform([5], tf.random.experimental.stateless_fold_in(seed, 1))
-    draw = {name: _within(options.range_of(name), u[k]) for k, name in enumerate(
+    draw = {name: between(options.range_of(name), u[k]) for k, name in enumerate(
         ("blur_sigma", "anisotropy", "disc_radius", "numerical_aperture", "wavelength"))}
     v = tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 2))
-    mpp, angle = _within(options.optics_mpp, v[0]), math.pi * v[1]
+    mpp, angle = between(options.optics_mpp, v[0]), math.pi * v[1]
     down, right = offsets[:, tf.newaxis], offsets[tf.newaxis]
     shapes: dict[str, Callable[[], tuple[tf.Tensor, tf.Tensor]]] = {
         "none": lambda: _gaussian(down, right, 0.0, 1.0, angle),
@@ -102,8 +97,7 @@ def point_spread(options: DegradeOptions, seed: tf.Tensor, kind: tf.Tensor,
 
 def largest_reach(options: DegradeOptions) -> int:
     """Return how many HR pixels from its centre the widest point spread of `options` reaches."""
-    longest = math.sqrt(2) * options.range_of("blur_sigma")[1] if options.anisotropy[1] > 1 else \
-        options.range_of("blur_sigma")[1]
+    longest = options.range_of("blur_sigma")[1] * (math.sqrt(2) if options.anisotropy[1] > 1 else 1)
     reaches = {"none": 0.0, "gaussian": TRUNCATE * longest, "disc": options.disc_radius[1] + 0.5,
                "airy": RINGS * 0.61 * options.wavelength[1] / options.numerical_aperture[0] / options.optics_mpp[0]}
     return math.ceil(max(reaches[name] for name in options.blurs)) + 1
@@ -112,9 +106,12 @@ def largest_reach(options: DegradeOptions) -> int:
 def resampling_taps(name: str, distance: np.ndarray, scale: int) -> np.ndarray:
     """Return the weights of HR pixels at `distance` from the centre of an LR pixel, not normalised.
 
-    "box" is the mean of scale x scale pixels, "cascade" of 2 x 2 (its first step); "bicubic" and "lanczos" are
-    antialiased, with kernels stretched by the scale, as in PIL and tf.image.resize(antialias=True).
+    "nth" takes the point spread as it is, which was sampled half a pixel further. "box" is the mean of scale x scale
+    pixels, "cascade" of 2 x 2 (its first step); "bicubic" and "lanczos" are antialiased, with kernels stretched by the
+    scale, as in PIL and tf.image.resize(antialias=True).
     """
+    if name == "nth":
+        return (np.abs(distance + 0.5) < 0.1).astype(float)
     x = np.abs(distance) / (2 if name == "cascade" else scale)
     if name in ("box", "cascade"):
         return (x < 0.5).astype(float)
@@ -161,12 +158,8 @@ def _combined(spread: tf.Tensor, options: DegradeOptions, resampling: tf.Tensor)
     most, total = places // 2 - 1, places + max(_span(name, options.scale) for name in options.resamplings)
     total += -total % (2 * options.scale)
     out = np.arange(total) - (total - 1) / 2
-    maps = []
-    for name in options.resamplings:
-        if name == "nth":  # the point spread itself, already sampled there
-            maps.append((np.abs(out[:, np.newaxis] - (np.arange(places) - most - 0.5)) < 0.1).astype(float))
-        else:
-            maps.append(resampling_taps(name, out[:, np.newaxis] - (np.arange(places) - most), options.scale))
+    distance = out[:, np.newaxis] - (np.arange(places) - most)
+    maps = [resampling_taps(name, distance, options.scale) for name in options.resamplings]
     chosen = tf.constant(np.stack(maps), tf.float32)[resampling]
     return chosen @ spread @ tf.transpose(chosen)
 
@@ -204,6 +197,6 @@ def _airy(microns: tf.Tensor, na_per_micron: tf.Tensor, mpp: tf.Tensor) -> tuple
     return tf.square(2 * tf.math.special.bessel_j1(v) / v), RINGS * 0.61 / na_per_micron / mpp
 
 
-def _within(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:
+def between(bounds: Range, u: tf.Tensor) -> tf.Tensor:
     """Return the value at u in [0, 1) between low and high."""
     return bounds[0] + u * (bounds[1] - bounds[0])

@@ -80,7 +80,10 @@ def _blurred_slices(images: tf.Tensor, axis: int, scale: int, first: int, weight
         require(side > 0 and side % scale == 0, "hr", f"have sides divisible by scale={scale}", "crop it", images.shape)
     before = math.ceil(max(-first, 0) / scale) * scale
     after = math.ceil(max(first + len(weights) - scale, 0) / scale) * scale
-    phases = _phases(extend_symmetric(images, axis, before, after), axis, scale)
+    extended = extend_symmetric(images, axis, before, after)
+    shape = tf.shape(extended)
+    split = tf.concat([shape[:axis], [shape[axis] // scale, scale], shape[axis + 1:]], 0)
+    phases = tf.unstack(tf.reshape(extended, split), num=scale, axis=axis + 1)
     kept = side // scale
     terms = []
     for k, weight in enumerate(weights):
@@ -88,13 +91,6 @@ def _blurred_slices(images: tf.Tensor, axis: int, scale: int, first: int, weight
         window = phases[phase][:, start:start + kept] if axis == 1 else phases[phase][:, :, start:start + kept]
         terms.append(tf.cast(weight, images.dtype) * window)
     return tf.add_n(terms)
-
-
-def _phases(images: tf.Tensor, axis: int, scale: int) -> list[tf.Tensor]:
-    """Split into `scale` images, each every `scale`-th sample along `axis`."""
-    shape = tf.shape(images)
-    split = tf.concat([shape[:axis], [shape[axis] // scale, scale], shape[axis + 1:]], 0)
-    return tf.unstack(tf.reshape(images, split), num=scale, axis=axis + 1)
 
 
 def extend_symmetric(images: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:

@@ -19,11 +19,18 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines.config import DEGRADATIONS, PatchOptions, degradation
+from pipelines.config import (
+    DEGRADATIONS,
+    PatchOptions,
+    define_degrade_flags,
+    define_patch_flags,
+    degradation,
+    degrade_options,
+    patch_options,
+)
 from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
 from pipelines.files import atomic_path
-from pipelines.flags import define_degrade_flags, define_patch_flags, degrade_options, patch_options
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import to_float
 from pipelines.sources import Source, is_among
@@ -35,8 +42,7 @@ CANDIDATES = 64  # patches of a slide to choose from
 ROWS, MEMBERS = 3, 5  # slides, and members of --degradation, in the picture of degradations
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", None, "PNG to write or replace; not inside the data.",
-                    flag_values=FLAGS)
+flags.DEFINE_string("output", None, "PNG to write or replace; not inside the data.", flag_values=FLAGS)
 flags.DEFINE_string("data", "sample", "Slides, folders of tiles, or pairs.", flag_values=FLAGS)
 flags.DEFINE_enum("show", "degradations", ["degradations", "corruptions"], "What to draw.", flag_values=FLAGS)
 flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the corruption 'outlier' too.",
@@ -72,8 +78,7 @@ def _corruptions(source: Source, options: PatchOptions) -> Figure:
 
 def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
     import_tensorflow()
-    from pipelines.preview.likeness import likeness_table
-    from pipelines.preview.pictures import draw_degradations, likenesses  # TensorFlow
+    from pipelines.preview.pictures import draw_degradations, likeness_table, likenesses  # TensorFlow
 
     asked = degrade_options(FLAGS)
     presets = {name: degradation(name, scale=asked.scale) for name in DEGRADATIONS if name != FLAGS.degradation}

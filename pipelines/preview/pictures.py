@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of corruptions and of degradations, made by the functions that training uses.
+"""The pictures of corruptions and of degradations, made by the functions that training uses, and a table of likeness.
 
 Panels show the centre of a patch, enlarged without smoothing. Corruptions: each at three strengths, then each side of a
 pair. Degradations: HR, real LR if there is one, and the LR of each preset. A preset with ranges is shown by some of its
 members, drawn and then fixed, so that the caption says what was done.
+
+Likeness is how similar synthetic LR is to real LR of the same HR, float [h, w, 3] in [0, 1], one value per image.
+Statistics are of the brightness, the mean of the three channels:
+
+    spectrum       synthetic / real power in dB, by frequency band: above 0 sharper or noisier, below 0 blurred
+    residual       LR - mean of the scale x scale HR pixels below it: how LR differs from an ideal camera's. Standard
+                   deviation, excess kurtosis, correlation of neighbouring pixels, and blockiness
+    difference     root mean square of synthetic - real
 """
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +32,6 @@ from pipelines.degrade import degrade_example
 from pipelines.errors import require
 from pipelines.patches import Patch
 from pipelines.pixels import quantise, to_float
-from pipelines.preview.likeness import Likeness, compare
 
 SHOWN = 160  # side of what a panel shows, in HR pixels
 _STEP = max(SCALES)
@@ -39,6 +47,9 @@ Pair = tuple[tf.Tensor, tf.Tensor]
 PANEL, CAPTION = 2.0, 0.6  # inches: side of a panel, and the height of the text above it
 RANGES = tuple(field.name for field in fields(DegradeOptions) if "Range" in str(field.type))
 MOSTLY_WEAK = ("shot_noise", "read_noise", "sharpen")  # `degrade_example` draws these from the low end more often
+BANDS = (1 / 32, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # edges, in cycles per LR pixel
+BLOCK = 8  # side of JPEG's brightness blocks, in LR pixels
+GREY_LEVELS = 255
 
 
 def show(axis: Axes, image: np.ndarray | tf.Tensor, scale: int = 1) -> None:
@@ -47,8 +58,7 @@ def show(axis: Axes, image: np.ndarray | tf.Tensor, scale: int = 1) -> None:
     HR and LR of a pair show the same place: the corner is a whole LR pixel of every scale.
     """
     side = SHOWN // scale
-    top, left = (max(full * scale - SHOWN, 0) // (2 * _STEP) * _STEP // scale
-                 for full in image.shape[:2])
+    top, left = (max(full * scale - SHOWN, 0) // (2 * _STEP) * _STEP // scale for full in image.shape[:2])
     axis.imshow(np.asarray(image[top:top + side, left:left + side]), vmin=0, vmax=1, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
@@ -126,22 +136,19 @@ def draw_degradations(patches: Sequence[Patch], columns: Sequence[tuple[str, Deg
     return figure
 
 
-def likenesses(patches: Sequence[Patch], presets: Mapping[str, DegradeOptions]) -> dict[str, list[Likeness]]:
-    """Return how similar each preset is to the real LR of pairs; "real" is the real LR itself.
-
-    Raises:
-        ValueError: A pair has another scale than a preset.
-    """
-    pairs = [(to_float(patch.pixels), to_float(patch.lr)) for patch in patches if patch.lr is not None]
-    found = {"real": [compare(lr, lr, hr) for hr, lr in pairs]}
-    for name, options in presets.items():
-        made = tf.function(lambda hr, seed, options=options: degrade_example(hr, options, seed))
-        found[name] = []
-        for number, (hr, lr) in enumerate(pairs):
-            require(hr.shape[0] == options.scale * lr.shape[0], "scale", f"be {hr.shape[0] // lr.shape[0]}, that of "
-                    "the pairs", "or name other data", options.scale)
-            found[name].append(compare(made(tf.constant(hr), tf.constant([0, number], tf.int64)).numpy(), lr, hr))
-    return found
+def _panels(number: int, patch: Patch,
+            columns: Sequence[tuple[str, DegradeOptions]]) -> list[tuple[str, np.ndarray, int]]:
+    """Return (caption, image, HR pixels per pixel) of a patch's panels, left to right."""
+    hr = to_float(patch.pixels)
+    panels = [(f"HR\n{patch.slide_id}\n{patch.name}", hr, 1)]
+    if patch.lr is not None:
+        panels.append(("LR, real", to_float(patch.lr), hr.shape[0] // patch.lr.shape[0]))
+    rng = np.random.default_rng(number)
+    for name, options in columns:
+        fixed = member(options, rng)
+        lr = degrade_example(tf.constant(hr), fixed, tf.constant([0, number], tf.int64))
+        panels.append((f"{name}: {caption(fixed)}", lr.numpy(), options.scale))
+    return panels
 
 
 def member(options: DegradeOptions, rng: np.random.Generator) -> DegradeOptions:
@@ -175,16 +182,98 @@ def caption(fixed: DegradeOptions) -> str:
                       ("no JPEG", jpeg, f"{jpeg}, twice")[passes]])
 
 
-def _panels(number: int, patch: Patch,
-            columns: Sequence[tuple[str, DegradeOptions]]) -> list[tuple[str, np.ndarray, int]]:
-    """Return (caption, image, HR pixels per pixel) of a patch's panels, left to right."""
-    hr = to_float(patch.pixels)
-    panels = [(f"HR\n{patch.slide_id}\n{patch.name}", hr, 1)]
-    if patch.lr is not None:
-        panels.append(("LR, real", to_float(patch.lr), hr.shape[0] // patch.lr.shape[0]))
-    rng = np.random.default_rng(number)
-    for name, options in columns:
-        fixed = member(options, rng)
-        lr = degrade_example(tf.constant(hr), fixed, tf.constant([0, number], tf.int64))
-        panels.append((f"{name}: {caption(fixed)}", lr.numpy(), options.scale))
-    return panels
+class Residual(NamedTuple):
+    """How an LR image differs from the mean of its HR pixels: see `residual_of`."""
+
+    std: float
+    kurtosis: float
+    correlation: float
+    blockiness: float
+
+
+COLUMNS = (*(f"{low:.3g}-{high:.3g}" for low, high in pairwise(BANDS)), *Residual._fields, "difference")
+
+
+def likenesses(patches: Sequence[Patch], presets: Mapping[str, DegradeOptions]) -> dict[str, list[np.ndarray]]:
+    """Return how similar each preset is to the real LR of pairs, which have its scale; "real" is that LR itself."""
+    pairs = [(to_float(patch.pixels), to_float(patch.lr)) for patch in patches if patch.lr is not None]
+    found = {"real": [compare(lr, lr, hr) for hr, lr in pairs]}
+    for name, options in presets.items():
+        made = tf.function(lambda hr, seed, options=options: degrade_example(hr, options, seed))
+        found[name] = []
+        for number, (hr, lr) in enumerate(pairs):
+            require(hr.shape[0] == options.scale * lr.shape[0], "scale", f"be {hr.shape[0] // lr.shape[0]}, that of "
+                    "the pairs", "or name other data", options.scale)
+            found[name].append(compare(made(tf.constant(hr), tf.constant([0, number], tf.int64)).numpy(), lr, hr))
+    return found
+
+
+def compare(made: np.ndarray, real: np.ndarray, hr: np.ndarray) -> np.ndarray:
+    """Return the COLUMNS of synthetic LR [h, w, 3] beside the real LR of the same HR [scale*h, scale*w, 3]."""
+    spectrum = 10 * np.log10(band_powers(made) / band_powers(real))
+    difference = GREY_LEVELS * np.sqrt(np.mean((made - real) ** 2))
+    return np.array([*spectrum, *residual_of(made, hr), difference])
+
+
+def band_powers(image: np.ndarray) -> np.ndarray:
+    """Return the power spectral density of a float image [h, w, 3] in each of BANDS, averaged over all directions.
+
+    The mean is subtracted and a Hann window applied, so that the border is not an edge. White noise of variance s^2 has
+    the power s^2 in every band.
+
+    Raises:
+        ValueError: A side is shorter than 32 pixels.
+    """
+    require(min(image.shape[:2]) >= 1 / BANDS[0], "image", f"have sides of at least {1 / BANDS[0]:g} pixels",
+            "take larger patches", image.shape)
+    plane = image.mean(axis=-1)
+    window = np.outer(*(np.hanning(side + 2)[1:-1] for side in plane.shape))
+    power = np.abs(np.fft.fft2((plane - plane.mean()) * window)) ** 2 / np.sum(window**2)
+    frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in plane.shape), indexing="ij"))
+    band = np.digitize(frequency, BANDS)
+    return np.array([power[band == number].mean() for number in range(1, len(BANDS))])
+
+
+def residual_of(lr: np.ndarray, hr: np.ndarray) -> Residual:
+    """Return how an LR image differs from the mean of the HR pixels of each of its pixels.
+
+    The standard deviation is in grey levels of 255. Kurtosis is the excess over a Gaussian's. Correlation is that of
+    horizontal and vertical neighbours: 0 for noise, positive for blur, negative for sharpening. Kurtosis and
+    correlation of a constant residual are 0.
+    """
+    scale = hr.shape[0] // lr.shape[0]
+    means = hr.reshape(lr.shape[0], scale, lr.shape[1], scale, 3).mean(axis=(1, 3, 4))
+    residual = lr.mean(axis=-1) - means
+    centred = residual - residual.mean()
+    variance = np.mean(centred**2)
+    if variance < 1e-12:  # a millionth of full scale: only rounding
+        return Residual(0.0, 0.0, 0.0, 0.0)
+    correlation = np.mean([np.mean(centred[1:] * centred[:-1]), np.mean(centred[:, 1:] * centred[:, :-1])]) / variance
+    return Residual(GREY_LEVELS * float(np.sqrt(variance)), float(np.mean(centred**4) / variance**2 - 3),
+                    float(correlation), blockiness(residual))
+
+
+def blockiness(plane: np.ndarray) -> float:
+    """Return by how much steps between pixels are larger on a grid of 8x8 blocks than elsewhere, as a share.
+
+    The grid may start anywhere: of the eight possible columns the one with the largest steps is taken, and so for rows.
+    Plain noise has about 0.1 for 63 x 63 pixels, since the largest of eight is taken.
+    """
+    excess = []
+    for axis in (0, 1):
+        steps = np.abs(np.diff(plane, axis=axis)).mean(axis=1 - axis)
+        *others, largest = sorted(steps[phase::BLOCK].mean() for phase in range(BLOCK))
+        excess.append(largest / np.mean(others) - 1 if others[-1] > 0 else 0.0)
+    return float(np.mean(excess))
+
+
+def likeness_table(rows: Mapping[str, Sequence[np.ndarray]]) -> str:
+    """Return the table: a row per name, with mean and (standard deviation) over its images."""
+    width = 15  # of a column
+    lines = [f"{'':10}{'power over real, dB, by cycles/pixel':^{4 * width}}{'residual':^{4 * width}}",
+             f"{'':10}" + "".join(f"{name:>{width}}" for name in COLUMNS)]
+    for name, some in rows.items():
+        moments = np.round([np.mean(some, axis=0), np.std(some, axis=0)], 2) + 0.0  # no "-0.00"
+        cells = (f"{mean:.2f} ({std:.2f})" for mean, std in moments.T)
+        lines.append(f"{name:10}" + "".join(f"{cell:>{width}}" for cell in cells))
+    return "\n".join(lines)

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import atomic_path, full_disk_named
@@ -29,7 +27,7 @@ REMEDY = "make room and run the same command again, finished slides are kept"  #
 # pages have neither, like all pages before pairs existed.
 Page = dict[str, Any]
 OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not depend on
-OF_FILES = ("patch_size", "stride", "min_tissue", "scale", "match_colours")  # not for pairs of files
+OF_FILES = ("patch_size", "stride", "min_tissue", "scale", "match_colours")  # that pairs of files do not depend on
 KEYS = {"slide_id", "options", "region", "files", "count", "shards", "skipped"}  # and format
 Folder = str | os.PathLike[str]
 
@@ -45,11 +43,7 @@ def shard_path(folder: Path, slide_id: str, number: int) -> Path:
 
 
 def read_page(path: Path) -> Page:
-    """Return a page.
-
-    Raises:
-        ValueError: It is damaged, or of another version.
-    """
+    """Return a page; ValueError if it is damaged or of another version."""
     try:
         page = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -60,11 +54,7 @@ def read_page(path: Path) -> Page:
 
 
 def check_whole(folder: Path, page: Page) -> None:
-    """Check that a slide's shards exist and have the size that was written.
-
-    Raises:
-        ValueError: One does not; names the file.
-    """
+    """Raise a ValueError that names the file if a slide's shard is missing or has another size than was written."""
     for shard in page["shards"]:
         path = folder / shard["name"]
         size = size_of(path)
@@ -102,8 +92,12 @@ def finished_page(source: Source, folder: Path, options: PatchOptions, anew: boo
 def fingerprint(source: Source, options: PatchOptions) -> Page:
     """Return what a slide's shards depend on. Files count by name and size, so a folder may be moved."""
     files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files)
-    region = list(source.region) if source.region else None
-    return {"options": _options(source, options), "region": region,
+    values = asdict(options)
+    if source.is_pairs:
+        values = {name: value for name, value in values.items() if name not in OF_FILES} | {"pairs": "files"}
+    elif not options.pairs:
+        values = {name: value for name, value in values.items() if name not in OF_PAIRS}
+    return {"options": values, "region": list(source.region) if source.region else None,
             "files": hashlib.sha256(files.encode()).hexdigest()}
 
 
@@ -119,14 +113,6 @@ def remove(folder: Path, slide_id: str) -> None:
 def size_of(path: Path) -> int | None:
     """Return a file's size in bytes, None if it does not exist."""
     return path.stat().st_size if path.exists() else None
-
-
-def _options(source: Source, options: PatchOptions) -> dict[str, Any]:
-    """Return the options that the patches depend on; size and scale of file pairs depend on the files."""
-    values = asdict(options)
-    if source.is_pairs:
-        return {**{name: value for name, value in values.items() if name not in OF_FILES}, "pairs": "files"}
-    return values if options.pairs else {name: values[name] for name in values if name not in OF_PAIRS}
 
 
 def _stem(slide_id: str) -> str:
@@ -152,10 +138,6 @@ class Shard:
         """Number of records."""
         return len(self.tissue)
 
-    def count_from(self, min_tissue: float) -> int:
-        """Return how many records have at least that share of tissue, compared in float32."""
-        return int(np.sum(np.asarray(self.tissue, np.float32) >= np.float32(min_tissue)))
-
 
 @dataclass(frozen=True)
 class ShardSet:
@@ -173,11 +155,6 @@ class ShardSet:
     def pairs(self) -> ShardSet:
         """The shards of pairs; may be empty."""
         return replace(self, shards=tuple(shard for shard in self.shards if shard.pair_scale))
-
-    @property
-    def plain(self) -> ShardSet:
-        """The shards without LR; may be empty."""
-        return replace(self, shards=tuple(shard for shard in self.shards if not shard.pair_scale))
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -22,7 +22,7 @@ from pipelines.errors import require
 from pipelines.patches import Patch
 from pipelines.shards.reading import ShardSet
 
-_TEXT, _SHARE = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.float32)
+_TEXT = tf.io.FixedLenFeature([], tf.string)
 _FIELDS = {
     "slide_id": _TEXT, "name": _TEXT, "pixels": _TEXT, "size": tf.io.FixedLenFeature([], tf.int64),
     "lr": tf.io.FixedLenFeature([], tf.string, b""), "lr_size": tf.io.FixedLenFeature([], tf.int64, 0)}
@@ -33,14 +33,14 @@ SIDE_BY_SIDE = 16  # shards that are read at the same time
 
 def encode(patch: Patch) -> bytes:
     """Return a patch as a serialised record; its bytes depend only on the patch."""
-    features = {
-        "slide_id": _bytes(patch.slide_id.encode()), "name": _bytes(patch.name.encode()),
-        "x": _int(patch.x), "y": _int(patch.y), "mpp": _float(patch.mpp or 0), "tissue": _float(patch.tissue),
-        "size": _int(patch.pixels.shape[0]), "pixels": _bytes(patch.pixels.tobytes())}
+    values: dict[str, bytes | int | float] = {
+        "slide_id": patch.slide_id.encode(), "name": patch.name.encode(), "x": int(patch.x), "y": int(patch.y),
+        "mpp": float(patch.mpp or 0), "tissue": float(patch.tissue), "size": patch.pixels.shape[0],
+        "pixels": patch.pixels.tobytes()}
     if patch.lr is not None:
-        features |= {"lr_size": _int(patch.lr.shape[0]), "lr": _bytes(patch.lr.tobytes())}
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
+        values |= {"lr_size": patch.lr.shape[0], "lr": patch.lr.tobytes()}
+    features = tf.train.Features(feature={name: _feature(value) for name, value in values.items()})
+    return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
 def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -54,23 +54,14 @@ def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tenso
     return fields["slide_id"], tf.strings.join([fields["slide_id"], "/", fields["name"]]), hr, lr
 
 
-def decode_tissue(record: tf.Tensor) -> tf.Tensor:
-    """Return the tissue share of a serialised record, float32."""
-    return tf.io.parse_single_example(record, {"tissue": _SHARE})["tissue"]
-
-
-def decode_mpp(record: tf.Tensor) -> tf.Tensor:
-    """Return the microns per pixel of a serialised record, float32; 0 if unknown."""
-    return tf.io.parse_single_example(record, {"mpp": tf.io.FixedLenFeature([], tf.float32)})["mpp"]
+def decode_number(record: tf.Tensor, name: str) -> tf.Tensor:
+    """Return "mpp" (0 if unknown) or "tissue" of a serialised record, float32."""
+    return tf.io.parse_single_example(record, {name: tf.io.FixedLenFeature([], tf.float32)})[name]
 
 
 @contextmanager
 def damage_named(paths: Iterable[Path]) -> Iterator[None]:
-    """Name the damaged file if reading these shards, or copies of them, fails; TensorFlow does not.
-
-    Raises:
-        ValueError: A record is damaged.
-    """
+    """Raise a ValueError that names the damaged file if reading these shards, or copies, fails; TensorFlow does not."""
     try:
         yield
     except tf.errors.DataLossError as error:
@@ -89,16 +80,12 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _int(value: int) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
-
-
-def _float(value: float) -> tf.train.Feature:
-    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
+def _feature(value: bytes | int | float) -> tf.train.Feature:
+    if isinstance(value, bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    if isinstance(value, int):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+    return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
 
 
 def from_memory(shards: ShardSet, min_tissue: float) -> Order:
@@ -133,8 +120,18 @@ def from_disk(shards: ShardSet, min_tissue: float, buffer: int) -> Order:
 
 def in_turn(shards: ShardSet, limit: int | None = None) -> tf.data.Dataset:
     """Return the records in order; with a limit so many, from each slide the same number if it has them."""
-    names, numbers = _shares(shards, limit)
-    taken = tf.data.Dataset.from_tensor_slices((names, tf.constant(numbers, tf.int64)))
+    left = Counter[str]()
+    for shard in shards.shards:
+        left[shard.slide_id] += shard.count
+    if limit is not None:
+        for number, slide_id in enumerate(sorted(left, key=left.__getitem__)):
+            left[slide_id] = min(left[slide_id], limit // (len(left) - number))
+            limit -= left[slide_id]
+    numbers = []
+    for shard in shards.shards:
+        numbers.append(min(shard.count, left[shard.slide_id]))
+        left[shard.slide_id] -= numbers[-1]
+    taken = tf.data.Dataset.from_tensor_slices((_names(shards), tf.constant(numbers, tf.int64)))
     return taken.flat_map(lambda path, number: _read(path).take(number))
 
 
@@ -155,23 +152,7 @@ def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data
 
 
 def _filtered(records: tf.data.Dataset, min_tissue: float) -> tf.data.Dataset:
-    return records.filter(lambda record: decode_tissue(record) >= min_tissue) if min_tissue > 0 else records
-
-
-def _shares(shards: ShardSet, limit: int | None) -> tuple[list[str], list[int]]:
-    """Return the paths, and how many records of each to take: the same number from each slide if it has them."""
-    left = Counter[str]()
-    for shard in shards.shards:
-        left[shard.slide_id] += shard.count
-    if limit is not None:
-        for number, slide_id in enumerate(sorted(left, key=left.__getitem__)):
-            left[slide_id] = min(left[slide_id], limit // (len(left) - number))
-            limit -= left[slide_id]
-    numbers = []
-    for shard in shards.shards:
-        numbers.append(min(shard.count, left[shard.slide_id]))
-        left[shard.slide_id] -= numbers[-1]
-    return _names(shards), numbers
+    return records.filter(lambda record: decode_number(record, "tissue") >= min_tissue) if min_tissue > 0 else records
 
 
 def _names(shards: ShardSet) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, islice
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,22 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     pages = {source.slide_id: page for source in sources if (page := finished_page(source, folder, options, anew))}
     kept = len(pages)
     todo = sorted((source for source in sources if source.slide_id not in pages), key=_bytes, reverse=True)
+    processes = 1 if sum(map(_bytes, todo)) < SMALL_BYTES else min(cores(), len(todo))
     with full_disk_named(folder, REMEDY):
         write_text(folder / UNFINISHED, "")
     with tqdm(total=len(sources), initial=kept, unit="slide", miniters=0, disable=not progress) as bar:
-        report = _patch_counter(bar, _patches_in(pages))
+        patches = _patches_in(pages)
+
+        def report(more: int) -> None:
+            nonlocal patches
+            patches += more
+            bar.set_postfix(patches=patches, refresh=False)
+            bar.update(0)
+
+        report(0)
         work = partial(write_slide, folder=folder, options=options, strict=strict)
         outcomes = (cluster.run_jobs(work, todo, report) if cluster
-                    else run_jobs(work, todo, workers or _processes(todo), report))
+                    else run_jobs(work, todo, workers or processes, report))
         for source, outcome in outcomes:
             page = _give_up(source, folder, options, str(outcome)) if isinstance(outcome, Died) else outcome
             pages[source.slide_id] = page
@@ -103,11 +112,17 @@ def write_slide(source: Source, report: Callable[[int], None], folder: Path, opt
     """Write one slide's shards, then its page, and return the page. After an error nothing of it is left."""
     remove(folder, source.slide_id)
     skipped: list[Skipped] = []
+    shards: list[dict[str, Any]] = []
+    found: dict[str, int] = {}  # size and scale of pairs
+    patches = _patches(source, options, strict, skipped)
     try:
-        patches = _patches(source, options, strict, skipped)
-        made: dict[str, Any] = {}
-        shards = list(_write_all(patches, source, folder, made, report))
-        return _write_page(source, folder, options, shards, skipped, made)
+        for first in patches:
+            size = first.pixels.shape[0]
+            if first.lr is not None:
+                found = {"patch_size": size, "scale": size // first.lr.shape[0]}
+            some = chain([first], islice(patches, max(1, SHARD_BYTES // (3 * size**2)) - 1))
+            shards.append(_write_shard(some, shard_path(folder, source.slide_id, len(shards)), report))
+        return _write_page(source, folder, options, shards, skipped, found)
     except BaseException:
         remove(folder, source.slide_id)
         raise
@@ -121,21 +136,6 @@ def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[
         else:
             _refuse_broken([item], strict)
             skipped.append(item)
-
-
-def _write_all(patches: Iterator[Patch], source: Source, folder: Path, made: dict[str, Any],
-               report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-    """Yield the shards as they are written; put the size and scale of pairs into `made`."""
-    for number in count():
-        first = next(patches, None)
-        if first is None:
-            return
-        size = first.pixels.shape[0]
-        if first.lr is not None:
-            made |= {"patch_size": size, "scale": size // first.lr.shape[0]}
-        per_shard = max(1, SHARD_BYTES // (3 * size**2))
-        some = chain([first], islice(patches, per_shard - 1))
-        yield _write_shard(some, shard_path(folder, source.slide_id, number), report)
 
 
 def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> dict[str, Any]:
@@ -159,11 +159,11 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
 
 
 def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[dict[str, Any]],
-                skipped: list[Skipped], made: dict[str, Any] | None = None) -> Page:
-    """Write a slide's page; `made` are options that were found while reading."""
+                skipped: list[Skipped], found: dict[str, int]) -> Page:
+    """Write a slide's page; `found` replaces options by what was found while reading."""
     page = {"format": FORMAT, "slide_id": source.slide_id, "count": sum(len(shard["tissue"]) for shard in shards),
             **fingerprint(source, options), "shards": shards, "skipped": [asdict(item) for item in skipped]}
-    page["options"] |= made or {}
+    page["options"] |= found
     path = page_path(folder, source.slide_id)
     with full_disk_named(path, REMEDY):
         write_text(path, dumps(page) + "\n")
@@ -174,7 +174,7 @@ def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -
     """Write a page for a slide that kills its reader, so that the next run does not try it again."""
     remove(folder, source.slide_id)
     skipped = Skipped(source.slide_id, "slide", f"{source.files[0]}: {reason}")
-    return _write_page(source, folder, options, [], [skipped])
+    return _write_page(source, folder, options, [], [skipped], {})
 
 
 def _refuse_broken(skipped: Iterable[Skipped], strict: bool) -> None:
@@ -183,29 +183,9 @@ def _refuse_broken(skipped: Iterable[Skipped], strict: bool) -> None:
             raise SlideError(f"{item.slide_id}, {item.where}: {item.reason}")
 
 
-def _patch_counter(bar: tqdm, start: int) -> Callable[[int], None]:
-    """Return a function that shows the number of patches beside the bar of slides."""
-    total = start
-
-    def add(more: int) -> None:
-        nonlocal total
-        total += more
-        bar.set_postfix(patches=total, refresh=False)
-        bar.update(0)
-
-    add(0)
-    return add
-
-
 def _patches_in(pages: dict[str, Page]) -> int:
     return sum(page["count"] for page in pages.values())
 
 
 def _bytes(source: Source) -> int:
     return sum(size_of(path) or 0 for path in source.files)
-
-
-def _processes(todo: Sequence[Source]) -> int:
-    if sum(map(_bytes, todo)) < SMALL_BYTES:
-        return 1
-    return min(cores(), len(todo))

@@ -23,7 +23,7 @@ from pipelines.degrade import degrade_example
 from pipelines.patches import find_sources
 from pipelines.pixels import to_float, to_uint8
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
-from pipelines.shards.records import decode_mpp
+from pipelines.shards.records import decode_number
 from sr_keras.model.facts import ModelFacts, Scores, run_facts, without_paths
 from sr_keras.model.loading import LoadedGenerator
 from sr_keras.training.run_folder import VERSIONS_FILE, read_json
@@ -150,7 +150,7 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
 
 def mpp_range(shards: ShardSet) -> Range | None:
     """Return the smallest and largest mpp of the first patch of each shard, since a slide has one mpp."""
-    found = [float(decode_mpp(record)) for path in shards.paths
+    found = [float(decode_number(record, "mpp")) for path in shards.paths
              for record in tf.data.TFRecordDataset(str(path)).take(1)]
     known = [mpp for mpp in found if mpp > 0]
     return (min(known), max(known)) if known else None

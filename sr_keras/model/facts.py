@@ -26,10 +26,16 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from pipelines.config import BLURS, DegradeOptions, Range, check_range
+from pipelines.config import (
+    BLURS,
+    DegradeOptions,
+    Range,
+    check_range,
+    define_degrade_flags,
+    degrade_options,
+)
 from pipelines.errors import require
 from pipelines.files import write_text
-from pipelines.flags import define_degrade_flags, degrade_options
 
 FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"

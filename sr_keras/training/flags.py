@@ -5,7 +5,8 @@ from __future__ import annotations
 from absl import flags
 
 from pipelines import console
-from pipelines.flags import define, define_corrupt_flags, define_degrade_flags, define_patch_flags, read
+from pipelines.config import CorruptOptions, define_degrade_flags, define_patch_flags
+from pipelines.options import define, read
 from sr_keras.config import METHODS, DataOptions, GeneratorOptions, Objective, StageOptions, TrainOptions
 
 _STAGES = TrainOptions().stages
@@ -15,7 +16,7 @@ def define_train_flags(values: flags.FlagValues) -> None:
     """Define every flag of a training run."""
     define_patch_flags(values)
     define_degrade_flags(values)
-    define_corrupt_flags(values)
+    define(values, CorruptOptions)
     define(values, Objective, preset=True)
     for stage in _STAGES:
         define(values, stage, prefix=f"{stage.name}_")

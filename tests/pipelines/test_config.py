@@ -5,8 +5,19 @@ from __future__ import annotations
 from math import inf, nan
 
 import pytest
+from absl import flags
 
-from pipelines.config import CorruptOptions, DegradeOptions, PatchOptions, degradation
+from pipelines import console
+from pipelines.config import (
+    CorruptOptions,
+    DegradeOptions,
+    PatchOptions,
+    define_degrade_flags,
+    define_patch_flags,
+    degradation,
+    degrade_options,
+    patch_options,
+)
 from pipelines.errors import require_folder
 
 WRONG = [
@@ -72,3 +83,37 @@ def test_preset_takes_changes_and_checks_them():
     assert degradation("scanner", jpeg_quality=(80, 90)).jpeg_quality == (80, 90)
     with pytest.raises(ValueError, match=r"^`jpeg_quality` must have its low end first"):
         degradation("scanner", jpeg_quality=(90, 80))
+
+
+def degrade(*arguments: str, preset: str = "scanner") -> DegradeOptions:
+    values = flags.FlagValues()
+    define_degrade_flags(values, preset)
+    console.parse(["program", *arguments], values)
+    return degrade_options(values)
+
+
+def test_degradation_is_its_preset_until_a_flag_replaces_a_value():
+    assert degrade() == degradation("scanner")
+    assert degrade("--degradation=pyramid", "--scale=2") == degradation("pyramid", scale=2)
+    assert degrade("--gain=0.9,1.1", "--blurs=disc").gain == (0.9, 1.1)
+    assert degrade("--gain=1.1").gain == (1.1, 1.1)
+
+
+def test_fixed_blur_of_the_textbook_is_still_the_textbook():
+    for given in ("--blur_sigma=2", "--blur_sigma=2,2"):
+        assert degrade(given, preset="textbook") == DegradeOptions(blur_sigma=2.0)
+        assert degrade(given, preset="textbook").is_textbook
+
+
+@pytest.mark.parametrize("argument", ["--gain=low,high", "--gain=1,2,3", "--jpeg_passes=0.5,0.5", "--gain=2,1"])
+def test_wrong_range_names_its_flag(argument):
+    name = argument[2:].partition("=")[0]
+    with pytest.raises(ValueError, match=rf"^`{name}` must "):
+        degrade(argument)
+
+
+def test_registered_scans_are_pairs_of_scans():
+    values = flags.FlagValues()
+    define_patch_flags(values)
+    console.parse(["program", "--pairs=a.json,b.json", "--patch_size=64"], values)
+    assert patch_options(values, seed=3, patch_size=32) == PatchOptions(32, seed=3, pairs="scans")

@@ -14,7 +14,7 @@ from absl import flags
 from pipelines import console
 from pipelines.config import PatchOptions
 from pipelines.errors import SlideError, UserError
-from pipelines.flags import define
+from pipelines.options import define
 
 
 def entry(main, argv, monkeypatch):

@@ -1,13 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options check themselves; a message names the flag, the rule, the hint and the value."""
+"""Options check themselves, and their flags follow from them and become the same options again."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, nan
 
 import pytest
+from absl import flags
 
-from pipelines.options import BELOW_1, FINITE, ORDERED, SEED, SHARE, WHOLE, Options, Range, option, within
+from pipelines import console
+from pipelines.config import CorruptOptions, PatchOptions
+from pipelines.options import (
+    BELOW_1,
+    FINITE,
+    ORDERED,
+    POSITIVE,
+    SEED,
+    SHARE,
+    WHOLE,
+    Options,
+    Range,
+    define,
+    option,
+    read,
+    within,
+)
 
 
 @dataclass(frozen=True)
@@ -42,3 +59,63 @@ def test_wrong_value_is_refused_in_one_form_of_words(values, message):
     with pytest.raises(ValueError) as caught:
         Example(**values)
     assert str(caught.value) == message
+
+
+@dataclass(frozen=True)
+class Blur(Options):
+    sigma: float = option(1.6, "Width", "1.6 is the paper's", POSITIVE, group="model", unit="pixels")
+    kind: str = option("disc", "Kind", flag="blur_kind", choices=("disc", "airy"))
+    size: tuple[int, int, int, int] | None = option(None, "Size", "write x,y,width,height")
+    names: tuple[str, ...] = option(("a",), "Names", choices=("a", "b"), several=True)
+    passes: int | None = option(None, "Passes")
+    fast: bool = option(False, "Fast")
+    internal: int = 3
+
+
+def parsed(*arguments: str, kind=Blur, **settings) -> flags.FlagValues:
+    values = flags.FlagValues()
+    define(values, kind, **settings)
+    console.parse(["program", *arguments], values)
+    return values
+
+
+@pytest.mark.parametrize("kind", [Blur, PatchOptions, CorruptOptions])
+def test_flags_that_are_not_given_are_the_defaults(kind):
+    assert read(parsed(kind=kind), kind) == kind()
+
+
+def test_each_type_of_option_is_read_from_its_flag():
+    values = parsed("--sigma=2", "--blur_kind=airy", "--size=1,2,3,4", "--names=b,a", "--passes=2", "--fast")
+    assert read(values, Blur) == Blur(2.0, "airy", (1, 2, 3, 4), ("b", "a"), 2, True)
+    assert "internal" not in values
+
+
+def test_resolved_flags_give_the_same_options_again():
+    values = parsed("--size=1,2,3,4", "--fast")
+    again = parsed(*console.resolved(values).splitlines())
+    assert read(again, Blur) == read(values, Blur)
+
+
+def test_preset_keeps_what_no_flag_replaces():
+    values = parsed("--sigma=2", preset=True)
+    assert read(values, Blur, Blur(3.0, "airy", passes=4)) == Blur(2.0, "airy", passes=4)
+
+
+def test_prefix_and_defaults_of_an_object():
+    values = parsed("--first_passes=2", kind=Blur(5.0), prefix="first_")
+    assert read(values, Blur, prefix="first_") == Blur(5.0, passes=2)
+
+
+@pytest.mark.parametrize(("argument", "named"), [("--sigma=0", "sigma"), ("--size=1,2,3", "size"),
+                                                  ("--size=a,b,c,d", "size"), ("--names=c", "names"),
+                                                  ("--names=", "names")])
+def test_wrong_value_names_its_flag(argument, named):
+    with pytest.raises(ValueError, match=rf"^`{named}` must .*; .*\. Received: {named}="):
+        read(parsed(argument), Blur)
+
+
+def test_help_has_the_unit_the_hint_the_choices_and_the_group():
+    values = parsed()
+    assert values["sigma"].help == "Width (pixels); 1.6 is the paper's."
+    assert values["names"].help == "Names: some of a, b."
+    assert {flag.name for flag in values.flags_by_module_dict()["model"]} == {"sigma"}

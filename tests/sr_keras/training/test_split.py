@@ -268,7 +268,7 @@ def test_pairs_and_tiles_make_one_part_and_patch_size_is_that_of_the_smaller(sli
     found = find_parts(given, patches, seed=0)
     assert [patch_size(part, found[part], given, patches) for part in ("train", "val")] == [32, 62]
     parts = read_parts(found, given, patches, tmp_path / "run")
-    assert [(part.pairs.count, part.plain.count) for part in parts.values()] == [(4, 20), (4, 0)]
+    assert [(part.pairs.count, part.count) for part in parts.values()] == [(4, 24), (4, 4)]
     again = open_part(tmp_path / "run", "val")
     assert (again.patch_size, again.shards[0].pair_scale) == (62, 2)
 
