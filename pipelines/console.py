@@ -15,12 +15,14 @@ Exit status: 0 done, 1 done in part (returned by `main`), 2 a user's mistake, 13
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -30,6 +32,8 @@ from pipelines.options import GROUPS
 
 # Errors that a user can cause; any other is a bug and keeps its traceback. (A bare RuntimeError comes from Keras.)
 USER_ERRORS = (ValueError, OSError, UserError, flags.Error)
+LARGEST_FLAGFILE = 2**20  # bytes
+MOST_FLAGFILES = 64  # read for one command, each as often as it is included
 
 
 def run(main: Callable[[], int | None], flag_values: flags.FlagValues, description: str | None) -> int:
@@ -37,6 +41,7 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
 
     `--help` prints `description` and the flags; `--traceback` shows where an error came from.
     """
+    forgive_output()
     quiet_tensorflow()
     flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=flag_values)
     flags.DEFINE_boolean("traceback", False, "Show where an error came from.", flag_values=flag_values)
@@ -57,13 +62,72 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
     except KeyboardInterrupt:
         print("\ninterrupted: finished work is kept", file=sys.stderr)
         return 130
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+class _Forgiving:
+    """A text stream that drops what it can't write: the reader is gone, the disk is full, or it was never open."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it."""
+        with self._forgiven():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or drop it."""
+        with self._forgiven():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Any:
+        try:
+            yield
+        except OSError:  # from here on to nowhere, also for native code and for what is still buffered
+            with contextlib.suppress(OSError, ValueError):
+                _to_nowhere(self._stream.fileno())
+
+
+def forgive_output() -> None:
+    """Let no message end the program: what stdout and stderr can't take is dropped or escaped."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if isinstance(stream, _Forgiving):
+            continue
+        if stream is None:  # closed by whoever started the program
+            try:
+                os.fstat(number)
+            except OSError:  # or the next file that is opened would take its number, and native code's messages
+                _to_nowhere(number)
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as the program runs
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _Forgiving(stream))
+
+
+def _to_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere == number:
+        os.set_inheritable(nowhere, True)
+    else:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def quiet_tensorflow() -> None:
-    """Let TensorFlow log errors only, in this process and those it starts. Call it before TensorFlow is imported.
+    """Let Keras use TensorFlow, which logs errors only, in this process and those it starts. Call it before importing.
 
     TensorFlow 2.21 still writes lines about oneDNN and CUDA while it is imported; see `import_tensorflow`.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the only one that these models have
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
@@ -97,6 +161,7 @@ def import_tensorflow() -> None:
 def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
     """Parse `argv`, whose first entry is the program, including `--flagfile`. All arguments must be flags."""
     try:
+        _bound_flagfiles(flag_values)
         rest = flag_values(argv)[1:]
     except (flags.CantOpenFlagFileError, UnicodeDecodeError) as error:
         given = " ".join(argument for argument in argv if argument.lstrip("-").startswith("flagfile"))
@@ -105,6 +170,25 @@ def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
                          f"Received: {given}") from error
     if rest:
         raise ValueError(f"arguments must be flags; write --name=value. Received: {' '.join(rest)!r}")
+
+
+def _bound_flagfiles(flag_values: flags.FlagValues) -> None:
+    """Refuse flag files that are no files, are too large, or include each other too often; absl has no bounds."""
+    read_lines, count = flag_values._get_flag_file_lines, 0
+
+    def bounded(filename: str, parsed_file_stack: list[str] | None = None) -> list[str]:
+        nonlocal count
+        count += 1
+        path = Path(filename)
+        if path.exists() and not path.is_dir() and (not path.is_file() or path.stat().st_size > LARGEST_FLAGFILE):
+            raise ValueError(f"`flagfile` must be a text file of at most {LARGEST_FLAGFILE // 2**20} MiB; name another "
+                             f"file. Received: {filename}")
+        if count > MOST_FLAGFILES or filename in (parsed_file_stack or []):
+            raise ValueError(f"`flagfile` must not include itself, nor read more than {MOST_FLAGFILES} files in all; "
+                             f"remove --flagfile lines from it. Received: {filename}")
+        return read_lines(filename, parsed_file_stack)
+
+    flag_values.__dict__["_get_flag_file_lines"] = bounded
 
 
 def one_line(error: BaseException) -> str:

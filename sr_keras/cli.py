@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.console import forgive_output
 from sr_keras import __version__
 from sr_keras.shipped import shipped_flagfile, shipped_model
 
@@ -40,6 +41,7 @@ def main() -> int:
     Returns:
         The exit status: 0, or 2 where there is no such subcommand. A subcommand ends the process with its own.
     """
+    forgive_output()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
         print(usage())

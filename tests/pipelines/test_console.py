@@ -137,3 +137,56 @@ def test_run_lets_tensorflow_log_errors_only():
     assert python("import logging, os, sys; from absl import flags; from pipelines import console; sys.argv = ['x']; "
                   "console.run(lambda: print(os.environ['TF_CPP_MIN_LOG_LEVEL'], "
                   "logging.getLogger('tensorflow').level), flags.FlagValues(), '')") == "3 40\n"
+
+
+def command(shell: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a program of two lines, `$PROGRAM`, in a shell."""
+    code = ("import sys; from absl import flags; from pipelines import console; sys.argv = ['x']; "
+            "sys.exit(console.run(lambda: [print(chr(0x142), chr(0xdcff)) for _ in range(100_000)] and "
+            "print('done', file=open(sys.argv[0] + '.done', 'w')), flags.FlagValues(), ''))")
+    return subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHON": sys.executable, "CODE": code.replace("['x']", "[sys.argv[1]]"),
+                               **environment}, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("output", [">&-", "2>&-", ">&- 2>&-", "> /dev/full", "| head -1"])
+def test_output_that_cannot_be_written_ends_no_program(output, tmp_path):
+    ran = command(f'"$PYTHON" -c "$CODE" {tmp_path}/x {output}')
+    assert ran.returncode == 0
+    assert ran.stderr == ""
+    assert (tmp_path / "x.done").read_text() == "done\n"
+
+
+def test_closed_stderr_is_no_reason_to_fail_and_a_mistake_still_has_its_status():
+    program = '"$PYTHON" -m pipelines.sample'
+    assert command(f"{program} --help 2>&- >&-").returncode == 0
+    assert command(f"{program} --output= 2>&-").returncode == 2
+    assert command('"$PYTHON" -m sr_keras.cli --help > /dev/full').returncode == 0
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):
+    for encoding, shown in (("latin-1", "\\u0142 \\udcff"), ("utf-8", "\u0142 \\udcff")):
+        ran = command(f'"$PYTHON" -c "$CODE" {tmp_path}/x', PYTHONIOENCODING=encoding)
+        assert ran.returncode == 0
+        assert ran.stdout.splitlines()[0] == shown
+
+
+def test_another_keras_backend_in_the_environment_is_not_used(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert python("import sys; from absl import flags; from pipelines import console; sys.argv = ['x']; "
+                  "console.run(lambda: print(__import__('keras').backend.backend()), flags.FlagValues(), '')"
+                  ) == "tensorflow\n"
+
+
+def test_flagfiles_are_bounded_in_size_and_number(tmp_path, monkeypatch, capsys):
+    for number in range(30):  # each twice the one before: 2**30 files in all
+        (tmp_path / f"{number}").write_text(f"--flagfile={tmp_path / str(number + 1)}\n" * 2)
+    (tmp_path / "30").write_text("--size=3\n")
+    (tmp_path / "ring").write_text(f"--flagfile={tmp_path / 'ring'}\n")
+    (tmp_path / "large").write_bytes(b"\n" * (2**20 + 1))
+    for path, says in ((tmp_path / "0", "more than 64 files"), (tmp_path / "ring", "must not include itself"),
+                       (tmp_path / "large", "at most 1 MiB"), ("/dev/zero", "at most 1 MiB")):
+        assert entry(lambda values: 0, [f"--flagfile={path}"], monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
