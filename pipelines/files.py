@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writing: to a temporary name beside the target, then fsync and rename. And full disks named by file."""
+"""Atomic writing (a temporary name, then fsync and rename), full disks named by file, and JSON that is checked."""
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
+
+T = TypeVar("T")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -39,6 +44,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str], kind: type[T], remedy: str) -> T:
+    """Return the content of a JSON file as `kind`: a dataclass, a TypedDict, or a type such as dict[str, float].
+
+    Raises:
+        ValueError: It is no JSON, or a field has another type or is missing; names the file, the field and the remedy.
+        OSError: It cannot be read.
+    """
+    try:
+        return msgspec.convert(json.loads(Path(path).read_bytes()), kind)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is that of UTF-8
+        raise ValueError(f"`{path}` must be a JSON file as it was written; {remedy}. Received: {error}") from error
 
 
 @contextmanager

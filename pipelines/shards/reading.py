@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.files import atomic_path, full_disk_named
+from pipelines.files import atomic_path, full_disk_named, read_json
 from pipelines.patches import Skipped, Source
 
 UNFINISHED = ".unfinished"
 FORMAT = 1
 REMEDY = "make room and run the same command again, finished slides are kept"  # of a full disk
 
-# A page, as JSON: format, slide_id, options, region, files (a digest), count, shards (name, bytes, and the tissue share
-# of every record), skipped. The options of pairs contain `pairs` and `scale`, and the patch_size of the pairs; other
-# pages have neither, like all pages before pairs existed.
-Page = dict[str, Any]
 OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not depend on
 OF_FILES = ("patch_size", "stride", "min_tissue", "scale", "match_colours")  # that pairs of files do not depend on
-KEYS = {"slide_id", "options", "region", "files", "count", "shards", "skipped"}  # and format
 Folder = str | os.PathLike[str]
+
+
+class ShardEntry(TypedDict):
+    """A shard in a page: the name and size of its file, and the tissue share of every record."""
+
+    name: str
+    bytes: int
+    tissue: list[float]
+
+
+class Page(TypedDict):
+    """What a folder of shards says of a slide, as JSON.
+
+    The options of pairs contain `pairs` and `scale`, and the patch_size of the pairs; other pages have neither, like
+    all pages before pairs existed. `files` is a digest.
+    """
+
+    format: int
+    slide_id: str
+    options: dict[str, Any]
+    region: list[int] | None
+    files: str
+    count: int
+    shards: list[ShardEntry]
+    skipped: list[Skipped]
 
 
 def page_path(folder: Path, slide_id: str) -> Path:
@@ -44,12 +63,13 @@ def shard_path(folder: Path, slide_id: str, number: int) -> Path:
 
 def read_page(path: Path) -> Page:
     """Return a page; ValueError if it is damaged or of another version."""
-    try:
-        page = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        page = None
-    whole = isinstance(page, dict) and page.get("format") == FORMAT and page.keys() >= KEYS
-    require(whole, "shards", "hold pages of this version only", "move this file away and extract again", str(path))
+    remedy = "move this file away and extract again"
+    page = read_json(path, Page, remedy)
+    sizes = [page["options"].get("patch_size"), page["options"].get("scale", 1)]
+    sound = (page["format"] == FORMAT and all(type(size) is int and size > 0 for size in sizes)
+             and all(Path(shard["name"]).name == shard["name"] and shard["bytes"] >= 0 for shard in page["shards"])
+             and page["count"] == sum(len(shard["tissue"]) for shard in page["shards"]))
+    require(sound, "shards", "hold pages of this version only", remedy, str(path))
     return page
 
 
@@ -89,7 +109,7 @@ def finished_page(source: Source, folder: Path, options: PatchOptions, anew: boo
     return page
 
 
-def fingerprint(source: Source, options: PatchOptions) -> Page:
+def fingerprint(source: Source, options: PatchOptions) -> dict[str, Any]:
     """Return what a slide's shards depend on. Files count by name and size, so a folder may be moved."""
     files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files)
     values = asdict(options)
@@ -202,7 +222,7 @@ def open_shards(folders: Folder | Sequence[Folder], slides: Collection[str] | No
     require(bool(shards), "shards", "hold at least one patch", "write some with pipelines.extract", str(folders))
     sizes = {shard.patch_size for shard in shards if not shard.pair_scale}
     require(len(sizes) <= 1, "shards", "have one patch size", f"choose one of {sorted(sizes)}", str(folders))
-    skipped = tuple(Skipped(**item) for _, page in pages.values() for item in page["skipped"])
+    skipped = tuple(item for _, page in pages.values() for item in page["skipped"])
     return ShardSet(shards, skipped)
 
 

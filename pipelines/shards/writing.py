@@ -10,7 +10,6 @@ from functools import partial
 from itertools import chain, islice
 from json import dumps
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from pipelines.shards.reading import (
     REMEDY,
     UNFINISHED,
     Page,
+    ShardEntry,
     fingerprint,
     finished_page,
     page_path,
@@ -98,7 +98,7 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
             page = _give_up(source, folder, options, str(outcome)) if isinstance(outcome, Died) else outcome
             pages[source.slide_id] = page
             bar.update()
-    skipped = tuple(Skipped(**item) for slide_id in ids for item in pages[slide_id]["skipped"])
+    skipped = tuple(item for slide_id in ids for item in pages[slide_id]["skipped"])
     _refuse_broken(skipped, strict)
     why = "; ".join(sorted({item.reason for item in skipped})[:LISTED])
     paths = [str(path.parent if source.tiles else path) for source in sources[:LISTED] for path in source.files[:1]]
@@ -112,7 +112,7 @@ def write_slide(source: Source, report: Callable[[int], None], folder: Path, opt
     """Write one slide's shards, then its page, and return the page. After an error nothing of it is left."""
     remove(folder, source.slide_id)
     skipped: list[Skipped] = []
-    shards: list[dict[str, Any]] = []
+    shards: list[ShardEntry] = []
     found: dict[str, int] = {}  # size and scale of pairs
     patches = _patches(source, options, strict, skipped)
     try:
@@ -138,7 +138,7 @@ def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[
             skipped.append(item)
 
 
-def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> dict[str, Any]:
+def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> ShardEntry:
     import tensorflow as tf
 
     from pipelines.shards.records import encode
@@ -158,15 +158,16 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
         return {"name": path.name, "bytes": temporary.stat().st_size, "tissue": tissue}
 
 
-def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[dict[str, Any]],
+def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[ShardEntry],
                 skipped: list[Skipped], found: dict[str, int]) -> Page:
     """Write a slide's page; `found` replaces options by what was found while reading."""
-    page = {"format": FORMAT, "slide_id": source.slide_id, "count": sum(len(shard["tissue"]) for shard in shards),
-            **fingerprint(source, options), "shards": shards, "skipped": [asdict(item) for item in skipped]}
-    page["options"] |= found
+    known = fingerprint(source, options)
+    page = Page(format=FORMAT, slide_id=source.slide_id, options=known["options"] | found, region=known["region"],
+                files=known["files"], count=sum(len(shard["tissue"]) for shard in shards), shards=shards,
+                skipped=skipped)
     path = page_path(folder, source.slide_id)
     with full_disk_named(path, REMEDY):
-        write_text(path, dumps(page) + "\n")
+        write_text(path, dumps(page, default=asdict) + "\n")
     return page
 
 

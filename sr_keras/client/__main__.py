@@ -29,7 +29,7 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.errors import require
 from pipelines.files import atomic_path
-from pipelines.flags import define, read
+from pipelines.options import define, read
 from pipelines.slide import open_slide
 from sr_keras.client.connection import SuperResolutionClient
 from sr_keras.client.protocol import ClientOptions, unreadable
