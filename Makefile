@@ -4,6 +4,8 @@
 # make test-fast         the fastest tests alone (under 2 minutes)
 # make test-all          lint, types and all tests
 # make lint              ruff, mypy, import-linter
+# make fuzz              damaged files for ten minutes each kind (tests/test_fuzz.py)
+# make soak              50 kills at random moments; memory of long runs (benchmarks/soak.py)
 # make docs              the website, in build/site; warnings are errors
 # make lock              write requirements.txt anew from what is installed in .venv
 PYTHON ?= python3
@@ -14,7 +16,7 @@ PYTEST := $(RUN) -m pytest -n auto --dist loadfile
 PIP    := $(RUN) -m pip install --disable-pip-version-check -q -c requirements.txt
 FILES  := requirements.txt pyproject.toml setup.py
 
-.PHONY: demo test test-fast test-all lint docs lock clean
+.PHONY: demo test test-fast test-all lint fuzz soak docs lock clean
 
 # The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
 demo: $(VENV)/base
@@ -33,6 +35,12 @@ lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+fuzz: $(VENV)/dev
+	SR_KERAS_FUZZ_SECONDS=600 $(PYTEST) tests/test_fuzz.py
+
+soak: $(VENV)/base
+	$(RUN) -m benchmarks.soak
 
 docs: $(VENV)/dev
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
