@@ -109,7 +109,7 @@ class SuperResolutionGAN(keras.Model):
             filters: Channels of its inner convolutions.
             encoder: A trained encoder, the layer "encoder" of `networks.autoencoder`. Without one the manifold term is
                 left out (lambda_m = 0).
-            features: `vgg.vgg19_features()`, needed by the method srgan.
+            features: `networks.vgg19_features()`, needed by the method srgan.
             ema_decay: Decay of the generator's exponential moving average.
             learning_rate: Of both Adam optimizers.
         """

@@ -15,7 +15,6 @@ from sr_keras.losses import QuasiNorm
 from sr_keras.model.keras_file import PROBE_SIDE, eight_bit, in_float32
 from sr_keras.model.loading import load_generator, read_weights
 from sr_keras.training.plan import Plan
-from sr_keras.vgg import vgg19_features
 
 
 def build_autoencoder(plan: Plan) -> keras.Model:
@@ -41,7 +40,7 @@ def build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Path
     generator = networks.generator(size.scale, size.blocks, size.filters, size.global_skip)
     encoder = plan.encoder() if objective.lambda_m else None
     discriminator = networks.discriminator() if objective.lambda_d else None
-    features = vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None
+    features = networks.vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None
     if start:  # after all random initial weights, so that a seed gives the same ones with and without `start`
         start_from(generator, start)
     model = SuperResolutionGAN(
