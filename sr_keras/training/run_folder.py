@@ -7,7 +7,7 @@
         data/             shards of the train, val and test parts, unless they were given as shards
         parts.json        which slides are train, val and test, and where their shards are
         skipped.json      patches and slides that could not be read, with the reason
-        checkpoints/      see `checkpoints`
+        checkpoints/      see `callbacks`
         metrics.csv       one row per stage and epoch
         manifold.json     how far the autoencoder's code moves with noise, blur and contrast
         tensorboard/, pictures/

@@ -23,8 +23,15 @@ from pipelines.files import atomic_path, write_text
 from pipelines.shards.records import damage_named
 from sr_keras.config import BEST_BY, StageOptions, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
-from sr_keras.training.callbacks import Progress, Record, StopOnNonFinite, WatchDiscriminator, comparison
-from sr_keras.training.checkpoints import State, load_checkpoint, restore_checkpoint
+from sr_keras.training.callbacks import (
+    Guard,
+    Progress,
+    Record,
+    State,
+    comparison,
+    load_checkpoint,
+    restore_checkpoint,
+)
 from sr_keras.training.manifold import code_movement, denoising, in_words
 from sr_keras.training.plan import VALIDATION_BATCH, Plan
 from sr_keras.training.stage_models import build_autoencoder, build_gan
@@ -100,7 +107,7 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     try:
         model.fit(pairs, steps_per_epoch=plan.steps, initial_epoch=state.epoch, epochs=stage.epochs, verbose=0,
                   shuffle=False, validation_data=validation, callbacks=[
-                      StopOnNonFinite(stage.name, plan.run), progress, WatchDiscriminator(stage.name),
+                      Guard(stage.name, plan.run), progress,
                       Record(plan.run, stage.name, state, score, higher, plan.options.keep_checkpoints, picture)])
     finally:
         progress.close()

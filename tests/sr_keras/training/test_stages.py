@@ -27,8 +27,7 @@ from sr_keras.config import METHODS, GeneratorOptions, Objective, StageOptions, 
 from sr_keras.model.keras_file import eight_bit, load_keras
 from sr_keras.model.loading import load_generator
 from sr_keras.training import callbacks, stages
-from sr_keras.training.callbacks import Record
-from sr_keras.training.checkpoints import State, checkpoint, restore_checkpoint, save_checkpoint
+from sr_keras.training.callbacks import Record, State, checkpoint, restore_checkpoint, save_checkpoint
 from sr_keras.training.manifold import denoising, in_words
 from sr_keras.training.plan import Plan
 from sr_keras.training.run_folder import read_metrics
