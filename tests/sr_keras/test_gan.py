@@ -19,7 +19,7 @@ from sr_keras import networks
 from sr_keras.config import METHODS, Objective, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import quasi_norm
-from sr_keras.training.stage_models import start_from
+from sr_keras.training.plan import start_from
 
 WHOLE = Objective()
 FIDELITY = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)
