@@ -16,8 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sr_keras import __version__
-from sr_keras.shipped import shipped_flagfile, shipped_model
+from sr_keras import __version__, shipped_flagfile, shipped_model
 
 COMMANDS = {
     "super-resolve": ("sr_keras.super_resolve", "enlarge pictures and whole slides"),
