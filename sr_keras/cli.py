@@ -17,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.console import forgive_output
-from sr_keras import __version__
-from sr_keras.shipped import shipped_flagfile, shipped_model
+from sr_keras import __version__, shipped_flagfile, shipped_model
 
 COMMANDS = {
     "super-resolve": ("sr_keras.super_resolve", "enlarge pictures and whole slides"),

@@ -23,14 +23,12 @@ from pipelines.options import (
     option,
     same_as,
 )
-from sr_keras.shipped import shipped_model
+from sr_keras import shipped_model
 
 REDUCTIONS = ("mean", "sum")
 # The validation score that chooses the best epoch, and whether a higher one is better. With "last" nothing is chosen,
 # so the validation slides may be scored as test slides.
 BEST_BY = {"last": True, "psnr": True, "rrmse": False, "ssim": True, "ms_ssim": True, "qilv": True}
-PRECISIONS = (None, "bfloat16", "float16")
-STRATEGIES = ("none", "mirrored")
 SHIPPED_MODEL = shipped_model()
 Box = tuple[int, int, int, int]
 
@@ -97,6 +95,16 @@ def _data(default: tuple[str, ...], help: str, *rules: Rule) -> Any:
     return option(default, help, "'sample' is a slide that is always there" if rules else "", *rules, group="basic")
 
 
+def _fraction(use: str, unless: str) -> Any:
+    return option(0.15, f"Share of the slides held out for {use}, without {unless} and regions", "", BELOW_1,
+                  group="data")
+
+
+def _region(use: str) -> Any:
+    return option(None, f"Part of a single slide to {use} on", "write x,y,width,height", unit="level-0 pixels",
+                  group="data")
+
+
 @dataclass(frozen=True)
 class DataOptions(Options):
     """Where the slides are, and which are held out.
@@ -108,16 +116,11 @@ class DataOptions(Options):
     train_data: tuple[str, ...] = _data(("sample",), "Slides, folders of slides or tiles, or shards", GIVEN)
     val_data: tuple[str, ...] = _data((), "The same, to choose the best epoch; other slides than train_data")
     test_data: tuple[str, ...] = _data((), "The same, to score the chosen model")
-    val_fraction: float = option(
-        0.15, "Share of the slides held out for validation, without val_data and regions", "", BELOW_1, group="data")
-    test_fraction: float = option(0.15, "Share of the slides held out for testing, without val_data, test_data and "
-                                  "regions", "", BELOW_1, group="data")
-    train_region: Box | None = option(None, "Part of a single slide to train on", "write x,y,width,height",
-                                      unit="level-0 pixels", group="data")
-    val_region: Box | None = option(None, "Part of a single slide to validate on", "write x,y,width,height",
-                                    unit="level-0 pixels", group="data")
-    test_region: Box | None = option(None, "Part of a single slide to test on", "write x,y,width,height",
-                                     unit="level-0 pixels", group="data")
+    val_fraction: float = _fraction("validation", "val_data")
+    test_fraction: float = _fraction("testing", "val_data, test_data")
+    train_region: Box | None = _region("train")
+    val_region: Box | None = _region("validate")
+    test_region: Box | None = _region("test")
     eval_patch_size: int = option(256, "Side of a validation or test patch", "MS-SSIM needs at least 161", POSITIVE,
                                   unit="pixels", group="data")
     workers: int | None = option(None, "Processes that read slides", "by default one per core")
@@ -148,9 +151,10 @@ class TrainOptions(Options):
     best_by: str = option("ssim", "Validation score that chooses the best epoch; or the last epoch",
                           choices=tuple(BEST_BY))
     ema_decay: float = option(0.999, "Decay of the generator's moving average", "0 turns the average off", BELOW_1)
-    mixed_precision: str | None = option(None, "16-bit arithmetic", "by default float32", choices=PRECISIONS[1:])
+    mixed_precision: str | None = option(None, "16-bit arithmetic", "by default float32",
+                                         choices=("bfloat16", "float16"))
     jit_compile: bool | None = option(None, "Compile the steps with XLA", "by default on a GPU, where it is faster")
-    strategy: str = option("none", "mirrored trains on all GPUs of this machine", choices=STRATEGIES)
+    strategy: str = option("none", "mirrored trains on all GPUs of this machine", choices=("none", "mirrored"))
     deterministic: bool = option(False, "Give bit-identical weights for the same seed")
     cache: str = same_as(DatasetOptions, "cache")
     seed: int = same_as(DatasetOptions, "seed")

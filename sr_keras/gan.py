@@ -22,7 +22,7 @@ Source: paper, section 2.2; alternation and non-saturating loss: Goodfellow et a
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -33,25 +33,15 @@ import tensorflow as tf
 
 from pipelines.errors import require
 from pipelines.pixels import quantise
-from sr_keras import metrics as scores
-from sr_keras import networks
+from sr_keras import losses, metrics, networks
 from sr_keras.config import METHODS, Objective
 from sr_keras.layers import FewChannelConv2D
-from sr_keras.losses import (
-    adversarial_discriminator,
-    adversarial_generator,
-    consistency,
-    feature,
-    quasi_norm,
-    structural,
-)
 
 TERMS = ("fidelity", "manifold", "structural", "adversarial", "feature", "consistency")
 SCORES: dict[str, Callable[..., tf.Tensor]] = {
-    "psnr": scores.psnr, "rrmse": scores.rrmse, "ssim": scores.ssim, "qilv": scores.qilv, "ms_ssim": scores.ms_ssim}
+    score.__name__: score for score in (metrics.psnr, metrics.rrmse, metrics.ssim, metrics.qilv, metrics.ms_ssim)}
 LOGS = ("loss", *TERMS, *(f"weighted_{term}" for term in TERMS), "discriminator_loss", "d_hr", "d_sr",
         "d_accuracy", *SCORES)
-Judge = Callable[[tf.Tensor, tf.Tensor, bool], tuple[tf.Tensor, tf.Tensor]]
 
 
 @keras.saving.register_keras_serializable("sr_keras")
@@ -76,7 +66,6 @@ class SuperResolutionGAN(keras.Model):
                  encoder: keras.Model | None = None, features: keras.Model | None = None,
                  ema_decay: float = 0.0, blur_sigma: float | None = None, freeze_statistics: bool = False,
                  **kwargs: Any) -> None:
-        """Take the networks; see the class."""
         super().__init__(**{"autocast": False, **kwargs})
         require(0 <= ema_decay < 1, "ema_decay", "lie in [0, 1)", "0 turns the average off", ema_decay)
         self.generator, self.ema_decay = generator, ema_decay
@@ -86,10 +75,13 @@ class SuperResolutionGAN(keras.Model):
             if isinstance(layer, FewChannelConv2D):
                 layer.trains = True
         self.discriminator: Any = discriminator
-        self._judge: Any = discriminator and _judge_of(discriminator)
+        # A partial function hides the logits from Keras, which would save the same layers twice.
+        self._judge: Any = discriminator and partial(_judge, networks.logits_of(discriminator))
         self.encoder: Any = encoder
         self.features: Any = features
-        self.ema_generator: Any = _copy(generator) if ema_decay else None
+        self.ema_generator: Any = keras.models.clone_model(generator) if ema_decay else None
+        if ema_decay:
+            self.ema_generator.set_weights(generator.get_weights())
         for frozen in (self.encoder, self.features, self.ema_generator):
             if frozen is not None:
                 frozen.trainable = False
@@ -104,13 +96,13 @@ class SuperResolutionGAN(keras.Model):
 
         Args:
             method: A key of `sr_keras.config.METHODS`.
-            scale: HR side / LR side: 2, 4 or 8.
-            blocks: Residual blocks of the generator.
-            filters: Channels of its inner convolutions.
+            scale: As in `networks.generator`, like `blocks` and `filters`.
+            blocks: Residual blocks.
+            filters: Channels of the inner convolutions.
             encoder: A trained encoder, the layer "encoder" of `networks.autoencoder`. Without one the manifold term is
                 left out (lambda_m = 0).
-            features: `vgg.vgg19_features()`, needed by the method srgan.
-            ema_decay: Decay of the generator's exponential moving average.
+            features: `networks.vgg19_features()`, needed by the method srgan.
+            ema_decay: As in the class.
             learning_rate: Of both Adam optimizers.
         """
         require(method in METHODS, "method", f"be one of {tuple(METHODS)}", "srgan_sqe is the default", method)
@@ -132,7 +124,7 @@ class SuperResolutionGAN(keras.Model):
     def compile(self, generator_optimizer: keras.optimizers.Optimizer,
                 discriminator_optimizer: keras.optimizers.Optimizer | None = None,
                 objective: Objective | None = None, jit_compile: bool | str = "auto", run_eagerly: bool = False,
-                steps_per_execution: int = 1, metrics: Iterable[Any] = ()) -> None:
+                steps_per_execution: int = 1) -> None:
         """Set the objective and the optimizers. Both optimizers are built here, so that their state can be loaded.
 
         Args:
@@ -141,9 +133,8 @@ class SuperResolutionGAN(keras.Model):
             objective: Weights, q, epsilon and reduction; SRGAN_SQE's by default.
             jit_compile: Whether XLA compiles the steps. "auto" is Keras' choice: yes on a GPU, no on a CPU, where XLA
                 is slower (`python -m benchmarks.model`). Never with several devices, whose variables XLA can't reach.
-            run_eagerly: As in `keras.Model.compile`, like the next two.
+            run_eagerly: As in `keras.Model.compile`, like the next.
             steps_per_execution: Steps in one call of the graph.
-            metrics: Metrics of (hr, sr), in addition to those of `test_step`.
 
         Raises:
             ValueError: A weight is positive and the network, optimizer or blur that it needs is missing.
@@ -159,9 +150,14 @@ class SuperResolutionGAN(keras.Model):
         super().compile(optimizer=generator_optimizer, jit_compile=one_device and jit_compile,
                         run_eagerly=run_eagerly, steps_per_execution=steps_per_execution)
         self.objective = objective
-        self.added_metrics = [_metric_of(metric) for metric in metrics]
         self.optimizer.build(self.generator.trainable_variables)
-        self.discriminator_optimizer: Any = self._prepared(discriminator_optimizer) if objective.lambda_d else None
+        self.discriminator_optimizer: Any = None
+        if objective.lambda_d:
+            optimizer, scaled = keras.optimizers.get(discriminator_optimizer), keras.optimizers.LossScaleOptimizer
+            if self.dtype_policy.name == "mixed_float16" and not isinstance(optimizer, scaled):
+                optimizer = scaled(optimizer)  # as Keras does with that of the generator
+            optimizer.build(self.discriminator.trainable_variables)
+            self.discriminator_optimizer = optimizer
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as `keras.Model.fit` does. A dataset without end needs `steps_per_epoch`."""
@@ -184,8 +180,7 @@ class SuperResolutionGAN(keras.Model):
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         if self.ema_generator is not None:
             self._update_average()
-        logs = {"loss": loss, **{name: value for name, (_, value) in terms.items()}, **weighted, **judged}
-        return self._track(logs, hr, sr)
+        return self._track({"loss": loss, **{name: value for name, (_, value) in terms.items()}, **weighted, **judged})
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Score the 8-bit images that `best_generator` makes of one batch; return the means so far."""
@@ -193,26 +188,26 @@ class SuperResolutionGAN(keras.Model):
         sr = quantise(self.best_generator(lr, training=False))
         sides = [side or 0 for side in hr.shape[1:3]]
         return self._track({name: score(hr, sr) for name, score in SCORES.items()
-                            if name != "ms_ssim" or min(sides) >= scores.MS_SSIM_SIDE}, hr, sr)
+                            if name != "ms_ssim" or min(sides) >= metrics.MS_SSIM_SIDE})
 
     def _terms(self, lr: tf.Tensor, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
         """Return (weight, value [B]) of the terms whose weight is not zero, the paper's first."""
         o = self.objective
-        robust = partial(quasi_norm, q=o.q, epsilon=o.epsilon, reduction=o.reduction)
+        robust = partial(losses.quasi_norm, q=o.q, epsilon=o.epsilon, reduction=o.reduction)
         terms: dict[str, tuple[float, Callable[[], tf.Tensor]]] = {
             "fidelity": (1.0, lambda: robust(sr - hr)),
             "manifold": (o.lambda_m, lambda: robust(self.encoder(sr) - self.encoder(hr))),
-            "structural": (o.lambda_s, lambda: structural(hr, sr, o.reduction)),
-            "adversarial": (o.lambda_d, lambda: adversarial_generator(self._judge(hr, sr, False)[1])),
-            "feature": (o.lambda_v, lambda: feature(self.features(hr), self.features(sr))),
-            "consistency": (o.lambda_c, lambda: consistency(lr, sr, self.blur_sigma, o.reduction)),
+            "structural": (o.lambda_s, lambda: losses.structural(hr, sr, o.reduction)),
+            "adversarial": (o.lambda_d, lambda: losses.adversarial_generator(self._judge(hr, sr, False)[1])),
+            "feature": (o.lambda_v, lambda: losses.feature(self.features(hr), self.features(sr))),
+            "consistency": (o.lambda_c, lambda: losses.consistency(lr, sr, self.blur_sigma, o.reduction)),
         }
         return {name: (weight, value()) for name, (weight, value) in terms.items() if weight}
 
     def _train_discriminator(self, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tf.Tensor]:
         with _watching(self.discriminator) as tape:
             logits_hr, logits_sr = self._judge(hr, sr, True)
-            loss = adversarial_discriminator(logits_hr, logits_sr)
+            loss = losses.adversarial_discriminator(logits_hr, logits_sr)
             scaled = _scaled(self.discriminator_optimizer, loss)
         variables = self.discriminator.trainable_variables
         self.discriminator_optimizer.apply(tape.gradient(scaled, variables), variables)
@@ -227,22 +222,12 @@ class SuperResolutionGAN(keras.Model):
         for average, value in zip(self.ema_generator.variables, self.generator.variables, strict=True):
             average.assign(value + keep * (average - value))
 
-    def _track(self, values: dict[str, tf.Tensor], hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         for name, value in values.items():
             self.trackers[name].update_state(value)
-        for metric in self.added_metrics:
-            metric.update_state(hr, sr)
-        return {metric.name: metric.result() for metric in (*map(self.trackers.get, values), *self.added_metrics)}
-
-    def _prepared(self, optimizer: Any) -> keras.optimizers.Optimizer:
-        optimizer = keras.optimizers.get(optimizer)
-        if self.dtype_policy.name == "mixed_float16" and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        optimizer.build(self.discriminator.trainable_variables)
-        return optimizer
+        return {name: self.trackers[name].result() for name in values}
 
     def get_config(self) -> dict[str, Any]:
-        """Return the networks as configurations."""
         parts = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder,
                  "features": self.features, "dtype": self.dtype_policy}
         return {"name": self.name, "ema_decay": self.ema_decay, "blur_sigma": self.blur_sigma,
@@ -251,35 +236,20 @@ class SuperResolutionGAN(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SuperResolutionGAN:
-        """Build from the result of `get_config`."""
         return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Return the arguments of `compile`."""
         serialize, judge_optimizer = keras.saving.serialize_keras_object, self.discriminator_optimizer
         return {"generator_optimizer": serialize(self.optimizer),
                 "discriminator_optimizer": judge_optimizer and serialize(judge_optimizer),
                 "objective": asdict(self.objective), "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly,
-                "steps_per_execution": self.steps_per_execution,
-                "metrics": [serialize(metric) for metric in self.added_metrics]}
+                "steps_per_execution": self.steps_per_execution}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile with the result of `get_compile_config`."""
-        found = {**config, "objective": Objective(**config["objective"])}
-        for name in {"generator_optimizer", "discriminator_optimizer", "metrics"} & config.keys():
+        found = {name: value for name, value in config.items() if name != "metrics"}  # older files have it
+        for name in ("generator_optimizer", "discriminator_optimizer"):
             found[name] = keras.saving.deserialize_keras_object(config[name])
-        self.compile(**found)
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    copied = keras.models.clone_model(model)
-    copied.set_weights(model.get_weights())
-    return copied
-
-
-def _metric_of(metric: Any) -> keras.metrics.Metric:
-    found = keras.metrics.get(metric)
-    return found if isinstance(found, keras.metrics.Metric) else keras.metrics.MeanMetricWrapper(found, found.__name__)
+        self.compile(**{**found, "objective": Objective(**config["objective"])})
 
 
 def _pair_of(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -290,19 +260,13 @@ def _pair_of(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return lr, hr
 
 
-def _judge_of(discriminator: keras.Model) -> Judge:
-    """Return a function (hr, sr, whether moving statistics are updated) -> logits of both, normalised as one batch."""
-    # Not an attribute of the GAN: Keras would save the same layers twice.
-    model = networks.logits_of(discriminator)
-
-    def judge(hr: tf.Tensor, sr: tf.Tensor, update: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        both = tf.concat([hr, sr], axis=0)
-        logits = model(both, training=True) if update else model.stateless_call(
-            model.trainable_variables, model.non_trainable_variables, both, training=True)[0]
-        logits_hr, logits_sr = tf.split(logits, 2)
-        return logits_hr, logits_sr
-
-    return judge
+def _judge(logits_of: keras.Model, hr: tf.Tensor, sr: tf.Tensor, update: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the logits of hr and sr, normalised as one batch; `update` says whether moving statistics are updated."""
+    both = tf.concat([hr, sr], axis=0)
+    logits = logits_of(both, training=True) if update else logits_of.stateless_call(
+        logits_of.trainable_variables, logits_of.non_trainable_variables, both, training=True)[0]
+    logits_hr, logits_sr = tf.split(logits, 2)
+    return logits_hr, logits_sr
 
 
 @contextmanager

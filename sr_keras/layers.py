@@ -15,22 +15,34 @@ from keras import layers
 from pipelines.errors import require
 
 
-@keras.saving.register_keras_serializable("sr_keras")
-class SubPixel(layers.Layer):
-    """Turn channels into pixels: [B, H, W, scale^2 * C] -> [B, scale*H, scale*W, C]."""
+class _Enlarging(layers.Layer):
+    """Base of layers whose one argument is the scale."""
 
     def __init__(self, scale: int = 2, **kwargs: Any) -> None:
-        """Take the scale."""
         super().__init__(**kwargs)
         self.scale = scale
 
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class SubPixel(_Enlarging):
+    """Turn channels into pixels: [B, H, W, scale^2 * C] -> [B, scale*H, scale*W, C]."""
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Rearrange the channels."""
         return tf.nn.depth_to_space(inputs, self.scale)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
-        return {**super().get_config(), "scale": self.scale}
+
+@keras.saving.register_keras_serializable("sr_keras")
+class Bilinear(_Enlarging):
+    """Enlarge `scale` times with half-pixel centres: [B, H, W, C] -> [B, scale*H, scale*W, C].
+
+    The same as `keras.layers.UpSampling2D`, which can't be exported with open height and width (Keras 3.15).
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.image.resize(inputs, self.scale * tf.shape(inputs)[1:3], method="bilinear")
 
 
 @keras.saving.register_keras_serializable("sr_keras")
@@ -41,40 +53,16 @@ class SmoothSubPixel(keras.initializers.Initializer):
     """
 
     def __init__(self, scale: int = 2, seed: int | None = None) -> None:
-        """Take the scale and a seed."""
         self.scale = scale
         self.seed = seed
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
-        """Return initial values."""
         pixels = self.scale**2
         start = keras.initializers.GlorotUniform(self.seed)
         return tf.tile(start((*shape[:-1], shape[-1] // pixels), dtype), [1, 1, 1, pixels])
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
         return {"scale": self.scale, "seed": self.seed}
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class Bilinear(layers.Layer):
-    """Enlarge `scale` times with half-pixel centres: [B, H, W, C] -> [B, scale*H, scale*W, C].
-
-    The same as `keras.layers.UpSampling2D`, which can't be exported with open height and width (Keras 3.15).
-    """
-
-    def __init__(self, scale: int, **kwargs: Any) -> None:
-        """Take the scale."""
-        super().__init__(**kwargs)
-        self.scale = scale
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Interpolate."""
-        return tf.image.resize(inputs, self.scale * tf.shape(inputs)[1:3], method="bilinear")
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
-        return {**super().get_config(), "scale": self.scale}
 
 
 @keras.saving.register_keras_serializable("sr_keras")
@@ -96,26 +84,22 @@ class FewChannelConv2D(layers.Layer):
 
     def __init__(self, filters: int, kernel_size: int, kernel_initializer: str = "glorot_uniform",
                  **kwargs: Any) -> None:
-        """Take the arguments of Conv2D."""
         super().__init__(**kwargs)
         require(kernel_size % 2 == 1, "kernel_size", "be odd", "an even kernel has no centre", kernel_size)
         self.filters, self.kernel_size, self.kernel_initializer = filters, kernel_size, kernel_initializer
         self.trains = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create kernel and bias."""
         shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
         self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Convolve."""
         # A custom gradient leaves a trace in the graph, which exported models do not need.
         convolve = _convolve_with_mirrored_gradients if training or self.trains else _convolve_by_rows
         return convolve(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
         return {**super().get_config(), "filters": self.filters, "kernel_size": self.kernel_size,
                 "kernel_initializer": self.kernel_initializer}
 

@@ -6,8 +6,8 @@
     L_V = feature(vgg(hr), vgg(sr))                  L_C = consistency(lr, sr)
 
 Images are float [B, H, W, C]: hr and lr in [0, 1], sr of any value. Computed in float32, also for float16 and bfloat16
-inputs. All compile under XLA. Wrong shapes, integers and numbers out of range raise a ValueError. `QuasiNorm` and
-`SSIMLoss` are the same as Keras losses, for models of your own.
+inputs. All compile under XLA. Wrong shapes, integers and numbers out of range raise a ValueError. For models of your
+own, `compile` takes `QuasiNorm()` and the function `structural` as losses.
 
 The paper sums over pixels, channels and windows. The default here is the mean over all axes but the batch, so that the
 balance of the terms does not depend on the size of a patch; `reduction="sum"` gives the printed form.
@@ -52,6 +52,7 @@ def quasi_norm(residual: tf.Tensor, q: float = 0.5, epsilon: float = 1e-4, reduc
     return _per_image((tf.square(residual) + epsilon) ** (q / 2), reduction)
 
 
+@keras.saving.register_keras_serializable("sr_keras")
 def structural(hr: tf.Tensor, sr: tf.Tensor, reduction: str = "mean") -> tf.Tensor:
     """Return the negative SSIM over all 5x5 neighbourhoods and channels; the mean is -1 for equal images.
 
@@ -121,30 +122,14 @@ class QuasiNorm(keras.losses.Loss):
     """`quasi_norm` of y_pred - y_true as a Keras loss."""
 
     def __init__(self, q: float = 0.5, epsilon: float = 1e-4, name: str = "quasi_norm", **kwargs: Any) -> None:
-        """Take q and epsilon of `quasi_norm`."""
         super().__init__(name=name, **kwargs)
         self.q, self.epsilon = q, epsilon
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Return one value per image, [B]."""
         return quasi_norm(y_pred - y_true, self.q, self.epsilon)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
         return {**super().get_config(), "q": self.q, "epsilon": self.epsilon}
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class SSIMLoss(keras.losses.Loss):
-    """`structural`, the negative SSIM of 5x5 neighbourhoods, as a Keras loss."""
-
-    def __init__(self, name: str = "ssim_loss", **kwargs: Any) -> None:
-        """Take the arguments of every Keras loss."""
-        super().__init__(name=name, **kwargs)
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Return one value per image, [B]."""
-        return structural(y_true, y_pred)
 
 
 def _float32(values: tf.Tensor, name: str) -> tf.Tensor:

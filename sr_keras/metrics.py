@@ -11,7 +11,7 @@ Images are [B, H, W, 3], float in [0, 1], NumPy or tensors. Values outside [0, 1
 that were rounded to 8 bit (`pipelines.pixels.quantise`). Finite images never give NaN. Every function raises a
 ValueError if its two images are not floats of one shape [B, H, W, 3].
 
-`RRMSE`, `PSNR`, `SSIM`, `MSSSIM` and `QILV` are the same as Keras metrics, for `compile(metrics=[...])`.
+Keras takes the first five as metrics, `compile(metrics=[psnr, ssim])`, and gives their means.
 """
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ QILV_C1, QILV_C2 = (0.01 * 255)**2, (0.03 * 255)**2
 _SPACE = (1, 2, 3)
 
 
+@keras.saving.register_keras_serializable("sr_keras")
 def rrmse(hr: Images, sr: Images) -> tf.Tensor:
     """Return ||sr - hr||_F / ||hr||_F; 0 for equal images, inf for a black `hr` and another `sr`.
 
@@ -44,12 +45,13 @@ def rrmse(hr: Images, sr: Images) -> tf.Tensor:
     return tf.where(error == 0, 0.0, error / size)
 
 
+@keras.saving.register_keras_serializable("sr_keras")
 def psnr(hr: Images, sr: Images) -> tf.Tensor:
     """Return 10 log10(1 / mean squared error), in dB; inf for equal images."""
-    hr, sr = _pair(hr, sr)
-    return -10 / np.log(10) * tf.math.log(tf.reduce_mean(tf.square(sr - hr), _SPACE))
+    return tf.image.psnr(*_pair(hr, sr), max_val=1.0)
 
 
+@keras.saving.register_keras_serializable("sr_keras")
 def ssim(hr: Images, sr: Images) -> tf.Tensor:
     """Return the mean structural similarity over windows and channels, in [-1, 1]; sides of 11 pixels or more.
 
@@ -61,6 +63,7 @@ def ssim(hr: Images, sr: Images) -> tf.Tensor:
     return tf.image.ssim(hr, sr, max_val=1.0)
 
 
+@keras.saving.register_keras_serializable("sr_keras")
 def ms_ssim(hr: Images, sr: Images) -> tf.Tensor:
     """Return the structural similarity over five scales, in [0, 1]; sides of 161 pixels or more.
 
@@ -72,6 +75,7 @@ def ms_ssim(hr: Images, sr: Images) -> tf.Tensor:
     return tf.image.ssim_multiscale(hr, sr, max_val=1.0)
 
 
+@keras.saving.register_keras_serializable("sr_keras")
 def qilv(hr: Images, sr: Images) -> tf.Tensor:
     """Return the quality index based on local variance, of the luma; sides of 11 pixels or more.
 
@@ -115,53 +119,6 @@ def bicubic(lr: Images, scale: int) -> tf.Tensor:
     """
     lr = tf.convert_to_tensor(lr)
     return quantise(tf.image.resize(lr, [scale * lr.shape[1], scale * lr.shape[2]], "bicubic"))
-
-
-class _PerImage(keras.metrics.MeanMetricWrapper):
-    """The mean over images of one of the functions above, `score`."""
-
-    score: Any
-
-    def __init__(self, name: str | None = None, dtype: Any = None) -> None:
-        super().__init__(type(self).score, name or type(self).score.__name__, dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "dtype": self.dtype}
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class RRMSE(_PerImage):
-    """`rrmse` as a Keras metric."""
-
-    score = staticmethod(rrmse)
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class PSNR(_PerImage):
-    """`psnr` as a Keras metric."""
-
-    score = staticmethod(psnr)
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class SSIM(_PerImage):
-    """`ssim` as a Keras metric."""
-
-    score = staticmethod(ssim)
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class MSSSIM(_PerImage):
-    """`ms_ssim` as a Keras metric."""
-
-    score = staticmethod(ms_ssim)
-
-
-@keras.saving.register_keras_serializable("sr_keras")
-class QILV(_PerImage):
-    """`qilv` as a Keras metric."""
-
-    score = staticmethod(qilv)
 
 
 def _luma_255(images: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ files of a run are listed in sr_keras/training/run_folder.py.
 from __future__ import annotations
 
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 from absl import flags
@@ -126,15 +127,14 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
     from sr_keras.model.keras_file import load_weights
-    from sr_keras.training.stage_models import start_from
-    from sr_keras.vgg import vgg19_features
+    from sr_keras.training.plan import start_from
 
     if options.generator:
-        start_from(networks.generator(size.scale, size.blocks, size.filters, size.global_skip), Path(options.generator))
+        start_from(networks.generator(*astuple(size)), Path(options.generator))
     if options.autoencoder and loss.lambda_m:
         load_weights(networks.autoencoder(), Path(options.autoencoder))
     if loss.lambda_v and options.stages[-1].epochs:
-        vgg19_features(options.vgg_weights)
+        networks.vgg19_features(options.vgg_weights)
     if corrupt.fraction and "outlier" in corrupt.kinds and corrupt.outlier_dir:
         load_outliers(corrupt.outlier_dir, crop)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sr_keras import __version__, cli, shipped
+from sr_keras import __version__, cli, shipped_flagfile, shipped_model
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("srgan_sqe_x4", "srgan_sqe_x4_light")
@@ -77,8 +77,8 @@ def test_command_lists_its_subcommands_and_refuses_others(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("given", "found"), [
     ("--flagfile=quick.flags", ROOT / "sr_keras" / "flagfiles" / "quick.flags"),
-    ("--model=srgan_sqe_x4_light", shipped.shipped_model("srgan_sqe_x4_light")),
-    ("--generator=saved_models/srgan_sqe_x4", shipped.shipped_model("srgan_sqe_x4")),
+    ("--model=srgan_sqe_x4_light", shipped_model("srgan_sqe_x4_light")),
+    ("--generator=saved_models/srgan_sqe_x4", shipped_model("srgan_sqe_x4")),
 ])
 def test_command_finds_shipped_files_by_name_and_passes_all_else_on(given, found, monkeypatch, tmp_path):
     seen = {}
@@ -116,8 +116,8 @@ def test_lock_lies_within_the_ranges_of_the_library():
 
 def test_shipped_models_and_flagfiles_exist():
     for name in MODELS:
-        assert list(shipped.shipped_model(name).glob("*/saved_model.pb"))
-    assert shipped.shipped_flagfile("quick.flags").is_file()
+        assert list(shipped_model(name).glob("*/saved_model.pb"))
+    assert shipped_flagfile("quick.flags").is_file()
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_wheel_holds_the_models_with_facts_cards_and_flagfiles(distributions):
     wheel, = distributions.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for model in MODELS:
-        version = next(shipped.shipped_model(model).glob("*/saved_model.pb")).parent.name
+        version = next(shipped_model(model).glob("*/saved_model.pb")).parent.name
         for file in ("saved_model.pb", "facts.json", "README.md", "litert/float32.tflite"):
             assert f"sr_keras/saved_models/{model}/{version}/{file}" in names
     assert {"sr_keras/flagfiles/quick.flags", "sr_keras/py.typed", "pipelines/py.typed"} <= set(names)
@@ -153,6 +153,6 @@ def test_wheel_states_its_version_and_helps_with_every_subcommand(installed, tmp
 @pytest.mark.slow
 def test_folder_of_the_packages_name_does_not_hide_the_installed_package(installed, tmp_path):
     (tmp_path / "sr_keras" / "docs").mkdir(parents=True)  # the parent folder of a clone looks like this
-    done = run([installed / "python", "-c", "from sr_keras.shipped import shipped_model; print(shipped_model())"],
+    done = run([installed / "python", "-c", "from sr_keras import shipped_model; print(shipped_model())"],
                tmp_path)
     assert done.stdout.startswith(str(installed.parent)), done.stderr

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callbacks of a stage: guards against failed training, the progress bar, and the record of every epoch.
+"""Callbacks of a stage, and its checkpoints, runs/NAME/checkpoints/STAGE-0007/ with model.keras and state.json.
 
 `Record` writes, in this order, the row of metrics.csv, TensorBoard, the picture and the checkpoint. The checkpoint is
 last: an epoch counts only once it exists, and a killed run repeats the epoch.
 """
 from __future__ import annotations
 
+import json
 import math
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
@@ -17,58 +21,110 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, require
 from pipelines.files import atomic_path
 from pipelines.pixels import to_uint8
 from sr_keras.metrics import bicubic
-from sr_keras.training.checkpoints import State, save_checkpoint
-from sr_keras.training.run_folder import record_metrics
+from sr_keras.model.keras_file import load_weights
+from sr_keras.training.run_folder import read_json, record_metrics
 
+REMOVE_CHECKPOINT = "remove its folder, and --resume continues from the epoch before"
 # Limits of the discriminator's accuracy over an epoch; 0.5 is guessing. One that learns is above 0.9 after 150 steps.
 UNDECIDED, WINS = 0.6, 0.99
 PICTURED = 4  # validation patches in the picture of an epoch
 
 
-class NonFiniteLoss(UserError):
-    """A term of the loss, or a weight of a network, became NaN or infinite."""
+@dataclass
+class State:
+    """Progress of a stage after `epoch` epochs. Epochs count from 1; 0 means that none is done."""
 
-    def __init__(self, what: str, stage: str, run: Path) -> None:
-        """Say what is not finite, of which stage, and what to do."""
-        super().__init__(f"{what} of the {stage} stage; the epochs before it are safe in {run / 'checkpoints'}; "
-                         "start another run with a lower learning rate, or a larger epsilon")
+    epoch: int = 0
+    score: float | None = None
+    best_epoch: int = 0
+    best_score: float | None = None
+
+    def advance(self, score: float, higher_is_better: bool) -> State:
+        """Return the state one epoch later. NaN is better than no score and worse than any number."""
+        best = self.best_score
+        if (best is None or (math.isnan(best) and not math.isnan(score))
+                or (score > best if higher_is_better else score < best)):
+            return State(self.epoch + 1, score, self.epoch + 1, score)
+        return State(self.epoch + 1, score, self.best_epoch, best)
 
 
-class StopOnNonFinite(keras.callbacks.Callback):
-    """Raise `NonFiniteLoss` at the first step whose loss is not finite. Keras' TerminateOnNaN can't name the term."""
+def checkpoint(run: Path, stage: str, epoch: int) -> Path:
+    """Return the folder of a checkpoint."""
+    return run / "checkpoints" / f"{stage}-{epoch:04d}"
+
+
+def save_checkpoint(run: Path, stage: str, model: keras.Model, state: State, keep: int) -> Path:
+    """Write `model` with its optimizers and `state`, then delete all but the last `keep` checkpoints and the best.
+
+    The folder is written under a temporary name and then renamed, so it is complete or not there.
+    """
+    folder = checkpoint(run, stage, state.epoch)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        model.save(temporary / "model.keras")
+        (temporary / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
+    for epoch in _epochs(run, stage)[:-keep]:
+        if epoch != state.best_epoch:
+            shutil.rmtree(checkpoint(run, stage, epoch))
+    return folder
+
+
+def restore_checkpoint(run: Path, stage: str, model: keras.Model) -> State:
+    """Load the newest checkpoint of `stage` into `model` and return its state; `State()` if there is none.
+
+    Raises:
+        ValueError: The checkpoint is damaged, or of another architecture.
+    """
+    epochs = _epochs(run, stage)
+    if not epochs:
+        return State()
+    load_checkpoint(run, stage, epochs[-1], model)
+    path = checkpoint(run, stage, epochs[-1]) / "state.json"
+    found = read_json(path, REMOVE_CHECKPOINT)
+    known = found.keys() == vars(State()).keys() and isinstance(found["epoch"], int)
+    require(known, path.name, f"hold {', '.join(vars(State()))}", REMOVE_CHECKPOINT, str(path))
+    return State(**found)
+
+
+def load_checkpoint(run: Path, stage: str, epoch: int, model: keras.Model) -> None:
+    """Load the weights, optimizers and averages of an epoch into `model`."""
+    load_weights(model, checkpoint(run, stage, epoch) / "model.keras")
+
+
+def _epochs(run: Path, stage: str) -> list[int]:
+    names = (path.name for path in (run / "checkpoints").glob(f"{stage}-*"))
+    return sorted(int(match[1]) for match in (re.fullmatch(rf"{stage}-(\d+)", name) for name in names) if match)
+
+
+class Guard(keras.callbacks.Callback):
+    """Stop at a loss or weight that is not finite, and print a line if the discriminator taught nothing in an epoch.
+
+    Keras' TerminateOnNaN can't name the term.
+    """
 
     def __init__(self, stage: str, run: Path) -> None:
-        """Take the stage and the run folder for the message."""
         super().__init__()
         self._stage, self._run, self._epoch = stage, run, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Remember the epoch."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Check the terms, then their sums, which are not finite if a term is not."""
         values = logs or {}
+        # The terms before their sums, which are not finite if a term is not.
         for name in sorted(values, key=lambda name: (name == "loss", name.startswith("weighted"), name)):
-            if not math.isfinite(values[name]):
-                raise NonFiniteLoss(f"the term '{name}' is {values[name]} in epoch {self._epoch + 1}, step {batch + 1}",
-                                    self._stage, self._run)
-
-
-class WatchDiscriminator(keras.callbacks.Callback):
-    """Print a line after an epoch in which the discriminator taught the generator nothing."""
-
-    def __init__(self, stage: str) -> None:
-        """Take the stage for the message."""
-        super().__init__()
-        self._stage = stage
+            self._check(values[name], f"the term '{name}' is {values[name]} in epoch {self._epoch + 1}, "
+                                      f"step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Look at the accuracy: undecided, or almost never wrong."""
+        # The last update of an epoch comes after its last loss, and scores of 8-bit images are always finite.
+        for weight in self.model.weights:
+            self._check(keras.ops.convert_to_numpy(weight),
+                        f"the weight '{weight.path}' is not finite after epoch {epoch + 1}")
         accuracy = (logs or {}).get("d_accuracy")
         if accuracy is None or UNDECIDED <= accuracy <= WINS:
             return
@@ -77,6 +133,12 @@ class WatchDiscriminator(keras.callbacks.Callback):
         # `write` puts the line above the progress bar.
         tqdm.write(f"{self._stage}, epoch {epoch + 1}: the discriminator (accuracy {accuracy:.3f}) {found} "
                    "--discriminator_learning_rate", file=sys.stderr)
+
+    def _check(self, values: np.ndarray, what: str) -> None:
+        if not np.isfinite(values).all():
+            raise UserError(f"{what} of the {self._stage} stage; the epochs before it are safe in "
+                            f"{self._run / 'checkpoints'}; start another run with a lower learning rate, or a larger "
+                            "epsilon")
 
 
 class Progress(keras.callbacks.Callback):
@@ -91,7 +153,6 @@ class Progress(keras.callbacks.Callback):
                          dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 60.0, smoothing=0.1)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Advance by a step."""
         now = time.monotonic()
         if logs and "loss" in logs and now - self._last > 1.0:
             self._shown["loss"], self._last = f"{logs['loss']:.4f}", now
@@ -99,7 +160,6 @@ class Progress(keras.callbacks.Callback):
         self._bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Show the epoch's score."""
         if logs and self._score in logs:
             self._shown[self._score.removeprefix("val_")] = f"{logs[self._score]:.4f}"
         self._shown["epoch"] = f"{epoch + 1}/{self._epochs}"
@@ -123,12 +183,9 @@ class Record(keras.callbacks.Callback):
         self._began = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Start the clock."""
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Write everything, the checkpoint last."""
-        self._check_weights(epoch)
         values = {"epoch": epoch + 1, **(logs or {}), "seconds": time.monotonic() - self._began}
         self._state = self._state.advance(values[self._score], self._higher)
         record_metrics(self._run, self._stage, epoch + 1, values)
@@ -143,13 +200,6 @@ class Record(keras.callbacks.Callback):
                 tf.summary.image("LR, bicubic, SR, HR", panel[None])
         self._board.flush()
         save_checkpoint(self._run, self._stage, self.model, self._state, self._keep)
-
-    def _check_weights(self, epoch: int) -> None:
-        # The last update of an epoch comes after its last loss, and scores of 8-bit images are always finite.
-        for weight in self.model.weights:
-            if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
-                raise NonFiniteLoss(f"the weight '{weight.path}' is not finite after epoch {epoch + 1}", self._stage,
-                                    self._run)
 
 
 def comparison(model: keras.Model, validation: tf.data.Dataset, scale: int) -> Callable[[], np.ndarray]:

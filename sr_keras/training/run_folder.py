@@ -7,7 +7,7 @@
         data/             shards of the train, val and test parts, unless they were given as shards
         parts.json        which slides are train, val and test, and where their shards are
         skipped.json      patches and slides that could not be read, with the reason
-        checkpoints/      see `checkpoints`
+        checkpoints/      see `callbacks`
         metrics.csv       one row per stage and epoch
         manifold.json     how far the autoencoder's code moves with noise, blur and contrast
         tensorboard/, pictures/
@@ -59,24 +59,16 @@ def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None
             raise ValueError(f"`run` must be a new folder; add --resume to continue the run in it, or name another. "
                              f"Received: run={str(folder)!r}")
         _check_same(written.read_text(encoding="utf-8"), flags, written, defaults)
-    elif not written.exists() and not all(_is_ours(path) for path in folder.glob("*")):
+    elif not written.exists() and not all(path.name == VERSIONS_FILE or LEFTOVER.fullmatch(path.name)
+                                          for path in folder.glob("*")):
         raise ValueError(f"`run` must be a new folder or a run's; this one holds something else; name another. "
                          f"Received: run={str(folder)!r}")
-    for place in (folder, folder / "checkpoints"):
-        _remove_leftovers(place)
+    for path in (*folder.glob(".*.tmp.*"), *folder.glob("checkpoints/.*.tmp.*")):
+        if LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not begun:
         write_text(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         write_text(written, flags)
-
-
-def _is_ours(path: Path) -> bool:
-    return path.name == VERSIONS_FILE or bool(LEFTOVER.fullmatch(path.name))
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(".*.tmp.*"):
-        if LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _check_same(before: str, now: str, path: Path, defaults: str) -> None:
@@ -92,23 +84,24 @@ def _check_same(before: str, now: str, path: Path, defaults: str) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the platform, the required packages and, in a checkout, the commit."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _packages():
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    found["commit"] = _commit()
-    return found
+    return {"python": platform.python_version(), "platform": platform.platform(), "sr_keras": _version("sr_keras"),
+            **{package: _version(package) for package in _required()}, "commit": _commit()}
 
 
-def _packages() -> list[str]:
-    """Return `sr_keras` and its requirements without extras."""
+def _version(package: str) -> str:
     try:
-        required = requires("sr_keras") or []
+        return version(package)
     except PackageNotFoundError:
-        required = ["tensorflow", "keras"]
-    return ["sr_keras", *(re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line)]
+        return "not installed"
+
+
+def _required() -> list[str]:
+    """Return the requirements of `sr_keras` without extras."""
+    try:
+        lines = requires("sr_keras") or []
+    except PackageNotFoundError:  # a checkout that is not installed
+        return ["tensorflow", "keras"]
+    return [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
 
 
 def _commit() -> str:

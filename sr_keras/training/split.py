@@ -7,8 +7,9 @@ single slide that is cut into regions without common pixels.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -26,6 +27,7 @@ PARTS = ("train", "val", "test")
 PARTS_FILE = "parts.json"
 REMEDY = "restore a copy of it, or --resume the training, which writes it again"
 Slides = ShardSet | list[Source]
+Split = Callable[[list[Source]], tuple[list[Source], ...]]
 
 
 def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, Slides]:
@@ -38,12 +40,20 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
             `patches`.
         FileNotFoundError: A path does not exist.
     """
-    found = _find(options, patches, seed)
+    found = {part: _find(part, options) for part in PARTS}
     regions = any(getattr(options, f"{part}_region") for part in PARTS)
+    if not regions and not found["val"]:
+        # With test_data, train_data is split into train and val only.
+        split = partial(split_sources, val_fraction=options.val_fraction,
+                        test_fraction=0 if found["test"] else options.test_fraction, seed=seed)
+        parts = _split(found["train"], split, options, patches)
+        found = {**parts, "test": found["test"] or parts["test"]}
     require(bool(found["val"]), "val_data", "name slides to validate on, since none of train_data is held out",
             "give it, or --val_region" if regions else "give it, or raise --val_fraction", ",".join(options.val_data))
     for slides in found.values():
-        _check_scale(slides, patches.scale)
+        for slide_id, scale in _scales(slides).items():
+            require(scale == patches.scale, "scale", f"be {scale}, that of the pairs of {slide_id}",
+                    "or leave that slide out: a model has one scale", patches.scale)
     for one, other in combinations(found, 2):
         check_disjoint(_sources(found[one]), _sources(found[other]))
     return found
@@ -104,12 +114,14 @@ def open_part(run: Path, part: str | None = None) -> ShardSet:
     except (TypeError, KeyError) as error:
         raise ValueError(f"`{PARTS_FILE}` must name the folders and slides of its {part} part; {REMEDY}. "
                          f"Received: {str(path)!r}") from error
-    found = [run / (_moved(folder, run, part) or folder) for folder in folders]
-    for folder in found:
-        if not folder.is_dir():
+    own = Path("data") / part
+    if (run / own).is_dir():  # older runs wrote absolute paths, and may have been moved
+        folders = [own if folder.is_absolute() and folder.parts[-2:] == own.parts else folder for folder in folders]
+    for folder in folders:
+        if not (run / folder).is_dir():
             raise FileNotFoundError(f"`run` must have the shards of its {part} part where its {PARTS_FILE} says; put "
-                                    f"them back, or change the path there. Received: {str(folder)!r}")
-    return _only_ids(open_shards(found), slide_ids)
+                                    f"them back, or change the path there. Received: {str(run / folder)!r}")
+    return open_shards([run / folder for folder in folders], slide_ids)
 
 
 def _where(shards: ShardSet, run: Path) -> dict[str, list[str]]:
@@ -120,53 +132,38 @@ def _where(shards: ShardSet, run: Path) -> dict[str, list[str]]:
             "slides": list(shards.slide_ids)}
 
 
-def _moved(folder: Path, run: Path, part: str) -> Path | None:
-    """Return the run's own data folder in place of the absolute path that older runs wrote."""
-    own = Path("data") / part
-    return own if folder.is_absolute() and folder.parts[-2:] == own.parts and (run / own).is_dir() else None
+def _find(part: str, options: DataOptions) -> Slides:
+    """Return the slides that are given for a part."""
+    paths, region, name = getattr(options, f"{part}_data"), getattr(options, f"{part}_region"), _flag(part, options)
+    if region:
+        sources = find_sources(paths or options.train_data, name=name)
+        require(len(sources) == 1, f"{part}_region", "cut a single slide",
+                f"leave it out to split the {len(sources)} slides by slide", region)
+        return [replace(sources[0], region=region)]
+    shards = [is_shards(path) for path in paths]
+    require(all(shards) or not any(shards), name, "be shards alone or slides alone", "extract the slides first",
+            ",".join(paths))
+    if not paths:
+        return []
+    return open_shards(paths) if all(shards) else find_sources(paths, name=name)
 
 
-def _only_ids(shards: ShardSet, slide_ids: set[str]) -> ShardSet:
-    return replace(shards, shards=tuple(shard for shard in shards.shards if shard.slide_id in slide_ids))
-
-
-def _find(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, Slides]:
-    given = {part: getattr(options, f"{part}_data") for part in PARTS}
-    regions = {part: getattr(options, f"{part}_region") for part in PARTS}
-    slides: dict[str, Slides] = {}
-    for part, paths in given.items():
-        if regions[part]:
-            sources = find_sources(paths or given["train"], name=_flag(part, options))
-            slides[part] = _cut(part, sources, regions[part])
-        else:
-            slides[part] = _open(paths, f"{part}_data") if paths else []
-    if any(regions.values()) or slides["val"]:
-        return slides
-    # With test_data, train_data is split into train and val only.
-    test_fraction = 0 if slides["test"] else options.test_fraction
-
-    def split(sources: list[Source]) -> dict[str, list[Source]]:
-        return dict(zip(PARTS, split_sources(sources, options.val_fraction, test_fraction, seed), strict=True))
-
-    sources = _sources(slides["train"])
-    parts = split(sources) if isinstance(slides["train"], ShardSet) else _usable(sources, split, options, patches)
-    chosen = {part: _only(slides["train"], mine) for part, mine in parts.items()}
-    return {**chosen, "test": slides["test"] or chosen["test"]}
-
-
-def _check_scale(slides: Slides, scale: int) -> None:
-    """Check that pairs have the scale of the model."""
-    given: dict[str, int | None]
+def _scales(slides: Slides) -> dict[str, int | None]:
+    """Return the scale of the slides that have pairs."""
     if isinstance(slides, ShardSet):
-        given = {shard.slide_id: shard.pair_scale for shard in slides.pairs.shards}
-    else:
-        given = {source.slide_id: shape[1] for source in slides if (shape := shape_of(source))}
-    for slide_id, found in given.items():
-        require(found == scale, "scale", f"be {found}, that of the pairs of {slide_id}",
-                "or leave that slide out: a model has one scale", scale)
+        return {shard.slide_id: shard.pair_scale for shard in slides.pairs.shards}
+    return {source.slide_id: shape[1] for source in slides if (shape := shape_of(source))}
 
 
-def _usable(sources: list[Source], split: Callable[[list[Source]], dict[str, list[Source]]], options: DataOptions,
+def _split(slides: Slides, split: Split, options: DataOptions, patches: PatchOptions) -> dict[str, Slides]:
+    if not isinstance(slides, ShardSet):
+        return dict(_usable(slides, split, options, patches))
+    ids = [{source.slide_id for source in mine} for mine in split(_sources(slides))]
+    return {part: replace(slides, shards=tuple(shard for shard in slides.shards if shard.slide_id in mine))
+            if mine else [] for part, mine in zip(PARTS, ids, strict=True)}
+
+
+def _usable(sources: list[Source], split: Split, options: DataOptions,
             patches: PatchOptions) -> dict[str, list[Source]]:
     """Return a split in which every part has a patch; slides of a part without any are moved to train.
 
@@ -175,7 +172,7 @@ def _usable(sources: list[Source], split: Callable[[list[Source]], dict[str, lis
     rest, bad = sources, list[Source]()
     while rest:
         try:
-            parts = split(rest)
+            parts = dict(zip(PARTS, split(rest), strict=True))
         except (SlideError, ValueError):  # too few are left
             break
         empty = next((mine for part, mine in parts.items() if mine and not any(
@@ -185,14 +182,7 @@ def _usable(sources: list[Source], split: Callable[[list[Source]], dict[str, lis
         ids = {source.slide_id for source in empty}
         bad += [source for source in rest if source.slide_id in ids]
         rest = [source for source in rest if source.slide_id not in ids]
-    return split(sources)  # reading them raises the error that explains it
-
-
-def _open(paths: tuple[str, ...], name: str) -> Slides:
-    shards = [is_shards(path) for path in paths]
-    require(all(shards) or not any(shards), name, "be shards alone or slides alone", "extract the slides first",
-            ",".join(paths))
-    return open_shards(paths) if all(shards) else find_sources(paths, name=name)
+    return dict(zip(PARTS, split(sources), strict=True))  # reading them raises the error that explains it
 
 
 def _flag(part: str, options: DataOptions) -> str:
@@ -202,19 +192,6 @@ def _flag(part: str, options: DataOptions) -> str:
 
 def _sources(slides: Slides) -> list[Source]:
     return [Source(slide_id, ()) for slide_id in slides.slide_ids] if isinstance(slides, ShardSet) else list(slides)
-
-
-def _only(slides: Slides, chosen: Sequence[Source]) -> Slides:
-    if not isinstance(slides, ShardSet):
-        return list(chosen)
-    return _only_ids(slides, {source.slide_id for source in chosen}) if chosen else []
-
-
-def _cut(part: str, sources: Sequence[Source], region: tuple[int, int, int, int]) -> list[Source]:
-    if len(sources) != 1:
-        raise ValueError(f"`{part}_region` must cut a single slide; leave it out to split by slide. "
-                         f"Received: {part}_region={region!r} with {len(sources)} slides")
-    return [replace(sources[0], region=region)]
 
 
 def _patches_of(part: str, options: DataOptions, patches: PatchOptions) -> PatchOptions:
