@@ -16,7 +16,7 @@ import keras
 
 from pipelines.errors import require
 from pipelines.files import atomic_path
-from sr_keras.model.keras_file import load_weights
+from sr_keras.model.loading import load_weights
 from sr_keras.training.run_folder import read_json
 
 REMOVE_CHECKPOINT = "remove its folder, and --resume continues from the epoch before"

@@ -14,7 +14,7 @@ from pipelines.dataset import evaluation_dataset, training_dataset
 from pipelines.shards import ShardSet
 from sr_keras import networks
 from sr_keras.config import GeneratorOptions, Objective, TrainOptions
-from sr_keras.model.keras_file import load_weights
+from sr_keras.model.loading import load_weights
 
 VALIDATION_BATCH = 4
 

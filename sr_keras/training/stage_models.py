@@ -12,8 +12,7 @@ from sr_keras import networks
 from sr_keras.config import Objective, StageOptions, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
-from sr_keras.model.keras_file import PROBE_SIDE, eight_bit, in_float32
-from sr_keras.model.loading import load_generator, read_weights
+from sr_keras.model.loading import PROBE_SIDE, eight_bit, in_float32, load_generator, read_weights
 from sr_keras.training.plan import Plan
 from sr_keras.vgg import vgg19_features
 

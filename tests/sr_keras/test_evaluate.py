@@ -18,7 +18,7 @@ from pipelines import console
 from sr_keras import evaluate
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.facts import run_facts
-from sr_keras.model.keras_file import load_keras
+from sr_keras.model.loading import load_keras
 from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]
