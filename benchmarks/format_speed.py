@@ -33,9 +33,9 @@ from benchmarks.timed_process import Call, Opened, TimedProcess
 from pipelines.console import one_line
 from pipelines.errors import UserError, require
 from pipelines.workers import cores
+from sr_keras.formats import FORMATS
 from sr_keras.formats.format import FLOAT32, Format, Source, tensorflow_device
-from sr_keras.formats.registry import FORMATS
-from sr_keras.model.runtimes import Pixels
+from sr_keras.model.tiles import Pixels
 
 if TYPE_CHECKING:
     import keras
@@ -125,8 +125,7 @@ def find_files(model: Path, kinds: Sequence[Kind], folder: Path) -> tuple[dict[K
         ValueError: It is not a generator.
     """
     from sr_keras.formats.run_data import calibration_tissue
-    from sr_keras.model.keras_file import load_keras
-    from sr_keras.model.loading import find_generator, load_generator
+    from sr_keras.model.loading import find_generator, load_generator, load_keras
 
     found = find_generator(model)
 

@@ -13,9 +13,13 @@ TensorRT or a GPU, the commands that build the engines elsewhere are printed.
 from __future__ import annotations
 
 import json
+import platform
 import re
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,19 +27,23 @@ from absl import flags
 
 from pipelines import console
 from pipelines.errors import require
-from sr_keras.formats.registry import FORMATS, PRECISIONS, with_required
-from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS
+from sr_keras.formats import FORMATS, PRECISIONS, with_required
+from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model, next_version, write_serving_files
+from sr_keras.model.facts import ModelFacts, Scores, in_words
+from sr_keras.templates import render
 
 if TYPE_CHECKING:
     import keras
 
-    from sr_keras.formats.registry import ExportReport
-    from sr_keras.model.facts import ModelFacts, Scores
+    from sr_keras.formats.parity import ExportReport
+    from sr_keras.formats.run_data import Tissue
 
 SCORES_FILES = ("standard.md", "scores.md")  # of all kinds of LR, and of one
 GAINS_FILE = "standard.json"
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.:<])/(?:[^\s,/]+/)+([^\s,/]+)")  # of which the last part is kept
 CODE_LICENCE = "Apache-2.0"
+CARD_FILE = "README.md"
+UNKNOWN = "unknown (not given when this card was written)"
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "A run folder or a .keras generator.", flag_values=FLAGS)
@@ -69,12 +77,9 @@ def main() -> int:
 
     console.import_tensorflow()
     from sr_keras.formats.parity import parity_table
-    from sr_keras.formats.run_data import departure_batches, facts_of
-    from sr_keras.formats.saved_model import export_saved_model
-    from sr_keras.formats.serving import write_serving_files
+    from sr_keras.formats.run_data import compared_tissue, departure_batches, facts_of
     from sr_keras.formats.tensorrt import engine_commands
-    from sr_keras.model.keras_file import load_keras, scale_of
-    from sr_keras.model.loading import find_generator, load_generator
+    from sr_keras.model.loading import find_generator, load_generator, load_keras, scale_of
     from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     for name in with_required(FLAGS.formats):
@@ -87,32 +92,66 @@ def main() -> int:
                      trained_on=FLAGS.data, filters=loaded.facts.filters, scores=gains)
     batches = departure_batches(FLAGS.departure_data, path.parent, loaded, PATCHES)
     facts = replace(facts, usual_departure=usual_departure(loaded, batches))
+    compared = compared_tissue(path.parent, loaded.degrade)
     reports: list[ExportReport] = []
-    version = export_saved_model(
+    exported = export_saved_model(
         generator, Path(FLAGS.output) / FLAGS.name, facts=facts, max_pixels=FLAGS.max_pixels,
-        extra=lambda folder: reports.append(_write_files(generator, path, folder, facts, scores)))
+        extra=lambda folder: reports.append(_write_files(generator, path, folder, facts, compared, scores)))
     write_serving_files(Path(FLAGS.output))
     (report,) = reports
-    print(f"{parity_table(report.rows)}\n\n"
-          f"exported, and compared with Keras on {report.compared}: {version}\n"
-          f"model card:   {version / 'README.md'}\n"
-          f"use it:       python -m sr_keras.super_resolve --model={version.parent} --input=picture.png "
+    print(f"{parity_table([file.parity for file in report.files])}\n\n"
+          f"exported, and compared with Keras on {compared.name}: {exported}\n"
+          f"model card:   {exported / CARD_FILE}\n"
+          f"use it:       python -m sr_keras.super_resolve --model={exported.parent} --input=picture.png "
           "--output=large.png")
     if report.missing:
         print("\n".join(["", f"no TensorRT engine was built: {report.missing}", "build them on a machine with a GPU:",
-                         *engine_commands(version, FLAGS.precisions)]))
+                         *engine_commands(exported, FLAGS.precisions)]))
     return 0
 
 
-def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelFacts, scores: str | None
-                 ) -> ExportReport:
+def model_card(name: str, *, scale: int, halo: int, parameters: int, facts: ModelFacts | None = None,
+               data_licence: str | None = None, scores: str | None = None, parity: str | None = None) -> str:
+    """Return the card of a model, Markdown. A value that is not given is called unknown; the card invents nothing.
+
+    Its sections follow Mitchell et al. 2019, "Model cards for model reporting".
+
+    Args:
+        name: Of the model, as in saved_models/NAME.
+        scale: SR side over LR side.
+        halo: LR pixels around a tile that its values depend on.
+        parameters: Number of learned parameters.
+        facts: What it was made for and how it was trained.
+        data_licence: Licence of the training data.
+        scores: A table of scores in Markdown, and the data they were measured on.
+        parity: The text of templates/parity.md; its section is left out if it is not given.
+    """
+    facts = facts or ModelFacts()
+    exported_with = {"Python": platform.python_version()}
+    for package in ("sr_keras", "tensorflow", "keras"):
+        exported_with[package] = "(not installed as a package)"
+        with suppress(PackageNotFoundError):
+            exported_with[package] = version(package)
+    return render(
+        "model_card.md", name=name, scale=scale, halo=halo, parameters=parameters, facts=facts, unknown=UNKNOWN,
+        resolution=facts.lr_mpp and "{:.3g} to {:.3g} microns per pixel".format(*facts.lr_mpp),
+        degradation=facts.degradation and in_words(facts.degradation),
+        departure=facts.usual_departure and "{:.1f} to {:.1f} of 255 at a slide's median".format(
+            *facts.usual_departure),
+        data_licence=data_licence, scores=scores, parity=parity, date=f"{datetime.now(UTC):%Y-%m-%d}",
+        exported_with=_listed(exported_with), trained_with=_listed(facts.versions or {}))
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelFacts, compared: Tissue,
+                 scores: str | None) -> ExportReport:
     """Write the other formats beside the SavedModel in `folder`, and the model card."""
     from sr_keras.formats.format import Source
-    from sr_keras.formats.model_card import model_card, parity_text
-    from sr_keras.formats.parity import parity_table
-    from sr_keras.formats.registry import write_formats
-    from sr_keras.formats.run_data import calibration_tissue, compared_tissue
-    from sr_keras.formats.saved_model import CARD_FILE, next_version
+    from sr_keras.formats.parity import parity_table, write_formats
+    from sr_keras.formats.run_data import calibration_tissue
     from sr_keras.model.loading import load_generator
 
     loaded = load_generator(folder)
@@ -122,11 +161,13 @@ def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelF
     calibration = calibration_tissue(FLAGS.calibration_data, path.parent, loaded.degrade)
     report = write_formats(
         Source(lambda: generator, lambda: calibration.lr, about), folder, FLAGS.formats, FLAGS.precisions,
-        compared=compared_tissue(path.parent, loaded.degrade), calibrated=calibration.name)
+        compared=compared, calibrated=calibration.name)
+    table = parity_table([file.parity for file in report.files])
     card = model_card(
         FLAGS.name, scale=loaded.scale, halo=loaded.halo, parameters=generator.count_params(),
         facts=facts, data_licence=FLAGS.data_licence, scores=scores,
-        parity=parity_text(parity_table(report.rows), report.compared, report.calibrated, report.missing))
+        parity=render("parity.md", table=table, compared=compared.name, calibrated=calibration.name,
+                      missing=report.missing))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return report
 

@@ -126,7 +126,7 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     """Read every file that the flags name, because a stage may need it only after hours."""
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
-    from sr_keras.model.keras_file import load_weights
+    from sr_keras.model.loading import load_weights
     from sr_keras.training.plan import start_from
 
     if options.generator:

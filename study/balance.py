@@ -25,7 +25,7 @@ from pipelines.shards import ShardSet
 from sr_keras import networks
 from sr_keras.config import Objective
 from sr_keras.losses import quasi_norm
-from sr_keras.model.keras_file import load_keras, load_weights
+from sr_keras.model.loading import load_keras, load_weights
 from study.grid import LAMBDAS
 
 PATCHES = 44  # taken evenly from the slides

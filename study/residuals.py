@@ -31,8 +31,7 @@ from pipelines.degrade import degrade_example
 from pipelines.errors import require
 from pipelines.files import atomic_path, write_text
 from pipelines.shards import ShardSet, open_shards
-from sr_keras.model.keras_file import load_keras
-from sr_keras.model.loading import find_generator
+from sr_keras.model.loading import find_generator, load_keras
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,14 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trained generators in the formats that other software loads, each compared with Keras as it is written.
 
-    format, registry         what a format is, and the list of them
-    saved_model, signatures  TensorFlow SavedModel: saved_models/NAME/VERSION, and what a server can ask of it
-    litert                   .tflite: float32, float16, dynamic-range int8, full int8
-    onnx                     .onnx, and which of its operations TensorRT supports
-    tensorrt                 engines for NVIDIA's GPUs, and the .onnx they are built from
+    NAME/VERSION/saved_model.pb, variables/              always, since TensorFlow Serving fails on a version without it
+    NAME/VERSION/litert/{float32,float16,int8_dynamic,int8}.tflite
+    NAME/VERSION/onnx/model.onnx
+    NAME/VERSION/tensorrt/{float16,int8}.onnx            what engines are built from, beside onnx/model.onnx
+    NAME/VERSION/tensorrt/{float32,float16,int8}.engine  where there is a GPU and TensorRT
+    NAME/VERSION/parity.json                             how each file differs from Keras, and what it ran on
+
+    format                   what a format is
+    saved_model, signatures  TensorFlow SavedModel, and what a server can ask of it
+    litert, onnx, tensorrt   the other formats
     parity                   the comparison with Keras
     run_data                 tissue and facts from the training run
-    serving, model_card      the files beside a model, for TensorFlow Serving and for readers
 
-Files are opened by `sr_keras.model.runtimes`, without the code that converts.
+To add a format, write a module that defines `FORMAT` and import it here; flags, export and benchmark follow.
 """
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sr_keras.formats import litert, onnx, saved_model, tensorrt
+from sr_keras.formats.format import Format
+
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (saved_model, litert, onnx, tensorrt)}
+PRECISIONS = tuple(dict.fromkeys(name for format in FORMATS.values() for name in format.tolerances))
+
+
+def with_required(formats: Sequence[str]) -> list[str]:
+    """Return the formats to write: the SavedModel, those asked for, and what these are made from."""
+    wanted = {"saved_model", *formats, *(name for asked in formats for name in FORMATS[asked].after)}
+    return [name for name in FORMATS if name in wanted]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a format of model files is: how files are written, opened, and compared with Keras.
 
-Each format has a module of its own that defines one `Format`; `sr_keras.formats.registry` lists them. Format modules
-import TensorFlow only when they convert, so the registry can be read quickly and files can be opened without it.
+Each format has a module of its own that defines one `Format`; `sr_keras.formats` lists them. These modules import
+TensorFlow only when they convert, so the list can be read quickly and files can be opened without it.
 """
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pipelines.console import import_optional
-from sr_keras.model.runtimes import Pixels
+from sr_keras.model.tiles import Pixels
 
 if TYPE_CHECKING:
     import keras
@@ -87,8 +87,7 @@ class Source:
         return convert_onnx(self.generator, facts=self.facts)
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A file that was written, to be compared with Keras.
 
     Attributes:
@@ -96,14 +95,12 @@ class Written:
         label: Its name in tables.
         package: The distribution whose version is recorded.
         open: Opens it.
-        time: Measures what was opened, seconds by input shape; None where that is of no interest.
     """
 
     file: str
     label: str
     package: str
     open: Callable[[], Pixels]
-    time: Callable[[Any], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,12 +151,10 @@ class Format:
             import_optional(package, self.extra)
 
 
-def write_file(folder: Path, file: str, content: bytes) -> Path:
-    """Write a file of a version, and its folder where that is missing; return its path."""
-    path = folder / file
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a version, and its folder where that is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return path
 
 
 def tensorflow_device() -> str:

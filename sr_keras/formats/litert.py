@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ import numpy as np
 
 from pipelines.errors import UserError, require
 from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Format, Source, Written, write_file
-from sr_keras.model.runtimes import Pixels, litert_converter, open_litert, without_chatter
+from sr_keras.model.runtimes import LiteRTRunner, litert_converter, without_chatter
 
 if TYPE_CHECKING:
     import keras
@@ -59,12 +58,20 @@ def convert_litert(generator: keras.Model | LoadedGenerator, precision: str = "f
     import keras
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    from sr_keras.model.loading import eight_bit, input_signature
 
     require(precision in FORMAT.tolerances, "precision", f"be one of {', '.join(FORMAT.tolerances)}",
             "check the spelling", precision)
     require(precision != "int8" or isinstance(generator, keras.Model), "generator", "be a Keras model for int8",
             "load the .keras file", generator)
-    converter, graph = _converter(generator)
+    # Constants in place of variables: the function then needs nothing that `generator` owns.
+    signature = input_signature()
+    graph = tf.function(eight_bit(generator), input_signature=signature, autograph=False).get_concrete_function()
+    constant = convert_variables_to_constants_v2(graph)
+    converter = litert_converter(tf.function(lambda lr: {"sr": constant(lr)[0]}, input_signature=signature,
+                                             autograph=False))
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
@@ -78,7 +85,8 @@ def convert_litert(generator: keras.Model | LoadedGenerator, precision: str = "f
             # The converter's own steps, one by one: it neither finds the right ranges nor leaves layers in float.
             converter.representative_dataset = lambda: [[samples[:1]]]
             converter._experimental_calibrate_only = True
-            model = mlir_quantize(_calibrated(converter.convert(), samples), denylisted_nodes=_float_nodes(graph))
+            model = mlir_quantize(_calibrated(converter.convert(), samples),
+                                  denylisted_nodes=_float_nodes(constant.graph))
     foreign = [name for name in operations(bytes(model)) if name.startswith(CUSTOM)]
     if foreign:
         raise UserError("a .tflite must have built-in operations only; please report this. Received: "
@@ -105,22 +113,6 @@ def operations(model: bytes) -> set[str]:
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     codes = schema.ModelT.InitFromPackedBuf(model, 0).operatorCodes
     return {f"{CUSTOM} {code.customCode.decode()}" if code.customCode else names[code.builtinCode] for code in codes}
-
-
-def _converter(generator: keras.Model | LoadedGenerator) -> tuple[Any, Any]:
-    """Return the converter of a generator, and its graph."""
-    import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    from sr_keras.model.keras_file import input_signature
-    from sr_keras.model.loading import eight_bit_of
-
-    # Constants in place of variables: the function then needs nothing that `generator` owns.
-    graph = tf.function(eight_bit_of(generator), input_signature=input_signature(),
-                        autograph=False).get_concrete_function()
-    constant = convert_variables_to_constants_v2(graph)
-    named = tf.function(lambda lr: {"sr": constant(lr)[0]}, input_signature=input_signature(), autograph=False)
-    return litert_converter(named), constant.graph
 
 
 def _float_nodes(graph: Any) -> list[str]:
@@ -186,13 +178,13 @@ def _schema() -> Any:
 def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
     model = convert_litert(source.network, precision, samples=source.samples, facts=source.facts) \
         if precision == "int8" else convert_litert(source.generator, precision, facts=source.facts)
-    file = FORMAT.file.format(precision=precision)
-    path = write_file(folder, file, model)
-    yield Written(file, f"LiteRT {precision}", "ai-edge-litert", partial(_open, path, 1))
+    path = FORMAT.path(folder, precision)
+    write_file(path, model)
+    yield Written(str(path.relative_to(folder)), f"LiteRT {precision}", "ai-edge-litert", lambda: _open(path, 1))
 
 
-def _open(path: Path, threads: int) -> Pixels:
-    return open_litert(path.read_bytes(), threads, kept=1)
+def _open(path: Path, threads: int) -> LiteRTRunner:
+    return LiteRTRunner(path.read_bytes(), threads, kept=1)
 
 
 FORMAT = Format(

@@ -11,21 +11,20 @@ Source of that list: docs/operators.md of github.com/onnx/onnx-tensorrt, for Ten
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.console import import_optional
-from pipelines.errors import UserError, require
+from pipelines.errors import UserError
 from sr_keras.formats.format import FLOAT32, Format, Source, Written, write_file
-from sr_keras.model.runtimes import ONNX_OPSET, Pixels, open_onnx, to_onnx
+from sr_keras.model.runtimes import open_onnx, to_onnx
+from sr_keras.model.tiles import Pixels
 
 if TYPE_CHECKING:
     import keras
 
     from sr_keras.model.loading import LoadedGenerator
 
-OPSETS = (11, 18)  # Resize has half-pixel centres since 11; tf2onnx 1.17 ends at 18
 # Names of the open sides: they show a reader of the file which of them belong together.
 AXES = {"lr": ("batch", "height", "width"), "sr": ("batch", "sr_height", "sr_width")}
 TENSORRT_OPSETS = (9, 24)
@@ -51,27 +50,21 @@ RESTRICTED: dict[str, dict[str, tuple[Any, ...]]] = {"Resize": {
                                        b"align_corners")}}
 
 
-def convert_onnx(generator: keras.Model | LoadedGenerator, opset: int = ONNX_OPSET,
-                 facts: dict[str, Any] | None = None) -> bytes:
+def convert_onnx(generator: keras.Model | LoadedGenerator, facts: dict[str, Any] | None = None) -> bytes:
     """Return a generator as the bytes of an .onnx, not yet compared with Keras.
 
     Args:
         generator: Made by `networks.generator`, or loaded.
-        opset: Version of ONNX's operations.
         facts: What to store in the file, as text.
 
     Raises:
-        ValueError: The opset is out of range.
         UserError: tf2onnx is not installed.
     """
     import tensorflow as tf
 
-    from sr_keras.model.keras_file import input_signature
-    from sr_keras.model.loading import eight_bit_of
+    from sr_keras.model.loading import eight_bit, input_signature
 
-    require(OPSETS[0] <= opset <= OPSETS[1], "opset", f"lie in {list(OPSETS)}", f"{ONNX_OPSET} is the default", opset)
-    function = tf.function(eight_bit_of(generator), input_signature=input_signature(), autograph=False)
-    model = to_onnx(function, opset)
+    model = to_onnx(tf.function(eight_bit(generator), input_signature=input_signature(), autograph=False))
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=False):
             dimension.dim_param = name
@@ -143,8 +136,9 @@ def _inner_uint8(model: Any, nodes: list[Any], constants: dict[str, Any]) -> Ite
 
 def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
     check_supported(source.onnx)
-    path = write_file(folder, FORMAT.file, source.onnx)
-    yield Written(FORMAT.file, "ONNX", "onnxruntime", partial(_open, path, 1))
+    path = FORMAT.path(folder, precision)
+    write_file(path, source.onnx)
+    yield Written(FORMAT.file, "ONNX", "onnxruntime", lambda: _open(path, 1))
 
 
 def _open(path: Path, threads: int) -> Pixels:

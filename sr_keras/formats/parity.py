@@ -15,25 +15,30 @@ is compared is the one that is kept; nothing is added to it for the comparison.
 """
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from pipelines.pixels import to_float, to_uint8
 from sr_keras import metrics
-from sr_keras.formats.format import Tolerance
+from sr_keras.formats import FORMATS, PRECISIONS, with_required
+from sr_keras.formats.format import Source, Tolerance
 from sr_keras.formats.run_data import Tissue
-from sr_keras.model.keras_file import in_float32
-from sr_keras.model.runtimes import ParityError, Pixels
+from sr_keras.model.loading import in_float32
+from sr_keras.model.runtimes import ParityError
+from sr_keras.model.tiles import Pixels
 
+PARITY_FILE = "parity.json"
 SCORES = ("psnr", "ms_ssim", "qilv")
 
 
-@dataclass(frozen=True)
-class Parity:
+class Parity(NamedTuple):
     """How a file differs from Keras; see the module for each number."""
 
     form: str
@@ -53,7 +58,22 @@ class Parity:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for JSON, which has no infinity: a PSNR of None says that all pixels are equal."""
-        return {**vars(self), "psnr_db": None if math.isinf(self.psnr_db) else self.psnr_db, "gate": str(self.gate)}
+        return {**self._asdict(), "psnr_db": None if math.isinf(self.psnr_db) else self.psnr_db, "gate": str(self.gate)}
+
+
+class ExportedFile(NamedTuple):
+    """A file of a version that agrees with Keras."""
+
+    file: str
+    runtime: str
+    parity: Parity
+
+
+class ExportReport(NamedTuple):
+    """What was written, and why TensorRT engines could not be built; None if they were built or not asked for."""
+
+    files: list[ExportedFile]
+    missing: str | None
 
 
 class Reference:
@@ -113,15 +133,43 @@ class Reference:
         return {name: float(np.mean(getattr(metrics, name)(hr, to_float(sr)))) for name in SCORES}
 
 
+def write_formats(source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str] = PRECISIONS, *,
+                  compared: Tissue, calibrated: str) -> ExportReport:
+    """Write the files of some formats beside a SavedModel, compare each with Keras, and write PARITY_FILE.
+
+    Args:
+        source: The generator, a Keras model.
+        folder: The version's folder, which holds the SavedModel.
+        formats: Some of FORMATS.
+        precisions: Some of PRECISIONS; a format of a single precision ignores them.
+        compared: Tissue to compare on.
+        calibrated: Name of the tissue that calibrates int8.
+
+    Raises:
+        UserError: A package is not installed.
+        ParityError: A file differs from Keras by more than its tolerance. The caller removes the folder.
+    """
+    reference = Reference(source.network, compared)
+    reasons = [reason for name in formats if (reason := FORMATS[name].missing())]
+    report = ExportReport([], "; ".join(reasons) or None)
+    for format in map(FORMATS.__getitem__, with_required(formats)):
+        for precision in format.chosen(precisions):
+            for written in format.convert(source, precision, folder):
+                parity = reference.check(written.label, precision, format.tolerances[precision], written.open())
+                report.files.append(ExportedFile(
+                    written.file, f"{written.package} {version(written.package)}", parity))
+    content = {"compared_on": compared.name, "calibrated_with": calibrated,
+               "forms": [{"file": file, "runtime": runtime, **parity.as_json()}
+                         for file, runtime, parity in report.files], "no_engines": report.missing}
+    (folder / PARITY_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
 def parity_table(rows: list[Parity]) -> str:
     """Return the rows as a table in Markdown."""
     head = ("| form | gate | max difference | mean difference | PSNR against Keras (dB) | change of PSNR (dB) "
             "| of MS-SSIM | of QILV |\n|" + " --- |" * 8)
-    return "\n".join([head, *(f"| {' | '.join(_cells(row))} |" for row in rows)])
-
-
-def _cells(row: Parity) -> list[str]:
-    equal = math.isinf(row.psnr_db)
-    return [row.form, str(row.gate), f"{row.max_difference:.1e}", f"{row.mean_difference:.1e}",
-            "equal" if equal else f"{row.psnr_db:.1f}", f"{row.psnr_change:+.4f}",
-            f"{row.ms_ssim_change:+.5f}", f"{row.qilv_change:+.5f}"]
+    lines = [f"| {row.form} | {row.gate} | {row.max_difference:.1e} | {row.mean_difference:.1e} "
+             f"| {'equal' if math.isinf(row.psnr_db) else f'{row.psnr_db:.1f}'} | {row.psnr_change:+.4f} "
+             f"| {row.ms_ssim_change:+.5f} | {row.qilv_change:+.5f} |" for row in rows]
+    return "\n".join([head, *lines])

@@ -1,48 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorFlow SavedModel: pixels in, pixels out, and no code of this project needed to run it.
+"""TensorFlow SavedModel: pixels in, pixels out, and no code of this project needed to run it; and what serves it.
 
     NAME/VERSION/saved_model.pb, variables/    the signatures of `sr_keras.formats.signatures`, and a function
                                                `unlimited` without a limit of pixels, for `sr_keras.model.loading`
     NAME/VERSION/facts.json                    scale, halo, max_pixels, and the rest of `sr_keras.model.facts`
     NAME/VERSION/assets.extra/tf_serving_warmup_requests
-    NAME/VERSION/README.md                     the model card
+    models.config              for TensorFlow Serving: the models; rewritten after each export, reread by a server
+    batching_parameters.txt    how requests share a GPU
+    compose.yaml               the official images, CPU and GPU
+    health.sh                  whether each model is ready; for bash alone, since the images have no curl
 
 Conversion to float, clipping, rounding, PNG and JPEG are in the graph. A version is written whole or not at all and is
-never replaced: an export takes the next free number, and TensorFlow Serving loads it by itself.
+never replaced: an export takes the next free number, and TensorFlow Serving loads it by itself. The last three files
+are written only if they are missing, so you can edit them.
+
+Batching in TensorFlow Serving (tensorflow_serving/batching/batching_session.cc) joins requests for one signature along
+B and fills B up to the next allowed size. Tensors of one batch must have the same height and width, otherwise all
+requests of that batch fail as FAILED_PRECONDITION. Its option `pad_variable_length_inputs` is not for pictures: tiles
+would come back larger than requested, with borders computed from padding. The pixels of a batch count against the limit
+of a request, and a refused request fails its whole batch. Batching is therefore enabled only on a GPU, where it pays.
+There all clients should use one tile size: a picture smaller than a tile is sent as it is. `encoded` accepts any sizes.
 """
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, write_text
 from sr_keras.formats.format import FLOAT32, Format, Source, Written, tensorflow_device
 from sr_keras.model.facts import FACTS_FILE, ModelFacts
-from sr_keras.model.runtimes import Pixels
+from sr_keras.model.tiles import Pixels
+from sr_keras.templates import render
 
 if TYPE_CHECKING:
     import keras
 
-CARD_FILE = "README.md"
 DEFAULT_MAX_PIXELS = 2**20
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 WARMUP_TILE = 256  # the client's default tile, which every model must accept
+WARMUP_FLOAT_TILE = 64
+BATCH_SIZES = (1, 2, 4, 8)
+GREY = 128
+IMAGE = "tensorflow/serving:2.21.0"  # of the TensorFlow that wrote the models; an older one may not read them
+CONFIG_FILE = "models.config"
+EDITABLE_FILES = ("batching_parameters.txt", "compose.yaml", "health.sh")
 
 
-def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str | None = None,
-                       facts: ModelFacts | None = None, max_pixels: int = DEFAULT_MAX_PIXELS,
-                       extra: Callable[[Path], None] | None = None) -> Path:
+def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: ModelFacts | None = None,
+                       max_pixels: int = DEFAULT_MAX_PIXELS, extra: Callable[[Path], None] | None = None) -> Path:
     """Write the next version of a model and compare it with Keras.
 
     Args:
         generator: lr -> sr, float, made by `networks.generator`.
         folder: NAME, in which versions are numbered from 1.
-        card: The model card, Markdown; none if left out.
         facts: What is known about the model.
         max_pixels: LR pixels that a request may have; see `sr_keras.formats.signatures` for the memory they take.
         extra: Writes further files; called with the version's temporary folder once the SavedModel in it is whole and
@@ -56,10 +73,8 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
         OSError: It can't be written.
         ParityError: The SavedModel does not compute what `generator` computes. Nothing is kept.
     """
-    from sr_keras.formats.serving import WARMUP_FILE, write_warmup
     from sr_keras.formats.signatures import check_signatures, write_graph
-    from sr_keras.model.keras_file import eight_bit, in_float32, scale_of
-    from sr_keras.model.loading import load_generator
+    from sr_keras.model.loading import eight_bit, in_float32, load_generator, scale_of
     from sr_keras.model.runtimes import check_parity
     from sr_keras.networks import receptive_field
 
@@ -67,15 +82,13 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
             f"{DEFAULT_MAX_PIXELS} is the default", max_pixels)
     generator = in_float32(generator)
     scale, halo = scale_of(generator), receptive_field(generator)
-    content = {"scale": scale, "halo": halo, "max_pixels": max_pixels, **(facts or ModelFacts()).as_json()}
+    content = {"scale": scale, "halo": halo, "max_pixels": max_pixels, **asdict(facts or ModelFacts())}
     target = next_version(Path(folder))
     with atomic_path(target) as temporary:
         write_graph(generator, temporary, scale=scale, halo=halo, max_pixels=max_pixels)
         (temporary / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (temporary / WARMUP_FILE).parent.mkdir()
         write_warmup(temporary, target.parent.name, max_pixels)
-        if card is not None:
-            (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         check_parity(eight_bit(generator), load_generator(temporary))
         check_signatures(generator, temporary)
         if extra is not None:
@@ -91,10 +104,77 @@ def next_version(folder: Path) -> Path:
     return folder / str(int(versions[-1].name) + 1 if versions else 1)
 
 
+def write_warmup(folder: Path, name: str, max_pixels: int) -> None:
+    """Write the requests that a server sends to a model before it is ready, so that the first client need not wait.
+
+    Every signature is called, the default one with every batch size that the model accepts. Pictures are grey: the work
+    is the same, and the file stays small. Without the extra `serving` none are written, and a line says so.
+
+    Args:
+        folder: The version's folder.
+        name: The model's name on the server.
+        max_pixels: LR pixels that a request may have; a server does not load a model that refuses a warm-up request.
+    """
+    import tensorflow as tf
+
+    from sr_keras.formats.signatures import ABOUT, ENCODED, FLOAT
+    from sr_keras.model.loading import SIGNATURE
+
+    try:
+        from tensorflow_serving.apis import prediction_log_pb2
+    except ImportError:
+        print("no warm-up requests were written, so a server's first answers will be slow; pip install '.[serving]' "
+              "and export again to add them")
+        return
+
+    def grey(size: int, tile: int, value: float, dtype: tf.DType) -> tf.compat.v1.TensorProto:
+        proto = tf.make_tensor_proto([value], dtype, [1])
+        proto.tensor_shape.CopyFrom(tf.TensorShape([size, tile, tile, 3]).as_proto())
+        return proto
+
+    picture = tf.io.encode_png(tf.fill([WARMUP_TILE, WARMUP_TILE, 3], tf.constant(GREY, tf.uint8)))
+    requests: list[tuple[str, str, Any]] = [
+        *((SIGNATURE, "lr", grey(size, WARMUP_TILE, GREY, tf.uint8)) for size in BATCH_SIZES
+          if size * WARMUP_TILE**2 <= max_pixels),
+        (FLOAT, "lr", grey(1, WARMUP_FLOAT_TILE, 0.5, tf.float32)),
+        (ENCODED, "image_bytes", tf.make_tensor_proto([picture.numpy()])),
+        (ABOUT, "side", tf.make_tensor_proto([1], tf.int32))]
+    with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as file:
+        for signature, key, value in requests:
+            log = prediction_log_pb2.PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.name, request.model_spec.signature_name = name, signature
+            request.inputs[key].CopyFrom(value)
+            file.write(log.SerializeToString())
+
+
+def write_serving_files(output: Path) -> list[Path]:
+    """Write what a server of all models in a folder needs.
+
+    Args:
+        output: The folder of models, with NAME/VERSION in it.
+
+    Returns:
+        The files: models.config, and those that users may edit.
+
+    Raises:
+        OSError: They can't be written.
+    """
+    from sr_keras.model.loading import SAVED_MODEL_FILE, versions_of
+
+    names = sorted(folder.name for folder in output.iterdir()
+                   if any((version / SAVED_MODEL_FILE).is_file() for version in versions_of(folder)))
+    # Two versions of each are served: a picture that began with one is finished with it when the next arrives.
+    write_text(output / CONFIG_FILE, render(CONFIG_FILE, names=names))
+    for name in EDITABLE_FILES:
+        if not (output / name).exists():
+            write_text(output / name, render(name, image=IMAGE, sizes=BATCH_SIZES))
+    return [output / name for name in (CONFIG_FILE, *EDITABLE_FILES)]
+
+
 def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
     from sr_keras.formats.signatures import write_graph
-    from sr_keras.model.keras_file import scale_of
-    from sr_keras.model.loading import SAVED_MODEL_FILE, load_generator
+    from sr_keras.model.loading import SAVED_MODEL_FILE, load_generator, scale_of
     from sr_keras.networks import receptive_field
 
     if not (folder / SAVED_MODEL_FILE).is_file():  # an export has written it already

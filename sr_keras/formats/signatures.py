@@ -28,8 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.pixels import WHITE, to_float, to_uint8
-from sr_keras.model.keras_file import eight_bit, input_signature
-from sr_keras.model.loading import SIGNATURE, UNLIMITED
+from sr_keras.model.loading import SIGNATURE, UNLIMITED, eight_bit, input_signature
 from sr_keras.model.runtimes import ParityError, check_parity
 
 FLOAT, ENCODED, ABOUT = "float", "encoded", "about"

@@ -19,12 +19,9 @@ from __future__ import annotations
 import logging
 import shlex
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +30,9 @@ from pipelines.console import import_optional
 from pipelines.errors import UserError, require
 from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Format, Source, Written, write_file
 from sr_keras.formats.onnx import check_supported
-from sr_keras.model.runtimes import Pixels, open_onnx
+from sr_keras.model.runtimes import open_onnx
 
 EXTRA = "tensorrt"
-TIMED_RUNS = 20
 
 
 class Profile(NamedTuple):
@@ -182,17 +178,6 @@ class TensorRTRunner:
             self._call("cudaMemcpy", sr.ctypes.data, target, sr.nbytes, to_host)
         return sr
 
-    def seconds(self, profile: Profile) -> float:
-        """Return the median seconds for the best shape of a profile, with the copies to and from the GPU."""
-        lr = np.random.default_rng(0).integers(0, 256, profile.shapes()[1], dtype=np.uint8)
-        self(lr)
-        times = []
-        for _ in range(TIMED_RUNS):
-            began = time.perf_counter()
-            self(lr)
-            times.append(time.perf_counter() - began)
-        return median(times)
-
     @contextmanager
     def _memory(self, size: int) -> Iterator[int]:
         address = self._call("cudaMalloc", size)
@@ -242,22 +227,18 @@ def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
     if precision != "float32":
         model = in_float16(model) if precision == "float16" else in_int8(model, source.samples)
         check_supported(model)
-        file = _onnx_file(precision)
-        path = write_file(folder, file, model)
-        yield Written(file, f"ONNX {precision}, for TensorRT", "onnxruntime",
+        path = folder / _onnx_file(precision)
+        write_file(path, model)
+        yield Written(_onnx_file(precision), f"ONNX {precision}, for TensorRT", "onnxruntime",
                       lambda: open_onnx(path.read_bytes(), threads=1))
     if missing() is None:
-        file = FORMAT.file.format(precision=precision)
-        engine = write_file(folder, file, build_engine(model, precision))
-        yield Written(file, f"TensorRT {precision}", "tensorrt", partial(_open, engine, 1), _seconds)
+        engine = FORMAT.path(folder, precision)
+        write_file(engine, build_engine(model, precision))
+        yield Written(str(engine.relative_to(folder)), f"TensorRT {precision}", "tensorrt", lambda: _open(engine, 1))
 
 
-def _open(path: Path, threads: int) -> Pixels:
+def _open(path: Path, threads: int) -> TensorRTRunner:
     return TensorRTRunner(path.read_bytes())
-
-
-def _seconds(runner: TensorRTRunner) -> dict[str, float]:
-    return {"x".join(map(str, profile.shapes()[1])): runner.seconds(profile) for profile in PROFILES}
 
 
 FORMAT = Format(

@@ -6,8 +6,8 @@
     sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
 The results of the engines agree within 1/255. Every engine opens whatever `load_generator` loads. All run on the CPU;
-TensorFlow uses a GPU where there is one. Each runs the two parts of `split_network`, so that a large window takes
-little memory; `engine.parts` computes the core of one.
+TensorFlow uses a GPU where there is one. Each runs the two parts of a network, see `sr_keras.model.tiles`, so that a
+large window takes little memory.
 
 Conversions and measurements run in processes of their own, whose memory is then free again. Their results are kept in
 the user's cache folder ($XDG_CACHE_HOME or ~/.cache), under a hash of all that they depend on. Deleting the cache is
@@ -24,9 +24,9 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -34,20 +34,23 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from pipelines.console import import_optional
 from pipelines.errors import require
 from pipelines.files import atomic_path, write_text
+from pipelines.pixels import to_float, to_uint8
 from pipelines.workers import cores
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
-from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
-from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, RUNTIMES, Function, Pixels, Runtime, check_parity
-from sr_keras.model.split_network import Parts, cut
+from sr_keras.model.loading import LoadedGenerator, find_generator, input_signature, load_generator
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, RUNTIMES, Function, check_parity
+from sr_keras.model.tiles import Parts
 
 REVISION = 2  # of the cache; raise it to invalidate all entries
 TILE = 128
 BUDGET_S = 1.0
 DIGEST = hashlib.sha256().digest_size
+CUT = re.compile(r"(^|/)long_skip(_\d+)?/[^/]+$")  # the last operation of `networks.generator` at LR size
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
     require(name in ENGINE_CHOICES, "engine", f"be one of {', '.join(ENGINE_CHOICES)}", "check the spelling", name)
     require(threads is None or threads > 0, "threads", "be 1 or more", "leave it out for all cores", threads)
     found = find_generator(model_path)
-    if name in ("tensorflow", AUTO) and threads is not None:
+    if name in ("tensorflow", AUTO):
         _limit_tensorflow(threads)
     return _fastest(found, threads) if name == AUTO else _open(name, found, threads, "asked for")
 
@@ -96,45 +99,76 @@ def cache_folder() -> Path:
     return (named if named.is_absolute() else Path.home() / ".cache") / "sr_keras" / "engines"
 
 
-def measure(runs: Mapping[str, Callable[[], object]], budget_s: float,
-            clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """Run all in turn, round after round, for `budget_s` and at least once, after one round to warm up.
-
-    Returns:
-        The median seconds of each. Other load on the machine affects all alike.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
+def measure(run: Callable[[], object], budget_s: float, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the median seconds of calls during `budget_s`, at least one, after one to warm up."""
+    run()
+    seconds: list[float] = []
     end = clock() + budget_s
-    while not all(seconds.values()) or clock() < end:
-        for name, run in runs.items():
-            began = clock()
-            run()
-            seconds[name].append(clock() - began)
-    return {name: median(times) for name, times in seconds.items()}
+    while not seconds or clock() < end:
+        began = clock()
+        run()
+        seconds.append(clock() - began)
+    return median(seconds)
+
+
+def cut(run: Callable[[Any], Any]) -> tuple[Function, Function]:
+    """Return trunk and tail of a generator as functions of tensors, with its weights as constants.
+
+    Values equal those of the whole generator except for the order in which floats are summed.
+
+    Args:
+        run: lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3], with a graph made by `networks.generator`.
+
+    Raises:
+        ValueError: It has another graph.
+    """
+    signature = input_signature()
+    whole = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+    constant = convert_variables_to_constants_v2(whole)
+    places = [op.outputs[0].name for op in constant.graph.get_operations() if CUT.search(op.name) and op.outputs]
+    if len(places) != 1:
+        raise ValueError("`model` must be made by networks.generator, whose long_skip ends its trunk; train or export "
+                         f"it again. Received: {len(places)} such layers")
+    graph = constant.graph.as_graph_def()
+    for node in graph.node:  # without the assert that limits the size of an image on a server
+        node.input[:] = [name for name in node.input if not name.startswith("^")]
+    imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
+    lr, middle, sr = (imported.graph.get_tensor_by_name(name) for name in
+                      (constant.inputs[0].name, places[0], constant.outputs[0].name))
+    to_middle, from_middle = imported.prune([lr], [middle]), imported.prune([middle, lr], [sr])
+    channels = middle.shape[-1]
+
+    # LR is passed on in the last channels, because every engine takes a model with one input.
+    def trunk(lr: tf.Tensor) -> tf.Tensor:
+        return tf.concat([to_middle(lr)[0], to_float(lr)], -1)
+
+    def tail(middle: tf.Tensor) -> tf.Tensor:
+        return from_middle(middle[..., :channels], to_uint8(middle[..., channels:]))[0]
+
+    return (tf.function(trunk, input_signature=signature, autograph=False),
+            tf.function(tail, input_signature=[tf.TensorSpec([None, None, None, channels + 3])], autograph=False))
+
+
+def parts_of(run: Callable[[Any], Any], scale: int) -> Parts:
+    """Return the two parts of a generator, run by TensorFlow; see `cut`."""
+    trunk, tail = cut(run)
+    return Parts(lambda lr: trunk(tf.constant(lr)).numpy(), lambda middle: tail(tf.constant(middle)).numpy(), scale)
 
 
 def _open(name: str, found: Path, threads: int | None, why: str) -> Engine:
-    if name not in RUNTIMES:
-        loaded = load_generator(found)
-        about: dict[str, Any] = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts}
-        trunk, tail = cut(loaded.run)
-        parts = Parts(_of_arrays(trunk), _of_arrays(tail), loaded.scale)
-    else:
-        runtime = RUNTIMES[name]
-        import_optional(runtime.packages[0], runtime.extra)  # before a conversion, which may take minutes
+    if name in RUNTIMES:
+        import_optional(RUNTIMES[name].packages[0], RUNTIMES[name].extra)  # before a conversion, which takes long
         models, about = _converted(name, found)
-        parts = _opened(runtime, models, threads, about["scale"])
+        parts = _parts_of_files(name, models, threads or cores(), about["scale"])
+    else:
+        loaded = load_generator(found)
+        about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts}
+        parts = parts_of(loaded.run, loaded.scale)
     return Engine(path=found, **about, run=lambda lr: tf.constant(parts(lr.numpy())), name=name, why=why, parts=parts)
 
 
-def _of_arrays(function: Function) -> Pixels:
-    return lambda images: function(tf.constant(images)).numpy()
-
-
-def _opened(runtime: Runtime, models: list[bytes], threads: int | None, scale: int) -> Parts:
-    trunk, tail = (runtime.open(model, threads or cores()) for model in models)
+def _parts_of_files(name: str, models: list[bytes], threads: int, scale: int) -> Parts:
+    trunk, tail = (RUNTIMES[name].open(model, threads) for model in models)
     return Parts(trunk, tail, scale)
 
 
@@ -144,43 +178,31 @@ def _fastest(found: Path, threads: int | None) -> Engine:
     if len(names) == 1:
         return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
     kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or cores())}.json"
-    seconds = _read_seconds(kept, names)
-    if seconds is None:
+    try:
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        seconds = {name: float(content[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
         # One after the other: all at once would take more memory than a slide does.
         seconds = {name: _apart(_seconds, name, found, threads) for name in names}
         with contextlib.suppress(OSError):
             write_text(kept, json.dumps(seconds))
-    return _open(min(seconds, key=seconds.__getitem__), found, threads, _why(seconds))
+    first, *others = sorted(names, key=seconds.__getitem__)
+    slower = ", ".join(f"{name} {seconds[name]:.3f}" for name in others)
+    return _open(first, found, threads, f"{first}: {seconds[first]:.3f} s a tile of {TILE}x{TILE}, {slower}")
 
 
 def _seconds(name: str, found: Path, threads: int | None) -> float:
     """Return the seconds that a tile takes; called in a process of its own."""
-    if threads is not None:
-        _limit_tensorflow(threads)
+    _limit_tensorflow(threads)
     engine = _open(name, found, threads, "")
     lr = np.random.default_rng(0).integers(0, 256, (1, TILE, TILE, 3), dtype=np.uint8)
-    return measure({name: lambda: engine.parts(lr)}, BUDGET_S)[name]
+    return measure(lambda: engine.parts(lr), BUDGET_S)
 
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of this module in a process of its own: converters and TensorFlow give no memory back."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def _why(seconds: Mapping[str, float]) -> str:
-    first, *others = sorted(seconds, key=seconds.__getitem__)
-    slower = ", ".join(f"{name} {seconds[name]:.3f}" for name in others)
-    return f"{first}: {seconds[first]:.3f} s a tile of {TILE}x{TILE}, {slower}"
-
-
-def _read_seconds(path: Path, names: list[str]) -> dict[str, float] | None:
-    """Return the kept measurements of `names`; None if there are none, or the file is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: float(found[name]) for name in names}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
@@ -206,10 +228,10 @@ def _convert(name: str, found: Path) -> bytes:
     Raises:
         ParityError: The converted parts differ from the generator.
     """
-    loaded, runtime = load_generator(found), RUNTIMES[name]
-    trunk, tail = models = [runtime.convert(part) for part in cut(loaded.run)]
-    check_parity(loaded, _opened(runtime, models, 1, loaded.scale))
-    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts.as_json(), "trunk_bytes": len(trunk)}
+    loaded = load_generator(found)
+    trunk, tail = models = [RUNTIMES[name].convert(part) for part in cut(loaded.run)]
+    check_parity(loaded, _parts_of_files(name, models, 1, loaded.scale))
+    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": asdict(loaded.facts), "trunk_bytes": len(trunk)}
     content = json.dumps(about).encode() + b"\n" + trunk + tail
     return hashlib.sha256(content).digest() + content
 
@@ -217,24 +239,17 @@ def _convert(name: str, found: Path) -> bytes:
 def _key(found: Path, *parts: object) -> str:
     """Return a hash of the model's files, of the versions of the packages that convert and run it, and of `parts`."""
     digest = hashlib.sha256(json.dumps([REVISION, *parts, _versions()]).encode())
-    for path in _files(found):
+    files = found.rglob("*") if found.is_dir() else (found, found.parent / FACTS_FILE, found.parent / FLAGS_FILE)
+    for path in sorted(path for path in files if path.is_file()):
         content = path.read_bytes()
         digest.update(f"\n{path.relative_to(found.parent)} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:32]
 
 
-def _files(found: Path) -> list[Path]:
-    if found.is_dir():
-        return sorted(path for path in found.rglob("*") if path.is_file())
-    facts = [found.parent / FACTS_FILE, found.parent / FLAGS_FILE]
-    return [found, *(path for path in facts if path.is_file())]
-
-
 def _versions() -> dict[str, str]:
-    packages = ["sr_keras", "tensorflow", "keras"]
-    packages += [name for runtime in RUNTIMES.values() for name in runtime.packages]
     found = {}
-    for package in packages:
+    runtimes = [package for runtime in RUNTIMES.values() for package in runtime.packages]
+    for package in ("sr_keras", "tensorflow", "keras", *runtimes):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
@@ -248,15 +263,14 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _limit_tensorflow(threads: int) -> None:
+def _limit_tensorflow(threads: int | None) -> None:
     """Set TensorFlow's number of threads, which is possible only before its first computation."""
     threading = tf.config.threading
-    for current, change in ((threading.get_intra_op_parallelism_threads, threading.set_intra_op_parallelism_threads),
-                            (threading.get_inter_op_parallelism_threads, threading.set_inter_op_parallelism_threads)):
-        if current() == threads:
-            continue
-        try:
-            change(threads)
-        except RuntimeError as error:
-            raise ValueError("`threads` must be given before TensorFlow first computes in a process; open this engine "
-                             f"first, or leave threads out. Received: threads={threads}") from error
+    if threads in (None, threading.get_intra_op_parallelism_threads()):
+        return
+    try:
+        threading.set_intra_op_parallelism_threads(threads)
+        threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        raise ValueError("`threads` must be given before TensorFlow first computes in a process; open this engine "
+                         f"first, or leave threads out. Received: threads={threads}") from error

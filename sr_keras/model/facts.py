@@ -65,16 +65,12 @@ class ModelFacts:
             if (given := getattr(self, name)) is not None:
                 check_range(name, given, 0, most)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the facts as `from_json` takes them."""
-        return asdict(self)
-
 
 def from_json(content: Mapping[str, Any], where: Path) -> ModelFacts:
     """Return facts that were written as JSON; unknown fields are ignored.
 
     Args:
-        content: What `as_json` returned. Fields that it does not have are read from its flags.
+        content: A `ModelFacts` by `asdict`. Fields that it does not have are read from its flags.
         where: The file or folder that errors name.
 
     Raises:
@@ -112,7 +108,7 @@ def run_facts(folder: Path) -> ModelFacts:
 
 def write_run_facts(folder: Path, facts: ModelFacts) -> None:
     """Write the facts of a run into its folder."""
-    write_text(folder / FACTS_FILE, json.dumps(facts.as_json(), indent=2) + "\n")
+    write_text(folder / FACTS_FILE, json.dumps(asdict(facts), indent=2) + "\n")
 
 
 def facts_of_flags(flags: str | None, where: Path) -> ModelFacts:

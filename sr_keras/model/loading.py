@@ -7,11 +7,14 @@
 A generator is a .keras file, a run folder (its generator.keras), a SavedModel folder NAME/VERSION, or NAME, which means
 the highest version. It computes in float32, whatever precision it was trained in.
 
-Security: a .keras file that contains code is refused, and pickles are never read. A SavedModel is a program that
-TensorFlow does not confine, so load only those of people you trust.
+Security: a .keras file that contains code (Lambda layers, references to functions) is refused, and pickles are never
+read. A SavedModel is a program that TensorFlow does not confine, so load only those of people you trust.
 """
 from __future__ import annotations
 
+import json
+import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +27,6 @@ from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, from_json, read_facts, run_facts
-from sr_keras.model.keras_file import eight_bit, first_line, in_float32, input_signature, load_keras, scale_of
 from sr_keras.networks import receptive_field
 
 GENERATOR_FILE = "generator.keras"
@@ -32,6 +34,9 @@ SAVED_MODEL_FILE = "saved_model.pb"
 SIGNATURE = "serving_default"
 # A function of a SavedModel beside its signatures: no limit on the size of an image. Servers do not offer it.
 UNLIMITED = "unlimited"
+CODE = ("Lambda", "__lambda__", "function")  # class names in a configuration that stand for code
+PROBE_SIDE = 8
+LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,6 @@ def load_generator(path: str | Path, scale: int | None = None, argument: str = "
     return loaded
 
 
-def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the weights of a generator that `load_generator` loads, by their paths in `networks.generator`."""
-    found = find_generator(path)
-    if found.is_file():
-        return {weight.path: weight.numpy() for weight in load_keras(found).variables}
-    loaded = tf.saved_model.load(str(found))  # owns the weights, so it must outlive the reading of them
-    return {weight.name.partition(":")[0]: weight.numpy() for weight in loaded.signatures[SIGNATURE].variables}
-
-
 def find_generator(path: str | Path, argument: str = "model") -> Path:
     """Return the .keras file or the SavedModel version folder that `path` stands for.
 
@@ -129,9 +125,103 @@ def versions_of(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
-def eight_bit_of(generator: keras.Model | LoadedGenerator) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a generator as a function of uint8 tensors lr -> sr that computes in float32."""
-    return generator.run if isinstance(generator, LoadedGenerator) else eight_bit(in_float32(generator))
+def load_keras(path: Path, argument: str = "model") -> keras.Model:
+    """Load the generator in a .keras file, computing in float32.
+
+    Raises:
+        ValueError: The file is damaged, contains code, or is not a generator.
+    """
+    require(zipfile.is_zipfile(path), argument, "be a whole .keras file", "train or copy it again", str(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # Keras 3.15 reads weights in spite of a wrong checksum
+                raise ValueError(f"Its {damaged} is damaged; copy the file again")
+            json.loads(archive.read("config.json"), object_hook=_refuse_code)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        receptive_field(model)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: can't be loaded as a generator; give the generator.keras of a run. "
+                         f"{_first_line(error)}") from error
+    return in_float32(model)
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load the weights, optimizers and averages in a .keras file into a model that was built and compiled alike.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or of another architecture. Keras 3.15 only warns of a layer that is missing.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"weights must be a .keras file; this one does not exist. Received: {path}")
+    whole = zipfile.is_zipfile(path)
+    if whole:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None
+    if not whole:
+        raise ValueError(f"weights must be a whole .keras file; this one is damaged: copy or train it again. "
+                         f"Received: {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(path)
+    except (ValueError, UserWarning) as error:
+        raise ValueError(f"weights must be of the network that is trained; give the flags they were trained with, or "
+                         f"name another run. Received: {path}") from error
+
+
+def read_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the weights of a generator that `load_generator` loads, by their paths in `networks.generator`."""
+    found = find_generator(path)
+    if found.is_file():
+        return {weight.path: weight.numpy() for weight in load_keras(found).variables}
+    loaded = tf.saved_model.load(str(found))  # owns the weights, so it must outlive the reading of them
+    return {weight.name.partition(":")[0]: weight.numpy() for weight in loaded.signatures[SIGNATURE].variables}
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return a copy of a functional model that computes in float32, so that tiles of any shape agree."""
+    copy = keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(
+        {**layer.get_config(), "dtype": "float32"}))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def eight_bit(generator: keras.Model | LoadedGenerator) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a generator as a function of uint8 tensors, lr -> sr, clipped and rounded."""
+    if isinstance(generator, LoadedGenerator):
+        return generator.run
+    return lambda lr: to_uint8(generator(to_float(lr), training=False))
+
+
+def input_signature() -> list[tf.TensorSpec]:
+    """Return the signature of a generator: lr, uint8 [B, h, w, 3]."""
+    return [tf.TensorSpec([None, None, None, 3], tf.uint8, name="lr")]
+
+
+def scale_of(model: keras.Model) -> int:
+    """Return SR side / LR side, found by running the model.
+
+    Raises:
+        ValueError: The model does not enlarge RGB images.
+    """
+    sr = model(np.zeros((1, PROBE_SIDE, PROBE_SIDE, 3), np.float32), training=False)
+    scale = sr.shape[1] // PROBE_SIDE
+    side = scale * PROBE_SIDE
+    require(tuple(sr.shape) == (1, side, side, 3) and scale > 1, "model", "enlarge [B, h, w, 3] images",
+            "name a generator", f"{model.name}: {PROBE_SIDE}x{PROBE_SIDE} -> {tuple(sr.shape)}")
+    return scale
+
+
+def _refuse_code(config: dict[str, object]) -> None:
+    if config.get("class_name") in CODE:
+        raise ValueError("It holds code (a Lambda layer or a function), which is never run")
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error of Keras or TensorFlow; more lines usually dump the model."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:LONGEST_REASON] if lines else type(error).__name__
 
 
 def _from_keras(path: Path, argument: str) -> LoadedGenerator:
@@ -150,7 +240,7 @@ def _from_saved_model(folder: Path) -> LoadedGenerator:
         signature = loaded.signatures[SIGNATURE]
         require(set(signature.structured_outputs) == {"sr"}, SIGNATURE, "return sr", "export it again", str(folder))
     except Exception as error:  # TensorFlow has no common base class here: errors of protobuf and Python come too
-        raise ValueError(f"{folder}: can't be loaded as a SavedModel; export it again. {first_line(error)}") from error
+        raise ValueError(f"{folder}: can't be loaded as a SavedModel; export it again. {_first_line(error)}") from error
 
     def run(lr: tf.Tensor) -> tf.Tensor:  # refers to `loaded`, which owns the weights
         unlimited = getattr(loaded, UNLIMITED, None)  # older versions have none

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run model files by LiteRT or ONNX Runtime, without TensorFlow.
 
-    run = open_litert(Path("float16.tflite").read_bytes(), threads=2)
+    run = LiteRTRunner(Path("float16.tflite").read_bytes(), threads=2)
     sr = run(lr)                                   # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
-A model file has one input and one output, `lr` and `sr`. `RUNTIMES` lists what can run a model in place of TensorFlow:
-which packages it needs, how a TensorFlow function is converted for it, and how the result is opened. To add an engine,
-add an entry there. Importing this module imports neither TensorFlow nor a runtime.
+A model file has one input and one output, `lr` and `sr`. `RUNTIMES` lists what can run a model in place of TensorFlow.
+To add an engine, add an entry there. Importing this module imports neither TensorFlow nor a runtime.
 """
 from __future__ import annotations
 
@@ -16,16 +15,15 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.console import import_optional
 from pipelines.errors import UserError
+from sr_keras.model.tiles import Pixels
 
-Pixels = Callable[[np.ndarray], np.ndarray]
 Function = Any  # a tf.function of one tensor, with an input signature
 
 # Allocated interpreters that a runner keeps, one per input shape. A slide needs two: full batches and the last one.
@@ -44,33 +42,20 @@ class ParityError(UserError):
     """A converted model does not compute what the original computes."""
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """Software that runs a converted model.
-
-    Attributes:
-        packages: What must be installed; the first runs the model, the others convert it.
-        extra: The extra of sr_keras that installs them.
-        convert: Converts a TensorFlow function to the bytes of a float32 model file.
-        open: Opens these bytes with a number of threads.
-    """
-
-    packages: tuple[str, ...]
-    extra: str
-    convert: Callable[[Function], bytes]
-    open: Callable[[bytes, int], Pixels]
-
-
 class LiteRTRunner:
-    """Runs a .tflite on arrays of any shape. Safe to share between threads; calls are serialised.
+    """Runs the bytes of a .tflite on arrays of any shape. Safe to share between threads; calls are serialised.
 
     Args:
         model: The bytes of the file.
         threads: How many threads compute.
         kept: How many shapes keep their interpreter, with its memory.
+
+    Raises:
+        UserError: LiteRT is not installed.
     """
 
     def __init__(self, model: bytes, threads: int, kept: int = KEPT_SHAPES) -> None:
+        import_optional("ai_edge_litert", "litert")
         self._model, self._threads, self._kept_shapes = model, threads, kept
         self._kept: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._lock = Lock()
@@ -78,18 +63,15 @@ class LiteRTRunner:
     def __call__(self, lr: np.ndarray) -> np.ndarray:
         """Run the model on one array."""
         with self._lock:
-            interpreter = self._interpreter(lr.shape)
+            if lr.shape not in self._kept:
+                while len(self._kept) >= self._kept_shapes:  # first: large tiles fill the memory
+                    self._kept.popitem(last=False)
+                self._kept[lr.shape] = self._allocate(lr.shape)
+            self._kept.move_to_end(lr.shape)
+            interpreter = self._kept[lr.shape]
             interpreter.set_tensor(interpreter.get_input_details()[0]["index"], lr)
             interpreter.invoke()
             return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-    def _interpreter(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._kept:
-            while len(self._kept) >= self._kept_shapes:  # first: large tiles fill the memory
-                self._kept.popitem(last=False)
-            self._kept[shape] = self._allocate(shape)
-        self._kept.move_to_end(shape)
-        return self._kept[shape]
 
     def _allocate(self, shape: tuple[int, ...]) -> Any:
         from ai_edge_litert.interpreter import Interpreter
@@ -99,16 +81,6 @@ class LiteRTRunner:
             interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], shape)
             interpreter.allocate_tensors()
         return interpreter
-
-
-def open_litert(model: bytes, threads: int, kept: int = KEPT_SHAPES) -> LiteRTRunner:
-    """Open the bytes of a .tflite; see `LiteRTRunner`.
-
-    Raises:
-        UserError: LiteRT is not installed.
-    """
-    import_optional("ai_edge_litert", "litert")
-    return LiteRTRunner(model, threads, kept)
 
 
 def open_onnx(model: bytes, threads: int) -> Pixels:
@@ -137,7 +109,7 @@ def litert_converter(function: Function) -> Any:
     return converter
 
 
-def to_onnx(function: Function, opset: int = ONNX_OPSET) -> Any:
+def to_onnx(function: Function) -> Any:
     """Return a function as an onnx.ModelProto.
 
     Raises:
@@ -149,12 +121,28 @@ def to_onnx(function: Function, opset: int = ONNX_OPSET) -> Any:
     [spec] = function.input_signature
     signature = [tf.TensorSpec(spec.shape, spec.dtype, name="lr")]
     named = tf.function(lambda lr: {"sr": function(lr)}, input_signature=signature, autograph=False)
-    return tf2onnx.convert.from_function(named, input_signature=signature, opset=opset)[0]
+    return tf2onnx.convert.from_function(named, input_signature=signature, opset=ONNX_OPSET)[0]
+
+
+class Runtime(NamedTuple):
+    """Software that runs a converted model.
+
+    Attributes:
+        packages: What must be installed; the first runs the model, the others convert it.
+        extra: The extra of sr_keras that installs them.
+        convert: Converts a TensorFlow function to the bytes of a float32 model file.
+        open: Opens these bytes with a number of threads.
+    """
+
+    packages: tuple[str, ...]
+    extra: str
+    convert: Callable[[Function], bytes]
+    open: Callable[[bytes, int], Pixels]
 
 
 RUNTIMES = {
     "litert": Runtime(("ai_edge_litert",), "litert", lambda function: litert_converter(function).convert(),
-                      open_litert),
+                      LiteRTRunner),
     "onnx": Runtime(("onnxruntime", "tf2onnx", "onnx"), "onnx", lambda function: to_onnx(function).SerializeToString(),
                     open_onnx),
 }

@@ -13,16 +13,32 @@ depends on an LR pixel further than `halo` from its own.
                                 cores    |0 . . . . 5|        |6 . . 9|        |10 . 13|          |14 . . 19|
 
 With a `step`, cores begin at multiples of it, so that a core is whole tiles of the output file.
+
+`Parts` is a network in two parts, which `sr_keras.model.engines.cut` makes, so that a large window needs little memory:
+
+    trunk    lr uint8 [1, h, w, 3] -> float32 [1, h, w, C]: everything computed at LR size, and LR itself
+    tail     that -> sr uint8 [1, scale*h, scale*w, 3]: the layers that enlarge
+
+The trunk has a wide receptive field and needs little memory; the tail sees `TAIL_REACH` LR pixels and needs almost all
+(48 filters, x4, TensorFlow: 590 of 640 bytes per SR pixel). So the trunk computes a window at once and the tail tile
+after tile of its core. In the same memory a window is ten times as large, and less is computed twice.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.errors import require
+
+Pixels = Callable[[np.ndarray], np.ndarray]
+# Receptive field of the tail in LR pixels: 1, 1/2, 1/4 for the sub-pixel steps and 4/scale for the last convolution
+# give 3, 2.5 and 2.25 for scales 2, 4 and 8.
+TAIL_REACH = 3
+TAIL_SR = 512  # side of the tail's tiles in SR pixels
 
 
 class Box(NamedTuple):
@@ -160,3 +176,30 @@ def checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:
     require(outputs.ndim == 4 and outputs.shape[:3] == (count, scale * height, scale * width),
             "fn", f"return {scale} times the sides of its input, {windows.shape}", "check `scale`", outputs.shape)
     return outputs
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Trunk and tail as functions of arrays; `scale` is SR side / LR side."""
+
+    trunk: Pixels
+    tail: Pixels
+    scale: int
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        """Super-resolve lr uint8 [B, h, w, 3] -> [B, scale*h, scale*w, 3]."""
+        return np.stack([self.core(image, slice(0, lr.shape[1]), slice(0, lr.shape[2])) for image in lr])
+
+    def core(self, lr: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+        """Super-resolve rows and columns of lr uint8 [h, w, 3]; the trunk sees all of it."""
+        tile = max(1, TAIL_SR // self.scale) + 2 * TAIL_REACH
+        y, x = (_seen(part, side, tile) for part, side in zip((rows, columns), lr.shape[:2], strict=True))
+        middle = self.trunk(lr[np.newaxis])[0, y.window, x.window]
+        sr = super_resolve(self.tail, middle, self.scale, halo=TAIL_REACH, tile=tile)
+        return core_of(sr, y, x, self.scale)[1]
+
+
+def _seen(part: slice, side: int, tile: int) -> Span:
+    """Return the pixels of the window that the tail sees; at least a tile, so that its input has one shape."""
+    start = max(0, min(part.start - TAIL_REACH, side - tile))
+    return Span(start, min(side, max(part.stop + TAIL_REACH, start + tile)), part.start, part.stop)

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sr_keras.model.split_network import TAIL_REACH, TAIL_SR
-from sr_keras.model.tiles import Span, best_spans, computed, spans
+from sr_keras.model.tiles import TAIL_REACH, TAIL_SR, Span, best_spans, computed, spans
 
 SR_TILE = 512  # largest side of a pyramid tile, in SR pixels
 # GiB that a run takes beside its windows: TensorFlow and the network 0.75, the reader's cache up to 0.25, the tissue

@@ -25,7 +25,7 @@ from pipelines.errors import UserError, require
 from pipelines.files import atomic_path
 from pipelines.pixels import to_uint8
 from sr_keras.metrics import bicubic
-from sr_keras.model.keras_file import load_weights
+from sr_keras.model.loading import load_weights
 from sr_keras.training.run_folder import read_json, record_metrics
 
 REMOVE_CHECKPOINT = "remove its folder, and --resume continues from the epoch before"

@@ -18,8 +18,7 @@ from sr_keras import networks
 from sr_keras.config import GeneratorOptions, Objective, StageOptions, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
-from sr_keras.model.keras_file import PROBE_SIDE, eight_bit, in_float32, load_weights
-from sr_keras.model.loading import load_generator, read_weights
+from sr_keras.model.loading import PROBE_SIDE, eight_bit, in_float32, load_generator, load_weights, read_weights
 
 VALIDATION_BATCH = 4
 

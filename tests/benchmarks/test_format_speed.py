@@ -11,9 +11,8 @@ from benchmarks import format_speed as speed
 from benchmarks.format_speed import KINDS, Speed, Speeds, call_in_turn, calls_of, find_files, parse_kinds, report
 from benchmarks.timed_process import Call, Opened
 from pipelines.errors import UserError
-from sr_keras.formats import tensorrt
-from sr_keras.formats.registry import FORMATS
-from sr_keras.model.runtimes import open_litert
+from sr_keras.formats import FORMATS, tensorrt
+from sr_keras.model.runtimes import LiteRTRunner
 
 ONNX, INT8 = ("onnx", "float32"), ("litert", "int8")
 
@@ -143,7 +142,7 @@ def test_forms_of_a_run_are_converted(modest, tissue, tmp_path):
     files, missing = find_files(tmp_path, [("keras", "float32"), ("litert", "int8_dynamic")], tmp_path)
     assert not missing
     assert files["keras", "float32"] == tmp_path / "generator.keras"
-    run = open_litert(files["litert", "int8_dynamic"].read_bytes(), threads=1)
+    run = LiteRTRunner(files["litert", "int8_dynamic"].read_bytes(), threads=1)
     assert run(tissue.lr).shape == tissue.hr.shape
 
 

@@ -17,7 +17,7 @@ from pipelines.errors import UserError
 from sr_keras.formats.litert import convert_litert
 from sr_keras.formats.onnx import convert_onnx
 from sr_keras.formats.saved_model import export_saved_model
-from sr_keras.model.keras_file import eight_bit
+from sr_keras.model.loading import eight_bit
 
 SIDE = 16
 

@@ -23,7 +23,7 @@ from sr_keras.evaluation import bicubic, patches, score
 from sr_keras.evaluation.patches import condition_named, find_sets
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.facts import run_facts
-from sr_keras.model.keras_file import load_keras
+from sr_keras.model.loading import load_keras
 from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]

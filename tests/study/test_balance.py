@@ -13,7 +13,7 @@ from pipelines.shards import open_shards, write_shards
 from sr_keras import networks
 from sr_keras.config import Objective
 from sr_keras.losses import quasi_norm
-from sr_keras.model.keras_file import load_keras
+from sr_keras.model.loading import load_keras
 from study.balance import measure_factors
 
 EPSILON = 1e-4

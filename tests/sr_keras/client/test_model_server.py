@@ -28,8 +28,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 
 from pipelines.pixels import to_float
 from sr_keras.client import ServerError
-from sr_keras.formats.saved_model import export_saved_model
-from sr_keras.formats.serving import WARMUP_FILE, write_serving_files
+from sr_keras.formats.saved_model import WARMUP_FILE, export_saved_model, write_serving_files
 from sr_keras.model import tiles as tiling
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
+from sr_keras.formats import FORMATS
 from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Source, Tolerance
-from sr_keras.formats.registry import FORMATS
 
 
 def test_tolerance_is_a_difference_or_a_psnr_and_nan_is_never_allowed():

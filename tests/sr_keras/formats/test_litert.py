@@ -12,7 +12,7 @@ from pipelines.pixels import to_float, to_uint8
 from sr_keras.formats.litert import FORMAT, convert_litert, operations, read_facts
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.loading import load_generator
-from sr_keras.model.runtimes import LiteRTRunner, open_litert
+from sr_keras.model.runtimes import LiteRTRunner
 from sr_keras.networks import SKIP_GAIN, generator
 
 needs_litert = pytest.mark.skipif(not find_spec("ai_edge_litert"),
@@ -45,7 +45,7 @@ def by_keras(network: keras.Model, lr: np.ndarray) -> np.ndarray:
 def test_any_shape_gives_what_keras_gives(shape, network, written):
     lr = pixels(*shape)
     expected = by_keras(network, lr)
-    sr = open_litert(written, threads=1)(lr)
+    sr = LiteRTRunner(written, threads=1)(lr)
     assert (sr.dtype, sr.shape) == (np.uint8, expected.shape)
     assert np.abs(sr.astype(int) - expected).max() <= 1
 
@@ -58,7 +58,7 @@ def test_every_scale_is_written_with_and_without_the_global_skip(scale, global_s
     if not global_skip:  # no picture to lie on: around grey, and louder
         network.get_layer("last").bias.assign([0.5] * 3)
         network.get_layer("last").kernel.assign(5 * network.get_layer("last").kernel)
-    sr = open_litert(convert_litert(network), threads=1)(pixels(1, 7, 11))
+    sr = LiteRTRunner(convert_litert(network), threads=1)(pixels(1, 7, 11))
     expected = by_keras(network, pixels(1, 7, 11))
     assert expected.std() > 20
     assert np.abs(sr.astype(int) - expected).max() <= 1
@@ -69,7 +69,7 @@ def test_every_scale_is_written_with_and_without_the_global_skip(scale, global_s
 def test_values_outside_the_range_are_clipped_and_do_not_wrap(bias, pixel):
     network = generator(scale=2, blocks=1, filters=2)
     network.get_layer("last").bias.assign([bias / SKIP_GAIN] * 3)
-    run = open_litert(convert_litert(network), threads=1)
+    run = LiteRTRunner(convert_litert(network), threads=1)
     assert np.unique(run(pixels(1, 4, 4))).tolist() == [pixel]
 
 
@@ -100,7 +100,7 @@ def test_signature_is_uint8_in_and_out_of_any_size(written):
 def test_saved_model_is_written_as_the_keras_model_is(network, written, tmp_path):
     loaded = load_generator(export_saved_model(network, tmp_path / "demo"))
     lr = pixels(2, 9, 13)
-    np.testing.assert_array_equal(open_litert(convert_litert(loaded), 1)(lr), open_litert(written, 1)(lr))
+    np.testing.assert_array_equal(LiteRTRunner(convert_litert(loaded), 1)(lr), LiteRTRunner(written, 1)(lr))
 
 
 FACTS = {"name": "breast", "scale": 2, "halo": 9, "data_licence": "© 2024 Ärzte"}
@@ -114,14 +114,14 @@ def precisions(modest, samples) -> dict[str, bytes]:
 @needs_litert
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_passes_its_gate(precision, precisions, reference):
-    reference.check(precision, precision, FORMAT.tolerances[precision], open_litert(precisions[precision], threads=1))
+    reference.check(precision, precision, FORMAT.tolerances[precision], LiteRTRunner(precisions[precision], threads=1))
 
 
 @needs_litert
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 13, 9), (2, 31, 5)])
 def test_every_precision_takes_any_shape(precision, shape, precisions, modest):
-    sr = open_litert(precisions[precision], threads=1)(pixels(*shape))
+    sr = LiteRTRunner(precisions[precision], threads=1)(pixels(*shape))
     assert (sr.dtype, sr.shape) == (np.uint8, (shape[0], 2 * shape[1], 2 * shape[2], 3))
     assert np.abs(sr.astype(int) - by_keras(modest, pixels(*shape))).mean() < 3
 
@@ -166,7 +166,7 @@ def test_int8_knows_the_ranges_of_what_is_overwritten_in_place(global_skip, rand
     else:
         network.get_layer("last").kernel.assign(network.get_layer("last").kernel / 4)
         network.get_layer("last").bias.assign([0.5] * 3)
-    sr = open_litert(convert_litert(network, "int8", samples=samples.lr), threads=1)(tissue.lr)
+    sr = LiteRTRunner(convert_litert(network, "int8", samples=samples.lr), threads=1)(tissue.lr)
     error = np.square((sr - by_keras(network, tissue.lr).astype(float)) / 255).mean()
     assert -10 * np.log10(error) > 38
 

@@ -52,13 +52,10 @@ def test_any_shape_gives_what_keras_gives(shape, network, written):
 
 
 @needs_onnx
-@pytest.mark.parametrize(("scale", "opset"), [(2, 11), (4, 13), (8, 18)])
-def test_every_scale_is_written_in_every_age_of_opset(scale, opset, randomised):
-    import onnx
-
+@pytest.mark.parametrize("scale", [2, 8])
+def test_every_scale_is_written(scale, randomised):
     network = randomised(generator(scale, blocks=1, filters=4))
-    model = convert_onnx(network, opset)
-    assert [entry.version for entry in onnx.load_from_string(model).opset_import if not entry.domain] == [opset]
+    model = convert_onnx(network)
     expected = by_keras(network, pixels(1, 7, 11))
     assert expected.std() > 20
     assert np.abs(open_onnx(model, threads=1)(pixels(1, 7, 11)).astype(int) - expected).max() <= 1
@@ -103,12 +100,6 @@ def test_saved_model_is_written_as_the_keras_model_is(network, written, tmp_path
     lr = pixels(2, 9, 13)
     difference = open_onnx(convert_onnx(loaded), 1)(lr).astype(int) - open_onnx(written, 1)(lr)
     assert np.abs(difference).max() <= 1
-
-
-@pytest.mark.parametrize("opset", [10, 19])
-def test_opset_out_of_range_is_refused(opset, network):
-    with pytest.raises(ValueError, match=rf"`opset` must lie in \[11, 18\]; .*Received: opset={opset}"):
-        convert_onnx(network, opset)
 
 
 @needs_onnx

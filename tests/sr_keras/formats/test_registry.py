@@ -13,11 +13,11 @@ import keras
 import pytest
 
 from pipelines.errors import UserError
-from sr_keras.formats import litert, onnx
+from sr_keras.formats import FORMATS, PRECISIONS, litert, onnx, with_required
 from sr_keras.formats.format import Source
 from sr_keras.formats.litert import convert_litert, read_facts
 from sr_keras.formats.onnx import convert_onnx
-from sr_keras.formats.registry import FORMATS, PRECISIONS, ExportReport, with_required, write_formats
+from sr_keras.formats.parity import ExportReport, write_formats
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.formats.tensorrt import engine_commands
 from sr_keras.model.runtimes import ParityError
@@ -138,7 +138,7 @@ def test_engines_bring_the_file_that_they_are_built_from():
 
 
 def test_format_can_be_opened_without_code_that_converts():
-    program = ("import sys, sr_keras.model.runtimes, sr_keras.formats.registry; "
+    program = ("import sys, sr_keras.model.runtimes, sr_keras.formats; "
                "sys.exit(bool({'tensorflow', 'keras', 'tf2onnx'} & set(sys.modules)))")
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True)
     program = "import sys, sr_keras.model.engines; sys.exit(any(n.startswith('sr_keras.formats') for n in sys.modules))"

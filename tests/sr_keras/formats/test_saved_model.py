@@ -25,7 +25,7 @@ from sr_keras.formats.saved_model import export_saved_model, next_version
 from sr_keras.formats.signatures import check_signatures
 from sr_keras.model import runtimes
 from sr_keras.model.facts import ModelFacts
-from sr_keras.model.loading import eight_bit_of, load_generator
+from sr_keras.model.loading import eight_bit, load_generator
 from sr_keras.model.runtimes import ParityError, check_parity
 from sr_keras.networks import SKIP_GAIN, generator, receptive_field
 
@@ -67,8 +67,7 @@ def network(randomised) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def version(network, tmp_path_factory) -> Path:
-    return export_saved_model(network, tmp_path_factory.mktemp("saved_models") / "demo", card="# demo\n",
-                              facts=FACTS)
+    return export_saved_model(network, tmp_path_factory.mktemp("saved_models") / "demo", facts=FACTS)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -144,7 +143,7 @@ def test_values_outside_the_range_are_clipped_and_do_not_wrap(bias, pixel, tmp_p
     assert np.unique(signature(lr=tf.zeros([1, 4, 4, 3], tf.uint8) + 128)["sr"]).tolist() == [pixel]
 
 
-def test_version_holds_its_facts_and_its_card(network, version):
+def test_version_holds_its_facts(network, version):
     facts = json.loads((version / "facts.json").read_text())
     assert facts == {"scale": 4, "halo": receptive_field(network), "max_pixels": 2**20, "flags": "--q=0.5\n",
                      "lr_mpp": [0.9, 2.1], "stain": "H&E", "degradation": asdict(DEGRADATIONS["scanner"]) | {
@@ -153,7 +152,6 @@ def test_version_holds_its_facts_and_its_card(network, version):
                      "versions": None, "filters": None, "scores": None}
     assert load_generator(version).facts == FACTS
     assert load_generator(version).degrade == DEGRADATIONS["scanner"]
-    assert (version / "README.md").read_text() == "# demo\n"
 
 
 def test_versions_are_numbered_on_and_never_replaced(network, tmp_path, capfd):
@@ -214,8 +212,8 @@ def test_comparison_sees_other_weights(network, version):
     other = generator(scale=4, blocks=1, filters=6)
     written = load_generator(version)
     with pytest.raises(ParityError, match="must agree with Keras"):
-        check_parity(eight_bit_of(other), written)
-    check_parity(eight_bit_of(network), written)
+        check_parity(eight_bit(other), written)
+    check_parity(eight_bit(network), written)
     # A difference that 8-bit pictures may well hide.
     nearly = keras.models.clone_model(network)
     nearly.set_weights(network.get_weights())

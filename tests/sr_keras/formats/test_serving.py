@@ -11,8 +11,8 @@ import tensorflow as tf
 from google.protobuf import text_format
 
 from sr_keras.client import ClientOptions
-from sr_keras.formats import serving
-from sr_keras.formats.serving import BATCH_SIZES, WARMUP_FILE, write_serving_files, write_warmup
+from sr_keras.formats import saved_model
+from sr_keras.formats.saved_model import BATCH_SIZES, WARMUP_FILE, write_serving_files, write_warmup
 from sr_keras.templates import render
 
 log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2",
@@ -93,7 +93,7 @@ def test_compose_runs_the_official_images_on_what_is_written_beside_it(models):
 
 
 def test_image_is_of_the_tensorflow_that_writes_the_models():
-    assert serving.IMAGE.split(":")[1] == tf.__version__
+    assert saved_model.IMAGE.split(":")[1] == tf.__version__
 
 
 @pytest.mark.parametrize(("max_pixels", "sizes"), [(2**20, [1, 2, 4, 8]), (256**2, [1]), (3 * 256**2, [1, 2])])

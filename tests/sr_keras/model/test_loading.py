@@ -17,8 +17,7 @@ from pipelines.config import DegradeOptions
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.facts import FACTS_FILE, OLD_FACTS_FILE, ModelFacts
-from sr_keras.model.keras_file import in_float32, load_keras
-from sr_keras.model.loading import find_generator, load_generator
+from sr_keras.model.loading import find_generator, in_float32, load_generator, load_keras
 from sr_keras.networks import autoencoder, generator, receptive_field
 
 

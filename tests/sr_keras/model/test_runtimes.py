@@ -14,7 +14,7 @@ import tensorflow as tf
 from pipelines.errors import UserError
 from sr_keras.formats.litert import convert_litert
 from sr_keras.model import runtimes
-from sr_keras.model.runtimes import KEPT_SHAPES, LiteRTRunner, ParityError, check_parity, open_litert, open_onnx
+from sr_keras.model.runtimes import KEPT_SHAPES, LiteRTRunner, ParityError, check_parity, open_onnx
 from sr_keras.networks import generator
 
 needs_litert = pytest.mark.skipif(not find_spec("ai_edge_litert"),
@@ -77,7 +77,7 @@ def test_what_others_say_meanwhile_is_let_through(capfd):
     assert capfd.readouterr().err == "a warning of somebody else\n"
 
 
-@pytest.mark.parametrize(("package", "extra", "open_bytes"), [("ai_edge_litert", "litert", open_litert),
+@pytest.mark.parametrize(("package", "extra", "open_bytes"), [("ai_edge_litert", "litert", LiteRTRunner),
                                                               ("onnxruntime", "onnx", open_onnx)])
 def test_missing_package_is_one_line_with_the_extra(package, extra, open_bytes, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

@@ -7,20 +7,16 @@ import pytest
 import tensorflow as tf
 
 from sr_keras.formats.saved_model import export_saved_model
-from sr_keras.model import split_network as strips
-from sr_keras.model.keras_file import eight_bit
-from sr_keras.model.loading import load_generator
-from sr_keras.model.split_network import Parts, cut
+from sr_keras.model import tiles as strips
+from sr_keras.model.engines import cut, parts_of
+from sr_keras.model.loading import eight_bit, load_generator
+from sr_keras.model.tiles import Parts
 from sr_keras.networks import generator
 
 
 @pytest.fixture(scope="module")
 def lr(histology) -> np.ndarray:
     return histology[100:177, 40:131]
-
-
-def parts_of(run, scale: int) -> Parts:
-    return Parts(*(lambda images, part=part: part(tf.constant(images)).numpy() for part in cut(run)), scale=scale)
 
 
 def difference(one: np.ndarray, two: np.ndarray) -> int:

@@ -25,8 +25,7 @@ from pipelines.pixels import to_float
 from pipelines.shards import ShardSet, open_shards, write_shards
 from sr_keras import networks
 from sr_keras.config import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.model.keras_file import eight_bit, load_keras
-from sr_keras.model.loading import load_generator
+from sr_keras.model.loading import eight_bit, load_generator, load_keras
 from sr_keras.training import callbacks, stages
 from sr_keras.training.callbacks import Record, State, checkpoint, restore_checkpoint, save_checkpoint
 from sr_keras.training.plan import Plan, adam, build_gan, start_from

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from pipelines.config import DEGRADATIONS
-from sr_keras.formats.model_card import model_card, parity_text
+from sr_keras.export import model_card
 from sr_keras.model.facts import ModelFacts
+from sr_keras.templates import render
 
 SIZE = {"scale": 4, "halo": 12, "parameters": 123456}
 FACTS = ModelFacts(
@@ -46,11 +47,12 @@ def test_full_card_holds_what_was_given_and_nothing_unknown():
 
 
 def test_card_says_how_forms_differ_on_what_and_why_there_is_no_engine():
-    text = parity_text("| form |\n| --- |\n| ONNX |", "tissue A", "tissue B", "no GPU")
+    given = {"compared": "tissue A", "calibrated": "tissue B"}
+    text = render("parity.md", table="| form |\n| --- |\n| ONNX |", missing="no GPU", **given)
     found = sections(model_card("demo", **SIZE, parity=text))["Files, and how they differ from Keras"]
     for said in ("on tissue A", "calibrated with tissue B", "\n\n| form |\n", "No TensorRT engine was built: no GPU"):
         assert said in found, said
-    assert "TensorRT" not in parity_text("", "a", "b", None)
+    assert "TensorRT" not in render("parity.md", table="", missing=None, **given)
     assert "Files, and" not in str(sections(model_card("demo", **SIZE)))
 
 
