@@ -6,7 +6,7 @@ import logging
 import operator
 import warnings
 from collections import OrderedDict
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,6 +21,10 @@ LARGEST_SEGMENT_BYTES = 2**30
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
 PLAUSIBLE_MPP = (0.01, 20.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
+MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
+APERIO_YCBCR = 33003  # JPEG 2000
+COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
 MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 Dimensions = tuple[int, int]
@@ -44,26 +48,27 @@ def is_for_tifffile(path: Path) -> bool:
         if size > LARGEST_SEGMENT_BYTES:
             raise SlideError(f"{path}: is one strip of {size / 2**30:.1f} GiB; convert it to a tiled TIFF")
         is_jpeg = page.compression in (6, 7)
+        is_jpeg = is_jpeg or page.compression == APERIO_YCBCR
         return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
 
 
 class TiffReader:
-    """A TIFF that OpenSlide does not open, or not with all its levels: the first series."""
+    """A TIFF that OpenSlide does not open, or not with all its levels: its largest image that is no label."""
 
     def __init__(self, path: Path) -> None:
         self._file = tifffile.TiffFile(path)
-        series = self._file.series[0]
         try:
-            _check(path, series, self._file.filehandle.size)
+            series = _slide_series(path, self._file)
+            _check(path, series)
         except SlideError:
             self._file.close()
             raise
-        self._levels = series.levels
+        self._levels = [level for level in series.levels if level is series or not is_mask(level.keyframe)]
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
-        self.mpp = _ome_mpp(self._file.ome_metadata) or _resolution_mpp(series.keyframe)
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self.mpp = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
+        self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -75,6 +80,9 @@ class TiffReader:
 
     def close(self) -> None:
         """See `pipelines.readers.Reader`."""
+        for level in self._levels:
+            for page in level.pages:
+                page.parent.filehandle.close()
         self._file.close()
 
     def _window(self, page: tifffile.TiffPage, first: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -92,7 +100,7 @@ class TiffReader:
 
     def _segment(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
         """Return tile or strip `index` as [h, w, S], from memory if it was read recently."""
-        key = (page.offset, index)
+        key = (page.parent.filehandle.path, page.offset, index)
         if key not in self._kept:
             self._kept[key] = self._decode(page, index)
             self._kept_bytes += self._kept[key].nbytes
@@ -102,12 +110,16 @@ class TiffReader:
         return self._kept[key]
 
     def _decode(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
-        keyframe, file = page.keyframe, self._file.filehandle
+        keyframe, file = page.keyframe, page.parent.filehandle  # channels may lie in several files
+        if file.closed:
+            file.open()
         file.seek(page.dataoffsets[index])
         data = file.read(page.databytecounts[index])
         segment, _, shape = keyframe.decode(data or None, index, jpegtables=page.jpegtables)
         if segment is None:  # a sparse file has no data for empty tiles: glass
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
+        elif keyframe.compression == APERIO_YCBCR and segment.shape[-1] == 3 and not _is_transformed(data):
+            return np.asarray(Image.fromarray(segment[0], "YCbCr").convert("RGB"))
         return segment[0]
 
 
@@ -155,7 +167,29 @@ def mean_mpp(mpp_x: float, mpp_y: float) -> float | None:
     return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
 
 
-def _check(path: Path, series: tifffile.TiffPageSeries, size: int) -> None:
+def is_mask(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
+    """Whether a page says where another one is transparent."""
+    keyframe = page.keyframe
+    return bool(keyframe.subfiletype & MASK) or keyframe.photometric == MASK
+
+
+def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Return the image that is the slide: the largest that is not named as a label or overview.
+
+    Raises:
+        SlideError: An OME-TIFF names files outside its folder.
+    """
+    if file.is_ome:
+        for element in ElementTree.fromstring(file.ome_metadata).iterfind(".//{*}UUID[@FileName]"):
+            name = element.get("FileName", "")
+            if name in ("", "..") or PureWindowsPath(name).name != name:  # it takes both kinds of slashes
+                raise SlideError(f"{path}: names a file outside its folder; put all its files into one folder and "
+                                 f"correct the names in its OME-XML. Received: FileName={name!r}")
+    named = [series for series in file.series if not any(word in series.name.lower() for word in NOT_THE_SLIDE)]
+    return max(named or file.series, key=lambda series: series.sizes.get("width", 0) * series.sizes.get("height", 0))
+
+
+def _check(path: Path, series: tifffile.TiffPageSeries) -> None:
     """Refuse what is no picture of 8 or 16 bit, and a file that ends before its last tile.
 
     Raises:
@@ -169,7 +203,10 @@ def _check(path: Path, series: tifffile.TiffPageSeries, size: int) -> None:
     if series.dtype not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
     pages = [page for level in series.levels for page in level.pages]
-    if max(max(map(operator.add, page.dataoffsets, page.databytecounts)) for page in pages) > size:
+    if None in pages:
+        raise SlideError(f"{path}: a file that its OME-XML names is missing; put all its files into one folder")
+    if any(max(map(operator.add, page.dataoffsets, page.databytecounts)) > page.parent.filehandle.size
+           for page in pages):
         raise SlideError(f"{path}: is truncated; copy it again")
 
 
@@ -191,9 +228,17 @@ def _segment_grid(keyframe: tifffile.TiffPage) -> tuple[int, int, int]:
     return width, height, -(-keyframe.imagewidth // width)
 
 
-def _ome_mpp(xml: str | None) -> float | None:
-    """Return the mean PhysicalSize of an OME-XML's first image in microns."""
-    pixels = ElementTree.fromstring(xml).find(".//{*}Pixels") if xml else None
+def _is_transformed(codestream: bytes) -> bool:
+    """Whether a JPEG 2000 decoder itself turns the components into RGB."""
+    found = codestream.find(COD)
+    return found >= 0 and codestream[found + COD_TRANSFORM:found + COD_TRANSFORM + 1] == b"\1"
+
+
+def _ome_mpp(xml: str | None, size: Dimensions) -> float | None:
+    """Return the mean PhysicalSize in microns of an OME-XML's image of this size."""
+    images = ElementTree.fromstring(xml).iterfind(".//{*}Pixels") if xml else ()
+    pixels = next((image for image in images if (image.get("SizeX"), image.get("SizeY")) == (
+        str(size[0]), str(size[1]))), None)
     if pixels is None:
         return None
     sizes = [float(pixels.get(f"PhysicalSize{axis}", "nan")) for axis in "XY"]

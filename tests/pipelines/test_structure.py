@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a file says of its own structure is checked: which image is the slide, its levels, colours and turns."""
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from pipelines.errors import SlideError
+from pipelines.slide import open_slide
+
+SQUARE = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "metadata": None}
+TILED = {"photometric": "rgb", "tile": (128, 128), "compression": "zlib"}
+
+
+def shown(path, **options):
+    """All of level 0, as the project reads it."""
+    with open_slide(path, **options) as slide:
+        return slide.read_region(0, 0, 0, *slide.dimensions)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_masks_are_no_levels(tmp_path, histology, grey):
+    image = histology[..., 0] if grey else histology
+    options = TILED | {"photometric": "minisblack" if grey else "rgb"}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for step in (1, 2, 4):
+            level = image[::step, ::step]
+            tiff.write(level, subfiletype=int(step > 1), metadata=None, **options)
+            tiff.write(np.zeros(level.shape[:2], np.uint8), tile=(128, 128), metadata=None, subfiletype=int(step > 1))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:  # tifffile writes no masks
+        for page in tiff.pages[1::2]:
+            page.tags[262].overwrite(4)
+            page.tags[254].overwrite(page.subfiletype | 4)
+    try:
+        slide = open_slide(tmp_path / "a.tif")
+    except SlideError as error:
+        assert grey and "must hold one plane" in str(error)
+        return
+    with slide:
+        assert slide.level_dimensions == ((512, 512), (256, 256), (128, 128))
+        for level, step in enumerate((1, 2, 4)):
+            expected = image[::step, ::step] if image.ndim == 3 else np.stack([image[::step, ::step]] * 3, -1)
+            np.testing.assert_array_equal(slide.read_region(0, 0, level, 512 // step, 512 // step), expected)
+
+
+@pytest.mark.parametrize("names", [("label", "slide"), ("", ""), ("overview image", "b")])
+def test_slide_of_an_ome_tiff_is_no_label(tmp_path, histology, names):
+    label = np.full((1000, 900, 3) if names[0] else (300, 300, 3), 30, np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        tiff.write(label, photometric="rgb", metadata={"Name": names[0], "axes": "YXS", "PhysicalSizeX": 9.0})
+        tiff.write(histology, subifds=1, **TILED, metadata={
+            "Name": names[1], "axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5})
+        tiff.write(histology[::2, ::2], subfiletype=1, **TILED)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert slide.level_dimensions == ((512, 512), (256, 256))
+    np.testing.assert_array_equal(shown(tmp_path / "a.ome.tif"), histology)
+
+
+def write_channels(folder, histology, names):
+    """An OME-TIFF whose three channels are in three files."""
+    data = "".join(f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{c}</UUID></TiffData>'
+                   for c, name in enumerate(names))
+    channels = "".join(f'<Channel ID="Channel:0:{c}" SamplesPerPixel="1"/>' for c in range(3))
+    for c in range(3):
+        xml = ('<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+               f'UUID="urn:uuid:{c}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
+               'SizeX="512" SizeY="512" SizeC="3" SizeZ="1" SizeT="1">' + channels + data + "</Pixels></Image></OME>")
+        tifffile.imwrite(folder / f"{c}.ome.tif", histology[..., c], photometric="minisblack", metadata=None,
+                         description=xml, ome=False)
+    return folder / "0.ome.tif"
+
+
+def test_each_channel_is_read_from_its_own_file(tmp_path, histology):
+    path = write_channels(tmp_path, histology, [f"{c}.ome.tif" for c in range(3)])
+    np.testing.assert_array_equal(np.moveaxis(tifffile.imread(path), 0, -1), histology)
+    np.testing.assert_array_equal(shown(path), histology)
+
+
+@pytest.mark.parametrize("name", ["../1.ome.tif", "/1.ome.tif", "..\\1.ome.tif"])
+def test_files_outside_the_folder_are_refused(tmp_path, histology, name):
+    path = write_channels(tmp_path, histology, ["0.ome.tif", name, "2.ome.tif"])
+    with pytest.raises(SlideError, match=r"0\.ome\.tif: names a file outside its folder"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize("code", [33003, 33005])
+@pytest.mark.parametrize("transformed", [False, True])
+def test_codestream_of_jpeg_2000_decides_on_its_colours(tmp_path, histology, code, transformed):
+    stored = histology
+    if code == 33003 and not transformed:
+        stored = np.asarray(Image.fromarray(histology).convert("YCbCr"))
+    tiles = (imagecodecs.jpeg2k_encode(stored[y:y + 256, x:x + 256], level=90, codecformat="j2k", mct=transformed,
+                                       reversible=False) for y in (0, 256) for x in (0, 256))
+    tifffile.imwrite(tmp_path / "a.svs", tiles, shape=histology.shape, dtype=np.uint8, photometric="rgb",
+                     tile=(256, 256), compression=code, **SQUARE)
+    assert np.abs(shown(tmp_path / "a.svs").astype(int) - histology).mean() < 3
