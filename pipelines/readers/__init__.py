@@ -22,11 +22,15 @@ PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8")
 
 
 class Reader(Protocol):
-    """One open file. `level_dimensions` are (width, height); `mpp` is that of level 0."""
+    """One open file. `level_dimensions` are (width, height); `mpp` is that of level 0, if it is plausible.
+
+    `mpp_xy` is what the file says, x and y, plausible or not.
+    """
 
     level_dimensions: tuple[Dimensions, ...]
     level_downsamples: tuple[float, ...]
     mpp: float | None
+    mpp_xy: tuple[float, float] | None
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return [height, width] or [height, width, C] as stored; the window lies inside the level."""

@@ -24,7 +24,8 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
     if vendor == "generic-tiff":
         with tifffile.TiffFile(path) as file:
             dtype = file.pages[0].dtype
-            if file.is_ome or any(map(is_mask, file.pages)) or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
+            unfit = file.is_ome or any(map(is_mask, file.pages))
+            if unfit or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
                 return None
     try:
         return OpenSlideReader(path) if vendor else None
@@ -43,7 +44,8 @@ class OpenSlideReader:
         self.level_dimensions: tuple[Dimensions, ...] = self._slide.level_dimensions
         self.level_downsamples: tuple[float, ...] = self._slide.level_downsamples
         mpp_x, mpp_y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
-        self.mpp = mean_mpp(mpp_x, mpp_y)
+        self.mpp_xy = (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
+        self.mpp = mean_mpp(self.mpp_xy)
         x, y = (int(self._slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
         self.bounds_corner = x, y
         self._twin: TiffReader | None = None

@@ -19,7 +19,7 @@ from pipelines.errors import SlideError
 KEPT_BYTES = 256 * 2**20  # of decoded tiles or strips that are kept in memory
 LARGEST_SEGMENT_BYTES = 2**30
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
-PLAUSIBLE_MPP = (0.01, 20.0)
+PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
@@ -67,7 +67,8 @@ class TiffReader:
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
-        self.mpp = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
+        self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
+        self.mpp = mean_mpp(self.mpp_xy)
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
@@ -128,6 +129,7 @@ class PictureReader:
 
     level_downsamples: tuple[float, ...] = (1.0,)
     mpp: float | None = None
+    mpp_xy: tuple[float, float] | None = None
 
     def __init__(self, path: Path) -> None:
         try:
@@ -161,10 +163,10 @@ class PictureReader:
         self._image.close()
 
 
-def mean_mpp(mpp_x: float, mpp_y: float) -> float | None:
-    """Return the mean microns per pixel, or None if that cannot be a microscope's."""
-    mpp = (mpp_x + mpp_y) / 2
-    return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
+def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
+    """Return the mean microns per pixel, or None if they cannot be a microscope's."""
+    plausible = mpp_xy is not None and all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
+    return sum(mpp_xy) / 2 if mpp_xy and plausible else None
 
 
 def is_mask(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
@@ -234,8 +236,8 @@ def _is_transformed(codestream: bytes) -> bool:
     return found >= 0 and codestream[found + COD_TRANSFORM:found + COD_TRANSFORM + 1] == b"\1"
 
 
-def _ome_mpp(xml: str | None, size: Dimensions) -> float | None:
-    """Return the mean PhysicalSize in microns of an OME-XML's image of this size."""
+def _ome_mpp(xml: str | None, size: Dimensions) -> tuple[float, float] | None:
+    """Return the PhysicalSize, x and y, in microns of an OME-XML's image of this size."""
     images = ElementTree.fromstring(xml).iterfind(".//{*}Pixels") if xml else ()
     pixels = next((image for image in images if (image.get("SizeX"), image.get("SizeY")) == (
         str(size[0]), str(size[1]))), None)
@@ -243,12 +245,13 @@ def _ome_mpp(xml: str | None, size: Dimensions) -> float | None:
         return None
     sizes = [float(pixels.get(f"PhysicalSize{axis}", "nan")) for axis in "XY"]
     units = [MICRONS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), np.nan) for axis in "XY"]
-    return mean_mpp(sizes[0] * units[0], sizes[1] * units[1])
+    mpp_x, mpp_y = sizes[0] * units[0], sizes[1] * units[1]
+    return (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
 
 
-def _resolution_mpp(page: tifffile.TiffPage) -> float | None:
-    """Return the mpp of the TIFF resolution tags, if they have a unit."""
+def _resolution_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Return the mpp, x and y, of the TIFF resolution tags, if they have a unit."""
     if page.resolutionunit <= 1:
         return None
-    per_micron = page.get_resolution(tifffile.RESUNIT.MICROMETER)
-    return mean_mpp(*[1 / value if value else np.nan for value in per_micron])
+    x, y = page.get_resolution(tifffile.RESUNIT.MICROMETER)
+    return (1 / x, 1 / y) if x and y else None
