@@ -15,10 +15,11 @@ import numpy as np
 from pipelines.errors import slide_errors
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
 from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
+from pipelines.readers.turned import TurnedReader
 
 __all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]
 
-PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8")
+PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 
 class Reader(Protocol):
@@ -61,5 +62,6 @@ def open_reader(path: Path) -> Reader:
         if reader is not None:
             return reader
         if magic in TIFF_MAGIC and is_for_tifffile(path):
-            return TiffReader(path)
+            tiff = TiffReader(path)
+            return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
         return PictureReader(path)

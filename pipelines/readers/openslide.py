@@ -10,7 +10,7 @@ import tifffile
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
-from pipelines.readers.plain import Dimensions, TiffReader, is_mask, mean_mpp
+from pipelines.readers.plain import Dimensions, TiffReader, is_mask, mean_mpp, orientation_of
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 
@@ -18,13 +18,14 @@ COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels
 def open_by_openslide(path: Path) -> OpenSlideReader | None:
     """Return a reader, or None if OpenSlide does not read all of the file.
 
-    It reads neither levels nor mpp of an OME-TIFF, takes masks for levels, and reads only integers of 8 or 16 bit.
+    It reads neither levels nor mpp of an OME-TIFF, takes masks for levels, turns each tile by itself if the
+    image is stored turned, and reads only integers of 8 or 16 bit.
     """
     vendor = openslide.OpenSlide.detect_format(path)
     if vendor == "generic-tiff":
         with tifffile.TiffFile(path) as file:
             dtype = file.pages[0].dtype
-            unfit = file.is_ome or any(map(is_mask, file.pages))
+            unfit = file.is_ome or any(map(is_mask, file.pages)) or orientation_of(file.pages[0]) != 1
             if unfit or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
                 return None
     try:

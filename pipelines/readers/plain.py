@@ -12,9 +12,10 @@ from xml.etree import ElementTree
 import numpy as np
 import openslide
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from pipelines.errors import SlideError
+from pipelines.readers.turned import TRANSPOSED
 
 KEPT_BYTES = 256 * 2**20  # of decoded tiles or strips that are kept in memory
 LARGEST_SEGMENT_BYTES = 2**30
@@ -24,6 +25,8 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
+PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # PIL's others include programs (EPS)
+LARGEST_PROFILE = 64 * 2**20  # bytes of a colour profile in a PNG; PIL's own limit, 1 MiB, is less than scanners write
 COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
 MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
@@ -69,6 +72,7 @@ class TiffReader:
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
         self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
         self.mpp = mean_mpp(self.mpp_xy)
+        self.orientation = orientation_of(series.keyframe)
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
@@ -135,15 +139,22 @@ class PictureReader:
         try:
             with warnings.catch_warnings():  # too large pictures are refused below
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                self._image = Image.open(path)
+                PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE
+                self._image = Image.open(path, formats=PICTURES)
         except UnidentifiedImageError as error:
-            raise SlideError(f"{path}: is no slide or image that OpenSlide, tifffile or PIL can read") from error
+            raise SlideError(f"{path}: is no slide or image that can be read; give a slide, "
+                             "PNG, JPEG, BMP or TIFF") from error
         except Image.DecompressionBombError as error:
             raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "
                              "picture; convert it to a tiled TIFF, for instance by vips tiffsave IN OUT.tif --tile "
                              "--pyramid") from error
         self._pixels: np.ndarray | None = None
-        self.level_dimensions: tuple[Dimensions, ...] = (self._image.size,)
+        width, height = self._image.size
+        orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1)
+        if self._image.format == "TIFF" and orientation in range(2, 9):  # PIL's size and pixels disagree
+            raise SlideError(f"{path}: is stored turned (Orientation {orientation}); save it upright as RGB")
+        turned = orientation in TRANSPOSED
+        self.level_dimensions: tuple[Dimensions, ...] = ((height, width) if turned else (width, height),)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See `pipelines.readers.Reader`."""
@@ -153,6 +164,8 @@ class PictureReader:
                 mode = "RGBA"
             elif mode not in ("1", "L", "LA", "RGB", "RGBA") and not mode.startswith("I;16"):
                 mode = "RGB"
+            if self._image.format != "TIFF":  # PIL turns those itself
+                ImageOps.exif_transpose(self._image, in_place=True)
             self._pixels = np.asarray(self._image.convert(mode))
         return self._pixels[y:y + height, x:x + width]
 
@@ -167,6 +180,12 @@ def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
     """Return the mean microns per pixel, or None if they cannot be a microscope's."""
     plausible = mpp_xy is not None and all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
     return sum(mpp_xy) / 2 if mpp_xy and plausible else None
+
+
+def orientation_of(page: tifffile.TiffPage) -> int:
+    """Return how a page is stored; 1 is upright."""
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag else 1
 
 
 def is_mask(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:

@@ -6,7 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from pipelines.errors import SlideError
 from pipelines.slide import open_slide
@@ -111,3 +111,34 @@ def test_implausible_mpp_is_not_believed(tmp_path, histology, layout, mpp):
         with pytest.raises(SlideError, match=rf"a\.tif: says {mpp} microns .* implausible; set --assume"):
             slide.resolution(1.0)
     assert open_slide(tmp_path / "a.tif", assume_mpp=0.5).mpp == 0.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["tiles", "strips", "jpg", "png"])
+def test_stored_orientation_is_undone_as_viewers_do(tmp_path, histology, kind, orientation):
+    stored, path = histology[:, :400], tmp_path / f"a.{kind if kind in ('jpg', 'png') else 'tif'}"
+    exif = Image.Exif()
+    exif[274] = orientation
+    if kind in ("tiles", "strips"):
+        layout = {"tile": (128, 128)} if kind == "tiles" else {"rowsperstrip": 32}
+        tifffile.imwrite(path, stored, photometric="rgb", metadata=None, extratags=[(274, 3, 1, orientation, True)],
+                         **layout)
+    else:
+        Image.fromarray(stored).save(path, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    np.testing.assert_array_equal(shown(path), expected)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(70, 30, 0, 200, 90), expected[30:120, 70:270])
+
+
+def test_only_listed_picture_formats_are_opened_whatever_their_name(tmp_path, histology):
+    for kind in ("EPS", "GIF", "PPM"):
+        Image.fromarray(histology).save(tmp_path / "a.png", kind)
+        with pytest.raises(SlideError, match=r"a\.png: is no slide or image"):
+            open_slide(tmp_path / "a.png")
+
+
+def test_png_with_a_large_colour_profile_is_read(tmp_path, histology):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + np.random.default_rng(0).bytes(2**21)
+    Image.fromarray(histology).save(tmp_path / "a.png", icc_profile=profile)
+    np.testing.assert_array_equal(shown(tmp_path / "a.png"), histology)
