@@ -37,7 +37,7 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
 
 
 class OpenSlideReader:
-    """A slide of a vendor that OpenSlide knows."""
+    """A slide of a vendor that OpenSlide knows, cropped to the scanned area (its bounds), as viewers do."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,8 +47,13 @@ class OpenSlideReader:
         mpp_x, mpp_y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
         self.mpp_xy = (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
         self.mpp = mean_mpp(self.mpp_xy)
-        x, y = (int(self._slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
-        self.bounds_corner = x, y
+        canvas, bounds = self.level_dimensions[0], self._slide.properties
+        self._corner = x, y = tuple(int(bounds.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+        l0_w, l0_h = (min(int(bounds.get(f"openslide.bounds-{side}", whole)), whole - corner)
+                      for side, whole, corner in zip(("width", "height"), canvas, (x, y), strict=True))
+        if (l0_w, l0_h) != canvas:
+            self.level_dimensions = tuple((max(1, int(l0_w / factor)), max(1, int(l0_h / factor)))
+                                          for factor in self.level_downsamples)
         self._twin: TiffReader | None = None
         self._twin_levels: dict[int, int | None] = {}  # the twin's level for each of this slide's
 
@@ -57,7 +62,7 @@ class OpenSlideReader:
         # OpenSlide takes whole level-0 pixels. If the downsample is not an integer, this is up to half a level-0 pixel
         # off the level's grid, and it interpolates.
         downsample = self.level_downsamples[level]
-        l0_corner = (round(x * downsample), round(y * downsample))
+        l0_corner = (self._corner[0] + round(x * downsample), self._corner[1] + round(y * downsample))
         try:
             return np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
         except openslide.OpenSlideError:

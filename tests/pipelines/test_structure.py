@@ -142,3 +142,24 @@ def test_png_with_a_large_colour_profile_is_read(tmp_path, histology):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + np.random.default_rng(0).bytes(2**21)
     Image.fromarray(histology).save(tmp_path / "a.png", icc_profile=profile)
     np.testing.assert_array_equal(shown(tmp_path / "a.png"), histology)
+
+
+def test_scanned_area_of_a_large_canvas_is_the_slide(tmp_path, histology):
+    def scan(at, side, objective, dimensions):
+        pixels = "".join(f'<dimension sizeX="{w}" sizeY="{w}" r="{r}" ifd="{ifd}"/>' for w, r, ifd in dimensions)
+        return (f'<image name="{at}" uuid="{at}"><pixels sizeX="{dimensions[0][0]}" sizeY="{dimensions[0][0]}">{pixels}'
+                f'</pixels><view sizeX="{side}" sizeY="{side}" offsetX="{at}" offsetY="{at}" spacingZ="0"/>'
+                "<scanSettings>"
+                f"<objectiveSettings><objective>{objective}</objective></objectiveSettings><illuminationSettings>"
+                "<illuminationSource>brightfield</illuminationSource></illuminationSettings></scanSettings></image>")
+    xml = ('<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection name="c" sizeX="5120000" '
+           'sizeY="5120000">' + scan(0, 5120000, 0.6, [(256, 0, 0)])
+           + scan(2048000, 256000, 20, [(512, 0, 1), (128, 1, 2)]) + "</collection></scn>")
+    with tifffile.TiffWriter(tmp_path / "a.scn", bigtiff=True) as tiff:
+        options = TILED | {"metadata": None}
+        tiff.write(np.full((256, 256, 3), 240, np.uint8), description=xml, **options)
+        tiff.write(histology, **options)
+        tiff.write(histology[::4, ::4], **options)
+    with open_slide(tmp_path / "a.scn") as slide:
+        assert slide.level_dimensions == ((512, 512), (128, 128))
+    np.testing.assert_array_equal(shown(tmp_path / "a.scn"), histology)
