@@ -10,7 +10,7 @@ import tifffile
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
-from pipelines.readers.plain import Dimensions, TiffReader, is_mask, mean_mpp, orientation_of
+from pipelines.readers.plain import Dimensions, TiffReader, check_segments, is_mask, mean_mpp, orientation_of
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 
@@ -24,6 +24,7 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
     vendor = openslide.OpenSlide.detect_format(path)
     if vendor == "generic-tiff":
         with tifffile.TiffFile(path) as file:
+            check_segments(path, file.pages[0])
             dtype = file.pages[0].dtype
             unfit = file.is_ome or any(map(is_mask, file.pages)) or orientation_of(file.pages[0]) != 1
             if unfit or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):

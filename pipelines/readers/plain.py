@@ -47,9 +47,7 @@ def is_for_tifffile(path: Path) -> bool:
         if len(file.pages) == 0 or (file.pages[0].is_tiled and not file.is_ome and not known_tiled):
             raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
-        size = int(np.prod(page.chunks)) * page.dtype.itemsize
-        if size > LARGEST_SEGMENT_BYTES:
-            raise SlideError(f"{path}: is one strip of {size / 2**30:.1f} GiB; convert it to a tiled TIFF")
+        check_segments(path, page)
         is_jpeg = page.compression in (6, 7)
         is_jpeg = is_jpeg or page.compression == APERIO_YCBCR
         return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
@@ -180,6 +178,14 @@ def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
     """Return the mean microns per pixel, or None if they cannot be a microscope's."""
     plausible = mpp_xy is not None and all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
     return sum(mpp_xy) / 2 if mpp_xy and plausible else None
+
+
+def check_segments(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse a page whose tiles or strips are too large to decode one."""
+    size = int(np.prod(page.chunks)) * page.dtype.itemsize if page.dtype else 0
+    if size > LARGEST_SEGMENT_BYTES:
+        raise SlideError(f"{path}: has tiles or strips of {size / 2**30:.1f} GiB, more than "
+                         f"{LARGEST_SEGMENT_BYTES / 2**30:.0f}; convert it to a TIFF with small tiles")
 
 
 def orientation_of(page: tifffile.TiffPage) -> int:
