@@ -175,7 +175,7 @@ class PatchOptions(Options):
                                 group="data")
     mpp: float | None = option(None, "Microns per pixel to read at", "0.5 is about 20x, 0.25 about 40x", group="data")
     level: int = option(0, "Slide level to read, without mpp", "0 is the highest resolution", group="data")
-    assume_mpp: float | None = option(None, "Microns per pixel of slides without resolution metadata", group="data")
+    assume_mpp: float | None = option(None, "Microns per pixel of all inputs; overrules their metadata", group="data")
     sampling: str = option("grid", "Patches on a grid, or at random places", choices=SAMPLINGS, group="data")
     max_patches: int | None = option(None, "Most patches of a slide", "by default all", POSITIVE, group="data")
     min_tissue: float = option(0.5, "Least share of a patch that is tissue; not used for shards and pairs of files",

@@ -35,6 +35,7 @@ __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "
 # Scanners of one nominal magnification differ by this much: "40x" is 0.2275 to 0.2638.
 MPP_TOLERANCE = 0.06
 FINER = (2, 4)  # times finer than the result: less keeps the level's compression, more costs time
+SQUARE_TOLERANCE = 0.1  # between microns per pixel in x and in y
 SHAPE_TOLERANCE = 0.05  # some scanners pad the last tile of a level
 LANCZOS_SUPPORT = 3  # of the widest filter below
 BLOCK = 256
@@ -65,7 +66,7 @@ def open_slide(path: str | os.PathLike[str], assume_mpp: float | None = None) ->
 
     Args:
         path: A file that OpenSlide, tifffile or PIL reads.
-        assume_mpp: The mpp of level 0 for files without resolution metadata.
+        assume_mpp: The mpp of level 0; it overrules the file's.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -86,7 +87,8 @@ class Slide:
     def __init__(self, path: Path, reader: Reader, assume_mpp: float | None = None) -> None:
         self.path = path
         self.slide_id = slide_id_of(path)
-        self.mpp = reader.mpp or assume_mpp
+        self.mpp = assume_mpp or reader.mpp
+        self._stated_mpp = None if assume_mpp else reader.mpp_xy
         self.dimensions: Dimensions = reader.level_dimensions[0]
         self._levels = _true_levels(reader.level_dimensions)  # of the reader
         self.level_dimensions = tuple(reader.level_dimensions[level] for level in self._levels)
@@ -115,15 +117,21 @@ class Slide:
         """Return what `read_at` reads for `mpp`, or for `level` if that is None.
 
         Raises:
-            SlideError: The slide has no mpp, is not as fine as requested, or has no such level.
+            SlideError: The slide has no mpp or no square pixels, is not as fine as requested, or has no such level.
         """
+        mpp_x, mpp_y = self._stated_mpp or (1.0, 1.0)
+        if max(mpp_x, mpp_y) > min(mpp_x, mpp_y) * (1 + SQUARE_TOLERANCE):
+            raise SlideError(f"{self.path}: says that its pixels are not square, {mpp_x:.4g} x {mpp_y:.4g} microns; "
+                             "resample it to square ones, or set --assume_mpp if the metadata is wrong")
         if mpp is None:
             if not 0 <= level < len(self.level_dimensions):
                 raise SlideError(f"{self.path}: has levels 0 to {len(self.level_dimensions) - 1}; choose one of them. "
                                  f"Received: level={level}")
             return Resolution(level, self.level_downsamples[level], self.level_mpp(level), resampled=False)
         if self.mpp is None:
-            raise SlideError(f"{self.path}: has no resolution metadata; set --assume_mpp, "
+            lacks = f"says {mpp_x:.4g} microns per pixel, which is implausible" if self._stated_mpp else (
+                "has no resolution metadata")
+            raise SlideError(f"{self.path}: {lacks}; set --assume_mpp, "
                              f"or leave --mpp out. Received: mpp={mpp}")
         if mpp * (1 + MPP_TOLERANCE) < self.mpp:
             raise SlideError(f"{self.path}: has {self.mpp:.4g} microns per pixel at its finest; ask for that or more, "

@@ -31,6 +31,7 @@ SATURATION_LIMITS = (0.04, 0.07)
 DARKNESS_LIMITS = (0.1, 0.2)
 BRIGHTNESS_LIMITS = (0.1, 0.5)
 DARK_FIELD_VALUE = 0.2
+GREY_SPREAD = 4  # grey levels between the channels of a grey image with noise
 GLASS_VALUE, GLASS_SATURATION = 0.8, 0.08  # glass is bright and nearly neutral
 
 TYPICAL_MPP = 0.5  # for slides without resolution metadata
@@ -51,7 +52,7 @@ def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
     value = brightest.astype(np.float32) / 255
     if np.median(value) < DARK_FIELD_VALUE:
         mask = _above_otsu(value, BRIGHTNESS_LIMITS)
-    elif np.array_equal(darkest, brightest):
+    elif (brightest - darkest).max() <= GREY_SPREAD:
         mask = _above_otsu(value.max() - value, DARKNESS_LIMITS)
     else:
         mask = _above_otsu(_saturation(thumbnail / _glass(thumbnail, darkest)), SATURATION_LIMITS)

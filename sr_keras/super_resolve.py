@@ -82,7 +82,7 @@ flags.DEFINE_boolean("resume", False, "Continue a stopped run; finished outputs 
 flags.DEFINE_float("mpp", None, "Microns per pixel to read at; 1.0 is about 10x. Averaged from a level that is 2 to 4 "
                    "times finer if there is one.", flag_values=FLAGS)
 flags.DEFINE_integer("level", 0, "Slide level to read, without --mpp.", flag_values=FLAGS)
-flags.DEFINE_float("assume_mpp", None, "Microns per pixel of slides without resolution metadata.", flag_values=FLAGS)
+flags.DEFINE_float("assume_mpp", None, "Microns per pixel of all inputs; overrules their metadata.", flag_values=FLAGS)
 flags.DEFINE_list("region", None, "Part of the slide: x,y,width,height in level-0 pixels.", flag_values=FLAGS)
 flags.DEFINE_integer("quality", None, "JPEG quality, 1 to 100; by default 90 in a .tif, 95 in a .jpg.",
                      flag_values=FLAGS)

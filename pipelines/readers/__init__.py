@@ -15,18 +15,23 @@ import numpy as np
 from pipelines.errors import slide_errors
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
 from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
+from pipelines.readers.turned import TurnedReader
 
 __all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]
 
-PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8")
+PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 
 class Reader(Protocol):
-    """One open file. `level_dimensions` are (width, height); `mpp` is that of level 0."""
+    """One open file. `level_dimensions` are (width, height); `mpp` is that of level 0, if it is plausible.
+
+    `mpp_xy` is what the file says, x and y, plausible or not.
+    """
 
     level_dimensions: tuple[Dimensions, ...]
     level_downsamples: tuple[float, ...]
     mpp: float | None
+    mpp_xy: tuple[float, float] | None
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return [height, width] or [height, width, C] as stored; the window lies inside the level."""
@@ -57,5 +62,6 @@ def open_reader(path: Path) -> Reader:
         if reader is not None:
             return reader
         if magic in TIFF_MAGIC and is_for_tifffile(path):
-            return TiffReader(path)
+            tiff = TiffReader(path)
+            return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
         return PictureReader(path)

@@ -10,7 +10,7 @@ import tifffile
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
-from pipelines.readers.plain import Dimensions, TiffReader, mean_mpp
+from pipelines.readers.plain import Dimensions, TiffReader, check_segments, is_mask, mean_mpp, orientation_of
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 
@@ -18,13 +18,16 @@ COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels
 def open_by_openslide(path: Path) -> OpenSlideReader | None:
     """Return a reader, or None if OpenSlide does not read all of the file.
 
-    It reads neither levels nor mpp of an OME-TIFF, and no pixels that are not integers of 8 or 16 bit.
+    It reads neither levels nor mpp of an OME-TIFF, takes masks for levels, turns each tile by itself if the
+    image is stored turned, and reads only integers of 8 or 16 bit.
     """
     vendor = openslide.OpenSlide.detect_format(path)
     if vendor == "generic-tiff":
         with tifffile.TiffFile(path) as file:
+            check_segments(path, file.pages[0])
             dtype = file.pages[0].dtype
-            if file.is_ome or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
+            unfit = file.is_ome or any(map(is_mask, file.pages)) or orientation_of(file.pages[0]) != 1
+            if unfit or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
                 return None
     try:
         return OpenSlideReader(path) if vendor else None
@@ -35,7 +38,7 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
 
 
 class OpenSlideReader:
-    """A slide of a vendor that OpenSlide knows."""
+    """A slide of a vendor that OpenSlide knows, cropped to the scanned area (its bounds), as viewers do."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,9 +46,15 @@ class OpenSlideReader:
         self.level_dimensions: tuple[Dimensions, ...] = self._slide.level_dimensions
         self.level_downsamples: tuple[float, ...] = self._slide.level_downsamples
         mpp_x, mpp_y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
-        self.mpp = mean_mpp(mpp_x, mpp_y)
-        x, y = (int(self._slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
-        self.bounds_corner = x, y
+        self.mpp_xy = (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
+        self.mpp = mean_mpp(self.mpp_xy)
+        canvas, bounds = self.level_dimensions[0], self._slide.properties
+        self._corner = x, y = tuple(int(bounds.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+        l0_w, l0_h = (min(int(bounds.get(f"openslide.bounds-{side}", whole)), whole - corner)
+                      for side, whole, corner in zip(("width", "height"), canvas, (x, y), strict=True))
+        if (l0_w, l0_h) != canvas:
+            self.level_dimensions = tuple((max(1, int(l0_w / factor)), max(1, int(l0_h / factor)))
+                                          for factor in self.level_downsamples)
         self._twin: TiffReader | None = None
         self._twin_levels: dict[int, int | None] = {}  # the twin's level for each of this slide's
 
@@ -54,7 +63,7 @@ class OpenSlideReader:
         # OpenSlide takes whole level-0 pixels. If the downsample is not an integer, this is up to half a level-0 pixel
         # off the level's grid, and it interpolates.
         downsample = self.level_downsamples[level]
-        l0_corner = (round(x * downsample), round(y * downsample))
+        l0_corner = (self._corner[0] + round(x * downsample), self._corner[1] + round(y * downsample))
         try:
             return np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
         except openslide.OpenSlideError:

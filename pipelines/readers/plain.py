@@ -6,21 +6,28 @@ import logging
 import operator
 import warnings
 from collections import OrderedDict
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
 import numpy as np
 import openslide
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from pipelines.errors import SlideError
+from pipelines.readers.turned import TRANSPOSED
 
 KEPT_BYTES = 256 * 2**20  # of decoded tiles or strips that are kept in memory
 LARGEST_SEGMENT_BYTES = 2**30
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
-PLAUSIBLE_MPP = (0.01, 20.0)
+PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
+MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
+APERIO_YCBCR = 33003  # JPEG 2000
+PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # PIL's others include programs (EPS)
+LARGEST_PROFILE = 64 * 2**20  # bytes of a colour profile in a PNG; PIL's own limit, 1 MiB, is less than scanners write
+COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
 MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 Dimensions = tuple[int, int]
@@ -40,30 +47,31 @@ def is_for_tifffile(path: Path) -> bool:
         if len(file.pages) == 0 or (file.pages[0].is_tiled and not file.is_ome and not known_tiled):
             raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
-        size = int(np.prod(page.chunks)) * page.dtype.itemsize
-        if size > LARGEST_SEGMENT_BYTES:
-            raise SlideError(f"{path}: is one strip of {size / 2**30:.1f} GiB; convert it to a tiled TIFF")
+        check_segments(path, page)
         is_jpeg = page.compression in (6, 7)
+        is_jpeg = is_jpeg or page.compression == APERIO_YCBCR
         return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
 
 
 class TiffReader:
-    """A TIFF that OpenSlide does not open, or not with all its levels: the first series."""
+    """A TIFF that OpenSlide does not open, or not with all its levels: its largest image that is no label."""
 
     def __init__(self, path: Path) -> None:
         self._file = tifffile.TiffFile(path)
-        series = self._file.series[0]
         try:
-            _check(path, series, self._file.filehandle.size)
+            series = _slide_series(path, self._file)
+            _check(path, series)
         except SlideError:
             self._file.close()
             raise
-        self._levels = series.levels
+        self._levels = [level for level in series.levels if level is series or not is_mask(level.keyframe)]
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
-        self.mpp = _ome_mpp(self._file.ome_metadata) or _resolution_mpp(series.keyframe)
-        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
+        self.mpp = mean_mpp(self.mpp_xy)
+        self.orientation = orientation_of(series.keyframe)
+        self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -75,6 +83,9 @@ class TiffReader:
 
     def close(self) -> None:
         """See `pipelines.readers.Reader`."""
+        for level in self._levels:
+            for page in level.pages:
+                page.parent.filehandle.close()
         self._file.close()
 
     def _window(self, page: tifffile.TiffPage, first: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -92,7 +103,7 @@ class TiffReader:
 
     def _segment(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
         """Return tile or strip `index` as [h, w, S], from memory if it was read recently."""
-        key = (page.offset, index)
+        key = (page.parent.filehandle.path, page.offset, index)
         if key not in self._kept:
             self._kept[key] = self._decode(page, index)
             self._kept_bytes += self._kept[key].nbytes
@@ -102,12 +113,16 @@ class TiffReader:
         return self._kept[key]
 
     def _decode(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
-        keyframe, file = page.keyframe, self._file.filehandle
+        keyframe, file = page.keyframe, page.parent.filehandle  # channels may lie in several files
+        if file.closed:
+            file.open()
         file.seek(page.dataoffsets[index])
         data = file.read(page.databytecounts[index])
         segment, _, shape = keyframe.decode(data or None, index, jpegtables=page.jpegtables)
         if segment is None:  # a sparse file has no data for empty tiles: glass
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
+        elif keyframe.compression == APERIO_YCBCR and segment.shape[-1] == 3 and not _is_transformed(data):
+            return np.asarray(Image.fromarray(segment[0], "YCbCr").convert("RGB"))
         return segment[0]
 
 
@@ -116,20 +131,28 @@ class PictureReader:
 
     level_downsamples: tuple[float, ...] = (1.0,)
     mpp: float | None = None
+    mpp_xy: tuple[float, float] | None = None
 
     def __init__(self, path: Path) -> None:
         try:
             with warnings.catch_warnings():  # too large pictures are refused below
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                self._image = Image.open(path)
+                PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE
+                self._image = Image.open(path, formats=PICTURES)
         except UnidentifiedImageError as error:
-            raise SlideError(f"{path}: is no slide or image that OpenSlide, tifffile or PIL can read") from error
+            raise SlideError(f"{path}: is no slide or image that can be read; give a slide, "
+                             "PNG, JPEG, BMP or TIFF") from error
         except Image.DecompressionBombError as error:
             raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "
                              "picture; convert it to a tiled TIFF, for instance by vips tiffsave IN OUT.tif --tile "
                              "--pyramid") from error
         self._pixels: np.ndarray | None = None
-        self.level_dimensions: tuple[Dimensions, ...] = (self._image.size,)
+        width, height = self._image.size
+        orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1)
+        if self._image.format == "TIFF" and orientation in range(2, 9):  # PIL's size and pixels disagree
+            raise SlideError(f"{path}: is stored turned (Orientation {orientation}); save it upright as RGB")
+        turned = orientation in TRANSPOSED
+        self.level_dimensions: tuple[Dimensions, ...] = ((height, width) if turned else (width, height),)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See `pipelines.readers.Reader`."""
@@ -139,6 +162,8 @@ class PictureReader:
                 mode = "RGBA"
             elif mode not in ("1", "L", "LA", "RGB", "RGBA") and not mode.startswith("I;16"):
                 mode = "RGB"
+            if self._image.format != "TIFF":  # PIL turns those itself
+                ImageOps.exif_transpose(self._image, in_place=True)
             self._pixels = np.asarray(self._image.convert(mode))
         return self._pixels[y:y + height, x:x + width]
 
@@ -149,13 +174,49 @@ class PictureReader:
         self._image.close()
 
 
-def mean_mpp(mpp_x: float, mpp_y: float) -> float | None:
-    """Return the mean microns per pixel, or None if that cannot be a microscope's."""
-    mpp = (mpp_x + mpp_y) / 2
-    return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
+def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
+    """Return the mean microns per pixel, or None if they cannot be a microscope's."""
+    plausible = mpp_xy is not None and all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
+    return sum(mpp_xy) / 2 if mpp_xy and plausible else None
 
 
-def _check(path: Path, series: tifffile.TiffPageSeries, size: int) -> None:
+def check_segments(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse a page whose tiles or strips are too large to decode one."""
+    size = int(np.prod(page.chunks)) * page.dtype.itemsize if page.dtype else 0
+    if size > LARGEST_SEGMENT_BYTES:
+        raise SlideError(f"{path}: has tiles or strips of {size / 2**30:.1f} GiB, more than "
+                         f"{LARGEST_SEGMENT_BYTES / 2**30:.0f}; convert it to a TIFF with small tiles")
+
+
+def orientation_of(page: tifffile.TiffPage) -> int:
+    """Return how a page is stored; 1 is upright."""
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag else 1
+
+
+def is_mask(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
+    """Whether a page says where another one is transparent."""
+    keyframe = page.keyframe
+    return bool(keyframe.subfiletype & MASK) or keyframe.photometric == MASK
+
+
+def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """Return the image that is the slide: the largest that is not named as a label or overview.
+
+    Raises:
+        SlideError: An OME-TIFF names files outside its folder.
+    """
+    if file.is_ome:
+        for element in ElementTree.fromstring(file.ome_metadata).iterfind(".//{*}UUID[@FileName]"):
+            name = element.get("FileName", "")
+            if name in ("", "..") or PureWindowsPath(name).name != name:  # it takes both kinds of slashes
+                raise SlideError(f"{path}: names a file outside its folder; put all its files into one folder and "
+                                 f"correct the names in its OME-XML. Received: FileName={name!r}")
+    named = [series for series in file.series if not any(word in series.name.lower() for word in NOT_THE_SLIDE)]
+    return max(named or file.series, key=lambda series: series.sizes.get("width", 0) * series.sizes.get("height", 0))
+
+
+def _check(path: Path, series: tifffile.TiffPageSeries) -> None:
     """Refuse what is no picture of 8 or 16 bit, and a file that ends before its last tile.
 
     Raises:
@@ -169,7 +230,10 @@ def _check(path: Path, series: tifffile.TiffPageSeries, size: int) -> None:
     if series.dtype not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
     pages = [page for level in series.levels for page in level.pages]
-    if max(max(map(operator.add, page.dataoffsets, page.databytecounts)) for page in pages) > size:
+    if None in pages:
+        raise SlideError(f"{path}: a file that its OME-XML names is missing; put all its files into one folder")
+    if any(max(map(operator.add, page.dataoffsets, page.databytecounts)) > page.parent.filehandle.size
+           for page in pages):
         raise SlideError(f"{path}: is truncated; copy it again")
 
 
@@ -191,19 +255,28 @@ def _segment_grid(keyframe: tifffile.TiffPage) -> tuple[int, int, int]:
     return width, height, -(-keyframe.imagewidth // width)
 
 
-def _ome_mpp(xml: str | None) -> float | None:
-    """Return the mean PhysicalSize of an OME-XML's first image in microns."""
-    pixels = ElementTree.fromstring(xml).find(".//{*}Pixels") if xml else None
+def _is_transformed(codestream: bytes) -> bool:
+    """Whether a JPEG 2000 decoder itself turns the components into RGB."""
+    found = codestream.find(COD)
+    return found >= 0 and codestream[found + COD_TRANSFORM:found + COD_TRANSFORM + 1] == b"\1"
+
+
+def _ome_mpp(xml: str | None, size: Dimensions) -> tuple[float, float] | None:
+    """Return the PhysicalSize, x and y, in microns of an OME-XML's image of this size."""
+    images = ElementTree.fromstring(xml).iterfind(".//{*}Pixels") if xml else ()
+    pixels = next((image for image in images if (image.get("SizeX"), image.get("SizeY")) == (
+        str(size[0]), str(size[1]))), None)
     if pixels is None:
         return None
     sizes = [float(pixels.get(f"PhysicalSize{axis}", "nan")) for axis in "XY"]
     units = [MICRONS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), np.nan) for axis in "XY"]
-    return mean_mpp(sizes[0] * units[0], sizes[1] * units[1])
+    mpp_x, mpp_y = sizes[0] * units[0], sizes[1] * units[1]
+    return (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
 
 
-def _resolution_mpp(page: tifffile.TiffPage) -> float | None:
-    """Return the mpp of the TIFF resolution tags, if they have a unit."""
+def _resolution_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Return the mpp, x and y, of the TIFF resolution tags, if they have a unit."""
     if page.resolutionunit <= 1:
         return None
-    per_micron = page.get_resolution(tifffile.RESUNIT.MICROMETER)
-    return mean_mpp(*[1 / value if value else np.nan for value in per_micron])
+    x, y = page.get_resolution(tifffile.RESUNIT.MICROMETER)
+    return (1 / x, 1 / y) if x and y else None

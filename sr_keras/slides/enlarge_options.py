@@ -22,7 +22,7 @@ class EnlargeOptions:
     Attributes:
         mpp: Microns per pixel to read at; None to read `level`.
         level: Slide level to read.
-        assume_mpp: mpp of slides without resolution metadata.
+        assume_mpp: mpp of the slide; it overrules its metadata.
         region: (x, y, width, height) in level 0; None for the whole slide.
         quality: JPEG quality; None for the default of the format.
         lossless: Compress the pyramid without loss.

@@ -36,8 +36,9 @@ def test_slide_says_what_it_is(slide, sample_slide):
     assert slide.level_mpp(2) == pytest.approx(2)
 
 
-def test_assume_mpp_is_for_slides_that_do_not_say_theirs(sample_slide, ramp):
-    assert open_slide(sample_slide, assume_mpp=9).mpp == pytest.approx(0.5)
+def test_assume_mpp_overrules_what_slides_say(sample_slide, ramp):
+    assert open_slide(sample_slide).mpp == pytest.approx(0.5)
+    assert open_slide(sample_slide, assume_mpp=9).mpp == 9
     assert open_slide(ramp).mpp is None
     assert open_slide(ramp, assume_mpp=0.3).mpp == 0.3
 

@@ -144,3 +144,12 @@ def test_real_tiles_are_tissue(shared_data, folder):
     tiles = sorted((shared_data / "tiles" / folder).glob("*/*.jpeg"))[::25]
     shares = [tissue_mask(np.asarray(Image.open(tile).reduce(4)), 2.0).mean() for tile in tiles]
     assert np.mean(np.array(shares) >= 0.5) > 0.95
+
+
+def test_colour_noise_of_one_level_leaves_a_grey_image_grey():
+    grey = np.full((128, 128, 3), 240, np.uint8)
+    grey[32:96, 32:96] = 130
+    noise = np.random.default_rng(0).integers(-1, 2, grey.shape)
+    mask = tissue_mask((grey + noise).astype(np.uint8))
+    assert mask[36:92, 36:92].all()
+    assert not mask[:24].any()
