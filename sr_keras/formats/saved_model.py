@@ -69,7 +69,7 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, card: str 
     scale, halo = scale_of(generator), receptive_field(generator)
     content = {"scale": scale, "halo": halo, "max_pixels": max_pixels, **(facts or ModelFacts()).as_json()}
     target = next_version(Path(folder))
-    with atomic_path(target) as temporary:
+    with atomic_path(target, folder=True) as temporary:
         write_graph(generator, temporary, scale=scale, halo=halo, max_pixels=max_pixels)
         (temporary / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (temporary / WARMUP_FILE).parent.mkdir()

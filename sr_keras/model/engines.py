@@ -37,7 +37,7 @@ import tensorflow as tf
 
 from pipelines.console import import_optional
 from pipelines.errors import require
-from pipelines.files import atomic_path, write_text
+from pipelines.files import atomic_path, cache_home, write_text
 from pipelines.workers import cores
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
 from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
@@ -93,7 +93,7 @@ def installed() -> list[str]:
 def cache_folder() -> Path:
     """Return the cache folder, without creating it."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "sr_keras" / "engines"
+    return (named if named.is_absolute() else cache_home()) / "sr_keras" / "engines"
 
 
 def measure(runs: Mapping[str, Callable[[], object]], budget_s: float,

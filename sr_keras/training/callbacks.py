@@ -18,7 +18,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.errors import UserError
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, side_product
 from pipelines.pixels import to_uint8
 from sr_keras.metrics import bicubic
 from sr_keras.training.checkpoints import State, save_checkpoint
@@ -134,7 +134,8 @@ class Record(keras.callbacks.Callback):
         record_metrics(self._run, self._stage, epoch + 1, values)
         panel = self._picture() if self._picture else None
         if panel is not None:
-            with atomic_path(self._run / "pictures" / f"{self._stage}-{epoch + 1:04d}.png") as temporary:
+            picture = self._run / "pictures" / f"{self._stage}-{epoch + 1:04d}.png"
+            with side_product(picture), atomic_path(picture) as temporary:
                 temporary.write_bytes(tf.io.encode_png(panel).numpy())
         with self._board.as_default(step=epoch + 1):
             for name, value in values.items():

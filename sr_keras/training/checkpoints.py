@@ -48,8 +48,7 @@ def checkpoint(run: Path, stage: str, epoch: int) -> Path:
 def save_checkpoint(run: Path, stage: str, model: keras.Model, state: State, keep: int) -> Path:
     """Write `model` with its optimizers and `state`, then delete all but the last `keep` checkpoints and the best."""
     folder = checkpoint(run, stage, state.epoch)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    with atomic_path(folder, folder=True) as temporary:
         model.save(temporary / "model.keras")
         (temporary / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
     for epoch in _epochs(run, stage)[:-keep]:
