@@ -4,6 +4,7 @@
 # make test-fast         the fastest tests alone (under 2 minutes)
 # make test-all          lint, types and all tests
 # make lint              ruff, mypy, import-linter
+# make audit             whether a tested version of a dependency has a known weakness (needs a network)
 # make docs              the website, in build/site; warnings are errors
 # make lock              write requirements.txt anew from what is installed in .venv
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PYTEST := $(RUN) -m pytest -n auto --dist loadfile
 PIP    := $(RUN) -m pip install --disable-pip-version-check -q -c requirements.txt
 FILES  := requirements.txt pyproject.toml setup.py
 
-.PHONY: demo test test-fast test-all lint docs lock clean
+.PHONY: demo test test-fast test-all lint audit docs lock clean
 
 # The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
 demo: $(VENV)/base
@@ -33,6 +34,11 @@ lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+audit: $(VENV)/dev
+	$(RUN) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
+	$(VENV)/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip
 
 docs: $(VENV)/dev
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
