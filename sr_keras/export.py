@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipelines import console
 from pipelines.errors import require
 from sr_keras.formats.registry import FORMATS, PRECISIONS, with_required
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS
+from sr_keras.templates import MODEL_NAME
 
 if TYPE_CHECKING:
     import keras
@@ -96,8 +98,8 @@ def main() -> int:
     print(f"{parity_table(report.rows)}\n\n"
           f"exported, and compared with Keras on {report.compared}: {version}\n"
           f"model card:   {version / 'README.md'}\n"
-          f"use it:       python -m sr_keras.super_resolve --model={version.parent} --input=picture.png "
-          "--output=large.png")
+          f"use it:       python -m sr_keras.super_resolve --model={shlex.quote(str(version.parent))} "
+          "--input=picture.png --output=large.png")
     if report.missing:
         print("\n".join(["", f"no TensorRT engine was built: {report.missing}", "build them on a machine with a GPU:",
                          *engine_commands(version, FLAGS.precisions)]))
@@ -133,8 +135,8 @@ def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelF
 
 def _check() -> None:
     require(bool(FLAGS.model), "model", "be given", "name a run folder or a .keras generator", FLAGS.model)
-    plain = bool(FLAGS.name) and not set(FLAGS.name) & set("/:") and FLAGS.name[0] != "."  # as the client takes it
-    require(plain, "name", "be the plain name of a folder, without :",
+    require(bool(MODEL_NAME.fullmatch(FLAGS.name or "")), "name",
+            "be the plain name of a folder: letters, digits, spaces and . + - _, the first a letter or digit",
             "name the model, and its folder by --output", FLAGS.name)
     for name, known in (("formats", tuple(FORMATS)), ("precisions", PRECISIONS)):
         given = FLAGS[name].value or []

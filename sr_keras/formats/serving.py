@@ -26,7 +26,7 @@ from pipelines.files import write_text
 from sr_keras.formats.saved_model import WARMUP_TILE
 from sr_keras.formats.signatures import ABOUT, ENCODED, FLOAT
 from sr_keras.model.loading import SAVED_MODEL_FILE, SIGNATURE, versions_of
-from sr_keras.templates import render
+from sr_keras.templates import MODEL_NAME, render
 
 EXTRA = "serving"
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -50,8 +50,12 @@ def write_serving_files(output: Path) -> list[Path]:
     Raises:
         OSError: They can't be written.
     """
-    names = sorted(folder.name for folder in output.iterdir()
+    found = sorted(folder.name for folder in output.iterdir()
                    if any((version / SAVED_MODEL_FILE).is_file() for version in versions_of(folder)))
+    names = [name for name in found if MODEL_NAME.fullmatch(name)]
+    if len(names) < len(found):
+        print(f"not served, since their names have other signs than letters, digits, spaces and . + - _: "
+              f"{', '.join(map(repr, sorted({*found} - {*names})))}; rename them and export again")
     # Two versions of each are served: a picture that began with one is finished with it when the next arrives.
     write_text(output / CONFIG_FILE, render(CONFIG_FILE, names=names))
     for name in EDITABLE_FILES:
