@@ -106,3 +106,4 @@ def test_user_without_a_home_and_without_an_entry_can_run_the_programs(tmp_path)
         done = subprocess.run([sys.executable, "-c", nobody, *arguments], cwd=ROOT, capture_output=True, text=True,
                               env=environment, check=False)
         assert done.returncode == 0, done.stderr
+    assert not (ROOT / "~").exists()
