@@ -4,7 +4,8 @@
     flags.md           what each subcommand prints for --help
     tutorial.md        tutorial.ipynb, without running it (tests/test_tutorial.py runs it)
     models.md          saved_models/README.md, and models/NAME.md: the card of each model
-    contributing.md    CONTRIBUTING.md, and changelog.md
+    contributing.md    CONTRIBUTING.md, changelog.md, and security.md
+    licences.md        the licence of every package that requirements.txt pins
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from sr_keras.cli import COMMANDS  # noqa: E402  the line above finds it in a ch
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages."""
-    for path, text in {**_copied(), "flags.md": flags_page(), "tutorial.md": tutorial_page()}.items():
+    for path, text in {**_copied(), "flags.md": flags_page(), "tutorial.md": tutorial_page(),
+                       "licences.md": licences_page()}.items():
         files.append(File.generated(config, path, content=text))
     return files
 
@@ -56,9 +59,27 @@ def tutorial_page() -> str:
     return "\n\n".join([title, "[Download this page as a notebook](tutorial.ipynb)", *rest]) + "\n"
 
 
+def licences_page() -> str:
+    """Return a table of the packages that requirements.txt pins, with the licences that they state."""
+    rows = []
+    for name in re.findall(r"^([\w.-]+)==", _text("requirements.txt"), re.MULTILINE):
+        try:
+            about = metadata(name)
+        except PackageNotFoundError:
+            rows.append(f"| {name} | | not installed here |")
+            continue
+        classes = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or [] if "License ::" in line]
+        stated = about.get("License-Expression") or ", ".join(classes) or about.get("License") or "not stated"
+        rows.append(f"| {name} | {about['Version']} | {stated.splitlines()[0].replace('|', '/')[:80]} |")
+    return "\n".join(["# Licences", "", "The packages that `requirements.txt` pins, those for development included, "
+                      "and the licences that they state.", "", "| package | version | licence |", "| --- | --- | --- |",
+                      *rows, ""])
+
+
 def _copied() -> dict[str, str]:
     """Return the pages that lie outside of docs/, with their links changed to where they are on the site."""
     pages = {"contributing.md": _text("CONTRIBUTING.md"), "changelog.md": _text("CHANGELOG.md"),
+             "security.md": _text("SECURITY.md"),
              "models.md": re.sub(r"\]\((\w+)/\d+/README\.md\)", r"](models/\1.md)", _text("saved_models/README.md"))}
     for card in sorted(ROOT.glob("saved_models/srgan_*/*/README.md")):  # the newest version is the last
         pages[f"models/{card.parts[-3]}.md"] = card.read_text(encoding="utf-8")

@@ -28,6 +28,7 @@ from typing import Any
 from absl import flags
 
 from pipelines.errors import UserError
+from pipelines.files import cache_home
 from pipelines.options import GROUPS
 
 # Errors that a user can cause; any other is a bug and keeps its traceback. (A bare RuntimeError comes from Keras.)
@@ -128,6 +129,8 @@ def quiet_tensorflow() -> None:
     TensorFlow 2.21 still writes lines about oneDNN and CUDA while it is imported; see `import_tensorflow`.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the only one that these models have
+    if not os.path.isabs(os.path.expanduser("~")):  # of a user without a home Keras would create a folder named ~
+        os.environ.setdefault("KERAS_HOME", str(cache_home() / "keras"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 

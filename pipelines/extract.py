@@ -19,6 +19,7 @@ Pairs with scanned LR, instead of LR made from HR:
 """
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import nullcontext
 
@@ -78,7 +79,7 @@ def main() -> int:
         print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
     if len(report.skipped) > LISTED:
         print(f"skipped: {len(report.skipped) - LISTED} more; see the .json of each slide")
-    print(f"train on them: python -m sr_keras.train --train_data={FLAGS.output} --run=runs/mine")
+    print(f"train on them: python -m sr_keras.train --train_data={shlex.quote(FLAGS.output)} --run=runs/mine")
     return 0
 
 

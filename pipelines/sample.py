@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from absl import flags
 from PIL import Image
-from skimage.data import immunohistochemistry
 
 from pipelines.console import run
 from pipelines.errors import require_folder
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, cache_home
 
 # The picture has no resolution metadata. Nuclei of colonic epithelium are about 7 microns wide, here about 14 pixels:
 # a 20x scan.
@@ -39,9 +39,15 @@ flags.DEFINE_string("output", ".", "Folder to write the slide into.", flag_value
 flags.DEFINE_boolean("slide", False, "Also download OpenSlide's test slide (1.9 MB, CC0).", flag_values=FLAGS)
 
 
+def sample_picture() -> np.ndarray:
+    """Return the picture, uint8 [512, 512, 3]. To import skimage.data fails where a user has no home."""
+    with files("skimage").joinpath("data", "ihc.png").open("rb") as file, Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def write_sample_slide(path: str | os.PathLike[str]) -> Path:
     """Write the sample slide to `path`, atomically, and return the path."""
-    finest = Image.fromarray(immunohistochemistry())
+    finest = Image.fromarray(sample_picture())
     levels = finest, finest.reduce(2), finest.reduce(2).reduce(2)
     with atomic_path(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
         for i, level in enumerate(levels):
@@ -54,7 +60,7 @@ def write_sample_slide(path: str | os.PathLike[str]) -> Path:
 
 def cached_sample_slide(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the sample slide in `cache_dir` (by default ~/.cache/sr_keras); write it on first use."""
-    path = Path(cache_dir or Path.home() / ".cache" / "sr_keras", SAMPLE_NAME)
+    path = Path(cache_dir or cache_home() / "sr_keras", SAMPLE_NAME)
     return path if path.is_file() else write_sample_slide(path)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -30,7 +31,7 @@ from pipelines.errors import require
 from sr_keras.formats import FORMATS, PRECISIONS, with_required
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model, next_version, write_serving_files
 from sr_keras.model.facts import ModelFacts, Scores, in_words
-from sr_keras.templates import render
+from sr_keras.templates import MODEL_NAME, render
 
 if TYPE_CHECKING:
     import keras
@@ -102,8 +103,8 @@ def main() -> int:
     print(f"{parity_table([file.parity for file in report.files])}\n\n"
           f"exported, and compared with Keras on {compared.name}: {exported}\n"
           f"model card:   {exported / CARD_FILE}\n"
-          f"use it:       python -m sr_keras.super_resolve --model={exported.parent} --input=picture.png "
-          "--output=large.png")
+          f"use it:       python -m sr_keras.super_resolve --model={shlex.quote(str(exported.parent))} "
+          "--input=picture.png --output=large.png")
     if report.missing:
         print("\n".join(["", f"no TensorRT engine was built: {report.missing}", "build them on a machine with a GPU:",
                          *engine_commands(exported, FLAGS.precisions)]))
@@ -174,8 +175,8 @@ def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelF
 
 def _check() -> None:
     require(bool(FLAGS.model), "model", "be given", "name a run folder or a .keras generator", FLAGS.model)
-    plain = bool(FLAGS.name) and not set(FLAGS.name) & set("/:") and FLAGS.name[0] != "."  # as the client takes it
-    require(plain, "name", "be the plain name of a folder, without :",
+    require(bool(MODEL_NAME.fullmatch(FLAGS.name or "")), "name",
+            "be the plain name of a folder: letters, digits, spaces and . + - _, the first a letter or digit",
             "name the model, and its folder by --output", FLAGS.name)
     for name, known in (("formats", tuple(FORMATS)), ("precisions", PRECISIONS)):
         given = FLAGS[name].value or []

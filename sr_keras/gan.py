@@ -79,8 +79,9 @@ class SuperResolutionGAN(keras.Model):
         self._judge: Any = discriminator and partial(_judge, networks.logits_of(discriminator))
         self.encoder: Any = encoder
         self.features: Any = features
-        self.ema_generator: Any = keras.models.clone_model(generator) if ema_decay else None
+        self.ema_generator: Any = None
         if ema_decay:
+            self.ema_generator = keras.models.clone_model(generator)
             self.ema_generator.set_weights(generator.get_weights())
         for frozen in (self.encoder, self.features, self.ema_generator):
             if frozen is not None:

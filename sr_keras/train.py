@@ -10,6 +10,7 @@ files of a run are listed in sr_keras/training/run_folder.py.
 """
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import astuple
 from pathlib import Path
@@ -71,9 +72,10 @@ def main() -> int:
                                     flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
     parts = read_parts(found, data, patches, run)
     best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"]))
+    quoted, name = shlex.quote(str(run)), shlex.quote(run.name)
     print(f"\nthe generator: {best}\n"
-          f"score it:      python -m sr_keras.evaluate --model={run} --data={run} --output={run}/scores\n"
-          f"export it:     python -m sr_keras.export --model={run} --name={run.name}")
+          f"score it:      python -m sr_keras.evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
+          f"export it:     python -m sr_keras.export --model={quoted} --name={name}")
     return 0
 
 

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.files import atomic_path, full_disk_named
+from pipelines.files import atomic_path, fitting_name, full_disk_named
 from pipelines.pyramid.tiff import PyramidOptions, encode, filled_up, levels_of, reduced, write_tiff
 
-UNFINISHED = ".unfinished"
+UNFINISHED, JOURNAL = ".unfinished", "-journal"
 FORMAT = 1  # of the work file
 THREADS = min(4, os.cpu_count() or 1)
 # A batch ends at this size or age: a kill loses at most one batch, and each costs a sync to disk.
@@ -79,7 +79,7 @@ class PyramidWriter:
         require(min(width, height) > 0, "size", "be positive", "give pixels", (width, height))
         require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, or None if unknown", mpp)
         self.levels = levels_of(int(width), int(height), self.options.tile)
-        work = self.path.with_name(self.path.name + UNFINISHED)
+        work = work_path(self.path)
         _make_way(self.path, work, resume, overwrite)
         facts = {"width": int(width), "height": int(height), "mpp": self.mpp, "options": asdict(self.options),
                  "description": description, "identity": identity}
@@ -315,6 +315,11 @@ def _told(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, f"cannot be written or read ({error}); {REMEDY}", str(path)) from error
 
 
+def work_path(path: Path) -> Path:
+    """Return the path of the work file of a slide; there is room for the name of SQLite's journal beside it."""
+    return path.with_name(fitting_name("", path.name, f"{UNFINISHED}{JOURNAL}").removesuffix(JOURNAL))
+
+
 def _unlink(path: Path) -> None:
-    for name in (path, path.with_name(f"{path.name}-journal")):
+    for name in (path, path.with_name(path.name + JOURNAL)):
         name.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ output, pairs.png: a checkerboard of both scans, in which the tissue should cont
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def main() -> int:
         reasons = ", ".join(f"{count} {reason}" for reason, count in quality["rejected"].items())
         print(f"left out: {len(found.rejected) / (accepted + len(found.rejected)):.0%} ({reasons})")
     print(f"look at {output.with_suffix('.png')}, then: "
-          f"python -m pipelines.extract --pairs={output} --output=shards/{output.stem}")
+          f"python -m pipelines.extract --pairs={shlex.quote(str(output))} "
+          f"--output={shlex.quote(f'shards/{output.stem}')}")
     return 0
 
 

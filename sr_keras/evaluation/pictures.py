@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, side_product
 from pipelines.pixels import quantise, to_float
 from sr_keras.evaluation.patches import BICUBIC, CURVES, METRICS, REAL, SR, Condition, Row, score_images, text
 from sr_keras.evaluation.tables import DIFFERENCE, Gain, metrics_of
@@ -251,5 +251,5 @@ def _text(figure: Figure, left: float, base: float, words: str, **style: Any) ->
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
+    with side_product(path), atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI, pil_kwargs={"optimize": True})

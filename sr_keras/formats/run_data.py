@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage.data
 import tensorflow as tf
 
 from pipelines.config import DegradeOptions, PatchOptions, Range, degradation
@@ -22,6 +21,7 @@ from pipelines.dataset import evaluation_dataset
 from pipelines.degrade import degrade_example
 from pipelines.patches import find_sources
 from pipelines.pixels import to_float, to_uint8
+from pipelines.sample import sample_picture
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
 from pipelines.shards.records import decode_number
 from sr_keras.model.facts import ModelFacts, Scores, run_facts, without_paths
@@ -59,7 +59,7 @@ def compared_tissue(run: Path | None, options: DegradeOptions) -> Tissue:
     """
     shards = part_of(run, "val")
     if shards is None or shards.patch_size < LEAST_SIDE:
-        image = skimage.data.immunohistochemistry()
+        image = sample_picture()
         hr = np.stack([image[y:y + HEIGHT, x:x + WIDTH] for y, x in CORNERS])
         return Tissue(BUILT_IN, hr, _lr(hr, options))
     hr, lr = _pairs(shards, options, COMPARED)
@@ -88,7 +88,7 @@ def calibration_tissue(data: str | None, run: Path | None, options: DegradeOptio
             write_shards(find_sources(data, name="calibration_data"), folder,
                          PatchOptions(EXTRACTED_SIDE, max_patches=CALIBRATED), name="calibration_data")
             return _calibration(open_shards(folder), options, None)
-    image = skimage.data.immunohistochemistry()
+    image = sample_picture()
     side = image.shape[0] // 4
     hr = np.stack([image[y:y + side, x:x + side] for y in range(0, 4 * side, side) for x in range(0, 4 * side, side)])
     return _small(Tissue(BUILT_IN, hr, _lr(hr, options)), options)

@@ -37,7 +37,7 @@ from pipelines.files import atomic_path, write_text
 from sr_keras.formats.format import FLOAT32, Format, Source, Written, tensorflow_device
 from sr_keras.model.facts import FACTS_FILE, ModelFacts
 from sr_keras.model.tiles import Pixels
-from sr_keras.templates import render
+from sr_keras.templates import MODEL_NAME, render
 
 if TYPE_CHECKING:
     import keras
@@ -84,7 +84,7 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: Mod
     scale, halo = scale_of(generator), receptive_field(generator)
     content = {"scale": scale, "halo": halo, "max_pixels": max_pixels, **asdict(facts or ModelFacts())}
     target = next_version(Path(folder))
-    with atomic_path(target) as temporary:
+    with atomic_path(target, folder=True) as temporary:
         write_graph(generator, temporary, scale=scale, halo=halo, max_pixels=max_pixels)
         (temporary / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (temporary / WARMUP_FILE).parent.mkdir()
@@ -162,8 +162,12 @@ def write_serving_files(output: Path) -> list[Path]:
     """
     from sr_keras.model.loading import SAVED_MODEL_FILE, versions_of
 
-    names = sorted(folder.name for folder in output.iterdir()
+    found = sorted(folder.name for folder in output.iterdir()
                    if any((version / SAVED_MODEL_FILE).is_file() for version in versions_of(folder)))
+    names = [name for name in found if MODEL_NAME.fullmatch(name)]
+    if len(names) < len(found):
+        print(f"not served, since their names have other characters than letters, digits, spaces and . + - _: "
+              f"{', '.join(map(repr, sorted({*found} - {*names})))}; rename them and export again")
     # Two versions of each are served: a picture that began with one is finished with it when the next arrives.
     write_text(output / CONFIG_FILE, render(CONFIG_FILE, names=names))
     for name in EDITABLE_FILES:

@@ -38,7 +38,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from pipelines.console import import_optional
 from pipelines.errors import require
-from pipelines.files import atomic_path, write_text
+from pipelines.files import atomic_path, cache_home, write_text
 from pipelines.pixels import to_float, to_uint8
 from pipelines.workers import cores
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
@@ -96,7 +96,7 @@ def installed() -> list[str]:
 def cache_folder() -> Path:
     """Return the cache folder, without creating it."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "sr_keras" / "engines"
+    return (named if named.is_absolute() else cache_home()) / "sr_keras" / "engines"
 
 
 def measure(run: Callable[[], object], budget_s: float, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipelines.cluster import Cluster
-from pipelines.pyramid.writer import UNFINISHED, Held
+from pipelines.pyramid.writer import Held, work_path
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report
 from sr_keras.model.tiles import Box, Span, box_of
@@ -208,7 +208,7 @@ def _resumable(job: Job, options: EnlargeOptions) -> EnlargeOptions:
 
     Do not set resume if files may be overwritten or a work file existed before: it may belong to another run.
     """
-    existed = job.output.with_name(job.output.name + UNFINISHED).exists()
+    existed = work_path(job.output).exists()
     return options if options.overwrite or existed else replace(options, resume=True)
 
 

@@ -23,6 +23,7 @@ import tifffile
 from tqdm import tqdm
 
 from pipelines.errors import require
+from pipelines.files import fitting_name
 from pipelines.pyramid import PyramidWriter
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.slides import reports
@@ -147,7 +148,8 @@ def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPl
                        options.pyramid(output, scale), description=_as_text(description),
                        identity=windows.description, resume=options.resume, overwrite=options.overwrite) as writer:
         # The writer has checked that the work file belongs to this run, and so does the list of unreadable places.
-        lr.unreadable = UnreadablePlaces(output.with_name(f"{output.name}.unfinished.bad"), options.resume)
+        places = output.with_name(fitting_name("", output.name, ".unfinished.bad"))
+        lr.unreadable = UnreadablePlaces(places, options.resume)
         work = run(PyramidOutput(writer))
         writer.finish()
     lr.unreadable.delete_file()

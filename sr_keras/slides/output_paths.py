@@ -2,7 +2,6 @@
 """Choose the output path of each input: pictures become pictures, slides become slides, and no file is lost."""
 from __future__ import annotations
 
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -220,7 +219,7 @@ def _slide_parts(path: Path) -> list[Path]:
     if path.suffix.lower() not in INDEX_SUFFIXES or not path.is_file():
         return []
     text = path.read_text(errors="replace")
-    return [path.parent / name for name in re.findall(r"=\s*(.+?)\s*$", text, re.MULTILINE)]
+    return [path.parent / name for line in text.splitlines() if (name := line.partition("=")[2].strip())]
 
 
 def _trust_map_parts(path: Path) -> tuple[Path, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sr_keras
-from pipelines.files import write_text
+from pipelines.files import fitting_name, side_product, write_text
 
 LISTED_PLACES = 100
 LARGE_OVERHEAD = 0.25
@@ -23,7 +23,7 @@ LARGE_OVERHEAD = 0.25
 
 def report_path(output: Path) -> Path:
     """Return the path of the report: beside the output, one for each output file."""
-    return output.with_name(f"{output.name}.report.json")
+    return output.with_name(fitting_name("", output.name, ".report.json"))
 
 
 def describe_model(generator: Any) -> dict[str, Any]:
@@ -71,8 +71,9 @@ def peak_rss() -> int:
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write a report as JSON, atomically."""
-    write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    """Write a report as JSON, atomically; if it can't be written, warn: the slide is finished."""
+    with side_product(path):
+        write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_report(path: Path) -> dict[str, Any]:

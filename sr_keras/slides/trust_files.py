@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from pipelines.config import SCALES
 from pipelines.errors import require
-from pipelines.files import atomic_path, write_text
+from pipelines.files import atomic_path, fitting_name, write_text
 from sr_keras.model.facts import in_words
 from sr_keras.slides.trust_map import UNIT, TrustMap, write_map
 
@@ -67,8 +67,9 @@ def check_trust(scale: int) -> None:
 
 def trust_paths(path: Path) -> tuple[Path, Path, Path, Path]:
     """Return the paths of map, regions on the output, regions on the input, and overview, from that of the map."""
-    on_output, on_input = (path.with_name(f"{path.stem}.on_{image}.geojson") for image in ("output", "input"))
-    return path, on_output, on_input, path.with_name(f"{path.stem}.overview.png")
+    on_output, on_input = (path.with_name(fitting_name("", path.stem, f".on_{image}.geojson"))
+                           for image in ("output", "input"))
+    return path, on_output, on_input, path.with_name(fitting_name("", path.stem, ".overview.png"))
 
 
 def write_trust(path: Path, trust: TrustMap, title: str, to_input: Transform, count: int = REGIONS) -> dict[str, Any]:

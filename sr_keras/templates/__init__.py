@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+# Names of models go into commands, paths and configuration files: letters, digits and a few signs, on one line.
+MODEL_NAME = re.compile(r"\w[\w .+-]*")
 
 
 @cache

@@ -22,7 +22,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.errors import UserError, require
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, side_product
 from pipelines.pixels import to_uint8
 from sr_keras.metrics import bicubic
 from sr_keras.model.loading import load_weights
@@ -63,8 +63,7 @@ def save_checkpoint(run: Path, stage: str, model: keras.Model, state: State, kee
     The folder is written under a temporary name and then renamed, so it is complete or not there.
     """
     folder = checkpoint(run, stage, state.epoch)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    with atomic_path(folder, folder=True) as temporary:
         model.save(temporary / "model.keras")
         (temporary / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
     for epoch in _epochs(run, stage)[:-keep]:
@@ -191,7 +190,8 @@ class Record(keras.callbacks.Callback):
         record_metrics(self._run, self._stage, epoch + 1, values)
         panel = self._picture() if self._picture else None
         if panel is not None:
-            with atomic_path(self._run / "pictures" / f"{self._stage}-{epoch + 1:04d}.png") as temporary:
+            picture = self._run / "pictures" / f"{self._stage}-{epoch + 1:04d}.png"
+            with side_product(picture), atomic_path(picture) as temporary:
                 temporary.write_bytes(tf.io.encode_png(panel).numpy())
         with self._board.as_default(step=epoch + 1):
             for name, value in values.items():

@@ -11,6 +11,7 @@
         metrics.csv       one row per stage and epoch
         manifold.json     how far the autoencoder's code moves with noise, blur and contrast
         tensorboard/, pictures/
+        .lock             held by the process that trains, with its number and machine
         autoencoder.keras, warmup.keras, adversarial.keras   the best epoch of each finished stage
         generator.keras   the best generator of the last stage: evaluated, exported and used
 
@@ -19,8 +20,10 @@ This module does not import TensorFlow.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
 import platform
 import re
 import shutil
@@ -32,7 +35,7 @@ from typing import Any
 from pipelines.files import write_text
 from sr_keras.model.facts import FLAGS_FILE
 
-VERSIONS_FILE = "versions.json"
+VERSIONS_FILE, LOCK_FILE = "versions.json", ".lock"
 BEGUN = ("parts.json", "checkpoints")  # a run has begun once one of these exists
 LEFTOVER = re.compile(r"\.\d+\.tmp\..+")  # files that `pipelines.files.atomic_path` left when it was killed
 MAY_CHANGE = ("keep_checkpoints", "run", "strict", "workers")  # flags that change no weight; a run may be renamed
@@ -50,7 +53,8 @@ def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None
         defaults: All flags at their defaults, used for flags that are newer than the run.
 
     Raises:
-        ValueError: The folder has a run and `resume` is false; it has something else; or the flags differ.
+        ValueError: The folder has a run and `resume` is false; it has something else; the flags differ; or it is being
+            trained.
     """
     written = folder / FLAGS_FILE
     begun = written.exists() and any((folder / name).exists() for name in BEGUN)
@@ -59,16 +63,42 @@ def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None
             raise ValueError(f"`run` must be a new folder; add --resume to continue the run in it, or name another. "
                              f"Received: run={str(folder)!r}")
         _check_same(written.read_text(encoding="utf-8"), flags, written, defaults)
-    elif not written.exists() and not all(path.name == VERSIONS_FILE or LEFTOVER.fullmatch(path.name)
+    elif not written.exists() and not all(path.name in (VERSIONS_FILE, LOCK_FILE) or LEFTOVER.fullmatch(path.name)
                                           for path in folder.glob("*")):
         raise ValueError(f"`run` must be a new folder or a run's; this one holds something else; name another. "
                          f"Received: run={str(folder)!r}")
+    _lock(folder)
     for path in (*folder.glob(".*.tmp.*"), *folder.glob("checkpoints/.*.tmp.*")):
         if LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not begun:
         write_text(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
         write_text(written, flags)
+
+
+def _lock(folder: Path) -> None:
+    """Hold the run folder until this process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    about = os.fstat(handle)
+    if (about.st_dev, about.st_ino) in _HELD:  # by this process, also if the folder was renamed
+        os.close(handle)
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        who = os.read(handle, 200).decode(errors="replace").strip()
+        os.close(handle)
+        raise ValueError(f"`run` must not be trained twice at once; wait for {who or 'the other process'}, or stop it. "
+                         f"Received: run={str(folder)!r}") from error
+    except OSError:  # a file system without locks
+        pass
+    os.ftruncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
+    _HELD[about.st_dev, about.st_ino] = handle
+
+
+_HELD: dict[tuple[int, int], int] = {}  # a lock file's device and number -> its handle
 
 
 def _check_same(before: str, now: str, path: Path, defaults: str) -> None:

@@ -13,7 +13,14 @@ import openslide
 import pooch
 import pytest
 
-from pipelines.sample import SAMPLE_MPP, SAMPLE_NAME, SLIDE_SHA256, fetch_test_slide, write_sample_slide
+from pipelines.sample import (
+    SAMPLE_MPP,
+    SAMPLE_NAME,
+    SLIDE_SHA256,
+    fetch_test_slide,
+    sample_picture,
+    write_sample_slide,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,3 +90,20 @@ def test_slide_that_is_not_what_it_was_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pooch, "retrieve", other)
     with pytest.raises(ValueError, match=r"CMU-1-Small-Region.svs must have the sha256 .* has another.*try again"):
         fetch_test_slide(tmp_path)
+
+
+def test_picture_is_that_of_scikit_image(histology):
+    np.testing.assert_array_equal(sample_picture(), histology)
+
+
+def test_user_without_a_home_and_without_an_entry_can_run_the_programs(tmp_path):
+    nobody = ("import pwd, runpy, sys\ndef unknown(*_):\n    raise KeyError('no entry')\n"
+              "pwd.getpwuid = pwd.getpwnam = unknown\nsys.argv = sys.argv[1:]\n"
+              "runpy.run_module(sys.argv[0], run_name='__main__')")
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    for arguments in (["pipelines.extract", "--data=sample", f"--output={tmp_path / 'shards'}"],
+                      ["sr_keras.super_resolve", "--help"], ["sr_keras.evaluate", "--help"]):
+        done = subprocess.run([sys.executable, "-c", nobody, *arguments], cwd=ROOT, capture_output=True, text=True,
+                              env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+    assert not (ROOT / "~").exists()

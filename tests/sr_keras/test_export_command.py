@@ -161,6 +161,8 @@ def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_pat
     ("--name=", "`name` must be the plain name of a folder"),
     ("--name=../away", "`name` must be the plain name of a folder"),
     ("--name=.hidden", "`name` must be the plain name of a folder"),
+    ("--name=$(reboot)", "`name` must be the plain name of a folder"),
+    ("--name=a\nb", "`name` must be the plain name of a folder"),
     ("--name=a:b", "`name` must be the plain name of a folder"),
     ("--model=", "`model` must be given"),
     ("--scores=/no/such/table.md", "`scores` must be a Markdown table.*scores='/no/such/table.md'"),

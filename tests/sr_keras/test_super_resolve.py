@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
 from sr_keras.slides import outputs
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
-from sr_keras.slides.output_paths import is_slide, plan_outputs
+from sr_keras.slides.output_paths import _slide_parts, is_slide, plan_outputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -462,3 +463,12 @@ def test_command_runs_as_written_and_a_mistake_is_one_line(model, picture, tmp_p
     assert wrong.returncode == 2
     assert wrong.stderr == ("error: `input` must name existing pictures, slides or folders; check the spelling. "
                             "Received: input='/no/such.png'\n")
+
+
+def test_index_of_many_spaces_is_read_in_a_moment(tmp_path):
+    index = tmp_path / "case.vms"
+    index.write_text("ImageFile=part.jpg\r\nMapFile =  map 1.jpg  \n=x" + " " * 200_000 + "x\nEmpty=\n")
+    started = time.monotonic()
+    first, second, _ = _slide_parts(index)
+    assert (first.name, second.name) == ("part.jpg", "map 1.jpg")
+    assert time.monotonic() - started < 1

@@ -22,7 +22,7 @@ log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2",
 @pytest.fixture
 def models(tmp_path) -> Path:
     """A folder of models of which only the graph's file is there, and of what is no model."""
-    for name in ("demo/1", "demo/12", 'a "breast" model/3'):
+    for name in ("demo/1", "demo/12", "a breast model/3", '"$(reboot)/1', "two\nlines/1"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "saved_model.pb").touch()
     for name in ("empty", "unfinished/.7.tmp.1", "other/notes", "half/2"):
@@ -37,11 +37,13 @@ def parsed(text: str):
     return text_format.Parse(text, model_server_config_pb2.ModelServerConfig()).model_config_list.config
 
 
-def test_server_is_told_of_every_model_and_of_nothing_else(models):
+def test_server_is_told_of_every_model_with_a_plain_name_and_of_nothing_else(models, capsys):
     write_serving_files(models)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert """'"$(reboot)', 'two\\nlines'; rename them""" in line
     found = parsed((models / "models.config").read_text())
     assert [(model.name, model.base_path, model.model_platform) for model in found] == [
-        ('a "breast" model', '/models/a "breast" model', "tensorflow"), ("demo", "/models/demo", "tensorflow")]
+        ("a breast model", "/models/a breast model", "tensorflow"), ("demo", "/models/demo", "tensorflow")]
     # A picture that began with one version is finished with it.
     assert {model.model_version_policy.latest.num_versions for model in found} == {2}
 

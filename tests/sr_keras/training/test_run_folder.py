@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +28,7 @@ def begin(run: Path) -> None:
 
 def test_a_run_is_known_by_two_of_its_files_where_slides_are_looked_for(tmp_path):
     open_run(tmp_path, "--q=1", resume=False)
-    assert {path.name for path in tmp_path.iterdir()} == RUN_FILES == {FLAGS_FILE, VERSIONS_FILE}
+    assert {path.name for path in tmp_path.glob("[!.]*")} == RUN_FILES == {FLAGS_FILE, VERSIONS_FILE}
 
 
 def test_open_run_writes_flags_and_versions(tmp_path):
@@ -91,7 +94,7 @@ def test_run_killed_as_it_opened_is_opened_again(there, tmp_path):
     for name in there:
         (tmp_path / name).write_text("{")
     open_run(tmp_path, "--q=0.5\n", resume=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["flags.txt", "versions.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "flags.txt", "versions.json"]
     assert json.loads((tmp_path / "versions.json").read_text())["keras"] == keras.__version__
 
 
@@ -114,3 +117,15 @@ def test_metrics_of_a_killed_epoch_are_written_over(tmp_path):
     assert [(row["stage"], row["epoch"], row["loss"]) for row in rows] == [
         ("autoencoder", "1", "3"), ("warmup", "1", "1"), ("warmup", "2", "0.4")]
     assert rows[0]["val_psnr"] == ""
+
+
+def test_second_start_on_a_run_says_who_trains_it_and_a_killed_run_leaves_it_free(tmp_path):
+    code = ("import sys, pathlib; from sr_keras.training.run_folder import open_run; "
+            "open_run(pathlib.Path(sys.argv[1]), '--q=1', resume=False); print('held', flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          cwd=PROJECT.parent) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=rf"wait for process {other.pid} on {os.uname().nodename}, or stop it"):
+            open_run(tmp_path / "run", "--q=1", resume=True)
+        other.kill()
+    open_run(tmp_path / "run", "--q=1", resume=True)
