@@ -34,6 +34,7 @@ SLIDE_SUFFIXES = TIFF_SUFFIXES | {
 LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # uncompressed RGBA of 16 bit
 CUT_THUMBNAIL = 512
 LR_NAME = re.compile(r"(?P<stem>.+)_lr(?P<dx>\d)(?P<dy>\d)")  # of the LR of a pair, without suffix
+CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}", re.IGNORECASE)  # of one patient, in the names of TCGA
 RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, whose pictures are not slides
 
 Region = tuple[int, int, int, int]
@@ -105,10 +106,10 @@ def is_among(path: str | os.PathLike[str], spec: str | os.PathLike[str] | Iterab
 
 def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction: float,
                   seed: int = 0) -> tuple[list[Source], list[Source], list[Source]]:
-    """Split slides into train, val and test; no slide is in two parts.
+    """Split slides into train, val and test; no slide and no case (patient) is in two parts.
 
-    The split depends only on (seed, slide id) and the number of slides. Each requested part gets at least one slide. If
-    there are fewer slides than parts, every slide is cut into bands without common pixels, by their share of the
+    The split depends only on (seed, case) and the number of cases. Each requested part gets at least one case. If
+    there are fewer cases than parts, every slide is cut into bands without common pixels, by their share of the
     tissue.
 
     Raises:
@@ -116,23 +117,32 @@ def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction:
         SlideError: A slide that has to be cut cannot be read.
     """
     fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
-    if len(sources) < sum(fraction > 0 for fraction in fractions):
+    cases = {case_of(source.slide_id) for source in sources}
+    if len(cases) < sum(fraction > 0 for fraction in fractions):
         return _cut_each(sources, fractions)
-    drawn = sorted(sources, key=lambda source: draw(seed, source.slide_id))
+    drawn = sorted(cases, key=lambda case: draw(seed, case))
     n_val, n_test = (max(1, round(fraction * len(drawn))) if fraction > 0 else 0 for fraction in fractions[1:])
     n_val = min(n_val, len(drawn) - 1 - min(n_test, 1))
     n_test = min(n_test, len(drawn) - 1 - n_val)
     parts = drawn[n_val + n_test:], drawn[:n_val], drawn[n_val:n_val + n_test]
-    train, val, test = (sorted(part, key=lambda source: source.slide_id) for part in parts)
+    train, val, test = (
+        sorted((source for source in sources if case_of(source.slide_id) in part), key=lambda source: source.slide_id)
+        for part in parts)
     return train, val, test
 
 
+def case_of(slide_id: str) -> str:
+    """Return the patient's part of a slide id by TCGA's pattern (TCGA-XX-XXXX), or the whole id without one."""
+    found = CASE_NAME.search(slide_id)
+    return found.group().upper() if found else slide_id
+
+
 def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
-    """Check that two parts share no slide.
+    """Check that two parts share no slide and no case.
 
     Raises:
-        ValueError: A slide id or a file is in both, except as two regions without common pixels; or there are tiles and
-            pairs in folders of the same name, which are of one slide.
+        ValueError: A slide id, a case or a file is in both, except as two regions without common pixels; or there are
+            tiles and pairs in folders of the same name, which are of one slide.
     """
     held_out = [(other, _files(other)) for other in val]
     for one in train:
@@ -140,6 +150,10 @@ def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
         for other, other_files in held_out:
             same = one.slide_id == other.slide_id or files & other_files or (
                 one.is_pairs != other.is_pairs and _folder_name(one) == _folder_name(other))
+            cut = one.region and other.region
+            if not same and not cut and case_of(one.slide_id) == case_of(other.slide_id):
+                raise ValueError("`train_data` and `val_data` must share no case (patient); remove its slides from "
+                                 f"one of them. Received: {one.slide_id} and {other.slide_id}")
             if same and not (one.region and other.region and not _overlap(one.region, other.region)):
                 raise ValueError("`train_data` and `val_data` must share no slide; remove it from one of them. "
                                  f"Received both with: {other.slide_id}")

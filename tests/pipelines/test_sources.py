@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from pipelines import sources
 from pipelines.config import PatchOptions
 from pipelines.patches import read_patches
 from pipelines.slide import open_slide
@@ -237,3 +238,14 @@ def test_real_tiles_are_one_source_a_slide(shared_data):
     assert {len(source.paths) for source in found} == {250}
     assert all(source.tiles for source in found)
     assert [source.tiles for source in find_sources(shared_data / "slides")] == [False] * 5
+
+
+def test_split_and_check_keep_the_slides_of_one_patient_together() -> None:
+    found = [sources.Source(f"TCGA-AA-{case:04d}-01Z-00-DX{slide}", ()) for case in range(4) for slide in range(3)]
+    for seed in range(10):
+        parts = sources.split_sources(found, 0.25, 0.25, seed)
+        assert [len(part) for part in parts] == [6, 3, 3]
+        assert sum(len({one.slide_id[:12] for one in part}) for part in parts) == 4
+    with pytest.raises(ValueError, match="must share no case"):
+        sources.check_disjoint(found[:1], found[1:2])
+    sources.check_disjoint(found[:3], found[3:])
