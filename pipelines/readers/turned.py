@@ -17,11 +17,11 @@ class TurnedReader:
 
     def __init__(self, stored: Reader, orientation: int) -> None:
         self._stored, self._orientation = stored, orientation
-        turn = slice(None, None, -1 if orientation in TRANSPOSED else 1)
-        self.level_dimensions = tuple((size[turn][0], size[turn][1]) for size in stored.level_dimensions)
+        x, y = (1, 0) if orientation in TRANSPOSED else (0, 1)
+        self.level_dimensions = tuple((size[x], size[y]) for size in stored.level_dimensions)
         self.level_downsamples = stored.level_downsamples
         self.mpp = stored.mpp
-        self.mpp_xy = stored.mpp_xy and (stored.mpp_xy[turn][0], stored.mpp_xy[turn][1])
+        self.mpp_xy = stored.mpp_xy and (stored.mpp_xy[x], stored.mpp_xy[y])
         self.close = stored.close
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
