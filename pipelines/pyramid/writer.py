@@ -43,14 +43,10 @@ _SETUP = (
     "CREATE TABLE IF NOT EXISTS made (facts TEXT)",
     "CREATE TABLE IF NOT EXISTS tiles (level INT, row INT, col INT, data BLOB, PRIMARY KEY (level, row, col))")
 _OF_TILE = "FROM tiles WHERE level = ? AND row = ? AND col = ?"
-_Key = tuple[int, int, int]  # level, row, column
 
 
 class PyramidWriter:
-    """Writes one slide; use it as a context manager. Without `finish`, its work file is kept for a resume.
-
-    For one thread at a time; tiles are encoded in other threads.
-    """
+    """Writes one slide, from one thread; a context manager. Without `finish`, its work file is kept for a resume."""
 
     def __init__(self, path: str | os.PathLike[str], width: int, height: int, mpp: float | None,
                  options: PyramidOptions | None = None, *, description: str = "", identity: str = "",
@@ -87,7 +83,7 @@ class PyramidWriter:
         for stale in self.path.parent.glob(f".*.tmp.{glob.escape(self.path.name)}"):
             stale.unlink(missing_ok=True)  # of a killed run: no other run holds the work file
         self._pool = ThreadPoolExecutor(THREADS)
-        self._pending: deque[tuple[_Key, Future[bytes]]] = deque()
+        self._pending: deque[tuple[tuple[int, int, int], Future[bytes]]] = deque()
         self._finished = False
 
     def __enter__(self) -> PyramidWriter:
@@ -128,8 +124,7 @@ class PyramidWriter:
         require(pixels.dtype == np.uint8 and pixels.shape == (height, width, 3), "pixels",
                 f"be uint8 [{height}, {width}, 3]", "cut them by levels[0].box(row, column)",
                 f"{pixels.dtype} {list(pixels.shape)}")
-        # A copy: the caller may reuse its array while this one is encoded.
-        full = filled_up(pixels, self.options.tile)
+        full = filled_up(pixels, self.options.tile)  # a copy: the caller may reuse its array
         self._pending.append(((0, row, column), self._pool.submit(encode, full, self.options)))
         self._store_pending(2 * THREADS)
 
