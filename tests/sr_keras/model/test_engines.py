@@ -213,7 +213,7 @@ def test_cache_that_cannot_be_written_is_done_without(run, tmp_path, conversions
 
 
 def test_cache_is_where_the_user_has_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     for named in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", named)
         assert engines.cache_folder() == tmp_path / ".cache" / "sr_keras" / "engines"
