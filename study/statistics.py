@@ -16,20 +16,12 @@ from scipy.stats import permutation_test
 
 from pipelines.errors import require
 from sr_keras.evaluation import METRICS
+from sr_keras.evaluation.tables import Estimate
 from study.results import Corruption, Curve, Row
 
 RESAMPLES = 4000
 SIGN_FLIPS = 10_000  # all 2^n flips are tried where there are no more than that: up to 13 pairs
 Units = dict[tuple[str, int | None], float]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its 95% interval; NaN without values, no interval with only one."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

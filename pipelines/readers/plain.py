@@ -48,8 +48,7 @@ def is_for_tifffile(path: Path) -> bool:
             raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
         check_segments(path, page)
-        is_jpeg = page.compression in (6, 7)
-        is_jpeg = is_jpeg or page.compression == APERIO_YCBCR
+        is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
         return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
 
 
