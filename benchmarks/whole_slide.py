@@ -30,9 +30,10 @@ from pipelines.pixels import WHITE
 from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.workers import cores
 from sr_keras.slides import EnlargeOptions, enlarge_file
-from sr_keras.slides.loop import Generator, HasTissue, Plane, Work, by_network, near_tissue, super_resolve_plane
+from sr_keras.slides.loop import Generator, Work, by_network, near_tissue, super_resolve_plane
+from sr_keras.slides.lr_plane import HasTissue, Plane
 from sr_keras.slides.outputs import Output
-from sr_keras.slides.window_plan import WindowPlan
+from sr_keras.slides.plan import WindowPlan
 
 MADE_MPP = 1.0
 TISSUE_SHARE = 1 / 12  # of the side of a made slide

@@ -44,13 +44,14 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.cluster import CPUS, Cluster
 from pipelines.errors import require
-from pipelines.slide import SlideError
+from pipelines.options import define, read
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.model.runtimes import ENGINE_CHOICES
 from sr_keras.model.tiles import check_tile
-from sr_keras.slides import EnlargeOptions, enlarge_file
-from sr_keras.slides.distributed import Job, enlarge_all
-from sr_keras.slides.output_paths import (
+from sr_keras.slides import EnlargeOptions
+from sr_keras.slides.distributed import enlarge_all
+from sr_keras.slides.enlarge import Job, try_job
+from sr_keras.slides.outputs import (
     check_output,
     check_writable,
     find_inputs,
@@ -58,9 +59,8 @@ from sr_keras.slides.output_paths import (
     plan_outputs,
     plan_trust_maps,
 )
-from sr_keras.slides.reports import describe_model, report_path, summary, trust_line, write_report
-from sr_keras.slides.trust_files import check_trust
-from sr_keras.slides.window_plan import pyramid_tile
+from sr_keras.slides.plan import pyramid_tile
+from sr_keras.slides.reports import describe_model, summary, trust_line, write_report
 
 if TYPE_CHECKING:
     from sr_keras.model.engines import Engine
@@ -77,57 +77,27 @@ flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference bet
                     "for NAME_trust.tif.", flag_values=FLAGS)
 flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
                   "What runs the network; auto is the fastest that is installed, measured once.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace existing outputs.", flag_values=FLAGS)
-flags.DEFINE_boolean("resume", False, "Continue a stopped run; finished outputs are kept.", flag_values=FLAGS)
-flags.DEFINE_float("mpp", None, "Microns per pixel to read at; 1.0 is about 10x. Averaged from a level that is 2 to 4 "
-                   "times finer if there is one.", flag_values=FLAGS)
-flags.DEFINE_integer("level", 0, "Slide level to read, without --mpp.", flag_values=FLAGS)
-flags.DEFINE_float("assume_mpp", None, "Microns per pixel of all inputs; overrules their metadata.", flag_values=FLAGS)
-flags.DEFINE_list("region", None, "Part of the slide: x,y,width,height in level-0 pixels.", flag_values=FLAGS)
-flags.DEFINE_integer("quality", None, "JPEG quality, 1 to 100; by default 90 in a .tif, 95 in a .jpg.",
-                     flag_values=FLAGS)
-flags.DEFINE_boolean("lossless", False, "Write the .tif without JPEG.", flag_values=FLAGS)
-flags.DEFINE_enum("format", None, ["tiff", "ome"], "Format of a .tif: tiff for OpenSlide, ome for Bio-Formats; by "
-                  "default according to the output's name.", flag_values=FLAGS)
-flags.DEFINE_boolean("everywhere", False, "Run the network on glass too.", flag_values=FLAGS)
-flags.DEFINE_integer("halo", None, "Overlap of windows in input pixels. Less than the receptive field is faster and "
-                     "causes seams, which are measured.", flag_values=FLAGS)
-flags.DEFINE_integer("tile", None, "Side of a window in input pixels; by default what fits in --memory.",
-                     flag_values=FLAGS)
-flags.DEFINE_float("memory", 2.0, "GiB of memory to use; more makes windows larger, with less computed twice.",
-                   flag_values=FLAGS)
 flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
                     "HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
+define(FLAGS, EnlargeOptions)
 
 
 def main() -> int:
     """Check the flags, super-resolve all inputs, and return the exit status."""
     for name in ("model", "input", "output"):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}=PATH", FLAGS[name].value)
-    options = enlarge_options(FLAGS)
+    options = read(FLAGS, EnlargeOptions)
     find_inputs(FLAGS.input)  # before the model is loaded
     check_output(Path(FLAGS.output), options)
     with Cluster(FLAGS.ray, gpu=True, cpus=CPUS) if FLAGS.ray else nullcontext() as cluster:
         generator = _open_generator(cluster)
         jobs = _plan_jobs(generator, options)
-        outcomes = enlarge_all(cluster, generator, jobs, options) if cluster else _one_by_one(generator, jobs, options)
+        if cluster:
+            outcomes = enlarge_all(cluster, generator, jobs, options)
+        else:
+            model = describe_model(generator)
+            outcomes = ((job, try_job(generator, job, options, model=model)) for job in jobs)
         return _print_outcomes(outcomes, len(jobs))
-
-
-def enlarge_options(values: flags.FlagValues) -> EnlargeOptions:
-    """Return the options that the flags name."""
-    return EnlargeOptions(
-        mpp=values.mpp, level=values.level, assume_mpp=values.assume_mpp, region=_region(values.region),
-        quality=values.quality, lossless=values.lossless, format=values.format, everywhere=values.everywhere,
-        halo=values.halo, tile=values.tile, memory=values.memory, overwrite=values.overwrite, resume=values.resume)
-
-
-def _region(numbers: list[str] | None) -> Any:
-    if numbers is None:
-        return None
-    require(len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers), "region",
-            "be x,y,width,height", "give four whole numbers, in level-0 pixels", ",".join(numbers))
-    return tuple(map(int, numbers))
 
 
 def _open_generator(cluster: Cluster | None) -> Engine:
@@ -144,8 +114,8 @@ def _open_generator(cluster: Cluster | None) -> Engine:
 
 def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     """Return the jobs, after checking all paths and options."""
-    scale, resumed = generator.scale, {"overwrite": options.overwrite, "resume": options.resume}
-    pairs = plan_outputs(FLAGS.input, Path(FLAGS.output), scale, ome=options.format == "ome", **resumed)
+    scale = generator.scale
+    pairs = plan_outputs(FLAGS.input, Path(FLAGS.output), scale, options)
     outputs = [output for _, output in pairs]
     if options.tile is not None:  # refused once, and not for every file
         step = 1 if all(map(is_picture, outputs)) else pyramid_tile(scale) // scale
@@ -153,19 +123,9 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     check_writable("output", [output for output in outputs if not (options.resume and output.exists())])
     maps: Sequence[Path | None] = [None] * len(pairs)
     if FLAGS.trust_map:
-        check_trust(scale)
-        maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), **resumed)
+        maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)
         check_writable("trust_map", [path for path in maps if path])
     return [Job(*pair, trust_map) for pair, trust_map in zip(pairs, maps, strict=True)]
-
-
-def _one_by_one(generator: Engine, jobs: Sequence[Job], options: EnlargeOptions) -> Iterator[Outcome]:
-    model = describe_model(generator)
-    for job in jobs:
-        try:
-            yield job, enlarge_file(generator, job.source, job.output, options, trust_map=job.trust_map, model=model)
-        except (OSError, SlideError, ValueError) as error:
-            yield job, error
 
 
 def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:
@@ -177,7 +137,9 @@ def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:
                 failures.append(_record_failure(job, outcome))
             else:
                 reports.append(outcome)
-                tqdm.write(_kept_line(job.output, outcome) if outcome.get("kept") else summary(outcome))
+                kept = f"{job.output}: kept, it existed before"
+                kept += f"; {trust_line(outcome['trust'])}" if FLAGS.trust_map else ""
+                tqdm.write(kept if outcome.get("kept") else summary(outcome))
     except KeyboardInterrupt:
         print(f"\n{FLAGS.output} is not finished; run the same command with --resume to continue", file=sys.stderr)
         raise
@@ -188,18 +150,13 @@ def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:
     return 2 if not reports else 1 if failures or unreadable else 0
 
 
-def _kept_line(output: Path, report: dict[str, Any]) -> str:
-    line = f"{output}: kept, it existed before"
-    return f"{line}; {trust_line(report['trust'])}" if FLAGS.trust_map else line
-
-
 def _record_failure(job: Job, error: Exception) -> str:
     """Return the error as one line, and write it to the report of the missing output."""
     line = f"{job.source}: {console.one_line(error).removeprefix(f'{job.source}: ')}"
     if not job.output.exists():  # otherwise the report belongs to the existing output
         with suppress(OSError):
-            write_report(report_path(job.output), {"status": "failed", "source": str(job.source),
-                                                   "output": str(job.output), "error": line})
+            write_report(job.output, {"status": "failed", "source": str(job.source),
+                                      "output": str(job.output), "error": line})
     return line
 
 

@@ -6,24 +6,21 @@
 
 The modules in the order of the data:
 
-    enlarge_options    the options of a run
-    output_paths       which input becomes which output
-    lr_plane           the plane that is read, window by window; unreadable places become white
-    inspection         whether the input is what the model was made for, by its `image_properties`
-    window_plan        windows as large as memory allows, with a halo that avoids seams
-    loop               read ahead, run the network (or bicubic on glass), write
-    outputs            a pyramid on disk or a picture in memory
-    enlarge            one file by all of these
-    distributed        many files on a cluster, large ones in batches of windows
-    reports            the description in the file, the JSON report, the summary
-
-The trust map is measured on the finished file: `degradation_fit` finds the degradation that turns the output back into
-the input, `trust_map` measures the difference, and `trust_files` writes map, regions and overview.
+    plan           the options of a run, and windows as large as memory allows, with a halo that avoids seams
+    outputs        which input becomes which output; a pyramid on disk or a picture in memory
+    lr_plane       the plane that is read, window by window; unreadable places become white
+    inspection     whether the input is what the model was made for
+    loop           read ahead, run the network (or bicubic on glass), write
+    enlarge        one file by all of these
+    distributed    many files on a cluster, large ones in batches of windows
+    reports        the description in the file, the JSON report, the summary
+    trust_map      how the finished file, degraded again, differs from its input
+    trust_files    the map, its worst regions and an overview
 
 `lr_` coordinates are pixels of the plane that is read, `hr_` those of the output, `l0_` those of level 0 of the slide.
 The generator is any object with `scale` and `halo` that makes uint8 SR of uint8 LR; see `sr_keras.model.engines`.
 """
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
-from sr_keras.slides.enlarge_options import EnlargeOptions
+from sr_keras.slides.plan import EnlargeOptions
 
 __all__ = ["EnlargeOptions", "enlarge_file", "enlarge_image"]

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,30 +31,22 @@ from pipelines.pyramid.writer import Held, work_path
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report
 from sr_keras.model.tiles import Box, Span, box_of
-from sr_keras.slides.enlarge import enlarge_file, open_plane
-from sr_keras.slides.enlarge_options import EnlargeOptions
-from sr_keras.slides.loop import FinishedCore, Generator, HasTissue, Work, super_resolve_plane
-from sr_keras.slides.lr_plane import LRPlane, TissueMap, UnreadablePlaces
-from sr_keras.slides.output_paths import is_picture
-from sr_keras.slides.outputs import Output
+from sr_keras.slides.enlarge import Job, open_plane, try_job
+from sr_keras.slides.loop import Generator, Work, super_resolve_plane
+from sr_keras.slides.lr_plane import Cell, HasTissue, LRPlane, TissueMap, UnreadablePlaces
+from sr_keras.slides.outputs import Output, is_picture
+from sr_keras.slides.plan import EnlargeOptions, WindowPlan
 from sr_keras.slides.reports import describe_model
-from sr_keras.slides.window_plan import WindowPlan
 
 if TYPE_CHECKING:
     from sr_keras.model.engines import Engine
+
+Cores = list[tuple[Box, np.ndarray]]  # places in the output, and uint8 [h, w, 3]
 
 BATCH_PIXELS = 16e6  # SR pixels of a batch: what a worker returns at once (48 MB), and what its loss costs
 LARGE = 8 * BATCH_PIXELS  # larger slides are computed in batches
 # How long the lock of a lost machine on a work file may last: NFS 4 releases it after 90 s.
 LOCK_SECONDS, LOCK_LOOK_SECONDS = 120.0, 2.0
-
-
-class Job(NamedTuple):
-    """An input file, its output, and its trust map if one is requested."""
-
-    source: Path
-    output: Path
-    trust_map: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,34 +68,25 @@ def enlarge_all(cluster: Cluster, generator: Engine, jobs: Sequence[Job],
                 options: EnlargeOptions) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
     """Yield each job with its report or its error, in the order in which they end."""
     spec = GeneratorSpec(generator.name, generator.path.absolute(), cluster.threads, describe_model(generator))
-    large_first = sorted(jobs, key=lambda job: _bytes(job.source), reverse=True)
+    large_first = sorted(jobs, key=lambda job: job.source.exists() and job.source.stat().st_size, reverse=True)
     in_batches = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
     whole = ((job, _resumable(job, options)) for job in large_first if job not in in_batches)
     for (job, _), outcome in cluster.run_jobs(partial(enlarge_in_worker, spec=spec), whole, _ignore):
         yield job, SlideError(f"{job.source}: {outcome}") if isinstance(outcome, Died) else outcome
     for job in in_batches:
         compute = partial(super_resolve_on_cluster, cluster=cluster, spec=spec, source=job.source, options=options)
-        try:
-            yield job, enlarge_file(generator, job.source, job.output, options, trust_map=job.trust_map,
-                                    model=spec.description, compute=compute)
-        except (OSError, SlideError, ValueError) as error:
-            yield job, error
+        yield job, try_job(generator, job, options, model=spec.description, compute=compute)
 
 
 def enlarge_in_worker(todo: tuple[Job, EnlargeOptions], report: Report, *, spec: GeneratorSpec
                       ) -> dict[str, Any] | Exception:
     """Super-resolve a file in a worker; return its report or the error."""
-    (source, output, trust_map), options = todo
     end = time.monotonic() + LOCK_SECONDS
     while True:
-        try:
-            return enlarge_file(spec.generator, source, output, options, trust_map=trust_map, model=spec.description)
-        except Held as error:
-            if time.monotonic() > end:
-                return error
-            time.sleep(LOCK_LOOK_SECONDS)
-        except (OSError, SlideError, ValueError) as error:
-            return error
+        outcome = try_job(spec.generator, *todo, model=spec.description)
+        if not isinstance(outcome, Held) or time.monotonic() > end:
+            return outcome
+        time.sleep(LOCK_LOOK_SECONDS)
 
 
 def super_resolve_on_cluster(
@@ -120,7 +103,7 @@ def super_resolve_on_cluster(
         SlideError: The slide cannot be read, or reading it ends the workers.
         ValueError: The generator is of another scale, or a window does not fit in memory.
     """
-    work, tell, workers = Work(), progress or (lambda pixels, kept: None), cluster.workers
+    work, tell = Work(), progress or (lambda pixels, kept: None)
     compute = partial(compute_batch, spec=spec, source=source, options=options, tissue=has_tissue is not None)
 
     def todo() -> Iterator[WindowPlan]:
@@ -136,32 +119,31 @@ def super_resolve_on_cluster(
     for _, outcome in cluster.run_jobs(compute, todo(), _ignore):
         if isinstance(outcome, Died):
             raise SlideError(f"{source}: {outcome}")
-        for cell in sorted(outcome.unreadable):
+        cores, more, unreadable = outcome
+        for cell in sorted(unreadable):
             lr.unreadable.add(cell)
-        for core in outcome.finished:
-            output.write(core.box, core.sr)
-            tell(core.box.hr_width * core.box.hr_height, False)
-        _add(work, outcome.work, workers)
+        for box, sr in cores:
+            output.write(box, sr)
+            tell(box.hr_width * box.hr_height, False)
+        work.network_pixels += more.network_pixels
+        work.glass_pixels += more.glass_pixels
+        work.network_seconds += more.network_seconds / cluster.workers
+        work.glass_seconds += more.glass_seconds / cluster.workers
     return work
 
 
-class ComputedBatch(NamedTuple):
-    """The cores of a batch, the work they took, and the cells of the plane that could not be read."""
-
-    finished: list[FinishedCore]
-    work: Work
-    unreadable: set[tuple[int, int]]
-
-
 def compute_batch(batch: WindowPlan, report: Report, *, spec: GeneratorSpec, source: Path, options: EnlargeOptions,
-                   tissue: bool) -> ComputedBatch:
-    """Read and compute the windows of a batch in a worker; with `tissue`, by bicubic where there is only glass."""
+                  tissue: bool) -> tuple[Cores, Work, set[Cell]]:
+    """Read and compute the windows of a batch in a worker; with `tissue`, by bicubic where there is only glass.
+
+    Returns:
+        The cores, the work they took, and the cells of the plane that could not be read.
+    """
     lr = _plane(source, options)
-    lr.unreadable, finished = UnreadablePlaces(), list[FinishedCore]()
-    work = super_resolve_plane(spec.generator, lr, batch, _NoOutput(),
-                               has_tissue=_tissue(source, options).any_in if tissue else None,
-                               each=finished.append)
-    return ComputedBatch(finished, work, lr.unreadable.cells)
+    lr.unreadable, collected = UnreadablePlaces(), _Collected()
+    has_tissue = _tissue(source, options).any_in if tissue else None
+    work = super_resolve_plane(spec.generator, lr, batch, collected, has_tissue=has_tissue)
+    return collected.cores, work, lr.unreadable.cells
 
 
 def window_batches(windows: WindowPlan, most_pixels: float) -> Iterator[WindowPlan]:
@@ -176,14 +158,17 @@ def window_batches(windows: WindowPlan, most_pixels: float) -> Iterator[WindowPl
         yield replace(windows, rows=[y], columns=columns)
 
 
-class _NoOutput:
-    """An output that needs everything and keeps nothing; a worker returns its cores instead."""
+class _Collected:
+    """An output that needs everything and keeps the cores, for the process that writes the file."""
+
+    def __init__(self) -> None:
+        self.cores: Cores = []
 
     def needs(self, box: Box) -> bool:
         return True
 
     def write(self, box: Box, pixels: np.ndarray) -> None:
-        pass
+        self.cores.append((box, pixels))
 
 
 @lru_cache(maxsize=1)
@@ -212,10 +197,6 @@ def _resumable(job: Job, options: EnlargeOptions) -> EnlargeOptions:
     return options if options.overwrite or existed else replace(options, resume=True)
 
 
-def _bytes(source: Path) -> int:
-    return source.stat().st_size if source.exists() else 0  # 0 for a broken link, which is reported later
-
-
 def _is_large(job: Job, scale: int, options: EnlargeOptions) -> bool:
     """Whether a job is a large slide that is not finished."""
     if is_picture(job.output) or (options.resume and job.output.exists()):
@@ -226,13 +207,6 @@ def _is_large(job: Job, scale: int, options: EnlargeOptions) -> bool:
     except (OSError, SlideError, ValueError):
         return False  # reported when the job runs
     return height * width * scale**2 > LARGE
-
-
-def _add(work: Work, more: Work, workers: int) -> None:
-    work.network_pixels += more.network_pixels
-    work.glass_pixels += more.glass_pixels
-    work.network_seconds += more.network_seconds / workers
-    work.glass_seconds += more.glass_seconds / workers
 
 
 def _pixels(rows: list[Span], columns: list[Span], scale: int) -> int:

@@ -14,33 +14,50 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tifffile
 from tqdm import tqdm
 
+from pipelines.config import SCALES
 from pipelines.errors import require
 from pipelines.files import fitting_name
 from pipelines.pyramid import PyramidWriter
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.slides import reports
-from sr_keras.slides.enlarge_options import EnlargeOptions
 from sr_keras.slides.inspection import find_mismatches, inspect_input
-from sr_keras.slides.loop import HasTissue, Work, halo_error, super_resolve_plane
-from sr_keras.slides.lr_plane import CELL, LRPlane, TissueMap, UnreadablePlaces
-from sr_keras.slides.output_paths import is_picture
-from sr_keras.slides.outputs import Output, PictureOutput, PyramidOutput, check_size, write_image
-from sr_keras.slides.trust_files import check_trust, trust_paths, write_trust
-from sr_keras.slides.trust_map import measure_file
-from sr_keras.slides.window_plan import WindowPlan, memory_need, plan_windows
+from sr_keras.slides.loop import Work, halo_error, super_resolve_plane
+from sr_keras.slides.lr_plane import CELL, HasTissue, LRPlane, TissueMap, UnreadablePlaces
+from sr_keras.slides.outputs import Output, PictureOutput, PyramidOutput, check_size, is_picture, write_image
+from sr_keras.slides.plan import EnlargeOptions, WindowPlan, memory_need, plan_windows
+from sr_keras.slides.trust_files import write_trust
+from sr_keras.slides.trust_map import measure_file, trust_paths
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} Mpixel [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+LISTED_PLACES = 100  # unreadable ones, in the report
+
+
+class Job(NamedTuple):
+    """An input file, its output, and its trust map if one is requested."""
+
+    source: Path
+    output: Path
+    trust_map: Path | None = None
+
+
+def try_job(generator: LoadedGenerator, job: Job, options: EnlargeOptions, **more: Any) -> dict[str, Any] | Exception:
+    """Return the report of `enlarge_file`, or the error that must not stop other jobs."""
+    try:
+        return enlarge_file(generator, job.source, job.output, options, trust_map=job.trust_map, **more)
+    except (OSError, SlideError, ValueError) as error:
+        return error
 
 
 def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options: EnlargeOptions | None = None, *,
@@ -69,8 +86,9 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
     """
     started = time.monotonic()
     options = options or EnlargeOptions()
-    if trust_map:
-        check_trust(generator.scale)
+    require(trust_map is None or generator.scale in SCALES, "trust_map",
+            f"be left out for a model of scale {generator.scale}",
+            f"the degradation that it needs is defined for scales {', '.join(map(str, SCALES))}", generator.scale)
     description = reports.description(model or reports.describe_model(generator), options.of_pixels(), source)
     kept = options.resume and output.exists()
     report = _existing_report(source, output, description) if kept else {}
@@ -78,12 +96,12 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
         return report | {"kept": True}
     with open_slide(source, options.assume_mpp) as slide:
         if not kept:
-            report = _super_resolve(generator, slide, source, output, options, description, started,
-                                    compute or super_resolve_plane, read_again=trust_map is not None)
-            reports.write_report(reports.report_path(output), report)
+            report = _super_resolve(generator, slide, output, options, description, compute or super_resolve_plane,
+                                    started, read_again=trust_map is not None)
+            reports.write_report(output, report)
         if trust_map:
             report = report | _measure_trust(generator, slide, output, options, trust_map)
-            reports.write_report(reports.report_path(output), report)
+            reports.write_report(output, report)
     return report | {"kept": True} if kept else report
 
 
@@ -101,11 +119,11 @@ def open_plane(slide: Slide, options: EnlargeOptions) -> LRPlane:
     return LRPlane(slide, options.mpp, options.level, options.region)
 
 
-def _super_resolve(generator: LoadedGenerator, slide: Slide, source: Path, output: Path, options: EnlargeOptions,
-                   description: dict[str, Any], started: float, compute: Callable[..., Work], *,
-                   read_again: bool) -> dict[str, Any]:
+def _super_resolve(generator: LoadedGenerator, slide: Slide, output: Path, options: EnlargeOptions,
+                   description: dict[str, Any], compute: Callable[..., Work], started: float, *, read_again: bool
+                   ) -> dict[str, Any]:
     """Write the output, and return its report."""
-    lr, scale = open_plane(slide, options), generator.scale
+    lr, scale, source = open_plane(slide, options), generator.scale, slide.path
     windows = plan_windows(lr.shape, scale, generator.halo if options.halo is None else options.halo,
                            memory_need(generator, scale), options.tile,
                            1 if options.tile and is_picture(output) else None, options.memory)
@@ -118,7 +136,10 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, source: Path, outpu
         tqdm.write(f"warning: {source}: {warning}", file=sys.stderr)
     if options.everywhere or len(windows) == 1:  # in one window bicubic would save nothing
         has_tissue = None
-    seams = _measure_seams(generator, lr, windows, has_tissue)
+    seams = None
+    if windows.halo < generator.halo:
+        largest, mean = halo_error(generator, lr, scale, windows.halo, generator.halo, has_tissue)
+        seams = {"full_halo": generator.halo, "largest": largest, "mean": mean}
 
     def run(out: Output) -> Work:
         with _progress_bar(source.name, lr, scale) as bar:
@@ -135,16 +156,16 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, source: Path, outpu
         write_image(picture.pixels, output, options.quality)
     else:
         work = _write_pyramid(run, lr, windows, output, options, description)
-    report = _report(source, output, lr, windows, work, time.monotonic() - started)
-    report["work"]["halo_error"] = seams
-    return report | {"glass": has_tissue is not None, "description": description,
-                     "input": properties.as_json() | {"unfamiliar": warnings}}
+    done = _describe_work(work, windows, lr.shape[0] * lr.shape[1] * scale**2, time.monotonic() - started)
+    return _describe_files(lr, output, scale) | {
+        "work": done | {"halo_error": seams}, "glass": has_tissue is not None, "description": description,
+        "input": asdict(properties) | {"unfamiliar": warnings}}
 
 
 def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPlan, output: Path,
                    options: EnlargeOptions, description: dict[str, Any]) -> Work:
     scale, (height, width) = windows.scale, lr.shape[:2]
-    with PyramidWriter(output, scale * width, scale * height, None if lr.mpp is None else lr.mpp / scale,
+    with PyramidWriter(output, scale * width, scale * height, lr.mpp and lr.mpp / scale,
                        options.pyramid(output, scale), description=_as_text(description),
                        identity=windows.description, resume=options.resume, overwrite=options.overwrite) as writer:
         # The writer has checked that the work file belongs to this run, and so does the list of unreadable places.
@@ -156,33 +177,26 @@ def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPl
     return work
 
 
-def _measure_seams(generator: LoadedGenerator, lr: LRPlane, windows: WindowPlan,
-                   has_tissue: HasTissue | None) -> dict[str, Any] | None:
-    """Return the error of a halo that is smaller than the receptive field; None if it is not."""
-    if windows.halo >= generator.halo:
-        return None
-    largest, mean = halo_error(generator, lr, windows.scale, windows.halo, generator.halo, has_tissue)
-    return {"full_halo": generator.halo, "largest": largest, "mean": mean}
-
-
-def _report(source: Path, output: Path, lr: LRPlane, windows: WindowPlan, work: Work, seconds: float
-            ) -> dict[str, Any]:
-    height, width = lr.shape[:2]
-    scale, whole = windows.scale, height * width * windows.scale**2
+def _describe_files(lr: LRPlane, output: Path, scale: int) -> dict[str, Any]:
+    """Return what a report says of input and output."""
+    (height, width), places = lr.shape[:2], lr.unreadable_l0_rectangles()
     return {
-        "status": "done", "source": str(source), "output": str(output), "bytes": output.stat().st_size,
+        "status": "done", "source": str(lr.slide.path), "output": str(output), "bytes": output.stat().st_size,
         "lr": {"width": width, "height": height, "mpp": lr.mpp, "level": lr.level, "l0_region": list(lr.l0_box),
                "averaged": lr.averaged},
-        "sr": {"width": scale * width, "height": scale * height, "mpp": None if lr.mpp is None else lr.mpp / scale},
-        "work": {
-            "seconds": seconds, "mpixels_per_s": work.pixels / 1e6 / seconds, "windows": windows.description,
-            "halo": windows.halo, "overhead": windows.overhead, "network_share": work.network_seconds / seconds,
-            "kept_share": work.kept_pixels / whole, "glass_share": work.glass_pixels / max(1, work.pixels),
-            "seconds_saved": work.seconds_saved,
-            "time_saved_share": work.seconds_saved / (seconds + work.seconds_saved)},
-        "bad": reports.bad_places(len(lr.unreadable.cells), CELL**2, height * width, lr.unreadable_l0_rectangles()),
-        "peak_rss_bytes": reports.peak_rss(),
-    }
+        "sr": {"width": scale * width, "height": scale * height, "mpp": lr.mpp and lr.mpp / scale},
+        "bad": {"places": len(places), "share": min(1.0, len(lr.unreadable.cells) * CELL**2 / (height * width)),
+                "l0_rectangles": [list(box) for box in places[:LISTED_PLACES]]},
+        "peak_rss_bytes": reports.peak_rss()}
+
+
+def _describe_work(work: Work, windows: WindowPlan, whole: int, seconds: float) -> dict[str, Any]:
+    """Return what a report says of how the `whole` SR pixels were made."""
+    return {
+        "seconds": seconds, "mpixels_per_s": work.pixels / 1e6 / seconds, "windows": windows.description,
+        "halo": windows.halo, "overhead": windows.overhead, "network_share": work.network_seconds / seconds,
+        "kept_share": work.kept_pixels / whole, "glass_share": work.glass_pixels / max(1, work.pixels),
+        "seconds_saved": work.seconds_saved, "time_saved_share": work.seconds_saved / (seconds + work.seconds_saved)}
 
 
 def _existing_report(source: Path, output: Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +204,7 @@ def _existing_report(source: Path, output: Path, description: dict[str, Any]) ->
 
     If a kill came before the report was written, the description in the file identifies the output.
     """
-    report = reports.read_report(reports.report_path(output))
+    report = reports.read_report(output)
     same = report.get("description") == json.loads(_as_text(description))
     if not same and not is_picture(output):
         report = {"status": "done", "source": str(source), "output": str(output), "bytes": output.stat().st_size,
@@ -216,8 +230,7 @@ def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, optio
     lr = open_plane(slide, options)  # a new one: the file of the other's unreadable places is deleted
     with _progress_bar(f"{slide.path.name}, trust map", lr, generator.scale) as bar:
         trust = measure_file(lr, output, generator.scale, partial(_update, bar), generator.facts.usual_departure)
-    to_input = partial(_position_in_qupath, slide, lr, generator.scale)
-    found = write_trust(trust_map, trust, slide.path.name, to_input)
+    found = write_trust(trust_map, trust, slide.path.name, partial(_position_in_qupath, slide, lr, generator.scale))
     return {"trust": found | {"seconds": time.monotonic() - started}, "peak_rss_bytes": reports.peak_rss()}
 
 

@@ -4,7 +4,7 @@
     LR plane -> windows -> network (bicubic where there is only glass) -> output
 
 One thread reads ahead, this one runs the network, and a third writes. Only a few windows are in memory at once, so that
-memory depends on the size of a window and not on the slide. `window_plan` chooses the windows.
+memory depends on the size of a window and not on the slide. `plan` chooses the windows.
 """
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.model.tiles import Box, Span, box_of, checked, core_of, spans
+from sr_keras.slides.lr_plane import HasTissue, Plane
 from sr_keras.slides.outputs import Output
-from sr_keras.slides.window_plan import WindowPlan, pyramid_tile
+from sr_keras.slides.plan import WindowPlan, pyramid_tile
 
 READ_AHEAD = 2  # windows
 WRITE_BEHIND = 1  # cores that may wait to be written while the next is computed
@@ -28,30 +29,12 @@ BICUBIC_REACH = 2
 MEASURED_PLACES = 3
 
 Generator = Callable[[np.ndarray], np.ndarray]  # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
-HasTissue = Callable[[slice, slice], bool]  # rows and columns of the plane
-
-
-class Plane(Protocol):
-    """LR pixels, uint8 RGB, read by `plane[y0:y1, x0:x1]`."""
-
-    shape: tuple[int, int, int]
-
-    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
-        """Return uint8 [y1 - y0, x1 - x0, 3]."""
-
 
 class Window(NamedTuple):
     """Rows and columns of a window and of its core."""
 
     y: Span
     x: Span
-
-
-class FinishedCore(NamedTuple):
-    """A computed core, `sr` uint8 [scale*h, scale*w, 3], and its place in the output."""
-
-    box: Box
-    sr: np.ndarray
 
 
 @dataclass
@@ -80,24 +63,22 @@ class Work:
 def super_resolve_plane(
     generator: Generator, lr: Plane | np.ndarray, windows: WindowPlan, output: Output, *,
     has_tissue: HasTissue | None = None, progress: Callable[[int, bool], None] | None = None,
-    each: Callable[[FinishedCore], None] | None = None,
 ) -> Work:
     """Super-resolve a plane into an output.
 
     Args:
         generator: Any engine.
         lr: The plane.
-        windows: From `window_plan.plan_windows`.
+        windows: From `plan.plan_windows`.
         output: Gets every core that it needs.
         has_tissue: Whether a part of the plane contains tissue; bicubic is used elsewhere. None for the network
             everywhere.
         progress: Called with a number of SR pixels, and whether they existed before this run.
-        each: Called with every computed core.
 
     Raises:
         ValueError: The generator is of another scale, or a window does not fit in memory.
     """
-    work = Work()
+    work, writing = Work(), deque[Future[None]]()
 
     def tell(box: Box, kept: bool) -> None:
         if progress:
@@ -112,14 +93,17 @@ def super_resolve_plane(
                 work.kept_pixels += box.hr_width * box.hr_height
                 tell(box, True)
 
-    with _BackgroundWriter(output) as writer:
-        for window, inner, pixels in _read_ahead(lr, missing(), windows, has_tissue):
-            sr = _compute_core(generator, pixels, window, inner, windows.scale, work)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        for window, pixels in _read_ahead(reader, lr, missing()):
+            inner = near_tissue(*window, windows, has_tissue)
+            sr = _compute_core(generator, pixels.result(), window, inner, windows.scale, work)
             box = box_of(*window, windows.scale)
-            writer.write(box, sr)
-            if each:
-                each(FinishedCore(box, sr))
+            writing.append(writer.submit(output.write, box, sr))
+            while len(writing) > WRITE_BEHIND:
+                writing.popleft().result()
             tell(box, False)
+        while writing:
+            writing.popleft().result()
     return work
 
 
@@ -194,23 +178,21 @@ def _part(span: Span, core: slice, halo: int) -> Span:
 def _compute_core(generator: Generator, pixels: np.ndarray, window: Window, inner: Window | None, scale: int,
                   work: Work) -> np.ndarray:
     """Return the core of a window: by the network in the core of `inner`, and by bicubic around it."""
-    def network(part: Window) -> np.ndarray:
-        return by_network(generator, _crop(pixels, window, part), *part, scale)
-
-    def bicubic(part: Window) -> np.ndarray:
-        return _by_bicubic(pixels, window, part, scale)
-
     if inner == window:
-        return _timed(work, "network", network, window)
+        return _timed(work, "network", by_network, generator, pixels, *window, scale)
     if inner is None:
-        return _timed(work, "glass", bicubic, window)
+        return _timed(work, "glass", _by_bicubic, pixels, window, window, scale)
     whole = box_of(*window, scale)
     sr = np.empty((whole.hr_height, whole.hr_width, 3), np.uint8)
-    for kind, compute, part in (("network", network, inner), *(("glass", bicubic, part)
-                                                               for part in _around(window, inner))):
+
+    def put(part: Window, piece: np.ndarray) -> None:
         box = box_of(*part, scale)
         top, left = box.hr_y - whole.hr_y, box.hr_x - whole.hr_x
-        sr[top:top + box.hr_height, left:left + box.hr_width] = _timed(work, kind, compute, part)
+        sr[top:top + box.hr_height, left:left + box.hr_width] = piece
+
+    put(inner, _timed(work, "network", by_network, generator, _crop(pixels, window, inner), *inner, scale))
+    for part in _around(window, inner):
+        put(part, _timed(work, "glass", _by_bicubic, pixels, window, part, scale))
     return sr
 
 
@@ -223,10 +205,10 @@ def _around(window: Window, inner: Window) -> Iterator[Window]:
             yield Window(Span(*y[:2], *down), Span(*x[:2], *across))
 
 
-def _timed(work: Work, kind: str, compute: Callable[[Window], np.ndarray], part: Window) -> np.ndarray:
-    """Compute a part, and count its pixels and seconds as those of "network" or "glass"."""
+def _timed(work: Work, kind: str, compute: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    """Compute pixels, and count them and the seconds as those of "network" or "glass"."""
     start = time.monotonic()
-    sr = compute(part)
+    sr = compute(*arguments)
     for name, value in (("pixels", sr.shape[0] * sr.shape[1]), ("seconds", time.monotonic() - start)):
         setattr(work, f"{kind}_{name}", getattr(work, f"{kind}_{name}") + value)
     return sr
@@ -249,49 +231,12 @@ def _crop(pixels: np.ndarray, window: Window, part: Window) -> np.ndarray:
     return pixels[rows, columns]
 
 
-def _read_ahead(lr: Plane | np.ndarray, todo: Iterator[Window], windows: WindowPlan, has_tissue: HasTissue | None
-                ) -> Iterator[tuple[Window, Window | None, np.ndarray]]:
-    """Yield each window, the part of it near tissue, and its pixels, while the next windows are being read."""
-    waiting: deque[tuple[Window, Window | None, Future[np.ndarray]]] = deque()
-
-    def first() -> tuple[Window, Window | None, np.ndarray]:
-        window, inner, pixels = waiting.popleft()
-        return window, inner, pixels.result()
-
-    reader = ThreadPoolExecutor(1)
-    try:
-        for y, x in todo:
-            waiting.append((Window(y, x), near_tissue(y, x, windows, has_tissue),
-                            reader.submit(lr.__getitem__, (y.window, x.window))))
-            if len(waiting) > READ_AHEAD:
-                yield first()
-        while waiting:
-            yield first()
-    finally:
-        reader.shutdown(cancel_futures=True)
-
-
-class _BackgroundWriter:
-    """Writes cores to an output in a thread, in order; on leaving without an error, all of them are written."""
-
-    def __init__(self, output: Output) -> None:
-        self._output, self._thread = output, ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
-
-    def __enter__(self) -> _BackgroundWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            self._wait(0 if kind is None else len(self._waiting))
-        finally:
-            self._thread.shutdown(cancel_futures=True)
-
-    def write(self, box: Box, pixels: np.ndarray) -> None:
-        """Queue a core; block while too many wait. Raises the output's error about an earlier core."""
-        self._waiting.append(self._thread.submit(self._output.write, box, pixels))
-        self._wait(WRITE_BEHIND)
-
-    def _wait(self, most: int) -> None:
-        while len(self._waiting) > most:
-            self._waiting.popleft().result()
+def _read_ahead(reader: ThreadPoolExecutor, lr: Plane | np.ndarray, todo: Iterator[Window]
+                ) -> Iterator[tuple[Window, Future[np.ndarray]]]:
+    """Yield each window and its pixels, while the next windows are being read."""
+    waiting: deque[tuple[Window, Future[np.ndarray]]] = deque()
+    for y, x in todo:
+        waiting.append((Window(y, x), reader.submit(lr.__getitem__, (y.window, x.window))))
+        if len(waiting) > READ_AHEAD:
+            yield waiting.popleft()
+    yield from waiting

@@ -15,12 +15,13 @@ broken. Blocks that stay unreadable become white, and `UnreadablePlaces` records
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from scipy import ndimage
 
 from pipelines.errors import require
 from pipelines.pixels import WHITE
@@ -34,9 +35,20 @@ BLOCKS = (256, 64, 16)  # sides of blocks tried after a failure; tiles of slides
 CELL = BLOCKS[-1]
 # The longer side of the tissue mask: about a pixel for 4x4 of the plane, within these limits.
 MASK_SIDES, PLANE_PIXELS = (512, 2048), 4
+GRID = 16  # windows to choose samples from, along a side of the plane
 ROUNDING = 1e-6  # a pixel that lacks no more than this counts as a whole one
 
 Cell = tuple[int, int]  # column and row of a block of CELL pixels, counted from the corner of the level
+HasTissue = Callable[[slice, slice], bool]  # rows and columns of a plane
+
+
+class Plane(Protocol):
+    """LR pixels, uint8 RGB, read by `plane[y0:y1, x0:x1]`."""
+
+    shape: tuple[int, int, int]
+
+    def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
+        """Return uint8 [y1 - y0, x1 - x0, 3]."""
 
 
 class Placement(NamedTuple):
@@ -74,7 +86,7 @@ class LRPlane:
         self.level, self.mpp, self.downsample = resolution.level, resolution.mpp, resolution.downsample
         self.averaged = resolution.averaged  # level pixels averaged into one LR pixel, a side
         self._asked_mpp = mpp if resolution.resampled else None
-        self.l0_box = _checked_region(region, slide)
+        self.l0_box = _checked(region or (0, 0, *slide.dimensions), slide)
         self.placement = (_resampled(self.l0_box, self.downsample) if resolution.whole is None
                           else _on_level_pixels(self.l0_box, slide, self.level, resolution.whole))
         width, height = self.placement[2:4]
@@ -180,7 +192,9 @@ class UnreadablePlaces:
         self.cells: set[Cell] = set()
         if path is not None and path.exists():
             if resume:
-                self.cells = _read_cells(path)
+                text = path.read_text(encoding="ascii")
+                lines = text[:text.rfind("\n") + 1].splitlines()  # a killed run may have left half a line at the end
+                self.cells = {(int(x), int(y)) for x, y in map(str.split, lines)}
             else:
                 path.unlink()
 
@@ -199,20 +213,40 @@ class UnreadablePlaces:
 
     def rectangles(self) -> list[tuple[int, int, int, int]]:
         """Return the bounds of connected cells as (x, y, width, height), the largest first."""
-        left, found = set(self.cells), []
-        while left:
-            group = _take_connected(left)
-            xs, ys = [x for x, _ in group], [y for _, y in group]
-            found.append((min(xs) * CELL, min(ys) * CELL, (max(xs) - min(xs) + 1) * CELL,
-                          (max(ys) - min(ys) + 1) * CELL))
+        if not self.cells:
+            return []
+        columns, rows = np.array(sorted(self.cells)).T
+        left, top = columns.min(), rows.min()
+        mask = np.zeros((rows.max() - top + 1, columns.max() - left + 1), bool)
+        mask[rows - top, columns - left] = True
+        found = [(CELL * int(left + x.start), CELL * int(top + y.start), CELL * (x.stop - x.start),
+                  CELL * (y.stop - y.start)) for y, x in ndimage.find_objects(ndimage.label(mask)[0])]
         return sorted(found, key=lambda box: (-box[2] * box[3], box))
 
 
-def _checked_region(region: Region | None, slide: Slide) -> Region:
-    width, height = slide.dimensions
-    if region is None:
-        return 0, 0, width, height
+def sample_windows(shape: tuple[int, ...], count: int, side: int,
+                   has_tissue: HasTissue | None = None) -> list[tuple[slice, slice]]:
+    """Return rows and columns of windows spread over a plane, from top to bottom; the same in every call.
+
+    Args:
+        shape: Height and width of the plane.
+        count: Largest number of windows.
+        side: Side of a window in pixels; less if the plane is smaller.
+        has_tissue: Whether a window contains tissue. If none does, windows are taken from anywhere.
+    """
+    height, width = (min(side, length) for length in shape[:2])
+    windows = [(slice(y, y + height), slice(x, x + width))
+               for y, x in product(_starts(shape[0], height), _starts(shape[1], width))]
+    chosen = [window for window in windows if has_tissue(*window)] if has_tissue else []
+    chosen = chosen or windows
+    # One is drawn from each of `count` stretches: every n-th of a grid might be a column of it.
+    ends = np.linspace(0, len(chosen), min(count, len(chosen)) + 1).astype(int)
+    return [chosen[i] for i in np.random.default_rng(0).integers(ends[:-1], ends[1:])]
+
+
+def _checked(region: Region, slide: Slide) -> Region:
     x, y, w, h = region
+    width, height = slide.dimensions
     require(x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height, "region",
             f"lie inside the {width}x{height} pixels of {slide.path.name}", "give x,y,width,height in level-0 pixels",
             ",".join(map(str, region)))
@@ -238,6 +272,13 @@ def _on_level_pixels(l0_box: Region, slide: Slide, level: int, averaged: int) ->
     return Placement(x * downsample, y * downsample, width, height, *((x, y) if averaged == 1 else (0, 0)))
 
 
+def _starts(length: int, side: int) -> list[int]:
+    """Return where windows begin: side by side, or GRID of them from end to end of a long plane."""
+    room = length - side
+    places = min(GRID, room // side + 1)
+    return [round(room * i / max(1, places - 1)) for i in range(places)]
+
+
 def _is_decoded_at_once(path: Path) -> bool:
     """Whether a file is decoded as a whole, as PNG and JPEG are: reading it in smaller blocks would not help."""
     reader = open_reader(path)
@@ -250,21 +291,3 @@ def _cut(window: slice, offset: int, side: int) -> Iterator[slice]:
     first = (window.start + offset) // side * side - offset
     for start in range(first, window.stop, side):
         yield slice(max(start, window.start), min(start + side, window.stop))
-
-
-def _take_connected(cells: set[Cell]) -> list[Cell]:
-    """Remove one cell from `cells` with all that are connected to it, and return them."""
-    group = [cells.pop()]
-    for x, y in group:  # the list grows meanwhile
-        for near in ((x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):
-            if near in cells:
-                cells.remove(near)
-                group.append(near)
-    return group
-
-
-def _read_cells(path: Path) -> set[Cell]:
-    """Return the cells of the complete lines; a killed run may have left half a line at the end."""
-    text = path.read_text(encoding="ascii")
-    lines = text[:text.rfind("\n") + 1].splitlines()
-    return {(int(x), int(y)) for x, y in map(str.split, lines)}

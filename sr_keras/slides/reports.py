@@ -10,14 +10,13 @@ import hashlib
 import json
 import resource
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sr_keras
 from pipelines.files import fitting_name, side_product, write_text
 
-LISTED_PLACES = 100
 LARGE_OVERHEAD = 0.25
 
 
@@ -29,14 +28,13 @@ def report_path(output: Path) -> Path:
 def describe_model(generator: Any) -> dict[str, Any]:
     """Return name, version, checksum and engine of a loaded generator."""
     path = Path(generator.path).resolve()
-    names: dict[str, str | None]
     if path.is_dir():
-        names = {"name": path.parent.name, "version": path.name}
+        name, version = path.parent.name, path.name
         files = [path / "saved_model.pb", *sorted((path / "variables").glob("*"))]
     else:
-        names = {"name": path.parent.name if path.stem == "generator" else path.stem, "version": None}
+        name, version = path.parent.name if path.stem == "generator" else path.stem, None
         files = [path]
-    return {**names, "sha256": sha256(file for file in files if file.is_file()),
+    return {"name": name, "version": version, "sha256": sha256(file for file in files if file.is_file()),
             "engine": getattr(generator, "name", "tensorflow"), "scale": generator.scale}
 
 
@@ -45,18 +43,14 @@ def sha256(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
 def description(model: dict[str, Any], asked: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Return the description of an output.
+    """Return the description of an output, from `describe_model`, the options that can change pixels, and the slide.
 
-    Args:
-        model: From `describe_model`.
-        asked: Options that can change pixels.
-        source: The slide; if it consists of many files, the one that is opened.
+    If a slide consists of many files, `source` is the one that is opened.
     """
     return {"software": f"sr_keras {sr_keras.__version__}", "model": model, "flags": asked,
             "source": {"file": source.name, "sha256": sha256([source])}}
@@ -70,16 +64,17 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write a report as JSON, atomically; if it can't be written, warn: the slide is finished."""
+def write_report(output: Path, report: dict[str, Any]) -> None:
+    """Write the report of an output as JSON, atomically; if it can't be written, warn: the slide is finished."""
+    path = report_path(output)
     with side_product(path):
         write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """Return a report; an empty one if there is none or it cannot be read."""
+def read_report(output: Path) -> dict[str, Any]:
+    """Return the report of an output; an empty one if there is none or it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(report_path(output).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -89,11 +84,12 @@ def summary(report: dict[str, Any]) -> str:
     """Return a report as text for one screen."""
     lr, sr, work, made = report["lr"], report["sr"], report["work"], report["description"]
     model, source = made["model"], made["source"]
+    averaged = f", means of {lr['averaged']:.3g}x{lr['averaged']:.3g} of its pixels" if lr["averaged"] else ""
     version = f" version {model['version']}" if model["version"] else ""
     lines = {
         "source": f"{source['file']}, sha256 {source['sha256'][:16]}...",
         "model": f"{model['name']}{version}, x{model['scale']}, sha256 {model['sha256'][:16]}..., {model['engine']}",
-        "read": f"{lr['width']} x {lr['height']} pixels{_mpp(lr['mpp'])}, level {lr['level']}{_averaged(lr)}",
+        "read": f"{lr['width']} x {lr['height']} pixels{_mpp(lr['mpp'])}, level {lr['level']}{averaged}",
         "written": f"{sr['width']} x {sr['height']} pixels{_mpp(sr['mpp'])}, {report['bytes'] / 2**20:.1f} MiB",
         "time": f"{_time(work['seconds'])}, {work['mpixels_per_s']:.2f} Mpixel/s, {work['network_share']:.0%} of it in "
                 "the network",
@@ -108,7 +104,9 @@ def summary(report: dict[str, Any]) -> str:
     if report.get("trust"):
         lines["trust"] = trust_line(report["trust"])
     if work["halo_error"]:
-        lines["seams"] = _halo_error(work["halo_error"])
+        error = work["halo_error"]
+        lines["seams"] = f"this halo causes errors of {error['largest']} of 255 at most and {error['mean']:.2g} on " \
+                         f"average; a halo of {error['full_halo']} causes none"
     if work["kept_share"]:
         lines["resumed"] = f"{work['kept_share']:.0%} existed before; rates are those of this run"
     return "\n".join([report["output"], *(f"  {name:<11}{text}" for name, text in lines.items())])
@@ -126,20 +124,8 @@ def trust_line(trust: dict[str, Any]) -> str:
            f"measured in {_time(trust['seconds'])}{fitted}"
 
 
-def bad_places(cells: int, cell_pixels: int, plane_pixels: int,
-               l0_rectangles: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """Return how much could not be read, and where, for a report."""
-    return {"places": len(l0_rectangles), "share": min(1.0, cells * cell_pixels / plane_pixels),
-            "l0_rectangles": [list(box) for box in l0_rectangles[:LISTED_PLACES]]}
-
-
 def _mpp(mpp: float | None) -> str:
     return ", mpp unknown" if mpp is None else f" of {mpp:.4g} microns"
-
-
-def _averaged(lr: dict[str, Any]) -> str:
-    side = lr["averaged"]
-    return f", means of {side:.3g}x{side:.3g} of its pixels" if side else ""
 
 
 def _glass(work: dict[str, Any]) -> str:
@@ -147,11 +133,6 @@ def _glass(work: dict[str, Any]) -> str:
         return "all of it, by bicubic: no tissue was found, --everywhere runs the network"
     return f"{work['glass_share']:.0%} by bicubic, which saved {_time(work['seconds_saved'])}, " \
            f"{work['time_saved_share']:.0%} of the time"
-
-
-def _halo_error(error: dict[str, Any]) -> str:
-    return f"this halo causes errors of {error['largest']} of 255 at most and {error['mean']:.2g} on average; a halo " \
-           f"of {error['full_halo']} causes none"
 
 
 def _unreadable(bad: dict[str, Any]) -> str:

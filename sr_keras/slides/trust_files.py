@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from pipelines.config import SCALES
-from pipelines.errors import require
-from pipelines.files import atomic_path, fitting_name, write_text
+from pipelines.files import atomic_path, write_text
 from sr_keras.model.facts import in_words
-from sr_keras.slides.trust_map import UNIT, TrustMap, write_map
+from sr_keras.slides.trust_map import UNIT, TrustMap, trust_paths, write_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,37 +53,12 @@ class TrustRegion(NamedTuple):
         return min(xs), min(ys), max(xs), max(ys)
 
 
-def check_trust(scale: int) -> None:
-    """Refuse a trust map that cannot be measured, before the inference.
+def write_trust(path: Path, trust: TrustMap, title: str, to_input: Transform) -> dict[str, Any]:
+    """Write map, regions and overview, each atomically, and return what a report says of the map, for JSON.
 
-    Raises:
-        ValueError: The degradation is not defined at this scale.
+    `to_input` gives the position of an output pixel in the input, as QuPath counts its pixels.
     """
-    require(scale in SCALES, "trust_map", f"be left out for a model of scale {scale}",
-            f"the degradation that it needs is defined for scales {', '.join(map(str, SCALES))}", scale)
-
-
-def trust_paths(path: Path) -> tuple[Path, Path, Path, Path]:
-    """Return the paths of map, regions on the output, regions on the input, and overview, from that of the map."""
-    on_output, on_input = (path.with_name(fitting_name("", path.stem, f".on_{image}.geojson"))
-                           for image in ("output", "input"))
-    return path, on_output, on_input, path.with_name(fitting_name("", path.stem, ".overview.png"))
-
-
-def write_trust(path: Path, trust: TrustMap, title: str, to_input: Transform, count: int = REGIONS) -> dict[str, Any]:
-    """Write map, regions and overview, each atomically.
-
-    Args:
-        path: Path of the map.
-        trust: The map.
-        title: Title of the overview.
-        to_input: Position of an output pixel in the input, as QuPath counts its pixels.
-        count: Largest number of regions.
-
-    Returns:
-        What a report says of the map, for JSON.
-    """
-    regions = worst_regions(trust, count)
+    regions = worst_regions(trust)
     paths = trust_paths(path)
     write_map(paths[0], trust)
     write_text(paths[1], json.dumps(geojson(regions)) + "\n")

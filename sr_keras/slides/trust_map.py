@@ -5,10 +5,12 @@
         trust = measure_file(LRPlane(slide), Path("case_x4.tif"), scale=4)
     trust.lr_error, trust.threshold             # float32 [rows, columns] in grey levels of 255; limit of outliers
 
-The LR error of a square is `metrics.lr_consistency` in it: the root mean square of degrade(sr) - lr, where `degrade` is
-the degradation that fits this slide; see `degradation_fit`. Files call it `departure`. Rounding the LR to 8 bit leaves
-0.3 for a perfect SR, and JPEG of quality 90 adds to it. The map shows what SR invents or hides at the size of LR
-pixels. It cannot show finer detail that is wrong, because the blur removes it.
+The LR error of a square is `metrics.lr_consistency` in it: the root mean square of degrade(sr) - lr. Files call it
+`departure`. Rounding the LR to 8 bit leaves 0.3 for a perfect SR, and JPEG of quality 90 adds to it. The map shows what
+SR invents or hides at the size of LR pixels. It cannot show finer detail that is wrong, because the blur removes it.
+
+The point spread of a slide is unknown, so textbook blurs and the mean over `scale` x `scale` pixels are tried;
+`degrade` is the one that comes nearest to the input of this slide.
 
 The finished file is measured, with its seams and its compression. Squares are 16 pixels of the output wide, doubled
 until the map has no more than LONGEST_SIDE of them a side.
@@ -20,7 +22,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +31,12 @@ import tifffile
 
 from pipelines.config import DegradeOptions, Range
 from pipelines.errors import require
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, fitting_name
 from pipelines.pixels import to_float, to_uint8
 from pipelines.pyramid.tiff import MICRONS_PER_CM
 from pipelines.slide import open_slide
 from pipelines.tissue import TYPICAL_MPP, tissue_mask
-from sr_keras.slides.degradation_fit import degrade_again, fit_degradation, reach
-from sr_keras.slides.inspection import sample_windows
-from sr_keras.slides.loop import Plane
-from sr_keras.slides.lr_plane import LRPlane, TissueMap
+from sr_keras.slides.lr_plane import LRPlane, Plane, TissueMap, sample_windows
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -50,6 +49,7 @@ VISIBLE = 2.0  # and above this, since smaller errors are invisible
 UNUSUAL = 1.5  # a median above the usual range by this factor means input that the model does not know
 WINDOWS, WINDOW = 8, 96  # number of windows to fit the degradation on, and their side in LR pixels
 PATCHES = 12  # largest number of patches of a slide for `usual_departure`
+SIGMAS = tuple(0.05 * step for step in range(17))  # Gaussian blurs tried, in LR pixels: up to 3.2 HR pixels at scale 4
 UNIT = "grey levels of 255"
 DESCRIPTION_START = '{"departure": '
 
@@ -121,7 +121,7 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
     Args:
         lr: The input, uint8 [h, w, 3]; only `.shape` and `[y0:y1, x0:x1]` are used.
         sr: The output, [scale*h, scale*w, 3], likewise.
-        degrade: How LR was made: one of `degradation_fit.candidates`, or another textbook blur.
+        degrade: How LR was made: one of `candidates`, or another textbook blur.
         mpp: Microns per pixel of the output.
         progress: Called with the number of SR pixels measured since the last call.
 
@@ -148,31 +148,80 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
 def usual_departure(generator: LoadedGenerator, batches: Iterable[Mapping[str, Any]]) -> Range | None:
     """Return the usual range of the LR error: the least and the largest median of a slide; None without patches.
 
+    The degradation is fitted to each patch.
+
     Args:
         generator: A trained generator.
         batches: Dicts of slide_id [B] and lr [B, h, w, 3], float in [0, 1], from validation slides, as
             `pipelines.dataset.evaluation_dataset` gives them.
     """
-    medians = median_errors(generator, batches)
-    return (min(medians.values()), max(medians.values())) if medians else None
-
-
-def median_errors(generator: LoadedGenerator, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the median LR error of each slide, with the degradation that fits each patch."""
-    errors: dict[str, list[np.ndarray]] = defaultdict(list)
+    errors: dict[bytes | str, list[np.ndarray]] = defaultdict(list)
     for batch in batches:
         for slide_id, lr in zip(batch["slide_id"], to_uint8(np.asarray(batch["lr"])), strict=True):
-            found = errors[slide_id.decode() if isinstance(slide_id, bytes) else str(slide_id)]
-            if len(found) < PATCHES:
+            if len(errors[slide_id]) < PATCHES:
                 sr = generator(lr[np.newaxis])[0]
-                found.append(measure(lr, sr, fit_degradation([(lr, sr)], generator.scale)).lr_error.ravel())
-    return {slide_id: float(np.median(np.concatenate(found))) for slide_id, found in errors.items()}
+                fitted = fit_degradation([(lr, sr)], generator.scale)
+                errors[slide_id].append(measure(lr, sr, fitted).lr_error.ravel())
+    medians = [float(np.median(np.concatenate(found))) for found in errors.values()]
+    return (min(medians), max(medians)) if medians else None
+
+
+def candidates(scale: int) -> list[DegradeOptions]:
+    """Return the degradations that are tried: the mean over `scale` x `scale` pixels, and blurs."""
+    return [DegradeOptions(scale, blurs=("none",), resamplings=("box",)),
+            *(DegradeOptions(scale, blur_sigma=round(scale * sigma, 3)) for sigma in SIGMAS)]
+
+
+def fit_degradation(pairs: Iterable[tuple[np.ndarray, np.ndarray]], scale: int) -> DegradeOptions:
+    """Return the candidate that makes the LR of the SR with the least squared error.
+
+    Args:
+        pairs: Windows of LR and SR, uint8 [h, w, 3] and [scale*h, scale*w, 3]. Borders that are affected by pixels
+            outside of the window are ignored, unless the window has nothing else.
+        scale: SR side over LR side.
+    """
+    tried = candidates(scale)
+    errors, margin = np.zeros(len(tried)), max(reach(options) for options in tried)
+    for lr, sr in pairs:
+        rows, columns = (slice(margin, -margin) if side > 2 * margin else slice(None) for side in lr.shape[:2])
+        lr_planes, sr_planes = (np.moveaxis(to_float(pixels), -1, 0) for pixels in (lr, sr))
+        for i, options in enumerate(tried):
+            down, right = (_matrix(options, side) for side in lr.shape[:2])
+            errors[i] += np.square(down @ sr_planes @ right.T - lr_planes)[:, rows, columns].sum()
+    return tried[int(errors.argmin())]
+
+
+def degrade_again(sr: np.ndarray, options: DegradeOptions) -> np.ndarray:
+    """Return float [H, W, 3] degraded by a candidate, or another textbook blur: [H/scale, W/scale, 3]."""
+    if options.is_textbook:
+        from pipelines.degrade import degrade  # imports TensorFlow, which --help does not need
+
+        return degrade(sr[np.newaxis], options.scale, options.range_of("blur_sigma")[0]).numpy()[0]
+    side = options.scale
+    return sr.reshape(sr.shape[0] // side, side, sr.shape[1] // side, side, -1).mean((1, 3))
+
+
+def reach(options: DegradeOptions) -> int:
+    """Return how far `degrade_again` looks beyond a window, in LR pixels."""
+    if not options.is_textbook:
+        return 0
+    from pipelines.degrade import taps
+
+    first, weights = taps(options.scale, options.range_of("blur_sigma")[0])
+    return -(-max(-first, first + len(weights) - options.scale) // options.scale)
 
 
 def square_side(height: int, width: int, scale: int) -> int:
     """Return the side of a square in LR pixels: `FINEST`, doubled until no side of the map is too long."""
     finest = -(-FINEST // scale)
     return finest * 2 ** max(0, math.ceil(math.log2(max(height, width) / (finest * LONGEST_SIDE))))
+
+
+def trust_paths(path: Path) -> tuple[Path, Path, Path, Path]:
+    """Return the paths of map, regions on the output, regions on the input, and overview, from that of the map."""
+    on_output, on_input = (path.with_name(fitting_name("", path.stem, f".on_{image}.geojson"))
+                           for image in ("output", "input"))
+    return path, on_output, on_input, path.with_name(fitting_name("", path.stem, ".overview.png"))
 
 
 def write_map(path: Path, trust: TrustMap) -> None:
@@ -227,3 +276,18 @@ def _square_means(values: np.ndarray, side: int) -> np.ndarray:
         sums = np.add.reduceat(values, starts, axis, dtype=np.float64)
         values = sums / np.expand_dims(lengths, (1, 2) if axis == 0 else (0, 2))
     return values
+
+
+@lru_cache(maxsize=128)
+def _matrix(options: DegradeOptions, side: int) -> np.ndarray:
+    """Return a candidate as a matrix along one axis, float32 [side, scale*side]; all of them are separable."""
+    from pipelines.degrade import taps
+
+    scale = options.scale
+    first, weights = taps(scale, options.range_of("blur_sigma")[0]) if options.is_textbook else (0, [1 / scale] * scale)
+    at = scale * np.arange(side)[:, np.newaxis] + first + np.arange(len(weights))
+    at %= 2 * scale * side  # mirrored, as degrade does
+    matrix = np.zeros((side, scale * side), np.float32)
+    np.add.at(matrix, (np.arange(side)[:, np.newaxis], np.minimum(at, 2 * scale * side - 1 - at)),
+              np.asarray(weights, np.float32))
+    return matrix

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import whole_slide
 from benchmarks.whole_slide import Round, Took, make_slide, measure_round, report
 from pipelines.slide import open_slide
-from sr_keras.slides.enlarge_options import EnlargeOptions
+from sr_keras.slides.plan import EnlargeOptions
 
 
 def test_bare_engine_computes_the_pixels_of_the_run_and_what_it_takes_is_not_the_runs(loaded, sample_slide,

@@ -21,9 +21,10 @@ from sr_keras import super_resolve as command
 from sr_keras.model import engines
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
-from sr_keras.slides import outputs
+from sr_keras.slides import enlarge, outputs
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
-from sr_keras.slides.output_paths import _slide_parts, is_slide, plan_outputs
+from sr_keras.slides.outputs import _parts, is_slide, plan_outputs
+from sr_keras.slides.plan import EnlargeOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,33 +182,34 @@ def test_input_is_never_replaced(picture, tmp_path):
     (tmp_path / "link.png").symlink_to(picture)
     for output in (picture, tmp_path / "link.png", tmp_path):
         with pytest.raises(ValueError, match="`output` must be another file than the input"):
-            plan_outputs(str(picture), output, 4, overwrite=True)
+            plan_outputs(str(picture), output, 4, EnlargeOptions(overwrite=True))
     with pytest.raises(ValueError, match="`output` must be another file than the input"):
-        plan_outputs(str(tmp_path), tmp_path, 4, overwrite=True)
+        plan_outputs(str(tmp_path), tmp_path, 4, EnlargeOptions(overwrite=True))
 
 
 def test_two_pictures_for_one_output_are_refused(picture, tmp_path):
     picture.with_suffix(".bmp").write_bytes(picture.read_bytes())
     with pytest.raises(ValueError, match=r"have only one file for the output .*picture.png"):
-        plan_outputs(str(tmp_path), tmp_path / "out", 4)
+        plan_outputs(str(tmp_path), tmp_path / "out", 4, EnlargeOptions())
 
 
 def test_picture_goes_into_a_folder_under_its_own_name(picture, tmp_path):
-    assert plan_outputs(str(picture), tmp_path / "new", 4) == [(picture, tmp_path / "new" / "picture.png")]
+    pairs = plan_outputs(str(picture), tmp_path / "new", 4, EnlargeOptions())
+    assert pairs == [(picture, tmp_path / "new" / "picture.png")]
 
 
 @pytest.mark.parametrize("output", ["large.webp", "large.svs"])
 def test_suffix_that_is_not_written_is_refused(output, picture, tmp_path):
     with pytest.raises(ValueError, match=r"`output` must end in one of \.png"):
-        plan_outputs(str(picture), tmp_path / output, 4)
+        plan_outputs(str(picture), tmp_path / output, 4, EnlargeOptions())
 
 
 def test_folder_into_a_picture_and_folder_without_pictures_are_refused(picture, tmp_path):
     with pytest.raises(ValueError, match="`output` must be a folder"):
-        plan_outputs(str(tmp_path), tmp_path / "large.png", 4)
+        plan_outputs(str(tmp_path), tmp_path / "large.png", 4, EnlargeOptions())
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="`input` must contain pictures or slides"):
-        plan_outputs(str(tmp_path / "empty"), tmp_path / "out", 4)
+        plan_outputs(str(tmp_path / "empty"), tmp_path / "out", 4, EnlargeOptions())
 
 
 @pytest.mark.parametrize("missing", ["model", "input", "output"])
@@ -238,7 +240,7 @@ def test_tile_that_is_all_overlap_is_refused_once_and_leaves_nothing(mixed, run,
 
 @pytest.mark.parametrize("output", ["picture.png/large.png", "picture.png/more/large.tif", "/proc/large.png"])
 def test_place_that_takes_no_file_is_refused_before_anything_is_computed(output, picture, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "enlarge_file", None)
+    monkeypatch.setattr(enlarge, "enlarge_file", None)
     with pytest.raises(ValueError, match="`output` must be a writable path"):
         run(f"--input={picture}", f"--output={tmp_path / output}")
     with pytest.raises(ValueError, match="`trust_map` must be a writable path"):
@@ -346,10 +348,10 @@ def test_results_beside_their_slides_are_no_input_the_next_time(mixed, run):
 
 def test_comma_list_names_files_and_folders(mixed, picture, tmp_path):
     (mixed / "picture.png").unlink()
-    pairs = plan_outputs(f"{picture}, {mixed}", tmp_path / "out", 2, ome=True)
+    pairs = plan_outputs(f"{picture}, {mixed}", tmp_path / "out", 2, EnlargeOptions(format="ome"))
     assert [target.name for _, target in pairs] == ["picture.png", "cut_x2.ome.tif", "plain.png", "slide_x2.ome.tif"]
     with pytest.raises(FileNotFoundError, match=r"`input` must name .*Received: input='/no/such\.png'"):
-        plan_outputs(f"{picture},/no/such.png", tmp_path / "out", 2)
+        plan_outputs(f"{picture},/no/such.png", tmp_path / "out", 2, EnlargeOptions())
 
 
 @pytest.mark.parametrize("spec", [",", " , ", ",,"])
@@ -377,7 +379,7 @@ def test_jpegs_that_a_slide_consists_of_are_no_pictures(mixed, tmp_path):
     for name in ("part.jpg", "other.jpg"):
         (mixed / name).write_bytes(b"\xff\xd8\xff")
     (mixed / "case.vms").write_text("[Virtual Microscope Specimen]\nImageFile=part.jpg\r\nMapFile=map.jpg\n")
-    names = [source.name for source, _ in plan_outputs(str(mixed), tmp_path / "out", 4)]
+    names = [source.name for source, _ in plan_outputs(str(mixed), tmp_path / "out", 4, EnlargeOptions())]
     assert names == ["case.vms", "cut.svs", "other.jpg", "picture.png", "plain.tif", "slide.tif"]
 
 
@@ -422,14 +424,15 @@ def test_interrupt_says_how_to_go_on(sample_slide, run, tmp_path, capsys, monkey
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "enlarge_file", interrupt)
+    monkeypatch.setattr(enlarge, "enlarge_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}")
     assert "run the same command with --resume to continue" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flag", "message"), [
-    ("--region=1,2,3", "`region` must be x,y,width,height"), ("--region=1,2,3,-4", "`region` must be x,y,width,height"),
+    ("--region=1,2,3", "`region` must be 4 numbers; write x,y,width,height"),
+    ("--region=1,2,3,-4", "`region` must be x,y,width,height"),
     ("--quality=0", "`quality` must lie in 1 to 100"), ("--level=-1", "`level` must be 0 or more"),
     ("--tile=0", "`tile` must be 1 or more"), ("--mpp=inf", "`mpp` must be positive and finite"),
     ("--mpp=nan", "`mpp` must be positive and finite"), ("--memory=inf", "`memory` must be more than .* and finite"),
@@ -469,6 +472,6 @@ def test_index_of_many_spaces_is_read_in_a_moment(tmp_path):
     index = tmp_path / "case.vms"
     index.write_text("ImageFile=part.jpg\r\nMapFile =  map 1.jpg  \n=x" + " " * 200_000 + "x\nEmpty=\n")
     started = time.monotonic()
-    first, second, _ = _slide_parts(index)
+    first, second, _ = _parts(index)
     assert (first.name, second.name) == ("part.jpg", "map 1.jpg")
     assert time.monotonic() - started < 1

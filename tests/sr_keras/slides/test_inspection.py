@@ -1,20 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An input that a model was not made for is recognised, and the windows that are looked at stand for the plane."""
+"""Stain, blur and JPEG quality are measured as they were made, and input that a model is not for is recognised."""
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
+from scipy import ndimage
+from skimage.color import hed2rgb, rgb2hed
 
 from pipelines.config import DEGRADATIONS, DegradeOptions, degradation
 from pipelines.slide import open_slide
 from sr_keras.model.facts import ModelFacts
-from sr_keras.slides.image_properties import DARK, HE, OTHER, Jpeg, Stain
-from sr_keras.slides.inspection import InputProperties, find_mismatches, inspect_input, sample_windows
+from sr_keras.slides.inspection import (
+    DARK,
+    HE,
+    OTHER,
+    InputProperties,
+    Jpeg,
+    Stain,
+    blur_range,
+    detect_stain,
+    estimate_blur,
+    find_mismatches,
+    inspect_input,
+    read_compression,
+    read_jpeg,
+)
 from sr_keras.slides.lr_plane import LRPlane, TissueMap
 
 FACTS = ModelFacts(lr_mpp=(0.9, 2.1), stain="H&E", degradation=DEGRADATIONS["scanner"])
 GOOD = InputProperties(1.0, Stain(HE, 0.0), 0.3, Jpeg(80, "4:2:0"))
+
+
+SUBSAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+
+
+def jpeg(pixels: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def as_he(brown: np.ndarray) -> np.ndarray:
+    """Return scikit-image's picture with its DAB as eosin."""
+    hed = rgb2hed(brown)
+    return np.rint(255 * hed2rgb(np.stack([hed[..., 0], hed[..., 2], 0 * hed[..., 1]], -1))).astype(np.uint8)
 
 
 # Warnings
@@ -84,35 +120,90 @@ def test_real_slides_are_judged_rightly(name, asked, causes, shared_data):
     found = find_mismatches(seen, FACTS)
     assert len(found) == len(causes), found
     assert all(cause in line for cause, line in zip(causes, found, strict=True))
-    assert json.loads(json.dumps(seen.as_json()))["mpp"] == view.mpp
+    assert json.loads(json.dumps(asdict(seen)))["mpp"] == view.mpp
 
 
-# Sampling
+# Stain
 
-@pytest.mark.parametrize("shape", [(1, 1), (40, 300), (96, 96), (100, 97), (5000, 3000), (100000, 80000)])
-def test_windows_lie_in_the_plane_and_differ(shape):
-    windows = sample_windows(shape, 8, 96)
-    assert 1 <= len(windows) <= 8
-    assert len({(rows.start, columns.start) for rows, columns in windows}) == len(windows)
-    for rows, columns in windows:
-        assert rows.stop - rows.start == min(96, shape[0])
-        assert columns.stop - columns.start == min(96, shape[1])
-        assert 0 <= rows.start < rows.stop <= shape[0]
-        assert 0 <= columns.start < columns.stop <= shape[1]
-    assert sample_windows(shape, 8, 96) == windows
+def test_brown_is_not_he_and_the_same_tissue_in_pink_is(histology):
+    assert detect_stain([histology]).kind == OTHER
+    assert detect_stain([as_he(histology)]).kind == HE
 
 
-def test_windows_are_of_tissue_where_there_is_some():
-    def in_a_corner(rows, columns):
-        return rows.stop > 700 and columns.stop > 500
-
-    windows = sample_windows((1000, 1000), 8, 96, in_a_corner)
-    assert len(windows) == 8
-    assert all(in_a_corner(*window) for window in windows)
-    assert sample_windows((1000, 1000), 8, 96, lambda *_: False) == sample_windows((1000, 1000), 8, 96)
+def test_glow_on_black_is_dark_field_and_glass_is_nothing(histology):
+    glow = np.where(histology < 120, 200, 4).astype(np.uint8)[..., ::-1] // np.uint8([6, 6, 1])
+    assert detect_stain([glow]).kind == DARK
+    assert detect_stain([np.full((64, 64, 3), 244, np.uint8)]) is None
 
 
-def test_windows_are_spread_over_the_plane():
-    windows = sample_windows((10000, 10000), 8, 96)
-    assert max(rows.start for rows, _ in windows) - min(rows.start for rows, _ in windows) > 6000
-    assert max(columns.start for _, columns in windows) - min(columns.start for _, columns in windows) > 6000
+@pytest.mark.parametrize("part", ["tiles/val", "tiles/outliers", "pairs/val"])
+def test_stain_of_real_tiles_is_known(part, shared_data):
+    for case in sorted((shared_data / part).iterdir()):
+        tiles = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(case.glob("*.jpeg"))[::50]]
+        assert {detect_stain([tile]).kind for tile in tiles} == {OTHER if "outliers" in part else HE}, case.name
+
+
+# Blur
+
+def test_blur_is_measured_as_it_was_added(histology):
+    lr = np.asarray(Image.fromarray(histology).reduce(2))
+    sharp = estimate_blur([lr])
+    assert sharp < 0.5
+    for sigma in (0.8, 1.2, 2.0):
+        blurred = np.rint(ndimage.gaussian_filter(lr.astype(float), (sigma, sigma, 0))).astype(np.uint8)
+        assert estimate_blur([blurred]) == pytest.approx(np.hypot(sharp, sigma), rel=0.15)
+
+
+def test_blur_of_what_is_small_or_flat_is_not_known():
+    assert estimate_blur([np.zeros((63, 200, 3), np.uint8)]) is None
+    assert estimate_blur([np.full((64, 64, 3), 128, np.uint8)]) is None
+
+
+def test_range_of_blur_counts_kernels_and_resampling_in():
+    assert blur_range(DegradeOptions(blur_sigma=1.6)) == pytest.approx((0.4, 0.4))
+    assert blur_range(DEGRADATIONS["pyramid"]) == pytest.approx((np.sqrt(1.25) / 4,) * 2)
+    low, high = blur_range(DEGRADATIONS["scanner"])
+    assert low == 0
+    assert 0.8 < high < 0.95
+
+
+# Compression
+
+@pytest.mark.parametrize("quality", [10, 30, 50, 75, 80, 90, 98])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_quality_and_subsampling_of_a_jpeg_are_read(histology, quality, subsampling, tmp_path):
+    data = jpeg(histology[:64, :64], quality=quality, subsampling=subsampling)
+    assert read_jpeg(data) == Jpeg(pytest.approx(quality, abs=1), SUBSAMPLINGS[subsampling])
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert read_compression(tmp_path / "a.jpg", (64, 64)) == read_jpeg(data)
+
+
+def test_level_of_a_slide_is_found_by_its_size(histology, tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for quality, side in ((90, 512), (40, 256)):
+            tiff.write(histology[:side, :side], tile=(128, 128), photometric="ycbcr", subsampling=(2, 2),
+                       compression="jpeg", compressionargs={"level": quality}, subfiletype=int(side < 512))
+    assert read_compression(path, (512, 512)).quality == 90
+    assert read_compression(path, (256, 256)).quality == 40
+    assert read_compression(path, (128, 128)) is None
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\xff\xd8", b"\xff\xd8\xff\xdb\x00", b"II*\0", b"MM\0*\0\0\0\x08" + b"x" * 50, b"\x89PNG",
+    b"\xff\xd8" + bytes(range(256)) * 4])
+def test_damaged_and_other_files_say_nothing(content, tmp_path):
+    (tmp_path / "a").write_bytes(content)
+    assert read_compression(tmp_path / "a", (1, 1)) is None
+
+
+def test_compression_of_real_slides_is_that_of_their_makers(shared_data):
+    def of(name: str) -> Jpeg | None:
+        path: Path = shared_data / "slides" / name
+        with open_slide(path) as slide:
+            return read_compression(path, slide.level_dimensions[0])
+
+    assert of("metaplasia-HE.tif").quality == 80
+    assert of("CMU-1-Small-Region.svs").quality == 30  # as its description says
+    assert of("tcga-cr-7395-01a-01-ts1.svs") is None  # JPEG 2000
+    assert of("fluorescence-DAPI.ndpi").quality > 20

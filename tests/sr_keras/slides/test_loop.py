@@ -13,7 +13,7 @@ from pipelines.pyramid import PyramidWriter
 from sr_keras.slides import reports
 from sr_keras.slides.loop import halo_error, super_resolve_plane
 from sr_keras.slides.outputs import PictureOutput, PyramidOutput
-from sr_keras.slides.window_plan import plan_windows
+from sr_keras.slides.plan import plan_windows
 
 
 def test_halo_of_the_receptive_field_measures_no_error(loaded, histology):
@@ -41,16 +41,12 @@ def test_next_windows_are_read_while_the_network_runs():
     assert len(reads) == 10
 
 
-def test_every_finished_core_is_handed_out_with_its_place(loaded, histology):
-    lr, cores = histology[:200, :330], []
+def test_every_pixel_is_told(loaded, histology):
+    lr, told = histology[:200, :330], []
     windows, output = plan_windows(lr.shape, 4, loaded.halo, tile=150), PictureOutput(4 * 330, 4 * 200)
-    told = []
-    super_resolve_plane(loaded, lr, windows, output, each=cores.append, progress=lambda *a: told.append(a))
-    assert len(cores) == len(windows) > 1
+    super_resolve_plane(loaded, lr, windows, output, progress=lambda *a: told.append(a))
+    assert len(told) == len(windows) > 1
     assert sum(pixels for pixels, kept in told) == 16 * 200 * 330
-    for one in cores:
-        x, y, width, height = one.box
-        np.testing.assert_array_equal(one.sr, output.pixels[y:y + height, x:x + width])
 
 
 def test_island_of_tissue_in_a_large_window_is_the_networks_and_the_glass_around_it_bicubics(loaded, histology):

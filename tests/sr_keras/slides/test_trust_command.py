@@ -20,9 +20,9 @@ from pipelines.slide import open_slide
 from sr_keras import super_resolve as command
 from sr_keras.metrics import lr_consistency
 from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, outputs, reports
-from sr_keras.slides.degradation_fit import SIGMAS
 from sr_keras.slides.lr_plane import LRPlane
-from sr_keras.slides.trust_files import trust_paths, write_trust
+from sr_keras.slides.trust_files import write_trust
+from sr_keras.slides.trust_map import SIGMAS, trust_paths
 
 
 @pytest.fixture

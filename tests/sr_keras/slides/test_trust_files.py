@@ -18,8 +18,8 @@ from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.slide import open_slide
 from sr_keras.slides import reports, trust_files
 from sr_keras.slides.lr_plane import LRPlane
-from sr_keras.slides.trust_files import geojson, outline, trust_paths, worst_regions, write_trust
-from sr_keras.slides.trust_map import measure, measure_file
+from sr_keras.slides.trust_files import geojson, outline, worst_regions, write_trust
+from sr_keras.slides.trust_map import measure, measure_file, trust_paths
 
 OPTIONS = DegradeOptions()
 

@@ -8,7 +8,7 @@ import pytest
 
 from sr_keras.model.engines import ENGINES
 from sr_keras.model.facts import ModelFacts
-from sr_keras.slides.window_plan import memory_need, plan_windows, pyramid_tile
+from sr_keras.slides.plan import memory_need, plan_windows, pyramid_tile
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan a run: its options, and windows that are as large as memory allows, with the least overlap.
+
+The windows depend on the size of the plane, the network and the memory that is allowed, never on the memory that is
+free at the moment, so that a resumed run computes the same windows. Cores are whole tiles of the output pyramid.
+"""
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipelines.config import PatchOptions, check_resolution
+from pipelines.errors import require
+from pipelines.options import AT_LEAST_0, AT_LEAST_1, Options, Rule, option, same_as, within
+from pipelines.pyramid import PyramidOptions
+from pipelines.sources import Region
+from sr_keras.model.tiles import TAIL_REACH, TAIL_SR, Span, best_spans, computed, spans
+
+SR_TILE = 512  # largest side of a pyramid tile, in SR pixels
+# GiB that a run takes beside its windows: TensorFlow and the network 0.75, the reader's cache up to 0.25, the tissue
+# mask, the encoder and the work file 0.1.
+FIXED_GIB = 1.1
+MEMORY_GIB = 2.0
+GIB = 2**30
+# Memory of a whole network for each SR pixel, measured with 6 to 64 filters; the engines differ by a tenth.
+BYTES_PER_PIXEL, BYTES_PER_FILTER = 430, 7.5
+# Memory of the trunk of a split network for each LR pixel of a window: a constant and a part for each filter, cores on
+# their way to the disk included. LiteRT keeps 8 bytes for each pixel that each convolution reads.
+TRUNK_BYTES = {"tensorflow": (300, 24), "onnx": (300, 27), "litert": (3500, 33)}
+DEFAULT_FILTERS = 64  # of the largest default network
+
+
+@dataclass(frozen=True)
+class EnlargeOptions(Options):
+    """What is read, how it is computed, how it is written. None in `halo` is the receptive field of the network."""
+
+    mpp: float | None = option(None, "Microns per pixel to read at, averaged from a level that is 2 to 4 times finer "
+                               "if there is one", "1.0 is about 10x", group="basic")
+    level: int = same_as(PatchOptions, "level")
+    assume_mpp: float | None = same_as(PatchOptions, "assume_mpp")
+    region: Region | None = option(
+        None, "Part of the slide: x,y,width,height", "give four whole numbers",
+        Rule("be x,y,width,height", lambda region: len(region) == 4 and min(region) >= 0), unit="level-0 pixels",
+        group="data")
+    quality: int | None = option(None, "JPEG quality", "by default 90 in a .tif, 95 in a .jpg", within(1, 100),
+                                 group="basic")
+    lossless: bool = option(False, "Write the .tif without JPEG", group="basic")
+    format: str | None = option(None, "Format of a .tif: tiff for OpenSlide, ome for Bio-Formats",
+                                "by default according to the output's name", choices=("tiff", "ome"), group="basic")
+    everywhere: bool = option(False, "Run the network on glass too")
+    halo: int | None = option(None, "Overlap of windows in input pixels. Less than the receptive field is faster and "
+                              "causes seams, which are measured", "leave it out for none", AT_LEAST_0)
+    tile: int | None = option(None, "Side of a window in input pixels", "by default what fits in --memory", AT_LEAST_1)
+    memory: float = option(
+        MEMORY_GIB, "Memory to use", "more makes windows larger, with less computed twice",
+        Rule(f"be more than {FIXED_GIB} GiB, which TensorFlow and the reader take, and finite",
+             lambda memory: FIXED_GIB < memory < math.inf), unit="GiB", group="basic")
+    overwrite: bool = option(False, "Replace existing outputs", group="basic")
+    resume: bool = option(False, "Continue a stopped run; finished outputs are kept", group="basic")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_resolution(self.mpp, self.level, self.assume_mpp)
+        require(self.quality is None or not self.lossless, "quality", "be left out when lossless is given",
+                "remove one of the two", self.quality)
+
+    def pyramid(self, output: Path, scale: int) -> PyramidOptions:
+        """Return the options of the pyramid at `output`."""
+        named = "ome" if re.search(r"\.ome\.tiff?$", output.name.lower()) else "tiff"
+        quality = PyramidOptions.quality if self.quality is None else self.quality
+        return PyramidOptions(pyramid_tile(scale), None if self.lossless else quality, self.format or named)
+
+    def of_pixels(self) -> dict[str, Any]:
+        """Return the options that can change pixels."""
+        return {name: value for name, value in asdict(self).items() if name not in ("memory", "overwrite", "resume")}
+
+
+class MemoryNeed(NamedTuple):
+    """Memory in bytes: beside the windows, and for each LR pixel of a window."""
+
+    fixed: float
+    pixel: float
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The windows of a plane: every row combined with every column."""
+
+    rows: list[Span]
+    columns: list[Span]
+    scale: int
+    halo: int
+
+    def __iter__(self) -> Iterator[tuple[Span, Span]]:
+        return ((y, x) for y in self.rows for x in self.columns)
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def overhead(self) -> float:
+        """Pixels computed more than once because of the halos, as a share of the plane."""
+        return computed(self.rows, self.columns) / (self.rows[-1].core_stop * self.columns[-1].core_stop) - 1
+
+    @property
+    def description(self) -> str:
+        """Number and size of the windows."""
+        return f"{len(self)} of {self.columns[0].side}x{self.rows[0].side}"
+
+
+def pyramid_tile(scale: int) -> int:
+    """Return the side of an output tile: a multiple of 16, for TIFF, and of `scale`, so that cores fit."""
+    unit = math.lcm(16, scale)
+    return max(1, SR_TILE // unit) * unit
+
+
+def memory_need(generator: Any, scale: int) -> MemoryNeed:
+    """Return the memory that a generator takes: of an engine that runs a split network, or of any other."""
+    filters = getattr(getattr(generator, "facts", None), "filters", None) or DEFAULT_FILTERS
+    whole = BYTES_PER_PIXEL + BYTES_PER_FILTER * filters
+    if getattr(generator, "parts", None) is None:
+        return MemoryNeed(FIXED_GIB * GIB, whole * scale**2)
+    constant, by_filter = TRUNK_BYTES[generator.name]
+    return MemoryNeed(FIXED_GIB * GIB + whole * (TAIL_SR + 2 * scale * TAIL_REACH)**2, constant + by_filter * filters)
+
+
+def plan_windows(shape: tuple[int, ...], scale: int, halo: int, need: MemoryNeed | None = None,
+                 tile: int | None = None, step: int | None = None, memory: float = MEMORY_GIB) -> WindowPlan:
+    """Choose the windows of a plane.
+
+    Args:
+        shape: Height and width in LR pixels.
+        scale: SR side over LR side.
+        halo: Receptive field of the network in LR pixels.
+        need: From `memory_need`; by default that of the largest default network, run as a whole.
+        tile: Side of a window in LR pixels; by default the best that fits in `memory`.
+        step: Cores begin at multiples of it; by default the side of an output tile.
+        memory: GiB that the whole run may take.
+
+    Raises:
+        ValueError: The tile is too small for the halo.
+    """
+    step = step or pyramid_tile(scale) // scale
+    if tile is not None:
+        rows, columns = (spans(side, tile, halo, step) for side in shape[:2])
+    else:
+        need = need or memory_need(None, scale)
+        rows, columns = best_spans(shape, halo, step, (memory * GIB - need.fixed) / need.pixel)
+    return WindowPlan(rows, columns, scale, halo)
