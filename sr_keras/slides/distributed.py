@@ -126,7 +126,7 @@ def super_resolve_on_cluster(
             output.write(box, sr)
             tell(box.hr_width * box.hr_height, False)
         work.network_pixels += more.network_pixels
-        work.glass_pixels += more.glass_pixels
+        work.pixels += more.pixels
         work.network_seconds += more.network_seconds / cluster.workers
         work.glass_seconds += more.glass_seconds / cluster.workers
     return work

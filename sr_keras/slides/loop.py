@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,18 +39,18 @@ class Window(NamedTuple):
 
 @dataclass
 class Work:
-    """SR pixels by who made them, and the seconds they took; `kept` ones existed before this run."""
+    """SR pixels made in this run, of which some by the network; those that existed before; and the seconds it took."""
 
+    pixels: int = 0
     network_pixels: int = 0
-    glass_pixels: int = 0
     kept_pixels: int = 0
     network_seconds: float = 0.0
     glass_seconds: float = 0.0
 
     @property
-    def pixels(self) -> int:
-        """SR pixels made in this run."""
-        return self.network_pixels + self.glass_pixels
+    def glass_pixels(self) -> int:
+        """SR pixels made by bicubic interpolation."""
+        return self.pixels - self.network_pixels
 
     @property
     def seconds_saved(self) -> float:
@@ -178,48 +178,33 @@ def _part(span: Span, core: slice, halo: int) -> Span:
 def _compute_core(generator: Generator, pixels: np.ndarray, window: Window, inner: Window | None, scale: int,
                   work: Work) -> np.ndarray:
     """Return the core of a window: by the network in the core of `inner`, and by bicubic around it."""
+    box, started = box_of(*window, scale), time.monotonic()
+    work.pixels += box.hr_width * box.hr_height
     if inner == window:
-        return _timed(work, "network", by_network, generator, pixels, *window, scale)
+        sr = by_network(generator, pixels, *window, scale)
+    else:
+        sr = _by_bicubic(pixels, window, scale)
+        work.glass_seconds += time.monotonic() - started
     if inner is None:
-        return _timed(work, "glass", _by_bicubic, pixels, window, window, scale)
-    whole = box_of(*window, scale)
-    sr = np.empty((whole.hr_height, whole.hr_width, 3), np.uint8)
-
-    def put(part: Window, piece: np.ndarray) -> None:
-        box = box_of(*part, scale)
-        top, left = box.hr_y - whole.hr_y, box.hr_x - whole.hr_x
-        sr[top:top + box.hr_height, left:left + box.hr_width] = piece
-
-    put(inner, _timed(work, "network", by_network, generator, _crop(pixels, window, inner), *inner, scale))
-    for part in _around(window, inner):
-        put(part, _timed(work, "glass", _by_bicubic, pixels, window, part, scale))
+        return sr
+    if inner != window:
+        started = time.monotonic()
+        inside = box_of(*inner, scale)
+        top, left = inside.hr_y - box.hr_y, inside.hr_x - box.hr_x
+        sr[top:top + inside.hr_height, left:left + inside.hr_width] = by_network(
+            generator, _crop(pixels, window, inner), *inner, scale)
+        box = inside
+    work.network_seconds += time.monotonic() - started
+    work.network_pixels += box.hr_width * box.hr_height
     return sr
 
 
-def _around(window: Window, inner: Window) -> Iterator[Window]:
-    """Yield the parts of a window's core above, below, left and right of the core of `inner`."""
-    (y, x), (rows, columns) = window, inner
-    for down, across in (((y.core_start, rows.core_start), x[2:]), ((rows.core_stop, y.core_stop), x[2:]),
-                         (rows[2:], (x.core_start, columns.core_start)), (rows[2:], (columns.core_stop, x.core_stop))):
-        if down[0] < down[1] and across[0] < across[1]:
-            yield Window(Span(*y[:2], *down), Span(*x[:2], *across))
-
-
-def _timed(work: Work, kind: str, compute: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
-    """Compute pixels, and count them and the seconds as those of "network" or "glass"."""
-    start = time.monotonic()
-    sr = compute(*arguments)
-    for name, value in (("pixels", sr.shape[0] * sr.shape[1]), ("seconds", time.monotonic() - start)):
-        setattr(work, f"{kind}_{name}", getattr(work, f"{kind}_{name}") + value)
-    return sr
-
-
-def _by_bicubic(pixels: np.ndarray, window: Window, part: Window, scale: int) -> np.ndarray:
-    """Return the core of a part by bicubic interpolation, computed from its neighbourhood alone."""
+def _by_bicubic(pixels: np.ndarray, window: Window, scale: int) -> np.ndarray:
+    """Return the core of a window by bicubic interpolation, computed from its neighbourhood alone."""
     from sr_keras.metrics import bicubic
 
     seen = Window(*(Span(max(span.window_start, span.core_start - BICUBIC_REACH),
-                         min(span.window_stop, span.core_stop + BICUBIC_REACH), *span[2:]) for span in part))
+                         min(span.window_stop, span.core_stop + BICUBIC_REACH), *span[2:]) for span in window))
     sr = bicubic(to_float(_crop(pixels, window, seen))[np.newaxis], scale)
     return core_of(to_uint8(sr).numpy()[0], *seen, scale)[1]
 

@@ -53,7 +53,7 @@ class EnlargeOptions(Options):
                                 "by default according to the output's name", choices=("tiff", "ome"), group="basic")
     everywhere: bool = option(False, "Run the network on glass too")
     halo: int | None = option(None, "Overlap of windows in input pixels. Less than the receptive field is faster and "
-                              "causes seams, which are measured", "leave it out for none", AT_LEAST_0)
+                              "causes seams, which are measured", "leave it out for no seams", AT_LEAST_0)
     tile: int | None = option(None, "Side of a window in input pixels", "by default what fits in --memory", AT_LEAST_1)
     memory: float = option(
         MEMORY_GIB, "Memory to use", "more makes windows larger, with less computed twice",

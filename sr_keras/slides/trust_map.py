@@ -184,30 +184,21 @@ def fit_degradation(pairs: Iterable[tuple[np.ndarray, np.ndarray]], scale: int) 
     errors, margin = np.zeros(len(tried)), max(reach(options) for options in tried)
     for lr, sr in pairs:
         rows, columns = (slice(margin, -margin) if side > 2 * margin else slice(None) for side in lr.shape[:2])
-        lr_planes, sr_planes = (np.moveaxis(to_float(pixels), -1, 0) for pixels in (lr, sr))
+        lr_float, sr_float = to_float(lr), to_float(sr)
         for i, options in enumerate(tried):
-            down, right = (_matrix(options, side) for side in lr.shape[:2])
-            errors[i] += np.square(down @ sr_planes @ right.T - lr_planes)[:, rows, columns].sum()
+            errors[i] += np.square(degrade_again(sr_float, options) - lr_float)[rows, columns].sum()
     return tried[int(errors.argmin())]
 
 
 def degrade_again(sr: np.ndarray, options: DegradeOptions) -> np.ndarray:
     """Return float [H, W, 3] degraded by a candidate, or another textbook blur: [H/scale, W/scale, 3]."""
-    if options.is_textbook:
-        from pipelines.degrade import degrade  # imports TensorFlow, which --help does not need
-
-        return degrade(sr[np.newaxis], options.scale, options.range_of("blur_sigma")[0]).numpy()[0]
-    side = options.scale
-    return sr.reshape(sr.shape[0] // side, side, sr.shape[1] // side, side, -1).mean((1, 3))
+    down, right = (_matrix(options, side // options.scale) for side in sr.shape[:2])
+    return np.moveaxis(down @ np.moveaxis(sr, -1, 0) @ right.T, 0, -1)
 
 
 def reach(options: DegradeOptions) -> int:
     """Return how far `degrade_again` looks beyond a window, in LR pixels."""
-    if not options.is_textbook:
-        return 0
-    from pipelines.degrade import taps
-
-    first, weights = taps(options.scale, options.range_of("blur_sigma")[0])
+    first, weights = _taps(options)
     return -(-max(-first, first + len(weights) - options.scale) // options.scale)
 
 
@@ -278,13 +269,19 @@ def _square_means(values: np.ndarray, side: int) -> np.ndarray:
     return values
 
 
+def _taps(options: DegradeOptions) -> tuple[int, np.ndarray]:
+    """Return the weights of the HR pixels along one axis that make LR pixel 0, and the index of the first of them."""
+    if not options.is_textbook:
+        return 0, np.full(options.scale, 1 / options.scale)
+    from pipelines.degrade import taps  # imports TensorFlow, which --help does not need
+
+    return taps(options.scale, options.range_of("blur_sigma")[0])
+
+
 @lru_cache(maxsize=128)
 def _matrix(options: DegradeOptions, side: int) -> np.ndarray:
     """Return a candidate as a matrix along one axis, float32 [side, scale*side]; all of them are separable."""
-    from pipelines.degrade import taps
-
-    scale = options.scale
-    first, weights = taps(scale, options.range_of("blur_sigma")[0]) if options.is_textbook else (0, [1 / scale] * scale)
+    scale, (first, weights) = options.scale, _taps(options)
     at = scale * np.arange(side)[:, np.newaxis] + first + np.arange(len(weights))
     at %= 2 * scale * side  # mirrored, as degrade does
     matrix = np.zeros((side, scale * side), np.float32)
