@@ -119,7 +119,7 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     outputs = [output for _, output in pairs]
     if options.tile is not None:  # refused once, and not for every file
         step = 1 if all(map(is_picture, outputs)) else pyramid_tile(scale) // scale
-        check_tile(options.tile, generator.halo if options.halo is None else options.halo, step)
+        check_tile(options.tile, generator.halo, step)
     check_writable("output", [output for output in outputs if not (options.resume and output.exists())])
     maps: Sequence[Path | None] = [None] * len(pairs)
     if FLAGS.trust_map:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from pipelines.workers import Died, Report
 from sr_keras.model.tiles import Box, Span, box_of
 from sr_keras.slides.enlarge import Job, open_plane, try_job
 from sr_keras.slides.loop import Generator, Work, super_resolve_plane
-from sr_keras.slides.lr_plane import Cell, HasTissue, LRPlane, TissueMap, UnreadablePlaces
+from sr_keras.slides.lr_plane import Cell, HasTissue, LRPlane, UnreadablePlaces, find_tissue
 from sr_keras.slides.outputs import Output, is_picture
 from sr_keras.slides.plan import EnlargeOptions, WindowPlan
 from sr_keras.slides.reports import describe_model
@@ -49,62 +49,47 @@ LARGE = 8 * BATCH_PIXELS  # larger slides are computed in batches
 LOCK_SECONDS, LOCK_LOOK_SECONDS = 120.0, 2.0
 
 
-@dataclass(frozen=True)
-class GeneratorSpec:
-    """What a worker needs to open the generator, and what `reports.describe_model` says of it."""
-
-    engine: str
-    path: Path
-    threads: int | None
-    description: dict[str, Any]
-
-    @property
-    def generator(self) -> Engine:
-        """The generator; a process opens it once."""
-        return _opened(self.engine, self.path, self.threads)
-
-
 def enlarge_all(cluster: Cluster, generator: Engine, jobs: Sequence[Job],
                 options: EnlargeOptions) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
     """Yield each job with its report or its error, in the order in which they end."""
-    spec = GeneratorSpec(generator.name, generator.path.absolute(), cluster.threads, describe_model(generator))
+    opened = partial(_opened, generator.name, generator.path.absolute(), cluster.threads)
+    model = describe_model(generator)
     large_first = sorted(jobs, key=lambda job: job.source.exists() and job.source.stat().st_size, reverse=True)
     in_batches = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
     whole = ((job, _resumable(job, options)) for job in large_first if job not in in_batches)
-    for (job, _), outcome in cluster.run_jobs(partial(enlarge_in_worker, spec=spec), whole, _ignore):
+    for (job, _), outcome in cluster.run_jobs(partial(enlarge_in_worker, opened=opened, model=model), whole, _ignore):
         yield job, SlideError(f"{job.source}: {outcome}") if isinstance(outcome, Died) else outcome
     for job in in_batches:
-        compute = partial(super_resolve_on_cluster, cluster=cluster, spec=spec, source=job.source, options=options)
-        yield job, try_job(generator, job, options, model=spec.description, compute=compute)
+        compute = partial(super_resolve_on_cluster, cluster=cluster, opened=opened, source=job.source, options=options)
+        yield job, try_job(generator, job, options, model=model, compute=compute)
 
 
-def enlarge_in_worker(todo: tuple[Job, EnlargeOptions], report: Report, *, spec: GeneratorSpec
-                      ) -> dict[str, Any] | Exception:
+def enlarge_in_worker(todo: tuple[Job, EnlargeOptions], report: Report, *, opened: Callable[[], Engine],
+                      model: dict[str, Any]) -> dict[str, Any] | Exception:
     """Super-resolve a file in a worker; return its report or the error."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
-        outcome = try_job(spec.generator, *todo, model=spec.description)
+        outcome = try_job(opened(), *todo, model=model)
         if not isinstance(outcome, Held) or time.monotonic() > end:
             return outcome
         time.sleep(LOCK_LOOK_SECONDS)
 
 
 def super_resolve_on_cluster(
-    generator: Generator, lr: LRPlane, windows: WindowPlan, output: Output, *, cluster: Cluster, spec: GeneratorSpec,
-    source: Path, options: EnlargeOptions, has_tissue: HasTissue | None = None,
+    generator: Generator, lr: LRPlane, windows: WindowPlan, output: Output, *, cluster: Cluster,
+    opened: Callable[[], Engine], source: Path, options: EnlargeOptions, has_tissue: HasTissue | None = None,
     progress: Callable[[int, bool], None] | None = None,
 ) -> Work:
     """Super-resolve a plane into an output as `loop.super_resolve_plane` does, on the workers of a cluster.
 
-    Returns:
-        The work; its seconds are those of all workers, divided by their number.
+    `opened` gives the generator in a worker. The seconds of the work are divided by the number of workers.
 
     Raises:
         SlideError: The slide cannot be read, or reading it ends the workers.
         ValueError: The generator is of another scale, or a window does not fit in memory.
     """
     work, tell = Work(), progress or (lambda pixels, kept: None)
-    compute = partial(compute_batch, spec=spec, source=source, options=options, tissue=has_tissue is not None)
+    compute = partial(compute_batch, opened=opened, source=source, options=options, tissue=has_tissue is not None)
 
     def todo() -> Iterator[WindowPlan]:
         for batch in window_batches(windows, BATCH_PIXELS):
@@ -132,8 +117,8 @@ def super_resolve_on_cluster(
     return work
 
 
-def compute_batch(batch: WindowPlan, report: Report, *, spec: GeneratorSpec, source: Path, options: EnlargeOptions,
-                  tissue: bool) -> tuple[Cores, Work, set[Cell]]:
+def compute_batch(batch: WindowPlan, report: Report, *, opened: Callable[[], Engine], source: Path,
+                  options: EnlargeOptions, tissue: bool) -> tuple[Cores, Work, set[Cell]]:
     """Read and compute the windows of a batch in a worker; with `tissue`, by bicubic where there is only glass.
 
     Returns:
@@ -141,8 +126,8 @@ def compute_batch(batch: WindowPlan, report: Report, *, spec: GeneratorSpec, sou
     """
     lr = _plane(source, options)
     lr.unreadable, collected = UnreadablePlaces(), _Collected()
-    has_tissue = _tissue(source, options).any_in if tissue else None
-    work = super_resolve_plane(spec.generator, lr, batch, collected, has_tissue=has_tissue)
+    has_tissue = _tissue(source, options) if tissue else None
+    work = super_resolve_plane(opened(), lr, batch, collected, has_tissue=has_tissue)
     return collected.cores, work, lr.unreadable.cells
 
 
@@ -171,7 +156,7 @@ class _Collected:
         self.cores.append((box, pixels))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # a process opens it once
 def _opened(engine: str, model: Path, threads: int | None) -> Engine:
     from sr_keras.model.engines import open_engine
 
@@ -184,8 +169,8 @@ def _plane(source: Path, options: EnlargeOptions) -> LRPlane:
 
 
 @lru_cache(maxsize=1)
-def _tissue(source: Path, options: EnlargeOptions) -> TissueMap:
-    return TissueMap(_plane(source, options))
+def _tissue(source: Path, options: EnlargeOptions) -> HasTissue:
+    return find_tissue(_plane(source, options))
 
 
 def _resumable(job: Job, options: EnlargeOptions) -> EnlargeOptions:

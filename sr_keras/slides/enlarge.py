@@ -30,8 +30,8 @@ from pipelines.pyramid import PyramidWriter
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.slides import reports
 from sr_keras.slides.inspection import find_mismatches, inspect_input
-from sr_keras.slides.loop import Work, halo_error, super_resolve_plane
-from sr_keras.slides.lr_plane import CELL, HasTissue, LRPlane, TissueMap, UnreadablePlaces
+from sr_keras.slides.loop import Work, super_resolve_plane
+from sr_keras.slides.lr_plane import CELL, HasTissue, LRPlane, UnreadablePlaces, find_tissue
 from sr_keras.slides.outputs import Output, PictureOutput, PyramidOutput, check_size, is_picture, write_image
 from sr_keras.slides.plan import EnlargeOptions, WindowPlan, memory_need, plan_windows
 from sr_keras.slides.trust_files import write_trust
@@ -124,22 +124,17 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, output: Path, optio
                    ) -> dict[str, Any]:
     """Write the output, and return its report."""
     lr, scale, source = open_plane(slide, options), generator.scale, slide.path
-    windows = plan_windows(lr.shape, scale, generator.halo if options.halo is None else options.halo,
-                           memory_need(generator, scale), options.tile,
+    windows = plan_windows(lr.shape, scale, generator.halo, memory_need(generator, scale), options.tile,
                            1 if options.tile and is_picture(output) else None, options.memory)
     if is_picture(output):
         check_size(lr.shape, scale, source, output, read_again=read_again)
-    has_tissue: HasTissue | None = TissueMap(lr).any_in
+    has_tissue: HasTissue | None = find_tissue(lr)
     properties = inspect_input(open_plane(slide, options), has_tissue)
     warnings = find_mismatches(properties, generator.facts)
     for warning in warnings:
         tqdm.write(f"warning: {source}: {warning}", file=sys.stderr)
     if options.everywhere or len(windows) == 1:  # in one window bicubic would save nothing
         has_tissue = None
-    seams = None
-    if windows.halo < generator.halo:
-        largest, mean = halo_error(generator, lr, scale, windows.halo, generator.halo, has_tissue)
-        seams = {"full_halo": generator.halo, "largest": largest, "mean": mean}
 
     def run(out: Output) -> Work:
         with _progress_bar(source.name, lr, scale) as bar:
@@ -156,9 +151,9 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, output: Path, optio
         write_image(picture.pixels, output, options.quality)
     else:
         work = _write_pyramid(run, lr, windows, output, options, description)
-    done = _describe_work(work, windows, lr.shape[0] * lr.shape[1] * scale**2, time.monotonic() - started)
+    made = _describe_work(work, windows, lr.shape[0] * lr.shape[1] * scale**2, time.monotonic() - started)
     return _describe_files(lr, output, scale) | {
-        "work": done | {"halo_error": seams}, "glass": has_tissue is not None, "description": description,
+        "work": made, "glass": has_tissue is not None, "description": description,
         "input": asdict(properties) | {"unfamiliar": warnings}}
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare an input with what the model was made for, on a few windows of tissue, before it is super-resolved.
 
-    found = inspect_input(lr, TissueMap(lr).any_in)
+    found = inspect_input(lr, find_tissue(lr))
     for warning in find_mismatches(found, generator.facts):
         print(warning)                # "it is read at 0.5 microns per pixel, and the model is for 0.9 to 2.1: ..."
 

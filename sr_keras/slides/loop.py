@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.model.tiles import Box, Span, box_of, checked, core_of, spans
+from sr_keras.model.tiles import Box, Span, box_of, checked, core_of
 from sr_keras.slides.lr_plane import HasTissue, Plane
 from sr_keras.slides.outputs import Output
 from sr_keras.slides.plan import WindowPlan, pyramid_tile
@@ -26,7 +26,6 @@ from sr_keras.slides.plan import WindowPlan, pyramid_tile
 READ_AHEAD = 2  # windows
 WRITE_BEHIND = 1  # cores that may wait to be written while the next is computed
 BICUBIC_REACH = 2
-MEASURED_PLACES = 3
 
 Generator = Callable[[np.ndarray], np.ndarray]  # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
@@ -105,25 +104,6 @@ def super_resolve_plane(
         while writing:
             writing.popleft().result()
     return work
-
-
-def halo_error(generator: Generator, lr: Plane | np.ndarray, scale: int, halo: int, full: int,
-               has_tissue: HasTissue | None = None) -> tuple[int, float]:
-    """Return the largest and the mean error of SR, in steps of 8 bit, of a `halo` smaller than the `full` one.
-
-    Measured on one core each at a few places with tissue; the largest error sits at the seams.
-    """
-    step = pyramid_tile(scale) // scale
-    rows, columns = (spans(side, min(side, 2 * halo + step), halo, step) for side in lr.shape[:2])
-    places = [Window(y, x) for y in rows for x in columns if has_tissue is None or has_tissue(y.core, x.core)]
-    places = places or [Window(rows[0], columns[0])]
-    errors = []
-    for i in sorted({round(share * (len(places) - 1)) for share in np.linspace(0, 1, MEASURED_PLACES + 2)[1:-1]}):
-        exact = Window(*(Span(max(0, span.core_start - full), min(side, span.core_stop + full), *span[2:])
-                         for span, side in zip(places[i], lr.shape[:2], strict=True)))
-        sr, exact_sr = (by_network(generator, lr[y.window, x.window], y, x, scale) for y, x in (places[i], exact))
-        errors.append(np.abs(sr.astype(np.int16) - exact_sr))
-    return max(int(error.max()) for error in errors), float(np.mean([error.mean() for error in errors]))
 
 
 def by_network(generator: Generator, pixels: np.ndarray, y: Span, x: Span, scale: int) -> np.ndarray:

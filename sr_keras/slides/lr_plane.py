@@ -69,13 +69,7 @@ class LRPlane:
     """A plane of an open slide, with `.shape` and `[y0:y1, x0:x1]` in LR pixels."""
 
     def __init__(self, slide: Slide, mpp: float | None = None, level: int = 0, region: Region | None = None) -> None:
-        """Choose what to read.
-
-        Args:
-            slide: An open slide.
-            mpp: Microns per pixel of the plane.
-            level: The level to read if `mpp` is None.
-            region: (x, y, width, height) in level 0; None for the whole slide.
+        """Choose what to read: `mpp` microns per pixel or else a level, of a region in level 0 or the whole slide.
 
         Raises:
             SlideError: The slide has no mpp, is coarser than `mpp`, or has no such level.
@@ -159,28 +153,26 @@ class LRPlane:
                                      (self.placement.level_y + rows.start) // CELL))
 
 
-class TissueMap:
-    """Where a plane shows tissue, according to the slide's thumbnail."""
+def find_tissue(lr: LRPlane) -> HasTissue:
+    """Return a function that says whether a window of the plane, or a mask pixel beside it, shows tissue.
 
-    def __init__(self, lr: LRPlane) -> None:
-        """Compute the tissue mask.
+    The slide's thumbnail decides.
 
-        Raises:
-            SlideError: No part of the slide can be read.
-        """
-        self._lr = lr
-        finest = max(lr.slide.dimensions) / lr.downsample / PLANE_PIXELS
-        self._mask = slide_mask(lr.slide, int(min(max(finest, MASK_SIDES[0]), MASK_SIDES[1])))
-        width, height = lr.slide.dimensions
-        self._step_x, self._step_y = width / self._mask.shape[1], height / self._mask.shape[0]
+    Raises:
+        SlideError: No part of the slide can be read.
+    """
+    finest = max(lr.slide.dimensions) / lr.downsample / PLANE_PIXELS
+    mask = slide_mask(lr.slide, int(min(max(finest, MASK_SIDES[0]), MASK_SIDES[1])))
+    width, height = lr.slide.dimensions
+    step_x, step_y = width / mask.shape[1], height / mask.shape[0]
 
-    def any_in(self, rows: slice, columns: slice) -> bool:
-        """Whether a window of the plane, with a margin of one mask pixel, contains tissue."""
-        x, y, width, height = self._lr.l0_rectangle(columns.start, rows.start, columns.stop - columns.start,
-                                                    rows.stop - rows.start)
-        left, right = int(x / self._step_x) - 1, math.ceil((x + width) / self._step_x) + 1
-        top, bottom = int(y / self._step_y) - 1, math.ceil((y + height) / self._step_y) + 1
-        return bool(self._mask[max(top, 0):bottom, max(left, 0):right].any())
+    def has_tissue(rows: slice, columns: slice) -> bool:
+        x, y, w, h = lr.l0_rectangle(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        left, right = int(x / step_x) - 1, math.ceil((x + w) / step_x) + 1
+        top, bottom = int(y / step_y) - 1, math.ceil((y + h) / step_y) + 1
+        return bool(mask[max(top, 0):bottom, max(left, 0):right].any())
+
+    return has_tissue
 
 
 class UnreadablePlaces:
@@ -226,13 +218,10 @@ class UnreadablePlaces:
 
 def sample_windows(shape: tuple[int, ...], count: int, side: int,
                    has_tissue: HasTissue | None = None) -> list[tuple[slice, slice]]:
-    """Return rows and columns of windows spread over a plane, from top to bottom; the same in every call.
+    """Return rows and columns of `count` windows at most, spread over a plane from top to bottom.
 
-    Args:
-        shape: Height and width of the plane.
-        count: Largest number of windows.
-        side: Side of a window in pixels; less if the plane is smaller.
-        has_tissue: Whether a window contains tissue. If none does, windows are taken from anywhere.
+    They are `side` pixels wide, less if the plane is smaller, and the same in every call. If `has_tissue` is true of
+    none, they are taken from anywhere.
     """
     height, width = (min(side, length) for length in shape[:2])
     windows = [(slice(y, y + height), slice(x, x + width))

@@ -126,7 +126,7 @@ def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, output: Path
 
 
 def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions) -> list[tuple[Path, Path]]:
-    """Return the pairs of input and output file.
+    """Return the pairs of input and output file, without those that an earlier run wrote beside their slides.
 
     Args:
         inputs: A picture, a slide, a folder (searched recursively), or a comma-separated list of them.
@@ -137,14 +137,18 @@ def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions)
 
     Raises:
         FileNotFoundError: An input does not exist.
-        ValueError: A folder contains nothing readable; the output has another suffix, would replace an input, or
-            exists; or two inputs would have the same output.
+        ValueError: A folder contains nothing readable, or an output is impossible or would replace a file.
     """
     paths = find_inputs(inputs)
     suffix = f"_x{scale}.ome.tif" if options.format == "ome" else f"_x{scale}.tif"
-    if len(paths) == 1 and paths[0].is_file():
-        pairs = [(paths[0], _output_of_file(paths[0], output, suffix))]
+    one = len(paths) == 1 and paths[0].is_file()
+    if one and output.suffix.lower() in OUTPUT_SUFFIXES and not output.is_dir():
+        pairs = [(paths[0], output)]
     else:
+        require(not one or output.is_dir() or not output.suffix, "output",
+                f"end in one of {', '.join(OUTPUT_SUFFIXES)}, or be a folder", "change the suffix", str(output))
+        require(one or not (output.is_file() or output.suffix.lower() in OUTPUT_SUFFIXES), "output",
+                "be a folder, because the input is a folder or a list", "name a folder", str(output))
         pairs = _outputs_in_folder(paths, output, suffix)
     sources, uses = {realpath(source) for source, _ in pairs}, Counter(path for _, path in pairs)
     for path, count in uses.items():
@@ -168,8 +172,7 @@ def plan_trust_maps(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pat
         options: They say whether existing maps may be replaced, or kept and completed.
 
     Raises:
-        ValueError: A map would replace an input, an output or another existing file; two files would have the same
-            map; or the path is neither a .tif nor a folder.
+        ValueError: A map is impossible or would replace a file.
     """
     maps = _trust_map_paths(pairs, output, trust_map)
     taken, uses = {realpath(path) for pair in pairs for path in pair}, Counter(maps)
@@ -240,28 +243,16 @@ def is_picture(output: Path) -> bool:
     return output.suffix.lower() in PICTURE_SUFFIXES
 
 
-def _output_name(source: Path, suffix: str) -> str:
-    return slide_id_of(source) + (suffix if is_slide(source) else ".png")
-
-
-def _output_of_file(source: Path, output: Path, suffix: str) -> Path:
-    if output.suffix.lower() in OUTPUT_SUFFIXES and not output.is_dir():
-        return output
-    require(output.is_dir() or not output.suffix, "output", f"end in one of {', '.join(OUTPUT_SUFFIXES)}, or be a "
-            "folder", "change the suffix", str(output))
-    return output / _output_name(source, suffix)
-
-
 def _outputs_in_folder(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
-    require(not output.is_file() and output.suffix.lower() not in OUTPUT_SUFFIXES, "output", "be a folder, because "
-            "the input is a folder or a list", "name a folder", str(output))
     pairs = []
     for path in inputs:
         found = _find_files(path, output) if path.is_dir() else [path]
         require(bool(found), "input", f"contain pictures or slides ({', '.join(sorted(INPUT_SUFFIXES))})",
                 "name another folder", str(path))
         root = path if path.is_dir() else path.parent
-        pairs += [(file, output / file.relative_to(root).with_name(_output_name(file, suffix))) for file in found]
+        names = [slide_id_of(file) + (suffix if is_slide(file) else ".png") for file in found]
+        pairs += [(file, output / file.relative_to(root).with_name(name))
+                  for file, name in zip(found, names, strict=True)]
     # Outputs of an earlier run beside their slides are not inputs.
     written = {realpath(path) for _, path in pairs if path.name.endswith(suffix)}
     return [(source, path) for source, path in pairs if realpath(source) not in written]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pipelines.config import PatchOptions, check_resolution
 from pipelines.errors import require
-from pipelines.options import AT_LEAST_0, AT_LEAST_1, Options, Rule, option, same_as, within
+from pipelines.options import AT_LEAST_1, Options, Rule, option, same_as, within
 from pipelines.pyramid import PyramidOptions
 from pipelines.sources import Region
 from sr_keras.model.tiles import TAIL_REACH, TAIL_SR, Span, best_spans, computed, spans
@@ -36,7 +36,7 @@ DEFAULT_FILTERS = 64  # of the largest default network
 
 @dataclass(frozen=True)
 class EnlargeOptions(Options):
-    """What is read, how it is computed, how it is written. None in `halo` is the receptive field of the network."""
+    """What is read, how it is computed, how it is written."""
 
     mpp: float | None = option(None, "Microns per pixel to read at, averaged from a level that is 2 to 4 times finer "
                                "if there is one", "1.0 is about 10x", group="basic")
@@ -52,8 +52,6 @@ class EnlargeOptions(Options):
     format: str | None = option(None, "Format of a .tif: tiff for OpenSlide, ome for Bio-Formats",
                                 "by default according to the output's name", choices=("tiff", "ome"), group="basic")
     everywhere: bool = option(False, "Run the network on glass too")
-    halo: int | None = option(None, "Overlap of windows in input pixels. Less than the receptive field is faster and "
-                              "causes seams, which are measured", "leave it out for no seams", AT_LEAST_0)
     tile: int | None = option(None, "Side of a window in input pixels", "by default what fits in --memory", AT_LEAST_1)
     memory: float = option(
         MEMORY_GIB, "Memory to use", "more makes windows larger, with less computed twice",

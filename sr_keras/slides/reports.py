@@ -103,10 +103,6 @@ def summary(report: dict[str, Any]) -> str:
         lines["unfamiliar"] = "; ".join(report["input"]["unfamiliar"])
     if report.get("trust"):
         lines["trust"] = trust_line(report["trust"])
-    if work["halo_error"]:
-        error = work["halo_error"]
-        lines["seams"] = f"this halo causes errors of {error['largest']} of 255 at most and {error['mean']:.2g} on " \
-                         f"average; a halo of {error['full_halo']} causes none"
     if work["kept_share"]:
         lines["resumed"] = f"{work['kept_share']:.0%} existed before; rates are those of this run"
     return "\n".join([report["output"], *(f"  {name:<11}{text}" for name, text in lines.items())])

@@ -36,7 +36,7 @@ from pipelines.pixels import to_float, to_uint8
 from pipelines.pyramid.tiff import MICRONS_PER_CM
 from pipelines.slide import open_slide
 from pipelines.tissue import TYPICAL_MPP, tissue_mask
-from sr_keras.slides.lr_plane import LRPlane, Plane, TissueMap, sample_windows
+from sr_keras.slides.lr_plane import LRPlane, Plane, find_tissue, sample_windows
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -108,7 +108,7 @@ def measure_file(lr: LRPlane, output: Path, scale: int, progress: Callable[[int]
     with open_slide(output) as slide:
         sr = LRPlane(slide)
         _check_sides(lr, sr, scale)
-        windows = sample_windows(lr.shape, WINDOWS, WINDOW, TissueMap(lr).any_in)
+        windows = sample_windows(lr.shape, WINDOWS, WINDOW, find_tissue(lr))
         pairs = ((lr[rows, columns], sr[_times(rows, scale), _times(columns, scale)]) for rows, columns in windows)
         fitted = fit_degradation(pairs, scale)
         return replace(measure(lr, sr, fitted, None if lr.mpp is None else lr.mpp / scale, progress), usual=usual)

@@ -445,7 +445,7 @@ def test_flag_out_of_range_is_told_before_the_model_is_loaded(flag, message, pic
 
 
 def test_summary_fits_a_screen_and_says_what_was_done(sample_slide, run, tmp_path, capsys):
-    assert run(f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}", "--region=0,0,64,48", "--halo=2") == 0
+    assert run(f"--input={sample_slide}", f"--output={tmp_path / 'a.tif'}", "--region=0,0,64,48") == 0
     said = capsys.readouterr().out.splitlines()
     assert len(said) < 24
     assert max(len(line) for line in said if str(tmp_path) not in line) <= 120

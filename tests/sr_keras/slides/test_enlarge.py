@@ -176,19 +176,6 @@ def test_input_of_another_resolution_than_the_model_is_for_is_warned_of(asked, t
     assert json.loads(json.dumps(report))["input"]["blur"] >= 0
 
 
-# No seams
-
-def test_halo_that_is_too_small_makes_a_seam_that_is_measured_and_seen(loaded, sample_slide, histology, tmp_path):
-    report = enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(LOSSLESS, halo=1))
-    error = report["work"]["halo_error"]
-    assert error["full_halo"] == loaded.halo
-    seen = difference(level_0(tmp_path / "a.tif"), loaded(histology[np.newaxis])[0])
-    assert seen > 5
-    assert 5 < error["largest"] <= 255
-    assert 0 < error["mean"] < error["largest"]
-    assert f"errors of {error['largest']} of 255 at most" in reports.summary(report)
-
-
 # Glass
 
 def test_glass_is_bicubic_and_tissue_is_the_networks(loaded, glass_slide, tmp_path):
@@ -318,7 +305,7 @@ def test_model_of_another_scale_than_it_says_is_refused(loaded, sample_slide, tm
     ({"mpp": 0.5, "level": 1}, "`level` must be left out when mpp is given"),
     ({"region": (1, 2, 3)}, "`region` must be x,y,width,height"),
     ({"region": (-1, 0, 10, 10)}, "`region` must be x,y,width,height"),
-    ({"halo": -1}, "`halo` must be 0 or more"), ({"memory": 0.5}, "`memory` must be more than"),
+    ({"memory": 0.5}, "`memory` must be more than"),
     ({"format": "svs"}, "`format` must be one of"), ({"assume_mpp": 0}, "`assume_mpp` must be positive"),
     ({"mpp": np.inf}, "`mpp` must be positive and finite"),
 ])

@@ -32,7 +32,7 @@ from sr_keras.slides.inspection import (
     read_compression,
     read_jpeg,
 )
-from sr_keras.slides.lr_plane import LRPlane, TissueMap
+from sr_keras.slides.lr_plane import LRPlane, find_tissue
 
 FACTS = ModelFacts(lr_mpp=(0.9, 2.1), stain="H&E", degradation=DEGRADATIONS["scanner"])
 GOOD = InputProperties(1.0, Stain(HE, 0.0), 0.3, Jpeg(80, "4:2:0"))
@@ -116,7 +116,7 @@ def test_input_sharper_than_any_that_the_model_saw_is_told():
 def test_real_slides_are_judged_rightly(name, asked, causes, shared_data):
     with open_slide(shared_data / "slides" / name) as slide:
         view = LRPlane(slide, **asked)
-        seen = inspect_input(view, TissueMap(view).any_in)
+        seen = inspect_input(view, find_tissue(view))
     found = find_mismatches(seen, FACTS)
     assert len(found) == len(causes), found
     assert all(cause in line for cause, line in zip(causes, found, strict=True))

@@ -11,14 +11,9 @@ import pytest
 
 from pipelines.pyramid import PyramidWriter
 from sr_keras.slides import reports
-from sr_keras.slides.loop import halo_error, super_resolve_plane
+from sr_keras.slides.loop import super_resolve_plane
 from sr_keras.slides.outputs import PictureOutput, PyramidOutput
 from sr_keras.slides.plan import plan_windows
-
-
-def test_halo_of_the_receptive_field_measures_no_error(loaded, histology):
-    assert halo_error(loaded, histology, 4, loaded.halo, loaded.halo)[0] <= 1
-    assert halo_error(loaded, histology, 4, 1, loaded.halo)[0] > 5
 
 
 def test_next_windows_are_read_while_the_network_runs():

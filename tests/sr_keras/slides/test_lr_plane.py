@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.slide import open_slide
-from sr_keras.slides.lr_plane import LRPlane, TissueMap, UnreadablePlaces, sample_windows
+from sr_keras.slides.lr_plane import LRPlane, UnreadablePlaces, find_tissue, sample_windows
 
 
 @pytest.mark.parametrize("asked", [{}, {"level": 1}, {"mpp": 1.25}, {"mpp": 2.0, "region": (100, 60, 200, 130)},
@@ -78,11 +78,11 @@ def test_tissue_is_found_where_it_is_in_any_plane(tmp_path, histology):
     with open_slide(tmp_path / "a.png", assume_mpp=0.5) as slide:
         for asked, factor, origin in (({}, 1, 0), ({"mpp": 1.0}, 2, 0), ({"region": (40, 0, 1160, 400)}, 1, 40)):
             lr = LRPlane(slide, **asked)
-            tissue = TissueMap(lr)
+            has_tissue = find_tissue(lr)
 
-            def at(x, y, side=100, tissue=tissue, factor=factor, origin=origin):
+            def at(x, y, side=100, has_tissue=has_tissue, factor=factor, origin=origin):
                 x, y, side = (x - origin) // factor, y // factor, side // factor
-                return tissue.any_in(slice(y, y + side), slice(x, x + side))
+                return has_tissue(slice(y, y + side), slice(x, x + side))
 
             assert at(150, 150)
             assert at(280, 280)
