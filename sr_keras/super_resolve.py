@@ -12,21 +12,20 @@ The default model ships with the code. The input is a slide, a picture, a folder
 memory. In an output folder, slides become NAME_x4.tif and pictures NAME.png. Each output has a report beside it, such
 as NAME.png.report.json.
 
-Windows overlap by the receptive field of the network, so there are no seams. Bicubic interpolation is used where there
-is only glass. A file that fails does not stop the others. A place that cannot be read becomes white and is reported. A
-stopped run, even after kill -9, continues with --resume: on the same machine to the same bytes, elsewhere to the same
-pixels within 1/255, before JPEG.
+Windows overlap by the receptive field of the network, so there are no seams; only glass is interpolated. A file that
+fails does not stop the others. A place that cannot be read becomes white and is reported. A stopped run, even after
+kill -9, continues with --resume: on the same machine to the same bytes, elsewhere to the same pixels within 1/255,
+before JPEG.
 
-Each input is checked first. There is a warning if its resolution, stain, blur or JPEG quality is not what the model was
-made for. --mpp averages a level that is 2 to 4 times finer if there is one, because the coarse levels of a slide were
-compressed again.
+There is a warning if the resolution, stain, blur or JPEG quality of an input is not what the model was made for. --mpp
+averages a level that is 2 to 4 times finer if there is one, because the coarse levels of a slide were compressed again.
 
 --trust_map measures on the finished file where the output, degraded again, differs from its input. It writes a map, a
 picture of it, and the worst regions as GeoJSON for QuPath, for the output and for the input slide. Invented detail that
 is finer than the input's pixels cannot be shown. --resume adds a trust map to an existing output.
 
---ray uses the machines of a Ray cluster: slides run in parallel, and large ones are divided. All machines must see
-model, input and output under the same paths. If a machine is lost, the others repeat its unfinished work.
+--ray uses the machines of a Ray cluster. All must see model, input and output under the same paths. If a machine is
+lost, the others repeat its unfinished work.
 
 Exit status: 0 all files written, 1 some (a file failed, or a place could not be read), 2 none.
 """

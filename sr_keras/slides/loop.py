@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,20 +20,13 @@ from pipelines.pixels import to_float, to_uint8
 from sr_keras.model.tiles import Box, Span, box_of, checked, core_of
 from sr_keras.slides.lr_plane import HasTissue, Plane
 from sr_keras.slides.outputs import Output
-from sr_keras.slides.plan import WindowPlan, pyramid_tile
+from sr_keras.slides.plan import Window, WindowPlan, pyramid_tile
 
 READ_AHEAD = 2  # windows
 WRITE_BEHIND = 1  # cores that may wait to be written while the next is computed
 BICUBIC_REACH = 2
 
 Generator = Callable[[np.ndarray], np.ndarray]  # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
-
-class Window(NamedTuple):
-    """Rows and columns of a window and of its core."""
-
-    y: Span
-    x: Span
-
 
 @dataclass
 class Work:
@@ -84,10 +76,10 @@ def super_resolve_plane(
             progress(box.hr_width * box.hr_height, kept)
 
     def missing() -> Iterator[Window]:
-        for y, x in windows:
-            box = box_of(y, x, windows.scale)
+        for window in windows:
+            box = box_of(*window, windows.scale)
             if output.needs(box):
-                yield Window(y, x)
+                yield window
             else:
                 work.kept_pixels += box.hr_width * box.hr_height
                 tell(box, True)
@@ -200,8 +192,8 @@ def _read_ahead(reader: ThreadPoolExecutor, lr: Plane | np.ndarray, todo: Iterat
                 ) -> Iterator[tuple[Window, Future[np.ndarray]]]:
     """Yield each window and its pixels, while the next windows are being read."""
     waiting: deque[tuple[Window, Future[np.ndarray]]] = deque()
-    for y, x in todo:
-        waiting.append((Window(y, x), reader.submit(lr.__getitem__, (y.window, x.window))))
+    for window in todo:
+        waiting.append((window, reader.submit(lr.__getitem__, (window.y.window, window.x.window))))
         if len(waiting) > READ_AHEAD:
             yield waiting.popleft()
     yield from waiting

@@ -80,7 +80,11 @@ class LRPlane:
         self.level, self.mpp, self.downsample = resolution.level, resolution.mpp, resolution.downsample
         self.averaged = resolution.averaged  # level pixels averaged into one LR pixel, a side
         self._asked_mpp = mpp if resolution.resampled else None
-        self.l0_box = _checked(region or (0, 0, *slide.dimensions), slide)
+        width, height = slide.dimensions
+        self.l0_box = x, y, w, h = region or (0, 0, width, height)
+        require(x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height, "region",
+                f"lie inside the {width}x{height} pixels of {slide.path.name}",
+                "give x,y,width,height in level-0 pixels", ",".join(map(str, self.l0_box)))
         self.placement = (_resampled(self.l0_box, self.downsample) if resolution.whole is None
                           else _on_level_pixels(self.l0_box, slide, self.level, resolution.whole))
         width, height = self.placement[2:4]
@@ -231,15 +235,6 @@ def sample_windows(shape: tuple[int, ...], count: int, side: int,
     # One is drawn from each of `count` stretches: every n-th of a grid might be a column of it.
     ends = np.linspace(0, len(chosen), min(count, len(chosen)) + 1).astype(int)
     return [chosen[i] for i in np.random.default_rng(0).integers(ends[:-1], ends[1:])]
-
-
-def _checked(region: Region, slide: Slide) -> Region:
-    x, y, w, h = region
-    width, height = slide.dimensions
-    require(x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height, "region",
-            f"lie inside the {width}x{height} pixels of {slide.path.name}", "give x,y,width,height in level-0 pixels",
-            ",".join(map(str, region)))
-    return region
 
 
 def _resampled(l0_box: Region, downsample: float) -> Placement:

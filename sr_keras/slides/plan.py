@@ -25,7 +25,6 @@ SR_TILE = 512  # largest side of a pyramid tile, in SR pixels
 # mask, the encoder and the work file 0.1.
 FIXED_GIB = 1.1
 MEMORY_GIB = 2.0
-GIB = 2**30
 # Memory of a whole network for each SR pixel, measured with 6 to 64 filters; the engines differ by a tenth.
 BYTES_PER_PIXEL, BYTES_PER_FILTER = 430, 7.5
 # Memory of the trunk of a split network for each LR pixel of a window: a constant and a part for each filter, cores on
@@ -77,11 +76,11 @@ class EnlargeOptions(Options):
         return {name: value for name, value in asdict(self).items() if name not in ("memory", "overwrite", "resume")}
 
 
-class MemoryNeed(NamedTuple):
-    """Memory in bytes: beside the windows, and for each LR pixel of a window."""
+class Window(NamedTuple):
+    """Rows and columns of a window and of its core."""
 
-    fixed: float
-    pixel: float
+    y: Span
+    x: Span
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class WindowPlan:
     scale: int
     halo: int
 
-    def __iter__(self) -> Iterator[tuple[Span, Span]]:
-        return ((y, x) for y in self.rows for x in self.columns)
+    def __iter__(self) -> Iterator[Window]:
+        return (Window(y, x) for y in self.rows for x in self.columns)
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -116,36 +115,38 @@ def pyramid_tile(scale: int) -> int:
     return max(1, SR_TILE // unit) * unit
 
 
-def memory_need(generator: Any, scale: int) -> MemoryNeed:
-    """Return the memory that a generator takes: of an engine that runs a split network, or of any other."""
+def window_pixels(generator: Any, scale: int, memory: float = MEMORY_GIB) -> float:
+    """Return how many LR pixels a window may have, for a run that takes `memory` GiB as a whole.
+
+    An engine that runs a split network takes less memory than any other. Without a generator it is the largest default
+    network, run as a whole.
+    """
     filters = getattr(getattr(generator, "facts", None), "filters", None) or DEFAULT_FILTERS
-    whole = BYTES_PER_PIXEL + BYTES_PER_FILTER * filters
+    whole, left = BYTES_PER_PIXEL + BYTES_PER_FILTER * filters, (memory - FIXED_GIB) * 2**30
     if getattr(generator, "parts", None) is None:
-        return MemoryNeed(FIXED_GIB * GIB, whole * scale**2)
+        return left / (whole * scale**2)
     constant, by_filter = TRUNK_BYTES[generator.name]
-    return MemoryNeed(FIXED_GIB * GIB + whole * (TAIL_SR + 2 * scale * TAIL_REACH)**2, constant + by_filter * filters)
+    return (left - whole * (TAIL_SR + 2 * scale * TAIL_REACH)**2) / (constant + by_filter * filters)
 
 
-def plan_windows(shape: tuple[int, ...], scale: int, halo: int, need: MemoryNeed | None = None,
-                 tile: int | None = None, step: int | None = None, memory: float = MEMORY_GIB) -> WindowPlan:
+def plan_windows(shape: tuple[int, ...], scale: int, halo: int, most_pixels: float | None = None,
+                 tile: int | None = None, step: int | None = None) -> WindowPlan:
     """Choose the windows of a plane.
 
     Args:
         shape: Height and width in LR pixels.
         scale: SR side over LR side.
         halo: Receptive field of the network in LR pixels.
-        need: From `memory_need`; by default that of the largest default network, run as a whole.
-        tile: Side of a window in LR pixels; by default the best that fits in `memory`.
+        most_pixels: LR pixels of a window; by default `window_pixels(None, scale)`.
+        tile: Side of a window in LR pixels, in place of `most_pixels`.
         step: Cores begin at multiples of it; by default the side of an output tile.
-        memory: GiB that the whole run may take.
 
     Raises:
         ValueError: The tile is too small for the halo.
     """
     step = step or pyramid_tile(scale) // scale
-    if tile is not None:
-        rows, columns = (spans(side, tile, halo, step) for side in shape[:2])
+    if tile is None:
+        rows, columns = best_spans(shape, halo, step, most_pixels or window_pixels(None, scale))
     else:
-        need = need or memory_need(None, scale)
-        rows, columns = best_spans(shape, halo, step, (memory * GIB - need.fixed) / need.pixel)
+        rows, columns = (spans(side, tile, halo, step) for side in shape[:2])
     return WindowPlan(rows, columns, scale, halo)

@@ -150,7 +150,10 @@ def write_overview(path: Path, trust: TrustMap, regions: list[TrustRegion], titl
     size = (max(panel[0], 5.0) + 1.8, 2 * panel[1] + 1.8) if wide else (max(2 * panel[0], 6.0) + 1.8, panel[1] + 1.5)
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     left, right = figure.subplots(*((2, 1) if wide else (1, 2)))
-    unit, pixel = _axis_unit(trust)
+    unit, pixel = "pixels of the output", 1.0  # and the size of an output pixel in it
+    if trust.mpp is not None:
+        small = trust.mpp * max(trust.width, trust.height) < 2000
+        unit, pixel = ("µm", trust.mpp) if small else ("mm", trust.mpp / 1000)
     rows, columns = trust.lr_error.shape
     place = {"extent": (0, columns * trust.square * pixel, rows * trust.square * pixel, 0)}
     left.imshow(trust.thumbnail, **place)
@@ -170,13 +173,6 @@ def write_overview(path: Path, trust: TrustMap, regions: list[TrustRegion], titl
                      fontsize=7, color="0.3")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
-
-
-def _axis_unit(trust: TrustMap) -> tuple[str, float]:
-    """Return the unit of the axes, and the size of an output pixel in it."""
-    if trust.mpp is None:
-        return "pixels of the output", 1.0
-    return ("µm", trust.mpp) if trust.mpp * max(trust.width, trust.height) < 2000 else ("mm", trust.mpp / 1000)
 
 
 def _draw_region(axes: Axes, region: TrustRegion, name: str, pixel: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sr_keras.model.engines import ENGINES
 from sr_keras.model.facts import ModelFacts
-from sr_keras.slides.plan import memory_need, plan_windows, pyramid_tile
+from sr_keras.slides.plan import plan_windows, pyramid_tile, window_pixels
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
@@ -24,7 +24,8 @@ def test_cores_are_whole_tiles_of_the_pyramid_and_windows_have_one_shape(scale):
 
 
 def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
-    overheads = [plan_windows((20000, 30000), 4, 40, memory=memory).overhead for memory in (2, 4, 8, 16)]
+    overheads = [plan_windows((20000, 30000), 4, 40, window_pixels(None, 4, memory)).overhead
+                 for memory in (2, 4, 8, 16)]
     assert overheads == sorted(overheads, reverse=True)
     assert overheads[-1] < 0.25
 
@@ -33,14 +34,13 @@ def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
 def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
     engine, whole = (SimpleNamespace(name=name, parts=parts, facts=ModelFacts(filters=48))
                      for parts in (object(), None))
-    in_parts, at_once = (plan_windows((20000, 30000), 4, 33, memory_need(one, 4)) for one in (engine, whole))
+    in_parts, at_once = (plan_windows((20000, 30000), 4, 33, window_pixels(one, 4)) for one in (engine, whole))
     assert in_parts.overhead < 0.6 * at_once.overhead
-    largest = max(y.side * x.side for y, x in in_parts)
-    assert memory_need(engine, 4).fixed + largest * memory_need(engine, 4).pixel <= 2 * 2**30
+    assert max(y.side * x.side for y, x in in_parts) <= window_pixels(engine, 4)
 
 
 def test_fewer_filters_mean_larger_windows():
     few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts=ModelFacts(filters=filters))
                  for filters in (32, 64))
-    less, more = (plan_windows((20000, 30000), 4, 24, memory_need(one, 4)).overhead for one in (few, many))
+    less, more = (plan_windows((20000, 30000), 4, 24, window_pixels(one, 4)).overhead for one in (few, many))
     assert less < more
