@@ -72,8 +72,12 @@ class EnlargeOptions(Options):
         return PyramidOptions(pyramid_tile(scale), None if self.lossless else quality, self.format or named)
 
     def of_pixels(self) -> dict[str, Any]:
-        """Return the options that can change pixels."""
-        return {name: value for name, value in asdict(self).items() if name not in ("memory", "overwrite", "resume")}
+        """Return the options that can change pixels, as work files and outputs record them.
+
+        `halo` was an option once. Its default is still recorded, so that outputs of that version can be resumed.
+        """
+        return {"halo": None} | {name: value for name, value in asdict(self).items()
+                                 if name not in ("memory", "overwrite", "resume")}
 
 
 class Window(NamedTuple):

@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import signal
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -248,13 +250,15 @@ def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(run_apart,
     assert sorted(name.name for name in tmp_path.iterdir()) == ["a.tif", "a.tif.report.json", "whole"]
 
 
+def interrupted(*arguments, progress, **more):
+    """Super-resolve, and be interrupted after the first window."""
+    def interrupt(pixels, kept):
+        raise KeyboardInterrupt
+
+    return super_resolve_plane(*arguments, progress=interrupt, **more)
+
+
 def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_slide, finished, tmp_path):
-    def interrupted(*arguments, progress, **more):
-        def interrupt(pixels, kept):
-            raise KeyboardInterrupt
-
-        return super_resolve_plane(*arguments, progress=interrupt, **more)
-
     with pytest.raises(KeyboardInterrupt):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION, compute=interrupted)
     assert [name.name for name in tmp_path.iterdir()] == ["a.tif.unfinished"]
@@ -264,6 +268,29 @@ def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_sli
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(REGION, lossless=False, resume=True))
     enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(REGION, resume=True))
     assert (tmp_path / "a.tif").read_bytes() == finished.read_bytes()
+
+
+@pytest.mark.parametrize("halo", [None, 4])
+def test_output_begun_when_halo_was_an_option_is_resumed_if_its_pixels_are_the_same(halo, loaded, sample_slide,
+                                                                                    finished, tmp_path):
+    flags = {"assume_mpp": None, "everywhere": False, "format": None, "halo": halo, "level": 0, "lossless": True,
+             "mpp": None, "quality": None, "region": [64, 32, 301, 200], "tile": None}  # as that version recorded them
+    path = tmp_path / "a.tif"
+    with pytest.raises(KeyboardInterrupt):
+        enlarge_file(loaded, sample_slide, path, REGION, compute=interrupted)
+    with closing(sqlite3.connect(tmp_path / "a.tif.unfinished")) as work, work:
+        facts = json.loads(work.execute("SELECT facts FROM made").fetchone()[0])
+        made = json.loads(facts["description"]) | {"flags": flags}
+        facts["description"] = json.dumps(made, sort_keys=True)
+        work.execute("UPDATE made SET facts = ?", (json.dumps(facts),))
+    if halo is None:
+        enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))
+        assert path.read_bytes() == finished.read_bytes()
+        reports.report_path(path).write_text(json.dumps({"status": "done", "description": made}))
+        assert enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))["kept"]
+    else:
+        with pytest.raises(ValueError, match=r"these settings differ: description"):
+            enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))
 
 
 def test_full_disk_keeps_the_work_file_and_is_gone_on_with(loaded, sample_slide, finished, tmp_path, monkeypatch):
