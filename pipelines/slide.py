@@ -95,8 +95,6 @@ class Slide:
         self.level_downsamples = tuple(
             _true_downsample(reader.level_downsamples[level], self.dimensions, reader.level_dimensions[level])
             for level in self._levels)
-        # Where viewers begin to count, in level 0 (x, y). It is (0, 0) with all readers: they crop to the scanned area.
-        self.bounds_corner: tuple[int, int] = getattr(reader, "bounds_corner", (0, 0))
         self._reader = reader
 
     def __enter__(self) -> Slide:

@@ -219,20 +219,15 @@ def _has_trust_map(report: dict[str, Any], trust_map: Path) -> bool:
 def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, options: EnlargeOptions,
                    trust_map: Path) -> dict[str, Any]:
     """Write the trust map of a finished output, and return what its report says of it."""
-    started = time.monotonic()
+    started, scale = time.monotonic(), generator.scale
     for old in trust_paths(trust_map):  # they may belong to another output
         old.unlink(missing_ok=True)
     lr = open_plane(slide, options)  # a new one: the file of the other's unreadable places is deleted
-    with _progress_bar(f"{slide.path.name}, trust map", lr, generator.scale) as bar:
-        trust = measure_file(lr, output, generator.scale, partial(_update, bar), generator.facts.usual_departure)
-    found = write_trust(trust_map, trust, slide.path.name, partial(_position_in_qupath, slide, lr, generator.scale))
+    with _progress_bar(f"{slide.path.name}, trust map", lr, scale) as bar:
+        trust = measure_file(lr, output, scale, partial(_update, bar), generator.facts.usual_departure)
+    found = write_trust(trust_map, trust, slide.path.name,
+                        lambda hr_x, hr_y: lr.l0_point(hr_x / scale, hr_y / scale))
     return {"trust": found | {"seconds": time.monotonic() - started}, "peak_rss_bytes": reports.peak_rss()}
-
-
-def _position_in_qupath(slide: Slide, lr: LRPlane, scale: int, hr_x: float, hr_y: float) -> tuple[float, float]:
-    """Return the position of an output pixel in the input; QuPath counts from the scanned area if the slide has one."""
-    x, y = lr.l0_point(hr_x / scale, hr_y / scale)
-    return x - slide.bounds_corner[0], y - slide.bounds_corner[1]
 
 
 def _as_text(description: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ class TrustRegion(NamedTuple):
 def write_trust(path: Path, trust: TrustMap, title: str, to_input: Transform) -> dict[str, Any]:
     """Write map, regions and overview, each atomically, and return what a report says of the map, for JSON.
 
-    `to_input` gives the position of an output pixel in the input, as QuPath counts its pixels.
+    `to_input` gives the level-0 position of an output pixel in the input.
     """
     regions = worst_regions(trust)
     paths = trust_paths(path)

@@ -16,11 +16,9 @@ from skimage.transform import downscale_local_mean
 
 from pipelines import console
 from pipelines.pixels import to_float
-from pipelines.slide import open_slide
 from sr_keras import super_resolve as command
 from sr_keras.metrics import lr_consistency
 from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, outputs, reports
-from sr_keras.slides.lr_plane import LRPlane
 from sr_keras.slides.trust_files import write_trust
 from sr_keras.slides.trust_map import SIGMAS, trust_paths
 
@@ -98,15 +96,6 @@ def test_worst_region_of_a_slides_part_is_told_in_pixels_of_the_output(loaded, s
     on_slide = [[64 + x / 4, 32 + y / 4] for x, y in feature["geometry"]["coordinates"][0]]
     assert there["geometry"]["coordinates"] == [on_slide]
     assert f"worst at left, top, right, bottom {left}, {top}, {right}, {bottom}; measured in" in capsys.readouterr().out
-
-
-def test_regions_on_the_input_count_from_the_scanned_area_where_a_slide_says_one(sample_slide):
-    with open_slide(sample_slide) as slide:
-        lr = LRPlane(slide, mpp=1.0, region=(100, 60, 200, 200))
-        assert slide.bounds_corner == (0, 0)
-        assert enlarge._position_in_qupath(slide, lr, 4, 40, 20) == (120, 70)
-        slide.bounds_corner = (50, 10)
-        assert enlarge._position_in_qupath(slide, lr, 4, 40, 20) == (70, 60)
 
 
 def test_several_files_get_a_folder_of_maps_and_none_becomes_input(picture, sample_slide, run, tmp_path):
