@@ -4,8 +4,8 @@
     min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V + lambda_c L_C
 
     model = SuperResolutionGAN.from_preset("srgan_sqe", scale=4)
-    model.fit(pairs)               # a dataset of (lr [B, h, w, 3], hr [B, scale*h, scale*w, 3]), float32 in [0, 1]
-    sr = model.predict(lr)
+    model.fit(training_dataset("shards", epochs=10))  # or any dataset of (lr, hr), see `pipelines.dataset`
+    sr = model.predict(lr)                            # [B, h, w, 3] -> [B, scale*h, scale*w, 3], float32 in [0, 1]
 
 One step, in this order:
 
@@ -169,7 +169,7 @@ class SuperResolutionGAN(keras.Model):
         """Train as `keras.Model.fit` does. A dataset without end needs `steps_per_epoch`."""
         endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
         require(not endless or "steps_per_epoch" in kwargs, "steps_per_epoch",
-                "be given for a dataset without end", "give it, or dataset.take(batches)", None)
+                "be given for a dataset without end", "give it, or training_dataset(..., epochs=...)", None)
         return super().fit(x, *args, **kwargs)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -13,8 +13,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines.config import PatchOptions
+from pipelines.dataset import training_dataset
 from pipelines.degrade import degrade
+from pipelines.patches import find_sources
 from pipelines.pixels import quantise, to_float
+from pipelines.shards import write_shards
 from sr_keras import metrics, networks
 from sr_keras.config import METHODS, Objective, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
@@ -529,6 +533,15 @@ def test_preset_is_ready_for_fit():
     history = model.fit(dataset(1).map(lambda lr, hr: (tf.image.resize(lr, (16, 16)), tf.image.resize(hr, (64, 64)))),
                         verbose=0).history
     assert np.isfinite(history["loss"]).all()
+
+
+def test_notebook_of_five_lines_trains_on_shards_and_super_resolves(tile_folder, tmp_path):
+    write_shards(find_sources(tile_folder), tmp_path, PatchOptions(patch_size=64), workers=1, progress=False)
+    model = SuperResolutionGAN.from_preset("srgan_sqe", scale=4, blocks=1, filters=4)
+    model.run_eagerly = True  # faster than tracing
+    model.fit(training_dataset(tmp_path, batch_size=8, steps_per_epoch=1, epochs=2), verbose=0)
+    assert int(model.optimizer.iterations) == 2
+    assert model.predict(batch()[0], verbose=0).shape == (2, 32, 32, 3)
 
 
 def test_preset_refuses_an_unknown_method_and_srgan_without_features():
