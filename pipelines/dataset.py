@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From shards to batches of (lr, hr), float32 in [0, 1]: one pipeline for training, one for evaluation.
 
-Training is an infinite stream, in epochs of a given number of batches:
+Training is an infinite stream, or some epochs of it, each of a given number of batches:
 
     shards -> filter -> cache -> shuffle -> repeat -> crop, shrink, flips, quarter turns, other colours
            -> LR by the degradation -> corruption -> batch -> prefetch
@@ -48,9 +48,10 @@ _as_it_is = tf.autograph.experimental.do_not_convert  # converting takes 2 s, an
 
 def training_dataset(
     shards: Shards, options: DatasetOptions | None = None, degrade: DegradeOptions | None = None,
-    corrupt: CorruptOptions | None = None, *, first_epoch: int = 0, slides: Iterable[str] | None = None, **changes: Any,
+    corrupt: CorruptOptions | None = None, *, first_epoch: int = 0, epochs: int | None = None,
+    slides: Iterable[str] | None = None, **changes: Any,
 ) -> tf.data.Dataset:
-    """Return infinite, shuffled batches of (lr, hr).
+    """Return shuffled batches of (lr, hr): an infinite stream, or some epochs of it.
 
     Args:
         shards: A folder, several, or a ShardSet.
@@ -58,6 +59,7 @@ def training_dataset(
         degrade: How LR is made.
         corrupt: What is corrupted on purpose.
         first_epoch: The epoch to start with.
+        epochs: How many epochs; None for an infinite stream. `model.fit` needs no `steps_per_epoch` if it is given.
         slides: Ids of the slides to use; None for all.
         **changes: Fields of `options` to replace, such as batch_size=8.
 
@@ -73,6 +75,7 @@ def training_dataset(
     options = replace(options or DatasetOptions(), **changes)
     degrade, corrupt = degrade or DegradeOptions(), corrupt or CorruptOptions()
     require(first_epoch >= 0, "first_epoch", "be 0 or more", "0 is the first", first_epoch)
+    require(epochs is None or epochs > 0, "epochs", "be positive", "leave it out for an infinite stream", epochs)
     seed, shrink, augment, pair_share = options.seed, options.shrink, options.augment, options.pair_share
     chosen = _chosen(shards, slides)
     least = np.float32(options.min_tissue)  # as the records hold it
@@ -88,7 +91,7 @@ def training_dataset(
     orders = [_order(some, options) for some in (chosen, pairs) if some.shards]
     asked = corrupt.fraction > 0 and "outlier" in corrupt.kinds
     outliers = load_outliers(corrupt.outlier_dir, crop) if asked and corrupt.outlier_dir else None
-    per_epoch = options.batch_size * (options.steps_per_epoch or max(1, count // options.batch_size))
+    steps = options.steps_per_epoch or max(1, count // options.batch_size)
 
     @_as_it_is
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -96,7 +99,8 @@ def training_dataset(
         if len(orders) > 1:
             real = _passes(orders[1], fold([seed, _PAIR_ORDER], epoch)).map(lambda record: (record, True))
             records = _mixed(records, real, pair_share, fold([seed, _CHOICE], epoch))
-        return records.take(per_epoch).enumerate().map(lambda position, record: (epoch, position, *record))
+        records = records.take(options.batch_size * steps).enumerate()
+        return records.map(lambda position, record: (epoch, position, *record))
 
     @_as_it_is
     def pair_of(epoch: tf.Tensor, position: tf.Tensor, record: tf.Tensor, real: tf.Tensor
@@ -117,10 +121,11 @@ def training_dataset(
         downsample = partial(degrade_example, options=degrade, seed=degrade_seed)
         return corrupt_pair(lr, hr, example_id, seed, corrupt, downsample, outliers)
 
-    examples = tf.data.Dataset.counter(first_epoch).flat_map(epoch_of)
-    examples = examples.map(pair_of, num_parallel_calls=tf.data.AUTOTUNE)
+    numbers = tf.data.Dataset.counter(first_epoch).take(-1 if epochs is None else epochs)
+    examples = numbers.flat_map(epoch_of).map(pair_of, num_parallel_calls=tf.data.AUTOTUNE)
     batches = examples.batch(options.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-    return _in_order(batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
+    size = tf.data.INFINITE_CARDINALITY if epochs is None else epochs * steps
+    return _in_order(batches.apply(tf.data.experimental.assert_cardinality(size)))
 
 
 def evaluation_dataset(

@@ -4,8 +4,8 @@
     min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V + lambda_c L_C
 
     model = SuperResolutionGAN.from_preset("srgan_sqe", scale=4)
-    model.fit(pairs)               # a dataset of (lr [B, h, w, 3], hr [B, scale*h, scale*w, 3]), float32 in [0, 1]
-    sr = model.predict(lr)
+    model.fit(training_dataset("shards", epochs=10))  # or any dataset of (lr, hr), see `pipelines.dataset`
+    sr = model.predict(lr)                            # [B, h, w, 3] -> [B, scale*h, scale*w, 3], float32 in [0, 1]
 
 One step, in this order:
 
@@ -87,6 +87,7 @@ class SuperResolutionGAN(keras.Model):
             if frozen is not None:
                 frozen.trainable = False
         self.trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
+        self.added_metrics: list[keras.metrics.Metric] = []
         self.built = True  # all networks are
 
     @classmethod
@@ -125,7 +126,7 @@ class SuperResolutionGAN(keras.Model):
     def compile(self, generator_optimizer: keras.optimizers.Optimizer,
                 discriminator_optimizer: keras.optimizers.Optimizer | None = None,
                 objective: Objective | None = None, jit_compile: bool | str = "auto", run_eagerly: bool = False,
-                steps_per_execution: int = 1) -> None:
+                steps_per_execution: int = 1, metrics: Any = ()) -> None:
         """Set the objective and the optimizers. Both optimizers are built here, so that their state can be loaded.
 
         Args:
@@ -136,6 +137,8 @@ class SuperResolutionGAN(keras.Model):
                 is slower (`python -m benchmarks.model`). Never with several devices, whose variables XLA can't reach.
             run_eagerly: As in `keras.Model.compile`, like the next.
             steps_per_execution: Steps in one call of the graph.
+            metrics: Keras metrics of (hr, sr), such as `sr_keras.metrics.PSNR()`: one or several, for the logs of
+                training (sr as the learning network gives it) and of validation (the images of `test_step`).
 
         Raises:
             ValueError: A weight is positive and the network, optimizer or blur that it needs is missing.
@@ -151,6 +154,8 @@ class SuperResolutionGAN(keras.Model):
         super().compile(optimizer=generator_optimizer, jit_compile=one_device and jit_compile,
                         run_eagerly=run_eagerly, steps_per_execution=steps_per_execution)
         self.objective = objective
+        self.added_metrics.clear()  # Keras forgets those of an earlier call
+        self.added_metrics.extend(map(_metric_of, keras.tree.flatten(metrics or ())))
         self.optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer: Any = None
         if objective.lambda_d:
@@ -164,7 +169,7 @@ class SuperResolutionGAN(keras.Model):
         """Train as `keras.Model.fit` does. A dataset without end needs `steps_per_epoch`."""
         endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
         require(not endless or "steps_per_epoch" in kwargs, "steps_per_epoch",
-                "be given for a dataset without end", "give it, or dataset.take(batches)", None)
+                "be given for a dataset without end", "give it, or training_dataset(..., epochs=...)", None)
         return super().fit(x, *args, **kwargs)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -181,7 +186,8 @@ class SuperResolutionGAN(keras.Model):
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         if self.ema_generator is not None:
             self._update_average()
-        return self._track({"loss": loss, **{name: value for name, (_, value) in terms.items()}, **weighted, **judged})
+        logs = {"loss": loss, **{name: value for name, (_, value) in terms.items()}, **weighted, **judged}
+        return self._track(logs, hr, sr)
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Score the 8-bit images that `best_generator` makes of one batch; return the means so far."""
@@ -189,7 +195,7 @@ class SuperResolutionGAN(keras.Model):
         sr = quantise(self.best_generator(lr, training=False))
         sides = [side or 0 for side in hr.shape[1:3]]
         return self._track({name: score(hr, sr) for name, score in SCORES.items()
-                            if name != "ms_ssim" or min(sides) >= metrics.MS_SSIM_SIDE})
+                            if name != "ms_ssim" or min(sides) >= metrics.MS_SSIM_SIDE}, hr, sr)
 
     def _terms(self, lr: tf.Tensor, hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
         """Return (weight, value [B]) of the terms whose weight is not zero, the paper's first."""
@@ -223,10 +229,12 @@ class SuperResolutionGAN(keras.Model):
         for average, value in zip(self.ema_generator.variables, self.generator.variables, strict=True):
             average.assign(value + keep * (average - value))
 
-    def _track(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _track(self, values: dict[str, tf.Tensor], hr: tf.Tensor, sr: tf.Tensor) -> dict[str, tf.Tensor]:
         for name, value in values.items():
             self.trackers[name].update_state(value)
-        return {name: self.trackers[name].result() for name in values}
+        for metric in self.added_metrics:
+            metric.update_state(hr, sr)
+        return {metric.name: metric.result() for metric in (*map(self.trackers.get, values), *self.added_metrics)}
 
     def get_config(self) -> dict[str, Any]:
         parts = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder,
@@ -244,13 +252,21 @@ class SuperResolutionGAN(keras.Model):
         return {"generator_optimizer": serialize(self.optimizer),
                 "discriminator_optimizer": judge_optimizer and serialize(judge_optimizer),
                 "objective": asdict(self.objective), "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly,
-                "steps_per_execution": self.steps_per_execution}
+                "steps_per_execution": self.steps_per_execution,
+                "metrics": [serialize(metric) for metric in self.added_metrics]}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        found = {name: value for name, value in config.items() if name != "metrics"}  # older files have it
-        for name in ("generator_optimizer", "discriminator_optimizer"):
+        found = {**config, "objective": Objective(**config["objective"])}
+        for name in {"generator_optimizer", "discriminator_optimizer", "metrics"} & set(config):
             found[name] = keras.saving.deserialize_keras_object(config[name])
-        self.compile(**{**found, "objective": Objective(**config["objective"])})
+        self.compile(**found)
+
+
+def _metric_of(metric: Any) -> keras.metrics.Metric:
+    found = keras.metrics.get(metric)
+    if isinstance(found, keras.metrics.Metric):
+        return found
+    return keras.metrics.MeanMetricWrapper(found, getattr(found, "__name__", type(found).__name__))
 
 
 def _pair_of(data: Any) -> tuple[tf.Tensor, tf.Tensor]:

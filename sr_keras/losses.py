@@ -6,8 +6,8 @@
     L_V = feature(vgg(hr), vgg(sr))                  L_C = consistency(lr, sr)
 
 Images are float [B, H, W, C]: hr and lr in [0, 1], sr of any value. Computed in float32, also for float16 and bfloat16
-inputs. All compile under XLA. Wrong shapes, integers and numbers out of range raise a ValueError. For models of your
-own, `compile` takes `QuasiNorm()` and the function `structural` as losses.
+inputs. All compile under XLA. Wrong shapes, integers and numbers out of range raise a ValueError. `QuasiNorm` and
+`SSIMLoss` are L_F and L_S as Keras losses, for models of your own: `compile(loss=SSIMLoss())`.
 
 The paper sums over pixels, channels and windows. The default here is the mean over all axes but the batch, so that the
 balance of the terms does not depend on the size of a patch; `reduction="sum"` gives the printed form.
@@ -119,7 +119,7 @@ def feature(features_hr: tf.Tensor, features_sr: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("sr_keras")
 class QuasiNorm(keras.losses.Loss):
-    """`quasi_norm` of y_pred - y_true as a Keras loss."""
+    """`quasi_norm` of y_pred - y_true as a Keras loss; `reduction` is Keras', over the images of a batch."""
 
     def __init__(self, q: float = 0.5, epsilon: float = 1e-4, name: str = "quasi_norm", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -130,6 +130,17 @@ class QuasiNorm(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "q": self.q, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class SSIMLoss(keras.losses.Loss):
+    """`structural`, the negative SSIM of 5x5 neighbourhoods, as a Keras loss."""
+
+    def __init__(self, name: str = "ssim_loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        return structural(y_true, y_pred)
 
 
 def _float32(values: tf.Tensor, name: str) -> tf.Tensor:

@@ -11,10 +11,12 @@ Images are [B, H, W, 3], float in [0, 1], NumPy or tensors. Values outside [0, 1
 that were rounded to 8 bit (`pipelines.pixels.quantise`). Finite images never give NaN. Every function raises a
 ValueError if its two images are not floats of one shape [B, H, W, 3].
 
-Keras takes the first five as metrics, `compile(metrics=[psnr, ssim])`, and gives their means.
+`RRMSE`, `PSNR`, `SSIM`, `MSSSIM` and `QILV` are Keras metrics, `compile(metrics=[PSNR()])`: the mean of the function
+over all images of an epoch.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -119,6 +121,51 @@ def bicubic(lr: Images, scale: int) -> tf.Tensor:
     """
     lr = tf.convert_to_tensor(lr)
     return quantise(tf.image.resize(lr, [scale * lr.shape[1], scale * lr.shape[2]], "bicubic"))
+
+
+class _PerImage(keras.metrics.MeanMetricWrapper):
+    _score: Callable[..., tf.Tensor]
+
+    def __init__(self, name: str | None = None, dtype: Any = None) -> None:
+        super().__init__(self._score, name or self._score.__name__, dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype}
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class RRMSE(_PerImage):
+    """Mean of `rrmse` over the images, as a Keras metric."""
+
+    _score = staticmethod(rrmse)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class PSNR(_PerImage):
+    """Mean of `psnr` over the images, as a Keras metric."""
+
+    _score = staticmethod(psnr)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class SSIM(_PerImage):
+    """Mean of `ssim` over the images, as a Keras metric."""
+
+    _score = staticmethod(ssim)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class MSSSIM(_PerImage):
+    """Mean of `ms_ssim` over the images, as a Keras metric."""
+
+    _score = staticmethod(ms_ssim)
+
+
+@keras.saving.register_keras_serializable("sr_keras")
+class QILV(_PerImage):
+    """Mean of `qilv` over the images, as a Keras metric."""
+
+    _score = staticmethod(qilv)
 
 
 def _luma_255(images: tf.Tensor) -> tf.Tensor:

@@ -34,6 +34,15 @@ def test_every_module_stands_on_a_floor():
     assert modules - {"pipelines.__init__", "sr_keras.__init__"} == floors - {"benchmarks", "study"}
 
 
+def test_tests_mirror_the_tree():
+    """A file test_b.py or test_b_SUBJECT.py tests the module or package b; tests of the whole lie in tests/ itself."""
+    for path in (ROOT / "tests").glob("*/**/test_*.py"):
+        folder, name = ROOT / path.relative_to(ROOT / "tests").parent, path.stem.removeprefix("test_")
+        modules = {module.stem.strip("_") for module in folder.glob("*.py")}
+        modules |= {package.parent.name for package in folder.glob("*/__init__.py")}
+        assert any(f"{name}_".startswith(f"{module}_") for module in modules), f"{path}: there is no such module"
+
+
 def test_fast_files_exist():
     conftest = runpy.run_path(str(ROOT / "tests" / "conftest.py"))
     assert not [name for name in conftest["FAST"] if not (ROOT / "tests" / name).is_file()]

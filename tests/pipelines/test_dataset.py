@@ -111,6 +111,15 @@ def test_a_run_that_starts_at_epoch_k_is_bit_for_bit_the_uninterrupted_one(tissu
     assert not same(batches(steps, tissue, batch_size=4, seed=1, **keywords), straight[:steps])
 
 
+def test_dataset_of_some_epochs_ends_by_itself_and_is_the_start_of_the_infinite_one(plain):
+    some = training_dataset(plain, batch_size=5, first_epoch=1, epochs=2)
+    assert some.cardinality() == 2 * (COUNT // 5)
+    assert same([(lr.numpy(), hr.numpy()) for lr, hr in some], batches(8, plain, batch_size=5, first_epoch=1))
+    assert training_dataset(plain, batch_size=5).cardinality() == tf.data.INFINITE_CARDINALITY
+    with pytest.raises(ValueError, match="`epochs` must be positive"):
+        training_dataset(plain, epochs=0)
+
+
 def test_eight_orientations_come_and_keep_pixels_in_place(ramp):
     original = np.stack([*np.mgrid[:SIDE, :SIDE], np.zeros((SIDE, SIDE))], -1) / 255
     turned = [np.rot90(image, k) for image in (original, original[:, ::-1]) for k in range(4)]

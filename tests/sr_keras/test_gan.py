@@ -13,9 +13,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines.config import PatchOptions
+from pipelines.dataset import training_dataset
 from pipelines.degrade import degrade
+from pipelines.patches import find_sources
 from pipelines.pixels import quantise, to_float
-from sr_keras import networks
+from pipelines.shards import write_shards
+from sr_keras import metrics, networks
 from sr_keras.config import METHODS, Objective, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import quasi_norm
@@ -468,15 +472,47 @@ def test_fit_of_an_endless_dataset_needs_steps_per_epoch():
     assert int(model.optimizer.iterations) == 8
 
 
-def test_sample_weights_and_batches_without_hr_are_refused():
+def test_metrics_of_compile_are_means_over_the_epoch_in_training_and_validation():
+    model = build()
+    model.compile("adam", objective=FIDELITY, run_eagerly=True, metrics=["mae"])
+    model.compile(keras.optimizers.Adam(1e-3), objective=FIDELITY, run_eagerly=True,
+                  metrics=[metrics.PSNR(), metrics.rrmse, "mse"])
     lr, hr = batch()
-    with pytest.raises(ValueError, match="`sample_weight` must be left out"):
-        build(FIDELITY).train_on_batch(lr, hr, sample_weight=np.ones(2))
+    for _ in range(2):  # the second epoch does not know the first
+        sr = np.asarray(model.generator(lr, training=True))
+        squared = np.square(sr - hr).mean((1, 2, 3))
+        logs = model.fit(lr, hr, verbose=0, validation_data=(lr, hr)).history
+        assert logs["psnr"] == pytest.approx([np.mean(-10 * np.log10(squared))], rel=1e-4)
+        assert logs["mean_squared_error"] == pytest.approx([squared.mean()], rel=1e-4)
+    sr = quantise(np.asarray(model.ema_generator(lr)))
+    assert logs["val_psnr"] == pytest.approx([np.mean(-10 * np.log10(np.square(sr - hr).mean((1, 2, 3))))], rel=1e-4)
+    assert logs["val_mean_squared_error"] == pytest.approx([np.square(sr - hr).mean()], rel=1e-4)
+    assert {"rrmse", "val_rrmse"} <= set(logs)
+    assert "mean_absolute_error" not in {metric.name for metric in model.metrics}
+
+
+def test_one_metric_is_taken_without_a_list_and_is_the_same_in_a_graph():
+    lr, hr = batch()
+    graph, eager = build(FIDELITY), build(FIDELITY)
+    graph.compile("adam", objective=FIDELITY, jit_compile=False, metrics=metrics.QILV(name="seen"))
+    eager.compile("adam", objective=FIDELITY, run_eagerly=True, metrics=metrics.QILV(name="seen"))
+    seen = [model.fit(tf.data.Dataset.from_tensor_slices((lr, hr)).batch(1), verbose=0, epochs=2).history["seen"]
+            for model in (graph, eager)]
+    assert seen[0] == pytest.approx(seen[1], rel=1e-3)
+
+
+def test_sample_weights_and_batches_without_hr_are_refused_in_one_line():
+    lr, hr = batch()
+    weighted = tf.data.Dataset.from_tensors((lr, hr, np.ones(2)))
+    for use in (lambda model: model.fit(weighted, verbose=0), lambda model: model.evaluate(weighted, verbose=0),
+                lambda model: model.train_on_batch(lr, hr, sample_weight=np.ones(2))):
+        with pytest.raises(ValueError, match=r"\A`sample_weight` must be left out; .*\Z"):
+            use(build(FIDELITY, jit_compile=False))
     with pytest.raises(ValueError, match="`y` must be the HR images"):
         build(FIDELITY).fit(lr, verbose=0)
 
 
-@pytest.mark.parametrize("argument", ["loss", "metrics", "weighted_metrics", "loss_weights"])
+@pytest.mark.parametrize("argument", ["loss", "weighted_metrics", "loss_weights"])
 def test_arguments_of_compile_that_would_do_nothing_are_refused(argument):
     with pytest.raises(TypeError, match=argument):
         build(FIDELITY).compile("adam", objective=FIDELITY, **{argument: ["mse"]})
@@ -497,6 +533,15 @@ def test_preset_is_ready_for_fit():
     history = model.fit(dataset(1).map(lambda lr, hr: (tf.image.resize(lr, (16, 16)), tf.image.resize(hr, (64, 64)))),
                         verbose=0).history
     assert np.isfinite(history["loss"]).all()
+
+
+def test_notebook_of_five_lines_trains_on_shards_and_super_resolves(tile_folder, tmp_path):
+    write_shards(find_sources(tile_folder), tmp_path, PatchOptions(patch_size=64), workers=1, progress=False)
+    model = SuperResolutionGAN.from_preset("srgan_sqe", scale=4, blocks=1, filters=4)
+    model.run_eagerly = True  # faster than tracing
+    model.fit(training_dataset(tmp_path, batch_size=8, steps_per_epoch=1, epochs=2), verbose=0)
+    assert int(model.optimizer.iterations) == 2
+    assert model.predict(batch()[0], verbose=0).shape == (2, 32, 32, 3)
 
 
 def test_preset_refuses_an_unknown_method_and_srgan_without_features():
@@ -582,14 +627,21 @@ def test_learning_rate_schedule_survives_its_file(tmp_path):
 
 def test_arguments_of_compile_survive_their_file(tmp_path):
     model = build()
-    model.compile("adam", "adam", steps_per_execution=3, jit_compile=False)
+    model.compile("adam", "adam", steps_per_execution=3, jit_compile=False,
+                  metrics=[metrics.QILV(name="mine"), metrics.psnr, "mae"])
     model.save(tmp_path / "model.keras")
-    assert keras.models.load_model(tmp_path / "model.keras").steps_per_execution == 3
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.steps_per_execution == 3
+    assert [metric.name for metric in loaded.added_metrics] == ["mine", "psnr", "mean_absolute_error"]
+    assert isinstance(loaded.added_metrics[0], metrics.QILV)
+    assert fit(loaded) == pytest.approx(fit(model), rel=1e-4)
 
 
-def test_compile_config_of_older_files_is_read():
+def test_compile_config_of_older_files_has_the_defaults():
     model = build()
     config = model.get_compile_config()
-    del config["steps_per_execution"]
-    model.compile_from_config({**config, "metrics": []})
+    for newer in ("metrics", "steps_per_execution"):
+        del config[newer]
+    model.compile_from_config(config)
     assert model.steps_per_execution == 1
+    assert not model.added_metrics

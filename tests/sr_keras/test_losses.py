@@ -101,10 +101,25 @@ def test_quasi_norm_loss_is_its_mean_and_survives_serialisation():
     np.testing.assert_allclose(loss(hr, sr), tf.reduce_mean(losses.quasi_norm(sr - hr, 0.7, 1e-3)), rtol=1e-6)
 
 
-def test_structural_is_a_loss_of_keras_and_survives_serialisation():
+def test_ssim_loss_is_its_mean_and_survives_serialisation():
     hr, sr = pair()
-    loss = keras.losses.get(keras.saving.serialize_keras_object(losses.structural))
-    np.testing.assert_allclose(tf.reduce_mean(loss(hr, sr)), tf.reduce_mean(losses.structural(hr, sr)), rtol=1e-6)
+    loss = keras.losses.deserialize(keras.losses.serialize(losses.SSIMLoss(name="mine")))
+    assert loss.name == "mine"
+    np.testing.assert_allclose(loss(hr, sr), -ssim_in_float64(hr, sr).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [losses.QuasiNorm(q=2.0), losses.SSIMLoss()])
+def test_keras_trains_by_a_loss_with_weights_of_examples_and_saves_it(loss, tmp_path):
+    hr, sr = pair()
+    image = keras.Input((None, None, 3))
+    model = keras.Model(image, keras.layers.Identity()(image))
+    model.compile(loss=loss, metrics=[loss], run_eagerly=True)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    each = ((sr - hr) ** 2 + 1e-4 if loss.name == "quasi_norm" else -ssim_in_float64(hr, sr)).mean((1, 2, 3))
+    weighted = again.evaluate(sr, hr, sample_weight=np.float32([1, 3]), verbose=0)
+    assert np.shape(weighted) == (2,)
+    assert weighted[0] == pytest.approx((each[0] + 3 * each[1]) / 2, rel=1e-4)
 
 
 # structural

@@ -212,7 +212,7 @@ def test_lr_consistency_refuses_another_scale(hr):
         metrics.lr_consistency(degrade(hr, 4), hr, scale=2)
 
 
-# bicubic, and metrics in Keras
+# bicubic, and metrics as Keras classes
 
 
 def test_bicubic_is_8_bit_and_close_to_pillow_inside(hr):
@@ -230,15 +230,43 @@ def test_bicubic_is_centred(hr):
     np.testing.assert_allclose(metrics.bicubic(lr, 4), turned, atol=1.01 / 255)
 
 
+CLASSES = {"rrmse": metrics.RRMSE, "psnr": metrics.PSNR, "ssim": metrics.SSIM, "ms_ssim": metrics.MSSSIM,
+           "qilv": metrics.QILV}
+
+
 @pytest.mark.parametrize("name", PAIRS)
-def test_keras_takes_the_mean_of_a_metric_over_the_images_of_all_batches_and_saves_it(name, hr, noisy, tmp_path):
+@pytest.mark.parametrize("as_class", [True, False])
+def test_keras_takes_the_mean_of_a_metric_over_the_images_of_all_batches_and_saves_it(name, as_class, hr, noisy,
+                                                                                      tmp_path):
     image = keras.Input((None, None, 3))
     model = keras.Model(image, keras.layers.Identity()(image))
-    model.compile(loss="mse", metrics=[PAIRS[name]], run_eagerly=True)
+    model.compile(loss="mse", metrics=[CLASSES[name]() if as_class else PAIRS[name]], run_eagerly=True)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     scores = again.evaluate(noisy, hr, batch_size=1, return_dict=True, verbose=0)
     np.testing.assert_allclose(scores[name], np.mean(PAIRS[name](hr, noisy)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", CLASSES.values())
+def test_metric_keeps_its_name_and_type_and_weighs_examples(metric, hr, noisy):
+    made = keras.metrics.deserialize(keras.metrics.serialize(metric(name="mine", dtype="float64")))
+    assert (type(made), made.name, made.dtype) == (metric, "mine", "float64")
+    made.update_state(hr, noisy, sample_weight=[1, 3])
+    one, other = PAIRS[metric().name](hr, noisy).numpy()
+    np.testing.assert_allclose(made.result(), (one + 3 * other) / 4, rtol=1e-5)
+    made.reset_state()
+    assert made.result() == 0
+
+
+def test_keras_classes_equal_scikit_image(hr, noisy):
+    compared = {metrics.PSNR: lambda one, other: skimage.metrics.peak_signal_noise_ratio(one, other, data_range=1),
+                metrics.SSIM: lambda one, other: skimage.metrics.structural_similarity(
+                    one, other, data_range=1, channel_axis=2, gaussian_weights=True, use_sample_covariance=False)}
+    for metric, golden in compared.items():
+        made = metric()
+        made.update_state(hr, noisy)
+        expected = np.mean([golden(np.float64(one), np.float64(other)) for one, other in zip(hr, noisy, strict=True)])
+        np.testing.assert_allclose(made.result(), expected, rtol=1e-4)
 
 
 # what all of them refuse

@@ -2,7 +2,7 @@
 """Servers to ask, on 127.0.0.1: one by the official stubs, one that speaks TensorFlow Serving's REST, around one model.
 
 The model repeats pixels, so what is right is known exactly, and does on demand what a bad server does. Where
-`tensorflow_model_server` is on the PATH the tests of `test_model_server.py` run against it too.
+`tensorflow_model_server` is on the PATH the tests of `test_connection_model_server.py` run against it too.
 """
 from __future__ import annotations
 
