@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.errors import require
+from pipelines.files import read_text
 from pipelines.pixels import WHITE
 from pipelines.readers import PictureReader, open_reader
 from pipelines.slide import Slide, SlideError
@@ -32,6 +33,7 @@ from pipelines.tissue import slide_mask
 SOURCE_SIDE = 4096  # level pixels read at once, a side: limits the memory of averaging a fine level
 BLOCKS = (256, 64, 16)  # sides of blocks tried after a failure; tiles of slides are usually 240 to 512 pixels wide
 CELL = BLOCKS[-1]
+START_AGAIN = "start again with --overwrite"
 # The longer side of the tissue mask: about a pixel for 4x4 of the plane, within these limits.
 MASK_SIDES, PLANE_PIXELS = (512, 2048), 4
 ROUNDING = 1e-6  # a pixel that lacks no more than this counts as a whole one
@@ -265,6 +267,10 @@ def _take_connected(cells: set[Cell]) -> list[Cell]:
 
 def _read_cells(path: Path) -> set[Cell]:
     """Return the cells of the complete lines; a killed run may have left half a line at the end."""
-    text = path.read_text(encoding="ascii")
+    text = read_text(path, START_AGAIN)
     lines = text[:text.rfind("\n") + 1].splitlines()
-    return {(int(x), int(y)) for x, y in map(str.split, lines)}
+    try:
+        return {(int(x), int(y)) for x, y in map(str.split, lines)}
+    except ValueError as error:
+        raise ValueError(f"`{path}` must be a list of places as it was written; {START_AGAIN}. Received: {error}"
+                         ) from error
