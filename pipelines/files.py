@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writing (a temporary name, then fsync and rename), full disks named by file, and JSON that is checked.
+"""Atomic writing (a temporary name, then fsync and rename), full disks named by file, and checked reading.
 
 Temporary files are created anew, so that a link that someone placed under their name is never followed.
+
+What a program wrote is checked when it is read back, by `read_json`, `read_table` or `read_text`: it may be damaged, of
+another version, or made to harm. They raise ValueError "`FILE` must be WHAT; REMEDY. Received: REASON" for all that is
+wrong with a file, and FileNotFoundError if there is none. Fields that are absent from old files have defaults.
 """
 from __future__ import annotations
 
 import atexit
+import csv
 import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -17,13 +23,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 255  # bytes
+LARGEST_READ = 2**28  # bytes of a file that is read back
+
+# Fields of files that are read back. A plain float may be NaN or infinite.
+Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+_NAME = r"^(?!\.{1,2}$)[^/\0]+\Z"
+FileName = Annotated[str, msgspec.Meta(pattern=_NAME)]  # of a file in the same folder
 
 
 @contextmanager
@@ -96,17 +111,76 @@ def _homeless() -> Path:
     return Path(folder)
 
 
+def read_text(path: str | os.PathLike[str], remedy: str, what: str = "a text file as it was written") -> str:
+    """Return the text of a file that a program wrote; see the module for the errors."""
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a folder" if path.is_dir() else "no regular file")
+        if (size := path.stat().st_size) > LARGEST_READ:
+            raise ValueError(f"{size} bytes, more than {LARGEST_READ // 2**20} MiB")
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _damaged(path, what, remedy, getattr(error, "strerror", None) or error) from error
+
+
 def read_json(path: str | os.PathLike[str], kind: type[T], remedy: str) -> T:
     """Return the content of a JSON file as `kind`: a dataclass, a TypedDict, or a type such as dict[str, float].
 
-    Raises:
-        ValueError: It is no JSON, or a field has another type or is missing; names the file, the field and the remedy.
-        OSError: It cannot be read.
+    An error names the field; see the module.
     """
+    return parse_json(read_text(path, remedy, JSON_FILE), kind, path, remedy)
+
+
+def parse_json(text: str | bytes, kind: type[T], where: str | os.PathLike[str], remedy: str) -> T:
+    """Return JSON that was found in the file `where` as `kind`, like `read_json`."""
     try:
-        return msgspec.convert(json.loads(Path(path).read_bytes()), kind)
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is that of UTF-8
-        raise ValueError(f"`{path}` must be a JSON file as it was written; {remedy}. Received: {error}") from error
+        content = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _damaged(where, JSON_FILE, remedy, error) from error
+    return checked(content, kind, where, remedy)
+
+
+def checked(content: object, kind: type[T], where: str | os.PathLike[str], remedy: str) -> T:
+    """Return JSON values that came from the file `where` as `kind`, like `read_json`."""
+    try:
+        return msgspec.convert(content, kind)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise _damaged(where, JSON_FILE, remedy, error) from error
+
+
+def read_table(path: str | os.PathLike[str], kind: type, remedy: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, every field as text.
+
+    An error names the file and the row; see the module.
+
+    Args:
+        path: The file.
+        kind: A TypedDict or a class of msgspec, with the columns that must be there and the type of their fields.
+        remedy: What to do about a damaged file.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path, remedy, TABLE), newline=""), strict=True)
+    try:
+        rows: list[dict[str, Any]] = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"line {reader.line_num} with another number of fields than the header")
+            rows.append(row)
+            msgspec.convert(row, kind, strict=False)
+    except (csv.Error, ValueError) as error:
+        line = f" (line {reader.line_num})" if isinstance(error, msgspec.ValidationError) else ""
+        raise _damaged(path, TABLE, remedy, f"{error}{line}") from error
+    return rows
+
+
+JSON_FILE, TABLE = "a JSON file as it was written", "a CSV table as it was written"
+
+
+def _damaged(path: str | os.PathLike[str], what: str, remedy: str, reason: object) -> ValueError:
+    text = str(reason).replace(f"matching regex {_NAME!r}", "that names a file in the same folder")
+    return ValueError(f"`{os.fspath(path)}` must be {what}; {remedy}. Received: {text}")
 
 
 @contextmanager

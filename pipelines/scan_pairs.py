@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import PatchOptions
+from pipelines.config import SCALES, PatchOptions
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import Count, FileName, Finite, Positive, Side, checked, read_json, write_text
 from pipelines.pixels import WHITE, to_float, to_uint8
 from pipelines.planes import Plane, aligned, apply, magnification, moved
 from pipelines.slide import Slide, SlideError, slide_id_of
@@ -39,7 +39,7 @@ from pipelines.sources import Source
 from pipelines.tissue import slide_mask
 
 FORMAT = 1
-Lines = tuple[tuple[float, float], ...]  # per channel (gain, offset)
+Lines = tuple[tuple[Finite, Finite], ...]  # per channel (gain, offset)
 CUBIC = 3
 MASK_SIDE = 2048
 
@@ -49,20 +49,20 @@ class ScanFile:
     """One of the two files, as it was when it was registered."""
 
     path: str
-    name: str
-    bytes: int
-    width: int
-    height: int
-    mpp: float | None
+    name: FileName
+    bytes: Count
+    width: Side
+    height: Side
+    mpp: Positive | None
 
 
 @dataclass(frozen=True)
 class Fit:
     """How one patch of LR fits HR: its corner (x, y) in LR pixels, and how good the fit is."""
 
-    x: int
-    y: int
-    shift: tuple[float, float]  # correction of the transform here, (x, y) in HR pixels
+    x: Count
+    y: Count
+    shift: tuple[Finite, Finite]  # correction of the transform here, (x, y) in HR pixels
     correlation: float  # of the two after the shift, at most 1
     weakest: float  # correlation of the worst part
     residual: float  # root mean square of the shifts of its parts, in HR pixels
@@ -85,10 +85,10 @@ class Registration:
 
     lr: ScanFile
     hr: ScanFile
-    transform: tuple[tuple[float, ...], ...]
-    scale: int
-    patch_size: int
-    colours: tuple[tuple[float, float], ...]
+    transform: tuple[tuple[Finite, ...], ...]
+    scale: Side
+    patch_size: Side
+    colours: tuple[tuple[Finite, Finite], ...]
     patches: tuple[Fit, ...]
     rejected: tuple[Rejected, ...]
 
@@ -129,20 +129,18 @@ def read_registration(path: str | os.PathLike[str], name: str = "pairs") -> Regi
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is another kind of file, or of another version.
+        ValueError: It is another kind of file, of another version, or damaged.
     """
-    try:
-        page = json.loads(Path(path).read_text(encoding="utf-8"))
-        known = page.pop("format") == FORMAT
-        registration = Registration(
-            lr=ScanFile(**page["lr"]), hr=ScanFile(**page["hr"]), scale=page["scale"], patch_size=page["patch_size"],
-            transform=tuple(map(tuple, page["transform"])), colours=tuple(map(tuple, page["colours"])),
-            patches=tuple(Fit(**fit | {"shift": tuple(fit["shift"])}) for fit in page["patches"]),
-            rejected=tuple(Rejected(**item) for item in page["rejected"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"`{name}` must be a file that pipelines.register wrote; register the two scans again. "
-                         f"Received: {name}={str(path)!r}") from error
-    require(known, name, "be of this version", "register the two scans again", str(path))
+    remedy = "register the two scans again"
+    page = read_json(path, dict[str, Any], remedy)
+    require(page.get("format") == FORMAT, name, "be a file that pipelines.register wrote, of this version", remedy,
+            str(path))
+    registration = checked(page, Registration, path, remedy)
+    sound = (registration.scale in SCALES and len(registration.colours) == 3
+             and [len(row) for row in registration.transform] == [3, 3]
+             and 0 < magnification(registration.matrix) < math.inf)
+    require(sound, name, f"have a scale of {SCALES}, three colours and a transform that keeps an area", remedy,
+            str(path))
     return registration
 
 

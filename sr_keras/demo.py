@@ -10,7 +10,6 @@ a picture with the new model. An interrupted demo continues where it stopped.
 """
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import subprocess
@@ -152,13 +151,10 @@ Next:
 
 def _verdict(path: Path) -> str:
     """Return a line that says on which scores the model beats bicubic, by the means of the table in scores.md."""
-    from sr_keras.evaluation import METRICS, summarise
+    from sr_keras.evaluation import METRICS, read_scores, summarise
 
-    with open(path, newline="", encoding="utf-8") as handle:
-        rows = [{name: float(text) if name in METRICS else text for name, text in row.items()}
-                for row in csv.DictReader(handle)]
     means = {method: {name: estimate.mean for name, estimate in of_method.items()}
-             for method, of_method in summarise(rows).estimates.items()}
+             for method, of_method in summarise(read_scores(path)).estimates.items()}
     won: list[str] = []
     lost: list[str] = []
     for name, bicubic in means["bicubic"].items():

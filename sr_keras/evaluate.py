@@ -217,12 +217,11 @@ def _open_generator() -> LoadedGenerator:
 
 def _batches(dataset: tf.data.Dataset, shards: ShardSet, bar: tqdm) -> Iterator[dict[str, Any]]:
     """Yield the batches of a dataset of shards, and show how far it is."""
-    from pipelines.shards.records import damage_named
+    from pipelines.shards.records import batches_of
 
-    with damage_named(shards.paths):
-        for batch in dataset.as_numpy_iterator():
-            yield batch
-            bar.update(len(batch["lr"]))
+    for batch in batches_of(dataset, shards):
+        yield batch
+        bar.update(len(batch["lr"]))
 
 
 if __name__ == "__main__":

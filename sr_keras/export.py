@@ -12,7 +12,6 @@ TensorRT or a GPU, the commands that build the engines elsewhere are printed.
 """
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shlex
@@ -22,12 +21,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from absl import flags
 
 from pipelines import console
 from pipelines.errors import require
+from pipelines.files import Finite, read_json
 from sr_keras.formats import FORMATS, PRECISIONS, with_required
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model, next_version, write_serving_files
 from sr_keras.model.facts import ModelFacts, Scores, in_words
@@ -45,6 +45,17 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w/.:<])/(?:[^\s,/]+/)+([^\s,/]+)")  # of whic
 CODE_LICENCE = "Apache-2.0"
 CARD_FILE = "README.md"
 UNKNOWN = "unknown (not given when this card was written)"
+
+
+class _Measured(TypedDict):
+    gain: dict[str, Finite | None]
+
+
+class Gains(TypedDict):
+    """What is read of GAINS_FILE, which sr_keras.evaluate wrote: the gain over bicubic by kind of LR and by score."""
+
+    lr: dict[str, _Measured]
+
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", None, "A run folder or a .keras generator.", flag_values=FLAGS)
@@ -194,12 +205,11 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
     require(bool(found), "scores", f"be a Markdown table, or a folder with {' or '.join(SCORES_FILES)}", remedy, path)
     try:
         text = "\n".join(one.read_text(encoding="utf-8") for one in found)
-        gains = json.loads((given / GAINS_FILE).read_text(encoding="utf-8"))["lr"] if (given / GAINS_FILE).is_file() \
-            else {}
-        scores = {kind: {name: value for name, value in measured["gain"].items() if value is not None}
-                  for kind, measured in gains.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"`scores` must be a Markdown table; {remedy}. Received: scores={path!r}") from error
+    gains = read_json(given / GAINS_FILE, Gains, remedy)["lr"] if (given / GAINS_FILE).exists() else {}
+    scores = {kind: {name: value for name, value in measured["gain"].items() if value is not None}
+              for kind, measured in gains.items()}
     return ABSOLUTE_PATH.sub(r"\1", text), scores or None
 
 

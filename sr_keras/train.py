@@ -20,6 +20,7 @@ from absl import flags
 from pipelines import console
 from pipelines.config import CorruptOptions, DegradeOptions, corrupt_options, degrade_options, patch_options
 from pipelines.errors import require
+from pipelines.files import read_text
 from sr_keras.config import GeneratorOptions, Objective, TrainOptions
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
 from sr_keras.training.flags import (
@@ -82,7 +83,7 @@ def main() -> int:
 def _keep_degradation() -> None:
     """Keep the textbook degradation of a run that was started before --degradation existed."""
     written = Path(FLAGS.run or "") / FLAGS_FILE
-    if FLAGS.resume and written.is_file() and "--degradation=" not in written.read_text(encoding="utf-8"):
+    if FLAGS.resume and written.is_file() and "--degradation=" not in read_text(written, "restore a copy of it"):
         FLAGS["degradation"].value = "textbook"
 
 

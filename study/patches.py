@@ -9,7 +9,6 @@ The pictures show slides: keep them with the runs, and do not publish them with 
 """
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +21,9 @@ from pipelines.errors import require
 from pipelines.files import atomic_path
 from pipelines.pixels import to_uint8
 from pipelines.shards import open_shards
+from pipelines.shards.records import batches_of
 from sr_keras.config import METHODS
-from sr_keras.evaluation import METRICS
+from sr_keras.evaluation import METRICS, read_scores
 from sr_keras.evaluation.patches import BICUBIC, SR, text
 from sr_keras.metrics import bicubic
 from sr_keras.model.loading import load_generator
@@ -170,15 +170,14 @@ def write_sheet(patches: Sequence[ShownPatch], path: str | os.PathLike[str]) -> 
 
 
 def _read_scores(study: Study, cell: str) -> Scores:
-    with open(study.scores(cell), newline="", encoding="utf-8") as handle:
-        return {(row["example_id"], row["method"]): row for row in csv.DictReader(handle)}
+    return {(row["example_id"], row["method"]): row for row in read_scores(study.scores(cell))}
 
 
 def _read_pairs(study: Study, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return lr and hr of some test patches, each [B, ...] in the order of the ids."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for batch in evaluation_dataset(open_shards(study.work / "shards/test"), degrade=study.degrade
-                                    ).as_numpy_iterator():
+    shards = open_shards(study.work / "shards/test")
+    for batch in batches_of(evaluation_dataset(shards, degrade=study.degrade), shards):
         name = text(batch["example_id"][0])
         if name in ids:
             found[name] = batch["lr"][0], batch["hr"][0]

@@ -31,12 +31,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import read_table, read_text, write_text
 from sr_keras.config import METHODS
 from sr_keras.evaluation import METRICS
 from sr_keras.evaluation.tables import by_slide
@@ -47,6 +48,7 @@ CELL = ("cell", "method", "q", "balance", "fraction", "kind", "side", "seed", "v
 COLUMNS = (*CELL, "slide", "magnification", "patches", *METRICS, "seconds", "commit", "flags")
 FLOATS = ("q", "fraction", "seconds", *METRICS)
 INTEGERS = ("seed", "patches")
+EMPTY = Literal[""]
 NAMES = {"bicubic": "bicubic", "srgan": "SRGAN", "srgan_e": "SRGAN_E", "srgan_qe": "SRGAN_QE", "srgan_sqe": "SRGAN_SQE",
          "fidelity": "L_F alone", "fidelity_m": "L_F + L_M", "fidelity_s": "L_F + L_S", "fidelity_d": "L_F + L_D"}
 Q_SERIES = (("srgan_sqe", "paper"), ("srgan_sqe", "equal"), ("fidelity", "paper"))  # (method, balance) compared by q
@@ -62,16 +64,14 @@ def read_results(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        header = tuple(reader.fieldnames or ())
-        require(header == COLUMNS, "output", f"contain the results of a study, with the columns {', '.join(COLUMNS)}",
-                "choose another folder, or remove this file", f"{path} with {', '.join(header) or 'no header'}")
-        try:
-            return [{name: _parse(name, row[name]) for name in COLUMNS} for row in reader]
-        except (TypeError, ValueError) as error:  # a row is shorter than the header, or a number is not a number
-            raise ValueError(f"`output` must contain a complete table; correct or delete the row. Received: line "
-                             f"{reader.line_num} of {path}") from error
+    remedy = "correct or delete the row, or choose another folder"
+    header = tuple(read_text(path, remedy).split("\n", 1)[0].rstrip("\r").split(","))
+    require(header == COLUMNS, "output", f"contain the results of a study, with the columns {', '.join(COLUMNS)}",
+            "choose another folder, or remove this file", f"{path} with {', '.join(header)[:200] or 'no header'}")
+    kinds = {**dict.fromkeys(COLUMNS, str), **dict.fromkeys(FLOATS, float | EMPTY),
+             **dict.fromkeys(INTEGERS, int | EMPTY)}
+    kind = msgspec.defstruct("Result", list(kinds.items()))
+    return [{name: _parse(name, row[name]) for name in COLUMNS} for row in read_table(path, kind, remedy)]
 
 
 def write_results(rows: Iterable[Row], path: Path) -> None:
@@ -124,12 +124,10 @@ def on_same_patches(rows: Sequence[Row], own: Sequence[Row], bicubic: Sequence[R
             for row in rows]
 
 
-def _parse(name: str, text: str | None) -> Any:
-    if text is None:
-        raise ValueError(name)
+def _parse(name: str, text: str) -> Any:
     if text == "":
         return "" if name == "variant" else None
-    return int(text) if name in INTEGERS else float(text) if name in FLOATS else text
+    return int(float(text)) if name in INTEGERS else float(text) if name in FLOATS else text
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,12 @@ from tqdm import tqdm
 
 from pipelines.config import CorruptOptions, DegradeOptions
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import Finite, read_json, write_text
 from pipelines.shards import open_shards
 from pipelines.workers import Died, cores, run_jobs
 from sr_keras.config import Objective
-from sr_keras.training.run_folder import read_metrics
+from sr_keras.evaluation import read_scores
+from sr_keras.training.run_folder import VERSIONS_FILE, read_metrics
 from study.balance import measure_factors
 from study.grid import Cell, cell_flags
 from study.results import Row, on_same_patches, read_results, slide_means, write_results
@@ -202,7 +203,8 @@ def _cell_rows(job: Job, study: Study) -> list[Row]:
     run = study.run(job.cell.name)
     return [{**job.cell.columns, "vgg_weights": study.vgg_weights if job.cell.method == "srgan" else None, **means,
              "seconds": sum(float(row["seconds"]) for row in read_metrics(run)),
-             "commit": json.loads((run / "versions.json").read_text(encoding="utf-8"))["commit"], "flags": job.command}
+             "commit": read_json(run / VERSIONS_FILE, dict[str, str], "write it anew").get("commit", "unknown"),
+             "flags": job.command}
             for means in _slide_columns(job.cell, study, "sr")]
 
 
@@ -213,8 +215,7 @@ def _bicubic_rows(cell: Cell, study: Study) -> list[Row]:
 
 
 def _slide_columns(cell: Cell, study: Study, method: str) -> list[Row]:
-    with open(study.scores(cell.name), newline="", encoding="utf-8") as handle:
-        means = slide_means(list(csv.DictReader(handle)), method)
+    means = slide_means(read_scores(study.scores(cell.name)), method)
     return [{"slide": slide, "magnification": study.magnifications.get(slide, ""), **values}
             for slide, values in means.items()]
 
@@ -229,7 +230,8 @@ def _write_failed(failed: Sequence[Failed], path: Path) -> None:
 def _balance(cells: Sequence[Cell], study: Study, epsilon: float) -> dict[str, dict[str, float]]:
     """Return q -> factors of the lambdas, from balance.json or measured on the cell with the paper's q."""
     path, qs = study.output / BALANCE_FILE, sorted({cell.q for cell in cells})
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_json(path, dict[str, dict[str, Finite]], "remove it, and it is measured again") if path.exists() \
+        else {}
     if all(f"{q:g}" in known for q in qs):
         return known
     like = cells[0]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.files import atomic_path, fitting_name, full_disk_named
+from pipelines.files import atomic_path, fitting_name, full_disk_named, parse_json
 from pipelines.pyramid.tiff import PyramidOptions, encode, filled_up, levels_of, reduced, write_tiff
 
 UNFINISHED, JOURNAL = ".unfinished", "-journal"
@@ -218,7 +218,8 @@ class TileStore:
             with _told(path):
                 self._connection.execute("INSERT INTO made SELECT ? WHERE NOT EXISTS (SELECT * FROM made)",
                                          (json.dumps(facts),))
-                old = json.loads(self._connection.execute("SELECT facts FROM made").fetchone()[0])
+                found = self._connection.execute("SELECT facts FROM made").fetchone()[0]
+            old = parse_json(found, dict[str, Any], path, "start again with --overwrite")
             differs = [name for name in sorted({*old, *facts}) if old.get(name) != facts.get(name)]
             require(not differs, "output", "be resumed with the settings of the original run", "repeat that command, "
                     "choose another output, or start again with --overwrite (these settings differ: "

@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.files import atomic_path, full_disk_named, read_json
+from pipelines.files import Count, FileName, Finite, atomic_path, full_disk_named, read_json
 from pipelines.patches import Skipped, Source
 
 UNFINISHED = ".unfinished"
 FORMAT = 1
+LARGEST_SIDE = 2**16  # of a patch, in pixels
 REMEDY = "make room and run the same command again, finished slides are kept"  # of a full disk
 
 OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not depend on
@@ -29,9 +30,9 @@ Folder = str | os.PathLike[str]
 class ShardEntry(TypedDict):
     """A shard in a page: the name and size of its file, and the tissue share of every record."""
 
-    name: str
-    bytes: int
-    tissue: list[float]
+    name: FileName
+    bytes: Count
+    tissue: list[Finite]
 
 
 class Page(TypedDict):
@@ -46,7 +47,7 @@ class Page(TypedDict):
     options: dict[str, Any]
     region: list[int] | None
     files: str
-    count: int
+    count: Count
     shards: list[ShardEntry]
     skipped: list[Skipped]
 
@@ -62,12 +63,11 @@ def shard_path(folder: Path, slide_id: str, number: int) -> Path:
 
 
 def read_page(path: Path) -> Page:
-    """Return a page; ValueError if it is damaged or of another version."""
+    """Return a page; ValueError if it is damaged, names files in other folders, or is of another version."""
     remedy = "move this file away and extract again"
     page = read_json(path, Page, remedy)
     sizes = [page["options"].get("patch_size"), page["options"].get("scale", 1)]
-    sound = (page["format"] == FORMAT and all(type(size) is int and size > 0 for size in sizes)
-             and all(Path(shard["name"]).name == shard["name"] and shard["bytes"] >= 0 for shard in page["shards"])
+    sound = (page["format"] == FORMAT and all(type(size) is int and 0 < size <= LARGEST_SIDE for size in sizes)
              and page["count"] == sum(len(shard["tissue"]) for shard in page["shards"]))
     require(sound, "shards", "hold pages of this version only", remedy, str(path))
     return page

@@ -14,13 +14,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from pipelines.errors import require
 from pipelines.patches import Patch
-from pipelines.shards.reading import ShardSet
+from pipelines.shards.reading import Shard, ShardSet
 
 _TEXT = tf.io.FixedLenFeature([], tf.string)
 _FIELDS = {
@@ -60,24 +60,44 @@ def decode_number(record: tf.Tensor, name: str) -> tf.Tensor:
 
 
 @contextmanager
-def damage_named(paths: Iterable[Path]) -> Iterator[None]:
-    """Raise a ValueError that names the damaged file if reading these shards, or copies, fails; TensorFlow does not."""
+def damage_named(shards: Iterable[Shard]) -> Iterator[None]:
+    """Raise a ValueError that names the damaged file if reading these shards, or copies, fails; TensorFlow does not.
+
+    Every record has a checksum (CRC-32C), so a changed bit anywhere in a shard is noticed.
+    """
     try:
         yield
-    except tf.errors.DataLossError as error:
-        for path in paths:
-            require(_is_sound(path), "shards", "be undamaged", "delete this file and extract again", str(path))
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        for shard in shards:
+            damage = _damage(shard)
+            require(damage is None, "shards", "be undamaged", "delete this file and extract again",
+                    f"{shard.path}: {damage}")
+        if isinstance(error, tf.errors.InvalidArgumentError):  # of something else
+            raise
         raise ValueError("`cache` must hold undamaged copies; the shards are undamaged, so remove the copies. "
                          f"Received: {error.message}") from error
 
 
-def _is_sound(path: Path) -> bool:
+def batches_of(dataset: tf.data.Dataset, shards: ShardSet) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a dataset of shards; a damaged shard is named as by `damage_named`."""
+    with damage_named(shards.shards):
+        yield from dataset.as_numpy_iterator()
+
+
+def _damage(shard: Shard) -> str | None:
+    """Return what is wrong with a shard, None if it is sound."""
+    number = 0
     try:
-        for _ in tf.data.TFRecordDataset(str(path)):
-            pass
+        for *_, hr, lr in tf.data.TFRecordDataset(str(shard.path)).map(decode):
+            number += 1
+            scale = shard.pair_scale
+            if hr.shape[0] < shard.patch_size or (scale and hr.shape[0] != scale * lr.shape[0]):
+                return f"record {number} is of {hr.shape[0]} and {lr.shape[0]} pixels, and its page says otherwise"
     except tf.errors.DataLossError:
-        return False
-    return True
+        return f"record {number + 1} has another checksum than it was written with"
+    except tf.errors.InvalidArgumentError:
+        return f"record {number + 1} is no patch"
+    return None
 
 
 def _feature(value: bytes | int | float) -> tf.train.Feature:

@@ -19,11 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead, RemoteDisconnected
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 
+from pipelines.files import Count
 from sr_keras.client.protocol import (
     ABOUT,
     BAD_ANSWER,
@@ -89,9 +91,10 @@ class RestTransport:
     def states(self, version: int | None) -> dict[int, str]:
         answer = _parsed(self._ask("GET", self._versioned(version), None, SLACK))
         try:
-            return {int(found["version"]): str(found["state"]) for found in answer["model_version_status"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise Failure(BAD_ANSWER, "JSON without a model_version_status") from error
+            found = msgspec.convert(answer, _States, strict=False)["model_version_status"]  # versions are text
+        except msgspec.ValidationError as error:
+            raise Failure(BAD_ANSWER, f"JSON without a model_version_status ({error})") from error
+        return {status["version"]: status["state"] for status in found}
 
     def close(self) -> None:
         self._closed = True
@@ -170,6 +173,15 @@ class RestTransport:
         if time.monotonic() >= deadline:
             return Failure(DEADLINE_EXCEEDED, f"nothing whole in {self._timeout_s:g} s")
         return failure
+
+
+class _Status(TypedDict):
+    version: Count
+    state: str
+
+
+class _States(TypedDict):
+    model_version_status: list[_Status]
 
 
 def _hang_up(open_socket: socket.socket) -> None:

@@ -314,4 +314,4 @@ def score(upscale: Callable[[np.ndarray], Any], batches: Iterable[Mapping[str, A
 def text(value: Any) -> str:
     """Return a string of a dataset, bytes or a tensor, as str."""
     value = value.numpy() if isinstance(value, tf.Tensor) else value
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -19,10 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import read_table, write_text
 from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, STANDARD, Condition, Row
 
 DIFFERENCE = "difference"
@@ -237,6 +238,19 @@ def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     writer.writerows({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
                      for row in rows)
     write_text(path, file.getvalue())
+
+
+def read_scores(path: str | os.PathLike[str]) -> list[Row]:
+    """Return the rows of `write_csv`, scores as numbers.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged.
+    """
+    kind = msgspec.defstruct("Scores", [("example_id", str), ("slide_id", str), ("method", str),
+                                        *((name, float, np.nan) for name in METRICS)])
+    return [{name: float(text) if name in METRICS else text for name, text in row.items()}
+            for row in read_table(path, kind, "score again")]
 
 
 def write_gains_csv(gains: Sequence[Gain], path: str | os.PathLike[str]) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.errors import UserError, require
+from pipelines.files import parse_json
 from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Format, Source, Written, write_file
 from sr_keras.model.runtimes import LiteRTRunner, litert_converter, without_chatter
 
@@ -103,7 +104,7 @@ def read_facts(model: bytes) -> dict[str, Any]:
     content = _schema().ModelT.InitFromPackedBuf(model, 0)
     for entry in content.metadata or []:
         if entry.name.decode() == FACTS_NAME:
-            return json.loads(bytes(content.buffers[entry.buffer].data))
+            return parse_json(bytes(content.buffers[entry.buffer].data), dict[str, Any], FACTS_NAME, "export it again")
     raise ValueError(f"`model` must hold {FACTS_NAME}; export it again. Received: {len(model)} bytes without it")
 
 

@@ -19,14 +19,15 @@ import tensorflow as tf
 from pipelines.config import DegradeOptions, PatchOptions, Range, degradation
 from pipelines.dataset import evaluation_dataset
 from pipelines.degrade import degrade_example
+from pipelines.files import read_json
 from pipelines.patches import find_sources
 from pipelines.pixels import to_float, to_uint8
 from pipelines.sample import sample_picture
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
-from pipelines.shards.records import decode_number
+from pipelines.shards.records import batches_of, damage_named, decode_number
 from sr_keras.model.facts import ModelFacts, Scores, run_facts, without_paths
 from sr_keras.model.loading import LoadedGenerator
-from sr_keras.training.run_folder import VERSIONS_FILE, read_json
+from sr_keras.training.run_folder import VERSIONS_FILE
 from sr_keras.training.split import PARTS_FILE, open_part
 
 BUILT_IN = "scikit-image's immunohistochemistry picture"
@@ -118,7 +119,7 @@ def departure_batches(data: str | None, run: Path, generator: LoadedGenerator,
     if shards is None:
         return []
     made = generator.degrade if generator.degrade.is_textbook else degradation("pyramid", scale=generator.scale)
-    return evaluation_dataset(shards, degrade=made, limit=patches * len(shards.slide_ids)).as_numpy_iterator()
+    return batches_of(evaluation_dataset(shards, degrade=made, limit=patches * len(shards.slide_ids)), shards)
 
 
 def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str | None = None,
@@ -142,7 +143,8 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
     hr_mpp = mpp_range(shards) if shards and lr_mpp is None else None
     seen = (scale * hr_mpp[0], scale * hr_mpp[1]) if hr_mpp else None
     path = run / VERSIONS_FILE
-    versions = read_json(path, "remove it, and the card says that they are unknown") if path.is_file() else None
+    versions = read_json(path, dict[str, str], "remove it, and the card says that they are unknown") \
+        if path.exists() else None
     return replace(facts, lr_mpp=lr_mpp or seen or facts.lr_mpp, stain=stain, trained_on=trained_on,
                    flags=without_paths(facts.flags) if facts.flags else None, versions=versions,
                    filters=filters or facts.filters, scores=scores)
@@ -150,8 +152,9 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
 
 def mpp_range(shards: ShardSet) -> Range | None:
     """Return the smallest and largest mpp of the first patch of each shard, since a slide has one mpp."""
-    found = [float(decode_number(record, "mpp")) for path in shards.paths
-             for record in tf.data.TFRecordDataset(str(path)).take(1)]
+    with damage_named(shards.shards):
+        found = [float(decode_number(record, "mpp")) for path in shards.paths
+                 for record in tf.data.TFRecordDataset(str(path)).take(1)]
     known = [mpp for mpp in found if mpp > 0]
     return (min(known), max(known)) if known else None
 
@@ -183,7 +186,7 @@ def _named(data: Path) -> ShardSet | None:
 
 
 def _pairs(shards: ShardSet, options: DegradeOptions, count: int) -> tuple[np.ndarray, np.ndarray]:
-    batch = next(evaluation_dataset(shards, batch_size=count, degrade=options, limit=count).as_numpy_iterator())
+    batch = next(batches_of(evaluation_dataset(shards, batch_size=count, degrade=options, limit=count), shards))
     return to_uint8(batch["hr"]), to_uint8(batch["lr"])
 
 

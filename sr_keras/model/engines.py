@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +38,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from pipelines.console import import_optional
 from pipelines.errors import require
-from pipelines.files import atomic_path, cache_home, write_text
+from pipelines.files import Count, Positive, Side, atomic_path, cache_home, parse_json, read_json, write_text
 from pipelines.pixels import to_float, to_uint8
 from pipelines.workers import cores
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
@@ -179,9 +179,9 @@ def _fastest(found: Path, threads: int | None) -> Engine:
         return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
     kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or cores())}.json"
     try:
-        content = json.loads(kept.read_text(encoding="utf-8"))
-        seconds = {name: float(content[name]) for name in names}
-    except (OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
+        content = read_json(kept, dict[str, Positive], "remove it")
+        seconds = {name: content[name] for name in names}
+    except (OSError, ValueError, KeyError):  # not measured yet, or damaged
         # One after the other: all at once would take more memory than a slide does.
         seconds = {name: _apart(_seconds, name, found, threads) for name in names}
         with contextlib.suppress(OSError):
@@ -216,10 +216,19 @@ def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
         with contextlib.suppress(OSError), atomic_path(kept) as temporary:
             temporary.write_bytes(entry)
     line, _, rest = entry[DIGEST:].partition(b"\n")
-    about = json.loads(line)
-    about["facts"] = from_json(about["facts"], found)
-    trunk = about.pop("trunk_bytes")
-    return [rest[:trunk], rest[trunk:]], about
+    about = parse_json(line, _About, kept, "remove it")
+    trunk = about["trunk_bytes"]
+    return [rest[:trunk], rest[trunk:]], {"scale": about["scale"], "halo": about["halo"],
+                                          "facts": from_json(about["facts"], found)}
+
+
+class _About(TypedDict):
+    """The line of a cache entry."""
+
+    scale: Side
+    halo: Count
+    facts: dict[str, Any]
+    trunk_bytes: Count
 
 
 def _convert(name: str, found: Path) -> bytes:

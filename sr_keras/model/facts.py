@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 from absl import flags as absl_flags
 
 from pipelines.config import (
@@ -35,15 +36,16 @@ from pipelines.config import (
     degrade_options,
 )
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import Finite, checked, read_json, read_text, write_text
 
 FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 FLAGS_FILE = "flags.txt"
-LARGEST_MPP, LARGEST_DEPARTURE = 100.0, 255.0
+LARGEST_MPP, LARGEST_DEPARTURE, MOST_FILTERS = 100.0, 255.0, 2**16
 LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir")
 TEXTBOOK = "--degradation=textbook"  # what runs used before this flag existed
-Scores = dict[str, dict[str, float]]
+EXPORT_AGAIN = "write it with python -m sr_keras.export"
+Scores = dict[str, dict[str, Finite]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class ModelFacts:
         for name, most in (("lr_mpp", LARGEST_MPP), ("usual_departure", LARGEST_DEPARTURE)):
             if (given := getattr(self, name)) is not None:
                 check_range(name, given, 0, most)
+        require(self.filters is None or 0 < self.filters <= MOST_FILTERS, "filters", f"be 1 to {MOST_FILTERS}",
+                "correct it", self.filters)
 
 
 def from_json(content: Mapping[str, Any], where: Path) -> ModelFacts:
@@ -74,24 +78,18 @@ def from_json(content: Mapping[str, Any], where: Path) -> ModelFacts:
         where: The file or folder that errors name.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: A value is out of range or of another type.
     """
-    names = [field.name for field in fields(ModelFacts)]
-    known: dict[str, Any] = {name: content[name] for name in names if name in content}
-    try:
-        for name in ("lr_mpp", "usual_departure"):
-            if known.get(name) is not None:
-                known[name] = tuple(map(float, known[name]))
-        if known.get("degradation") is not None:
-            options: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
-                                       for name, value in known["degradation"].items()}
-            known["degradation"] = DegradeOptions(**options)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"`facts` must be as sr_keras.export writes them; export the model again ({error}). "
-                         f"Received: {str(where)!r}") from error
+    known = {field.name: content[field.name] for field in fields(ModelFacts) if field.name in content}
+    facts = checked(known, ModelFacts, where, EXPORT_AGAIN)
+    if facts.degradation:
+        unknown = known["degradation"].keys() - vars(facts.degradation).keys()
+        require(not unknown, "degradation", "have options of this version only", "install the version that wrote "
+                f"{where}", ", ".join(sorted(unknown)))
     if "degradation" not in known or "filters" not in known:  # written before these fields
-        known = {**vars(facts_of_flags(known.get("flags"), where)), **known}
-    return ModelFacts(**known)
+        older = vars(facts_of_flags(facts.flags, where))
+        facts = replace(facts, **{name: value for name, value in older.items() if name not in known})
+    return facts
 
 
 def run_facts(folder: Path) -> ModelFacts:
@@ -101,9 +99,9 @@ def run_facts(folder: Path) -> ModelFacts:
         ValueError: Its facts.json is damaged; or it is older than that file, and its flags are damaged.
     """
     path, flags = folder / FACTS_FILE, folder / FLAGS_FILE
-    if path.is_file():
-        return from_json(_read(path), path)
-    return facts_of_flags(flags.read_text(encoding="utf-8"), flags) if flags.is_file() else ModelFacts()
+    if path.exists():
+        return from_json(read_json(path, dict[str, Any], "correct it, or train again"), path)
+    return facts_of_flags(read_text(flags, "restore a copy of it"), flags) if flags.exists() else ModelFacts()
 
 
 def write_run_facts(folder: Path, facts: ModelFacts) -> None:
@@ -127,11 +125,11 @@ def facts_of_flags(flags: str | None, where: Path) -> ModelFacts:
         options = degrade_options(values) if lines else None
         lr_mpp = float(given["mpp"]) * int(given["scale"]) if given.get("mpp") and "scale" in given else None
         filters = int(given["filters"]) if "filters" in given else None
+        return ModelFacts(lr_mpp=None if lr_mpp is None else (lr_mpp, lr_mpp), degradation=options, flags=flags,
+                          filters=filters)
     except (ValueError, absl_flags.Error) as error:
         raise ValueError(f"`flags` of a run must be those it was started with; correct them ({error}). "
                          f"Received: {str(where)!r}") from error
-    return ModelFacts(lr_mpp=None if lr_mpp is None else (lr_mpp, lr_mpp), degradation=options, flags=flags,
-                      filters=filters)
 
 
 def without_paths(flags: str) -> str:
@@ -147,23 +145,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: There is none, it is damaged, or it lacks scale or halo.
     """
-    path = next((folder / name for name in (FACTS_FILE, OLD_FACTS_FILE) if (folder / name).is_file()),
+    path = next((folder / name for name in (FACTS_FILE, OLD_FACTS_FILE) if (folder / name).exists()),
                 folder / FACTS_FILE)
-    facts = _read(path)
-    known = all(isinstance(facts.get(name), int) for name in ("scale", "halo"))
-    require(known, path.name, "hold whole numbers for scale and halo", "export the model again", facts)
+    require(path.exists(), FACTS_FILE.name, "be there", EXPORT_AGAIN, str(path))
+    facts = read_json(path, dict[str, Any], EXPORT_AGAIN)
+    checked(facts, _OfGraph, path, EXPORT_AGAIN)
     return facts
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.parent}: its {path.name} can't be read; write it with python -m sr_keras.export. "
-                         f"{str(error).splitlines()[0]}") from error
-    return facts
+class _OfGraph(TypedDict):
+    """The facts that a graph can't be run without."""
+
+    scale: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    halo: Annotated[int, msgspec.Meta(ge=0, le=2**16)]
 
 
 def in_words(options: DegradeOptions) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 from scipy import ndimage
 
 from pipelines.errors import require
+from pipelines.files import read_text
 from pipelines.pixels import WHITE
 from pipelines.readers import PictureReader, open_reader
 from pipelines.slide import Slide, SlideError
@@ -33,6 +34,7 @@ from pipelines.tissue import slide_mask
 SOURCE_SIDE = 4096  # level pixels read at once, a side: limits the memory of averaging a fine level
 BLOCKS = (256, 64, 16)  # sides of blocks tried after a failure; tiles of slides are usually 240 to 512 pixels wide
 CELL = BLOCKS[-1]
+START_AGAIN = "start again with --overwrite"
 # The longer side of the tissue mask: about a pixel for 4x4 of the plane, within these limits.
 MASK_SIDES, PLANE_PIXELS = (512, 2048), 4
 GRID = 16  # windows to choose samples from, along a side of the plane
@@ -188,9 +190,7 @@ class UnreadablePlaces:
         self.cells: set[Cell] = set()
         if path is not None and path.exists():
             if resume:
-                text = path.read_text(encoding="ascii")
-                lines = text[:text.rfind("\n") + 1].splitlines()  # a killed run may have left half a line at the end
-                self.cells = {(int(x), int(y)) for x, y in map(str.split, lines)}
+                self.cells = _read_cells(path)
             else:
                 path.unlink()
 
@@ -275,3 +275,14 @@ def _cut(window: slice, offset: int, side: int) -> Iterator[slice]:
     first = (window.start + offset) // side * side - offset
     for start in range(first, window.stop, side):
         yield slice(max(start, window.start), min(start + side, window.stop))
+
+
+def _read_cells(path: Path) -> set[Cell]:
+    """Return the cells of the complete lines; a killed run may have left half a line at the end."""
+    text = read_text(path, START_AGAIN)
+    lines = text[:text.rfind("\n") + 1].splitlines()
+    try:
+        return {(int(x), int(y)) for x, y in map(str.split, lines)}
+    except ValueError as error:
+        raise ValueError(f"`{path}` must be a list of places as it was written; {START_AGAIN}. Received: {error}"
+                         ) from error

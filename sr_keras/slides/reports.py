@@ -12,10 +12,10 @@ import resource
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import sr_keras
-from pipelines.files import fitting_name, side_product, write_text
+from pipelines.files import Count, Finite, checked, fitting_name, read_json, side_product, write_text
 
 LARGE_OVERHEAD = 0.25
 
@@ -72,12 +72,48 @@ def write_report(output: Path, report: dict[str, Any]) -> None:
 
 
 def read_report(output: Path) -> dict[str, Any]:
-    """Return the report of an output; an empty one if there is none or it cannot be read."""
-    try:
-        found = json.loads(report_path(output).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Return the report of an output; an empty one if there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path, remedy = report_path(output), "remove it and repeat the command"
+    if not path.exists():
         return {}
-    return found if isinstance(found, dict) else {}
+    report = read_json(path, dict[str, Any], remedy)
+    checked(report, _ReadBack, path, remedy)
+    return report
+
+
+class _Box(TypedDict):
+    hr_box: list[int]
+
+
+class _Words(TypedDict):
+    words: str
+
+
+class _Trust(TypedDict):
+    map: str
+    median: Finite
+    usual: tuple[Finite, Finite] | None
+    unusual: bool
+    worst: list[_Box]
+    threshold: Finite
+    degradation: _Words | None
+    seconds: Finite
+
+
+class _Bad(TypedDict):
+    places: Count
+
+
+class _ReadBack(TypedDict, total=False):
+    """What is needed of a report of an earlier run: which file it is of, and what the screen says of it again."""
+
+    description: dict[str, Any]
+    bad: _Bad
+    trust: _Trust
 
 
 def summary(report: dict[str, Any]) -> str:

@@ -22,11 +22,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from pipelines.errors import UserError, require
-from pipelines.files import atomic_path, side_product
+from pipelines.files import Count, atomic_path, read_json, side_product
 from pipelines.pixels import to_uint8
 from sr_keras.metrics import bicubic
 from sr_keras.model.loading import load_weights
-from sr_keras.training.run_folder import read_json, record_metrics
+from sr_keras.training.run_folder import record_metrics
 
 REMOVE_CHECKPOINT = "remove its folder, and --resume continues from the epoch before"
 # Limits of the discriminator's accuracy over an epoch; 0.5 is guessing. One that learns is above 0.9 after 150 steps.
@@ -38,9 +38,9 @@ PICTURED = 4  # validation patches in the picture of an epoch
 class State:
     """Progress of a stage after `epoch` epochs. Epochs count from 1; 0 means that none is done."""
 
-    epoch: int = 0
+    epoch: Count = 0
     score: float | None = None
-    best_epoch: int = 0
+    best_epoch: Count = 0
     best_score: float | None = None
 
     def advance(self, score: float, higher_is_better: bool) -> State:
@@ -83,10 +83,11 @@ def restore_checkpoint(run: Path, stage: str, model: keras.Model) -> State:
         return State()
     load_checkpoint(run, stage, epochs[-1], model)
     path = checkpoint(run, stage, epochs[-1]) / "state.json"
-    found = read_json(path, REMOVE_CHECKPOINT)
-    known = found.keys() == vars(State()).keys() and isinstance(found["epoch"], int)
-    require(known, path.name, f"hold {', '.join(vars(State()))}", REMOVE_CHECKPOINT, str(path))
-    return State(**found)
+    state = read_json(path, State, REMOVE_CHECKPOINT)
+    sound = state.epoch == epochs[-1] and 1 <= state.best_epoch <= state.epoch \
+        and None not in (state.score, state.best_score)
+    require(sound, path.name, f"hold {', '.join(vars(state))} of epoch {epochs[-1]}", REMOVE_CHECKPOINT, str(path))
+    return state
 
 
 def load_checkpoint(run: Path, stage: str, epoch: int, model: keras.Model) -> None:

@@ -30,9 +30,9 @@ import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from pipelines.files import write_text
+from pipelines.files import Count, read_table, read_text, write_text
 from sr_keras.model.facts import FLAGS_FILE
 
 VERSIONS_FILE, LOCK_FILE = "versions.json", ".lock"
@@ -62,7 +62,7 @@ def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None
         if not resume:
             raise ValueError(f"`run` must be a new folder; add --resume to continue the run in it, or name another. "
                              f"Received: run={str(folder)!r}")
-        _check_same(written.read_text(encoding="utf-8"), flags, written, defaults)
+        _check_same(read_text(written, "restore a copy of it, or name another run"), flags, written, defaults)
     elif not written.exists() and not all(path.name in (VERSIONS_FILE, LOCK_FILE) or LEFTOVER.fullmatch(path.name)
                                           for path in folder.glob("*")):
         raise ValueError(f"`run` must be a new folder or a run's; this one holds something else; name another. "
@@ -143,34 +143,26 @@ def _commit() -> str:
     return ran.stdout.strip() or "unknown"
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """Return the content of one of a run's .json files.
+class _Epoch(TypedDict):
+    """The columns of metrics.csv that are needed; the others differ from stage to stage."""
 
-    Raises:
-        ValueError: It is damaged; the message ends with `remedy`.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"`{path.name}` must be as it was written, this one is damaged; {remedy}. "
-                         f"Received: {str(path)!r}")
-    return found
+    stage: str
+    epoch: Count
 
 
 def read_metrics(run: Path) -> list[dict[str, str]]:
-    """Return the rows of metrics.csv; none if there is no file yet."""
+    """Return the rows of metrics.csv; none if there is no file yet.
+
+    Raises:
+        ValueError: It is damaged.
+    """
     path = run / "metrics.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
+    return read_table(path, _Epoch, "correct it or move it away") if path.exists() else []
 
 
 def record_metrics(run: Path, stage: str, epoch: int, values: dict[str, float]) -> None:
     """Add the row of one epoch to metrics.csv; it replaces later rows of this stage, left by a killed run."""
-    rows = [row for row in read_metrics(run) if row["stage"] != stage or int(row["epoch"]) < epoch]
+    rows = [row for row in read_metrics(run) if row["stage"] != stage or int(float(row["epoch"])) < epoch]
     rows.append({"stage": stage, **{name: f"{value:.6g}" for name, value in values.items()}, "epoch": str(epoch)})
     columns = list(dict.fromkeys(name for row in rows for name, value in row.items() if value))
     text = io.StringIO()

@@ -12,22 +12,29 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import TypedDict
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import read_json, write_text
 from pipelines.pairs import shape_of
 from pipelines.patches import Source, check_disjoint, find_sources, gives_patch, split_sources
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
 from pipelines.slide import SlideError
 from sr_keras.config import DataOptions
-from sr_keras.training.run_folder import read_json
 
 PARTS = ("train", "val", "test")
 PARTS_FILE = "parts.json"
 REMEDY = "restore a copy of it, or --resume the training, which writes it again"
 Slides = ShardSet | list[Source]
 Split = Callable[[list[Source]], tuple[list[Source], ...]]
+
+
+class Part(TypedDict):
+    """What parts.json says of a part; folders are relative to the run if they are in it."""
+
+    folders: list[str]
+    slides: list[str]
 
 
 def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[str, Slides]:
@@ -105,15 +112,13 @@ def open_part(run: Path, part: str | None = None) -> ShardSet:
         FileNotFoundError: The shards are missing.
     """
     path = run / PARTS_FILE
-    parts = read_json(path, REMEDY) if path.exists() else {}
+    parts = read_json(path, dict[str, Part], REMEDY) if path.exists() else {}
     part = part or ("test" if "test" in parts else "val")
     require(part in parts, "run", f"have a {part} part", "give a run folder whose training has read its slides",
             str(run))
-    try:
-        folders, slide_ids = [Path(folder) for folder in parts[part]["folders"]], set(parts[part]["slides"])
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"`{PARTS_FILE}` must name the folders and slides of its {part} part; {REMEDY}. "
-                         f"Received: {str(path)!r}") from error
+    folders, slide_ids = [Path(folder) for folder in parts[part]["folders"]], set(parts[part]["slides"])
+    outside = [str(folder) for folder in folders if ".." in folder.parts]
+    require(not outside, PARTS_FILE, "name folders in the run, or by their whole path", REMEDY, f"{path}: {outside}")
     own = Path("data") / part
     if (run / own).is_dir():  # older runs wrote absolute paths, and may have been moved
         folders = [own if folder.is_absolute() and folder.parts[-2:] == own.parts else folder for folder in folders]
@@ -124,7 +129,7 @@ def open_part(run: Path, part: str | None = None) -> ShardSet:
     return open_shards([run / folder for folder in folders], slide_ids)
 
 
-def _where(shards: ShardSet, run: Path) -> dict[str, list[str]]:
+def _where(shards: ShardSet, run: Path) -> Part:
     """Return the folders of shards, relative to the run if they are in it, so that the run can be moved."""
     home = run.resolve()
     folders = sorted({path.parent.resolve() for path in shards.paths})

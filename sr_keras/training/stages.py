@@ -24,7 +24,7 @@ import tensorflow as tf
 from pipelines.corrupt import blur, contrast, noise
 from pipelines.errors import UserError, require
 from pipelines.files import atomic_path, write_text
-from pipelines.shards.records import damage_named, fold
+from pipelines.shards.records import batches_of, damage_named, fold
 from sr_keras.config import BEST_BY, StageOptions, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.training.callbacks import (
@@ -88,7 +88,7 @@ def _stage(plan: Plan, stage: StageOptions, build: Callable[[], keras.Model]) ->
     if state.epoch:
         print(f"{stage.name}: continues after epoch {state.epoch} of {stage.epochs}")
     if state.epoch < stage.epochs:
-        with damage_named((*plan.train.paths, *plan.val.paths)), _out_of_memory_named(plan.options):
+        with damage_named((*plan.train.shards, *plan.val.shards)), _out_of_memory_named(plan.options):
             _fit(plan, stage, model, state)
         state = restore_checkpoint(plan.run, stage.name, model)
     load_checkpoint(plan.run, stage.name, state.best_epoch, model)
@@ -123,7 +123,7 @@ def _measure_manifold(plan: Plan) -> None:
     """Print and write to the run folder how far the code moves with corruptions of validation patches."""
     path = plan.run / "manifold.json"
     if not path.exists():
-        batches = plan.validation_pairs().take(MEASURED // VALIDATION_BATCH).as_numpy_iterator()
+        batches = batches_of(plan.validation_pairs().take(MEASURED // VALIDATION_BATCH), plan.val)
         movement = code_movement(plan.encoder(), np.concatenate([hr for _, hr in batches]))
         write_text(path, json.dumps(movement, indent=2) + "\n")
         print(f"autoencoder: {in_words(movement)}")

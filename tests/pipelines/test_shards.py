@@ -15,9 +15,10 @@ import tensorflow as tf
 from PIL import Image
 
 from pipelines.config import PatchOptions
+from pipelines.dataset import evaluation_dataset, training_dataset
 from pipelines.patches import Patch, Skipped, Source, find_sources, read_patches
 from pipelines.shards import copy_shards, is_shards, open_shards, write_shards, writing
-from pipelines.shards.records import damage_named
+from pipelines.shards.records import _feature, batches_of, damage_named
 from pipelines.slide import SlideError
 
 OPTIONS = PatchOptions(patch_size=64, min_tissue=0.0)
@@ -136,9 +137,53 @@ def test_a_truncated_or_missing_shard_is_named_and_mended_by_a_second_run(shards
 def test_a_shard_damaged_inside_is_named_when_read(shards):
     path = shards / "slide-b-00000.tfrecord"
     path.write_bytes(path.read_bytes()[:5000] + b"?" + path.read_bytes()[5001:])
-    paths = open_shards(shards).paths
-    with pytest.raises(ValueError, match=r"slide-b-00000\.tfrecord"), damage_named(paths):
-        list(tf.data.TFRecordDataset([str(path) for path in paths]))
+    opened = open_shards(shards)
+    with pytest.raises(ValueError, match=r"slide-b-00000\.tfrecord"), damage_named(opened.shards):
+        list(tf.data.TFRecordDataset([str(path) for path in opened.paths]))
+
+
+def read_by_training(opened, cache):
+    with damage_named(opened.shards):
+        list(training_dataset(opened, batch_size=1, cache=cache).take(opened.count))
+
+
+@pytest.mark.parametrize("read", [
+    lambda opened: read_by_training(opened, "none"), lambda opened: read_by_training(opened, "memory"),
+    lambda opened: list(batches_of(evaluation_dataset(opened), opened))], ids=["training", "in memory", "evaluation"])
+def test_one_changed_bit_of_a_pixel_is_noticed_by_every_reader(shards, read):
+    read(open_shards(shards))  # undamaged
+    path = shards / "slide-b-00000.tfrecord"
+    record = bytearray(path.read_bytes())
+    record[len(record) // 2] ^= 1
+    path.write_bytes(record)
+    with pytest.raises(ValueError, match=r"slide-b-00000\.tfrecord: record \d+ has another checksum"):
+        read(open_shards(shards))
+
+
+@pytest.mark.parametrize(("features", "reason"), [
+    ({}, "record 1 is no patch"),
+    ({"slide_id": b"slide-b", "name": b"0", "pixels": b"\0" * 12, "size": 64}, "record 1 is no patch"),
+    ({"slide_id": b"slide-b", "name": b"0", "pixels": b"\0" * 12, "size": 2}, "record 1 is of 2 and 0 pixels")])
+def test_shard_with_sound_records_of_something_else_is_named(shards, features, reason):
+    path = shards / "slide-b-00000.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(tf.train.Example(features=tf.train.Features(
+            feature={name: _feature(value) for name, value in features.items()})).SerializeToString())
+    page = json.loads((shards / "slide-b.json").read_text())
+    page["shards"][0]["bytes"] = path.stat().st_size
+    (shards / "slide-b.json").write_text(json.dumps(page))
+    opened = open_shards(shards)
+    with pytest.raises(ValueError, match=rf"slide-b-00000\.tfrecord: {reason}"):
+        list(batches_of(evaluation_dataset(opened), opened))
+
+
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "..", "", "a/b.tfrecord", 5])
+def test_page_that_names_a_file_in_another_folder_is_refused(shards, name):
+    page = json.loads((shards / "slide-b.json").read_text())
+    page["shards"][0]["name"] = name
+    (shards / "slide-b.json").write_text(json.dumps(page))
+    with pytest.raises(ValueError, match=r"slide-b\.json` must be .* - at `\$\.shards\[0\]\.name`"):
+        open_shards(shards)
 
 
 def test_a_damaged_copy_is_told_from_its_sound_shards(shards, tmp_path):
@@ -146,7 +191,7 @@ def test_a_damaged_copy_is_told_from_its_sound_shards(shards, tmp_path):
     copied = copy_shards(opened, tmp_path / "fast")
     path = copied.paths[1]
     path.write_bytes(path.read_bytes()[:5000] + b"?" + path.read_bytes()[5001:])
-    with pytest.raises(ValueError, match="`cache` must hold undamaged copies"), damage_named(opened.paths):
+    with pytest.raises(ValueError, match="`cache` must hold undamaged copies"), damage_named(opened.shards):
         list(tf.data.TFRecordDataset([str(path) for path in copied.paths]))
 
 

@@ -50,7 +50,7 @@ def test_damaged_row_is_named_by_its_line(tmp_path, damage):
     write_results(ROWS, tmp_path / "results.csv")
     head, first, *more = (tmp_path / "results.csv").read_text().splitlines()
     (tmp_path / "results.csv").write_text("\n".join([head, damage(first), *more]))
-    with pytest.raises(ValueError, match=r"`output` must contain a complete table; .* line 2 of .*results.csv"):
+    with pytest.raises(ValueError, match=r"results\.csv` must be a CSV table .*line 2"):
         read_results(tmp_path / "results.csv")
 
 

@@ -78,7 +78,7 @@ def test_facts_of_a_run_are_its_file_else_its_flags_else_unknown(tmp_path):
     write_run_facts(tmp_path, facts)
     assert run_facts(tmp_path) == facts
     (tmp_path / FACTS_FILE).write_text("{")
-    with pytest.raises(ValueError, match=r"its facts\.json can't be read"):
+    with pytest.raises(ValueError, match=r"/facts\.json` must be a JSON file"):
         run_facts(tmp_path)
 
 
@@ -96,17 +96,19 @@ def test_shipped_models_have_their_facts():
 
 @pytest.mark.parametrize("said", [{"lr_mpp": [2.0, 1.0]}, {"lr_mpp": 5}, {"degradation": {"fog": 1}},
                                   {"degradation": {"scale": 5}}, {"usual_departure": ["a", "b"]},
-                                  {"usual_departure": [1.0, 300.0]}])
+                                  {"usual_departure": [1.0, 300.0]}, {"flags": 5}, {"filters": 0},
+                                  {"lr_mpp": [1.0, float("nan")]}, {"scores": {"pairs": {"psnr": float("inf")}}},
+                                  {"versions": {"keras": 3}}])
 def test_json_that_is_damaged_is_refused(said):
-    with pytest.raises(ValueError, match=r"`(facts|lr_mpp|usual_departure)` must"):
+    with pytest.raises(ValueError, match=f"{HERE}.*{next(iter(said))}|`degradation` must have .*{HERE}.*fog"):
         from_json(said, HERE)
 
 
 def test_facts_of_a_folder_need_scale_and_halo(tmp_path):
-    with pytest.raises(ValueError, match=r"its facts\.json can't be read"):
+    with pytest.raises(ValueError, match=r"`facts\.json` must be there"):
         read_facts(tmp_path)
     (tmp_path / FACTS_FILE).write_text('{"scale": 4}')
-    with pytest.raises(ValueError, match="must hold whole numbers for scale and halo"):
+    with pytest.raises(ValueError, match=r"/facts\.json` must .*field `halo`"):
         read_facts(tmp_path)
     (tmp_path / FACTS_FILE).write_text('{"scale": 4, "halo": 9}')
     assert read_facts(tmp_path) == {"scale": 4, "halo": 9}
