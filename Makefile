@@ -6,6 +6,7 @@
 # make lint              ruff, mypy, import-linter
 # make fuzz              damaged files for ten minutes each kind (tests/test_fuzz.py)
 # make soak              50 kills at random moments; memory of long runs (benchmarks/soak.py)
+# make malformed         the programs on damaged files: INPUTS=a folder of folders (benchmarks/malformed.py)
 # make audit             whether a tested version of a dependency has a known weakness (needs a network)
 # make docs              the website, in build/site; warnings are errors
 # make lock              write requirements.txt anew from what is installed in .venv
@@ -17,7 +18,7 @@ PYTEST := $(RUN) -m pytest -n auto --dist loadfile
 PIP    := $(RUN) -m pip install --disable-pip-version-check -q -c requirements.txt
 FILES  := requirements.txt pyproject.toml setup.py
 
-.PHONY: demo test test-fast test-all lint fuzz soak audit docs lock clean
+.PHONY: demo test test-fast test-all lint fuzz soak malformed audit docs lock clean
 
 # The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
 demo: $(VENV)/base
@@ -42,6 +43,9 @@ fuzz: $(VENV)/dev
 
 soak: $(VENV)/base
 	$(RUN) -m benchmarks.soak
+
+malformed: $(VENV)/base
+	$(RUN) -m benchmarks.malformed --inputs="$$INPUTS"
 
 audit: $(VENV)/dev
 	$(RUN) -m venv $(VENV)/audit

@@ -187,7 +187,7 @@ def scan_paths(found: Registration, page: Path, name: str = "pairs") -> tuple[Pa
     """
     paths = []
     for scan in (found.lr, found.hr):
-        path = next((path for path in (Path(scan.path), page.parent / scan.name) if path.is_file()), None)
+        path = next((path for path in (Path(scan.path), page.parent / scan.name) if os.path.isfile(path)), None)
         if path is None:
             raise FileNotFoundError(f"`{name}` must name slides that exist; put {scan.name} beside it, or where it "
                                     f"was ({scan.path}). Received: {name}={str(page)!r}")

@@ -203,7 +203,7 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
     """Return the image that is the slide: the largest that is not named as a label or overview.
 
     Raises:
-        SlideError: An OME-TIFF names files outside its folder.
+        SlideError: An OME-TIFF names files outside its folder, or an image has no pixels.
     """
     if file.is_ome:
         for element in ElementTree.fromstring(file.ome_metadata).iterfind(".//{*}UUID[@FileName]"):
@@ -211,6 +211,8 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
             if name in ("", "..") or PureWindowsPath(name).name != name:  # it takes both kinds of slashes
                 raise SlideError(f"{path}: names a file outside its folder; put all its files into one folder and "
                                  f"correct the names in its OME-XML. Received: FileName={name!r}")
+    if any(0 in series.shape for series in file.series):  # a damaged page, perhaps the slide's own
+        raise SlideError(f"{path}: an image in it has a side of 0 pixels; the file is damaged, copy it again")
     named = [series for series in file.series if not any(word in series.name.lower() for word in NOT_THE_SLIDE)]
     return max(named or file.series, key=lambda series: series.sizes.get("width", 0) * series.sizes.get("height", 0))
 

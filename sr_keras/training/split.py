@@ -7,6 +7,7 @@ single slide that is cut into regions without common pixels.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -123,7 +124,7 @@ def open_part(run: Path, part: str | None = None) -> ShardSet:
     if (run / own).is_dir():  # older runs wrote absolute paths, and may have been moved
         folders = [own if folder.is_absolute() and folder.parts[-2:] == own.parts else folder for folder in folders]
     for folder in folders:
-        if not (run / folder).is_dir():
+        if not os.path.isdir(run / folder):  # False also for a name that is too long
             raise FileNotFoundError(f"`run` must have the shards of its {part} part where its {PARTS_FILE} says; put "
                                     f"them back, or change the path there. Received: {str(run / folder)!r}")
     return open_shards([run / folder for folder in folders], slide_ids)

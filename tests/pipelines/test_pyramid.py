@@ -505,6 +505,16 @@ def test_file_that_is_no_work_file_is_refused_and_may_be_overwritten(tmp_path):
     assert by_tifffile(path)[0].shape == (200, 300, 3)
 
 
+@pytest.mark.parametrize("facts", ["{", "5", "[]", 5, None])
+def test_work_file_that_does_not_say_what_it_is_of_is_refused_by_name(facts, tmp_path):
+    path = tmp_path / "a.tif"
+    PyramidWriter(path, 300, 200, MPP, SMALL).close()
+    with closing(sqlite3.connect(tmp_path / "a.tif.unfinished")) as work, work:
+        work.execute("UPDATE made SET facts = ?", (facts,))
+    with pytest.raises(ValueError, match=r"/a\.tif\.unfinished` must be a JSON .*; start again with --overwrite"):
+        PyramidWriter(path, 300, 200, MPP, SMALL, resume=True)
+
+
 def test_end_is_refused_while_tiles_are_missing(tmp_path):
     path = tmp_path / "a.tif"
     with PyramidWriter(path, 300, 200, MPP, SMALL) as pyramid:

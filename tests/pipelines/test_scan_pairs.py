@@ -2,6 +2,8 @@
 """Pairs of two registered scans: LR as it was scanned, HR on the grid that is `scale` times finer."""
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -108,3 +110,20 @@ def test_file_of_another_kind_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match=r"must be a .*register the two scans again.*") as raised:
         read_registration(tmp_path / "other.json")
     assert str(tmp_path / "other.json") in str(raised.value)
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"lr": {"name": "../../etc/passwd"}}, "`$.lr.name`"), ({"lr": {"mpp": -1}}, "`$.lr.mpp`"),
+    ({"transform": [[1, 2, float("nan")], [0, 1, 0]]}, "`$.transform[0][2]`"),
+    ({"transform": [[1, 2], [0, 1]]}, "transform"),
+    ({"transform": [[1, 1, 0], [1, 1, 0]]}, "transform"), ({"scale": 3}, "scale"), ({"scale": "4"}, "`$.scale`"),
+    ({"patches": [{"x": 1}]}, "`y`"), ({"colours": [[1, 0]]}, "three colours")])
+def test_damaged_page_names_its_file_and_field(scans, tmp_path, changes, field):
+    write_registration(tmp_path / "pairs.json", scans[0])
+    page = json.loads((tmp_path / "pairs.json").read_text())
+    for name, value in changes.items():
+        page[name] = {**page[name], **value} if isinstance(value, dict) else value
+    (tmp_path / "pairs.json").write_text(json.dumps(page))
+    with pytest.raises(ValueError, match=re.escape(field)) as raised:
+        read_registration(tmp_path / "pairs.json")
+    assert str(tmp_path / "pairs.json") in str(raised.value)

@@ -172,3 +172,18 @@ def test_too_large_tiles_and_strips_are_refused_when_they_are_opened(tmp_path, h
     tifffile.imwrite(tmp_path / "a.tif", histology, photometric="rgb", compression="zlib", **layout)
     with pytest.raises(SlideError, match=r"a\.tif: has tiles or strips of .* convert it to a TIFF with small tiles"):
         open_slide(tmp_path / "a.tif")
+
+
+def test_overview_does_not_stand_in_for_a_slide_whose_own_page_is_damaged(tmp_path, histology):
+    """One wrong byte in the width of the first page, and the second would be super-resolved as the slide."""
+    path = tmp_path / "x.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(histology[:256, :256], photometric="rgb", metadata=None)
+        file.write(histology[:96, :128], photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].tags["ImageWidth"].valueoffset
+    content = bytearray(path.read_bytes())
+    content[place:place + 2] = b"\0\0"
+    path.write_bytes(content)
+    with pytest.raises(SlideError, match=r"x\.tif: .*0 pixels"):
+        open_slide(path)

@@ -19,7 +19,7 @@ from pipelines.errors import UserError
 from sr_keras.client import ServerError, SuperResolutionClient
 from sr_keras.client.connection import DEFAULT_HALO
 
-from .conftest import WAYS, png, repeated
+from .conftest import WAYS, Rest, png, repeated
 
 both = pytest.mark.parametrize("way", WAYS)
 encodings = pytest.mark.parametrize("encoding", ["tensor", "bytes"])
@@ -196,6 +196,17 @@ def test_health_is_the_state_of_each_version(way, serve, connect):
     server = serve(way)
     assert connect(server).health() == {1: "END", 2: "AVAILABLE", 3: "AVAILABLE", 4: "LOADING"}
     assert connect(server, model_version=2).health() == {2: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("answer", [
+    {}, {"model_version_status": 5}, {"model_version_status": [5]}, {"model_version_status": [{"state": "AVAILABLE"}]},
+    {"model_version_status": [{"version": float("inf"), "state": "AVAILABLE"}]},
+    {"model_version_status": [{"version": "x", "state": "AVAILABLE"}]},
+    {"model_version_status": [{"version": "1", "state": ["AVAILABLE"]}]}])
+def test_states_of_another_type_are_refused(answer, serve, connect, monkeypatch):
+    monkeypatch.setattr(Rest, "_status", lambda handler, body: answer)
+    with pytest.raises(ServerError, match="JSON without a model_version_status"):
+        connect(serve("rest")).health()
 
 
 @both

@@ -82,6 +82,20 @@ def test_facts_of_a_run_are_its_file_else_its_flags_else_unknown(tmp_path):
         run_facts(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"--scale=4\n--filters=0\n", b"--scale=4\n--mpp=nan\n",
+                                     b"--scale=4\n--mpp=1e999\n", b"--scale=4\n--blur_sigma=" + b"9" * 5000])
+def test_flags_of_a_run_that_are_damaged_name_their_file(content, tmp_path):
+    (tmp_path / "flags.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/flags.txt"):
+        run_facts(tmp_path)
+
+
+def test_folder_in_place_of_the_facts_is_refused(tmp_path):
+    (tmp_path / FACTS_FILE).mkdir()
+    with pytest.raises(ValueError, match=rf"{FACTS_FILE}` must be a JSON file .*Received: a folder"):
+        run_facts(tmp_path)
+
+
 def test_paths_are_left_out_of_flags():
     flags = "--blocks=12\n--train_data=tiles\n--run=mine\n--vgg_weights=/home/me/vgg.h5\n--vgg=imagenet\n--nostrict\n"
     assert without_paths(flags) == "--blocks=12\n--vgg=imagenet\n--nostrict\n"

@@ -69,6 +69,13 @@ def test_bad_places_outlive_a_kill_and_half_a_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_list_of_bad_places_that_is_damaged_is_refused_by_name(tmp_path):
+    for content in (b"1 2\nthree 4\n", b"1 2 3\n", b"\xff\n"):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(ValueError, match=r"/bad` must be a .*; start again with --overwrite"):
+            UnreadablePlaces(tmp_path / "bad", resume=True)
+
+
 def test_tissue_is_found_where_it_is_in_any_plane(tmp_path, histology):
     from PIL import Image
 

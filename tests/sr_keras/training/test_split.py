@@ -142,6 +142,13 @@ def test_damaged_parts_file_is_one_line_that_names_it(held, tmp_path):
         open_part(tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["../../etc", "data/../../other", ".."])
+def test_part_outside_of_the_run_is_refused(folder, tmp_path):
+    (tmp_path / "parts.json").write_text(json.dumps({"test": {"folders": [folder], "slides": ["a"]}}))
+    with pytest.raises(ValueError, match=rf"`parts\.json` must name folders in the run.*{tmp_path}/parts\.json"):
+        open_part(tmp_path)
+
+
 @pytest.mark.parametrize("as_shards", [False, True])
 def test_slide_in_train_and_val_is_refused_by_name(as_shards, slides, tmp_path):
     train, val = slides, slides / "case3"
