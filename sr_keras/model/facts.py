@@ -42,7 +42,8 @@ FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 FLAGS_FILE = "flags.txt"
 LARGEST_MPP, LARGEST_DEPARTURE, MOST_FILTERS = 100.0, 255.0, 2**16
-LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir")
+LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir",
+               "cache", "cases")
 TEXTBOOK = "--degradation=textbook"  # what runs used before this flag existed
 EXPORT_AGAIN = "write it with python -m sr_keras.export"
 Scores = dict[str, dict[str, Finite]]

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from pipelines.anonymous import alias, read_key
 from pipelines.errors import require
 from pipelines.files import atomic_path
 from pipelines.pyramid import PyramidWriter
@@ -150,6 +151,9 @@ def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions)
         require(one or not (output.is_file() or output.suffix.lower() in OUTPUT_SUFFIXES), "output",
                 "be a folder, because the input is a folder or a list", "name a folder", str(output))
         pairs = _outputs_in_folder(paths, output, suffix)
+        if key := read_key(options.anonymous):
+            pairs = [(source, output / f"{alias_of(source, inputs, key)}{suffix if is_slide(source) else '.png'}")
+                     for source, _ in pairs]
     sources, uses = {realpath(source) for source, _ in pairs}, Counter(path for _, path in pairs)
     for path, count in uses.items():
         require(realpath(path) not in sources, "output", "be another file than the input", "choose another path",
@@ -174,7 +178,7 @@ def plan_trust_maps(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pat
     Raises:
         ValueError: A map is impossible or would replace a file.
     """
-    maps = _trust_map_paths(pairs, output, trust_map)
+    maps = _trust_map_paths(pairs, output, trust_map, options.anonymous is not None)
     taken, uses = {realpath(path) for pair in pairs for path in pair}, Counter(maps)
     for path in maps:
         require(uses[path] == 1, "trust_map", f"be the only one with the name {path.name}", "rename the inputs",
@@ -187,6 +191,12 @@ def plan_trust_maps(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pat
         require(options.overwrite or not path.exists() or is_trust_map(path), "trust_map",
                 "be a trust map to be resumed", "choose another path, or add --overwrite", str(path))
     return maps
+
+
+def alias_of(source: Path, inputs: str, key: bytes) -> str:
+    """Return the hash of a file's name, with the folders between it and the input that it was found in."""
+    root = next((path for path in find_inputs(inputs) if path in source.parents), source.parent)
+    return alias(str(source.relative_to(root).with_name(slide_id_of(source))), key)
 
 
 def find_inputs(inputs: str) -> list[Path]:
@@ -258,7 +268,7 @@ def _outputs_in_folder(inputs: list[Path], output: Path, suffix: str) -> list[tu
     return [(source, path) for source, path in pairs if realpath(source) not in written]
 
 
-def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path) -> list[Path]:
+def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path, anonymous: bool) -> list[Path]:
     if trust_map.suffix.lower() in TIFF_SUFFIXES and not trust_map.is_dir():
         require(len(pairs) == 1, "trust_map", f"be a folder, because there are {len(pairs)} inputs", "name a folder",
                 str(trust_map))
@@ -266,8 +276,9 @@ def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pa
     require(trust_map.is_dir() or not (trust_map.suffix or trust_map.exists()), "trust_map",
             "end in .tif, or be a folder", "change the suffix", str(trust_map))
     roots = [output if output in path.parents else path.parent for _, path in pairs]
-    return [trust_map / path.relative_to(root).with_name(f"{slide_id_of(source)}_trust.tif")
-            for (source, path), root in zip(pairs, roots, strict=True)]
+    names = [slide_id_of(path if anonymous else source) for source, path in pairs]
+    return [trust_map / path.relative_to(root).with_name(f"{name}_trust.tif")
+            for (_, path), root, name in zip(pairs, roots, names, strict=True)]
 
 
 def _find_files(folder: Path, output: Path) -> list[Path]:

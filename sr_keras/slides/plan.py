@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipelines.anonymous import HELP
 from pipelines.config import PatchOptions, check_resolution
 from pipelines.errors import require
 from pipelines.options import AT_LEAST_1, Options, Rule, option, same_as, within
@@ -56,6 +57,7 @@ class EnlargeOptions(Options):
         MEMORY_GIB, "Memory to use", "more makes windows larger, with less computed twice",
         Rule(f"be more than {FIXED_GIB} GiB, which TensorFlow and the reader take, and finite",
              lambda memory: FIXED_GIB < memory < math.inf), unit="GiB", group="basic")
+    anonymous: str | None = option(None, HELP.removesuffix("."), group="data")
     overwrite: bool = option(False, "Replace existing outputs", group="basic")
     resume: bool = option(False, "Continue a stopped run; finished outputs are kept", group="basic")
 
@@ -77,7 +79,7 @@ class EnlargeOptions(Options):
         `halo` was an option once. Its default is still recorded, so that outputs of that version can be resumed.
         """
         return {"halo": None} | {name: value for name, value in asdict(self).items()
-                                 if name not in ("memory", "overwrite", "resume")}
+                                 if name not in ("memory", "overwrite", "resume", "anonymous")}
 
 
 class Window(NamedTuple):
