@@ -26,6 +26,7 @@ import numpy as np
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
+from pipelines.names import printable
 from pipelines.pairs import FilePair, LevelPairs, match_files, read_pair, refuse_pairs
 from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Resolution, Slide, SlideError, open_slide
 from pipelines.sources import Region, Source, check_disjoint, draw, find_sources, split_sources
@@ -197,7 +198,7 @@ def _in_files(source: Source, options: PatchOptions, rng: np.random.Generator) -
         limit = math.ceil(limit / len(paths))
     for path in paths:
         # a.png beside a.jpg keep their suffixes.
-        tile = None if not source.tiles else path.stem if stems[path.stem] == 1 else path.name
+        tile = printable(path.stem if stems[path.stem] == 1 else path.name) if source.tiles else None
         yield from _listed(source, path.name if tile else "slide", _in_file(path, tile, source, options, rng, limit))
 
 

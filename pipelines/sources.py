@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import require
+from pipelines.names import printable, split_paths, walk
 from pipelines.sample import cached_sample_slide
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.tissue import slide_mask
@@ -71,8 +72,8 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     """Return the slides in `spec`, sorted by id.
 
     Args:
-        spec: Files and folders, as a list or separated by commas; folders are searched recursively. The word `sample`
-            is the slide of `pipelines.sample`.
+        spec: Files and folders, as a list or separated by commas; folders are searched recursively, linked ones too.
+            The word `sample` is the slide of `pipelines.sample`.
         cache_dir: Where the sample slide is kept.
         name: The flag of `spec`, for error messages.
 
@@ -88,9 +89,9 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     names = _names(spec)
     for one in names:
         path = cached_sample_slide(cache_dir) if str(one) == "sample" else Path(one)
-        if not path.exists():
+        if not os.path.exists(path):
             raise FileNotFoundError(f"`{name}` must exist; check the spelling. Received: {name}={str(path)!r}")
-        found.update(_in_folder(path, name) if path.is_dir() else {(path.resolve(), False): [path]})
+        found.update(_in_folder(path, name) if path.is_dir() else {_key(path): [path]})
     require(bool(found), name, "hold slides or images", "name another folder",
             ",".join(map(str, names)))
     ids = _unique_ids(list(found))
@@ -100,8 +101,7 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 def is_among(path: str | os.PathLike[str], spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> bool:
     """Tell whether `path` is one of the files and folders of `spec`, or lies in one; it need not exist."""
-    path = Path(path).resolve()
-    return any(path.is_relative_to(Path(one).resolve()) for one in _names(spec) if str(one) != "sample")
+    return any(_real(path).is_relative_to(_real(one)) for one in _names(spec) if str(one) != "sample")
 
 
 def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction: float,
@@ -160,11 +160,21 @@ def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
 
 
 def _files(source: Source) -> set[Path]:
-    return {path.resolve() for path in source.files}
+    return {_real(path) for path in source.files}
+
+
+def _real(path: str | os.PathLike[str]) -> Path:
+    """Return the path without links; unlike `Path.resolve` it takes links that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _folder_name(source: Source) -> str | None:
     return source.files[0].parent.name if source.tiles else None
+
+
+def _key(path: Path) -> tuple[Path, bool]:
+    """Return what a slide file is told by; a link that leads nowhere by its own name."""
+    return _real(path) if os.path.exists(path) else _real(path.parent) / path.name, False
 
 
 def _source(slide_id: str, paths: Sequence[Path], tiles: bool) -> Source:
@@ -175,56 +185,55 @@ def _source(slide_id: str, paths: Sequence[Path], tiles: bool) -> Source:
 
 def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
     if isinstance(spec, str):
-        return [name.strip() for name in spec.split(",") if name.strip()]
+        return [*split_paths(spec)]
     return [spec] if isinstance(spec, os.PathLike) else list(spec)
 
 
 def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
     """Yield ((resolved path, whether these are tiles), files) for every slide under a folder."""
-    for folder, inner, names in os.walk(root):
+    for folder, names in walk(root):
         require(not RUN_FILES.issubset(names), name, "hold slides and no training run",
-                "name the slides, or the shards in the run's data folder", folder)
-        inner[:] = [one for one in inner if not one.startswith(".")]
+                "name the slides, or the shards in the run's data folder", str(folder))
         tiles = []
-        for path in sorted(Path(folder) / one for one in names if not one.startswith(".")):
+        for path in (folder / one for one in names):
             if is_tile(path):
                 tiles.append(path)
             elif path.suffix.lower() in SLIDE_SUFFIXES:
-                yield (path.resolve(), False), [path]
+                yield _key(path), [path]
         if tiles:
-            yield (Path(folder).resolve(), True), tiles
+            yield (_real(folder), True), tiles
 
 
 def is_tile(path: Path) -> bool:
     """Tell whether a file in a folder is a tile."""
     suffix = path.suffix.lower()
-    # A broken link has no size; it is skipped when it is read.
-    if suffix not in TIFF_SUFFIXES or not path.exists() or path.stat().st_size > LARGEST_TILE_BYTES:
+    # A broken link or a pipe is skipped when it is read.
+    if suffix not in TIFF_SUFFIXES or not os.path.isfile(path) or path.stat().st_size > LARGEST_TILE_BYTES:
         return suffix in TILE_SUFFIXES
     try:
         with open_slide(path) as image:
             return image.mpp is None and max(image.dimensions) <= TILE_SIDE
-    except SlideError:
+    except (SlideError, OSError):
         return True  # skipped with its folder, instead of becoming a slide of its own
 
 
 def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], str]:
-    """Name each file or folder by as many of its last folders as make it unique."""
+    """Name each file or folder by as many of its last folders as make it unique, in text that is UTF-8."""
     parts = {key: (*key[0].parent.parts[1:], key[0].name if key[1] else slide_id_of(key[0])) for key in keys}
     same = Counter(parts.values())
     # case.svs beside case.tif keep their suffixes.
     parts = {key: own if same[own] == 1 else (*own[:-1], key[0].name) for key, own in parts.items()}
     ids: dict[tuple[Path, bool], str] = {}
     for depth in range(1, 1 + max(len(own) for own in parts.values())):
-        short = {key: "--".join(own[-depth:]) for key, own in parts.items()}
+        short = {key: printable("--".join(own[-depth:])) for key, own in parts.items()}
         count = Counter(short.values())
         ids |= {key: name for key, name in short.items() if key not in ids and count[name] == 1}
-    return ids
+    return {key: ids.get(key) or f"{short[key]}~{hashlib.sha256(os.fsencode(key[0])).hexdigest()[:8]}" for key in keys}
 
 
 def draw(seed: int, slide_id: str) -> bytes:
     """Return random bytes for a slide, which do not depend on the other slides."""
-    return hashlib.sha256(f"{seed}/{slide_id}".encode()).digest()
+    return hashlib.sha256(f"{seed}/{slide_id}".encode(errors="surrogateescape")).digest()
 
 
 def _cut_each(sources: Sequence[Source], fractions: Sequence[float]) -> tuple[list[Source], list[Source], list[Source]]:

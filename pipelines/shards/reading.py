@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.files import atomic_path, full_disk_named, read_json
+from pipelines.files import atomic_path, fitting_name, full_disk_named, read_json
 from pipelines.patches import Skipped, Source
 
 UNFINISHED = ".unfinished"
 FORMAT = 1
+LONGEST_STEM, SHORTENED = 240, 200  # bytes: -00000.tfrecord follows, and the name of a temporary file is longer
 REMEDY = "make room and run the same command again, finished slides are kept"  # of a full disk
 
 OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not depend on
@@ -118,7 +119,7 @@ def fingerprint(source: Source, options: PatchOptions) -> dict[str, Any]:
     elif not options.pairs:
         values = {name: value for name, value in values.items() if name not in OF_PAIRS}
     return {"options": values, "region": list(source.region) if source.region else None,
-            "files": hashlib.sha256(files.encode()).hexdigest()}
+            "files": hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest()}
 
 
 def remove(folder: Path, slide_id: str) -> None:
@@ -136,8 +137,9 @@ def size_of(path: Path) -> int | None:
 
 
 def _stem(slide_id: str) -> str:
-    """Return a slide id as the start of a file name."""
-    return quote(slide_id, safe=" ()[]+,=@~")
+    """Return a slide id as the start of a file name; a checksum replaces the middle of one that is too long."""
+    stem = quote(slide_id, safe=" ()[]+,=@~")  # up to 9 bytes for a letter
+    return stem if len(stem) <= LONGEST_STEM else fitting_name("", stem, longest=SHORTENED)
 
 
 @dataclass(frozen=True)
@@ -232,8 +234,9 @@ def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:
     for shard in shards.shards:
         # Path, size and time are part of the name, so shards that were written again are copied again.
         state = shard.path.stat()
-        key = hashlib.sha256(f"{shard.path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
-        copy = Path(folder) / f"{key}-{shard.path.name}"
+        about = f"{shard.path.resolve()} {state.st_size} {state.st_mtime_ns}"
+        key = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:16]
+        copy = Path(folder) / fitting_name(f"{key}-", shard.path.name)
         if not copy.exists():
             with full_disk_named(copy, REMEDY), atomic_path(copy) as temporary:
                 shutil.copyfile(shard.path, temporary)

@@ -73,7 +73,7 @@ def damage_named(paths: Iterable[Path]) -> Iterator[None]:
 
 def _is_sound(path: Path) -> bool:
     try:
-        for _ in tf.data.TFRecordDataset(str(path)):
+        for _ in tf.data.TFRecordDataset(os.fsencode(path)):
             pass
     except tf.errors.DataLossError:
         return False
@@ -155,8 +155,8 @@ def _filtered(records: tf.data.Dataset, min_tissue: float) -> tf.data.Dataset:
     return records.filter(lambda record: decode_number(record, "tissue") >= min_tissue) if min_tissue > 0 else records
 
 
-def _names(shards: ShardSet) -> list[str]:
-    return [str(path) for path in shards.paths]
+def _names(shards: ShardSet) -> list[bytes]:
+    return [os.fsencode(path) for path in shards.paths]
 
 
 def _read(paths: tf.Tensor) -> tf.data.Dataset:

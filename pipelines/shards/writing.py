@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
@@ -36,6 +36,7 @@ from pipelines.slide import SlideError
 from pipelines.workers import Died, cores, run_jobs
 
 LISTED = 3  # slides, or reasons, in an error
+PRINTED = 10  # of what is skipped
 SHARD_BYTES = 64 * 2**20
 SMALL_BYTES = 64 * 2**20  # of slides: reading them takes less time than starting a second process
 
@@ -146,7 +147,7 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
     tissue = []
     with full_disk_named(path, REMEDY), atomic_path(path) as temporary:
         try:
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
+            with tf.io.TFRecordWriter(os.fsencode(temporary)) as writer:
                 for patch in patches:
                     writer.write(encode(patch))
                     tissue.append(float(np.float32(patch.tissue)))
@@ -176,6 +177,14 @@ def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -
     remove(folder, source.slide_id)
     skipped = Skipped(source.slide_id, "slide", f"{source.files[0]}: {reason}")
     return _write_page(source, folder, options, [], [skipped], {})
+
+
+def print_skipped(skipped: Sequence[Skipped]) -> None:
+    """Print what gave no patch, with the reasons, or the first of it."""
+    for item in skipped[:PRINTED]:
+        print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
+    if len(skipped) > PRINTED:
+        print(f"skipped: {len(skipped) - PRINTED} more")
 
 
 def _refuse_broken(skipped: Iterable[Skipped], strict: bool) -> None:

@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from pipelines.errors import require
 from pipelines.files import fitting_name
+from pipelines.names import printable
 from pipelines.pyramid import PyramidWriter
+from pipelines.readers import check_file
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.slides import reports
 from sr_keras.slides.enlarge_options import EnlargeOptions
@@ -71,6 +73,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
     options = options or EnlargeOptions()
     if trust_map:
         check_trust(generator.scale)
+    check_file(source)
     description = reports.description(model or reports.describe_model(generator), options.of_pixels(), source)
     kept = options.resume and output.exists()
     report = _existing_report(source, output, description) if kept else {}
@@ -217,7 +220,7 @@ def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, optio
     with _progress_bar(f"{slide.path.name}, trust map", lr, generator.scale) as bar:
         trust = measure_file(lr, output, generator.scale, partial(_update, bar), generator.facts.usual_departure)
     to_input = partial(_position_in_qupath, slide, lr, generator.scale)
-    found = write_trust(trust_map, trust, slide.path.name, to_input)
+    found = write_trust(trust_map, trust, printable(slide.path.name), to_input)
     return {"trust": found | {"seconds": time.monotonic() - started}, "peak_rss_bytes": reports.peak_rss()}
 
 

@@ -2,6 +2,7 @@
 """Choose the output path of each input: pictures become pictures, slides become slides, and no file is lost."""
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import require
+from pipelines.files import fitting_name
+from pipelines.names import split_paths, walk
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.sources import SLIDE_SUFFIXES, TIFF_SUFFIXES, TILE_SUFFIXES
 from sr_keras.slides.trust_files import trust_paths
@@ -29,7 +32,8 @@ def plan_outputs(inputs: str, output: Path, scale: int, *, ome: bool = False, ov
     """Return the pairs of input and output file.
 
     Args:
-        inputs: A picture, a slide, a folder (searched recursively), or a comma-separated list of them.
+        inputs: A picture, a slide, a folder (searched recursively, linked folders too), or a comma-separated list of
+            them.
         output: A picture or .tif for one file, or a folder. In a folder, pictures become NAME.png and slides
             NAME_x4.tif.
         scale: SR side over LR side.
@@ -96,10 +100,10 @@ def find_inputs(inputs: str) -> list[Path]:
         FileNotFoundError: One of them does not exist.
         ValueError: The list is empty.
     """
-    names = [inputs] if Path(inputs).exists() else [name.strip() for name in inputs.split(",") if name.strip()]
+    names = split_paths(inputs)
     require(bool(names), "input", "name a picture, a slide or a folder", "separate several by commas", inputs)
     for name in names:
-        if not Path(name).exists():
+        if not os.path.exists(name):
             raise FileNotFoundError("`input` must name existing pictures, slides or folders; check the spelling. "
                                     f"Received: input={name!r}")
     return [Path(name) for name in names]
@@ -158,7 +162,7 @@ def is_picture(output: Path) -> bool:
 
 
 def _output_name(source: Path, suffix: str) -> str:
-    return slide_id_of(source) + (suffix if is_slide(source) else ".png")
+    return fitting_name("", slide_id_of(source), suffix if is_slide(source) else ".png")
 
 
 def _output_of_file(source: Path, output: Path, suffix: str) -> Path:
@@ -192,31 +196,26 @@ def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pa
     require(trust_map.is_dir() or not (trust_map.suffix or trust_map.exists()), "trust_map",
             "end in .tif, or be a folder", "change the suffix", str(trust_map))
     roots = [output if output in path.parents else path.parent for _, path in pairs]
-    return [trust_map / path.relative_to(root).with_name(f"{slide_id_of(source)}_trust.tif")
+    return [trust_map / path.relative_to(root).with_name(fitting_name("", slide_id_of(source), "_trust.tif"))
             for (source, path), root in zip(pairs, roots, strict=True)]
 
 
 def _find_files(folder: Path, output: Path) -> list[Path]:
     """Return the readable files under a folder, except outputs, trust maps and the JPEGs that a slide consists of.
 
-    Broken links are included, so that they are reported as failures.
+    Broken links, pipes and sockets are included, so that they are reported as failures.
     """
-    found = [path for path in sorted(folder.rglob("*")) if _is_candidate(path)]
+    found = sorted(inner / name for inner, names in walk(folder) for name in names
+                   if Path(name).suffix.lower() in INPUT_SUFFIXES)
     if output != folder:
         found = [path for path in found if not path.is_relative_to(output)]
     parts = {part for path in found for part in (*_slide_parts(path), *_trust_map_parts(path))}
     return [path for path in found if path not in parts]
 
 
-def _is_candidate(path: Path) -> bool:
-    broken_link = path.is_symlink() and not path.exists()
-    return (path.suffix.lower() in INPUT_SUFFIXES and not path.name.startswith(".")
-            and (path.is_file() or broken_link))
-
-
 def _slide_parts(path: Path) -> list[Path]:
     """Return the files that an index file lists; none for other files."""
-    if path.suffix.lower() not in INDEX_SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in INDEX_SUFFIXES or not os.path.isfile(path):
         return []
     text = path.read_text(errors="replace")
     return [path.parent / name for line in text.splitlines() if (name := line.partition("=")[2].strip())]
