@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,7 @@ CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}", re.IGNORECASE)  # of one patient, in
 RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, whose pictures are not slides
 
 Region = tuple[int, int, int, int]
+CaseOf = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -105,53 +106,66 @@ def is_among(path: str | os.PathLike[str], spec: str | os.PathLike[str] | Iterab
 
 
 def split_sources(sources: Sequence[Source], val_fraction: float, test_fraction: float,
-                  seed: int = 0) -> tuple[list[Source], list[Source], list[Source]]:
+                  seed: int = 0, case_of: CaseOf | None = None) -> tuple[list[Source], list[Source], list[Source]]:
     """Split slides into train, val and test; no slide and no case (patient) is in two parts.
 
     The split depends only on (seed, case) and the number of cases. Each requested part gets at least one case. If
     there are fewer cases than parts, every slide is cut into bands without common pixels, by their share of the
-    tissue.
+    tissue; with a `case_of` this is refused.
+
+    Args:
+        sources: The slides.
+        val_fraction: Share of the cases to validate on.
+        test_fraction: Share of the cases to test on.
+        seed: Another one gives another split.
+        case_of: From `pipelines.cases`: the case of a slide id; `tcga_case` by default.
 
     Raises:
-        ValueError: A folder of tiles would have to be cut.
+        ValueError: A folder of tiles would have to be cut, a slide has no case, or there are fewer cases than parts.
         SlideError: A slide that has to be cut cannot be read.
     """
     fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
-    cases = {case_of(source.slide_id) for source in sources}
-    if len(cases) < sum(fraction > 0 for fraction in fractions):
+    cases = {source.slide_id: (case_of or tcga_case)(source.slide_id) for source in sources}
+    count, parts_wanted = len(set(cases.values())), sum(fraction > 0 for fraction in fractions)
+    if count < parts_wanted:
+        if case_of:
+            raise ValueError(f"`train_data` must hold {parts_wanted} cases, one for each part; add slides of other "
+                             "cases, name --val_data, set --test_fraction=0, or leave --case_pattern and --cases out. "
+                             f"Received: {count} case(s)")
         return _cut_each(sources, fractions)
-    drawn = sorted(cases, key=lambda case: draw(seed, case))
+    drawn = sorted(set(cases.values()), key=lambda case: draw(seed, case))
     n_val, n_test = (max(1, round(fraction * len(drawn))) if fraction > 0 else 0 for fraction in fractions[1:])
     n_val = min(n_val, len(drawn) - 1 - min(n_test, 1))
     n_test = min(n_test, len(drawn) - 1 - n_val)
     parts = drawn[n_val + n_test:], drawn[:n_val], drawn[n_val:n_val + n_test]
     train, val, test = (
-        sorted((source for source in sources if case_of(source.slide_id) in part), key=lambda source: source.slide_id)
+        sorted((source for source in sources if cases[source.slide_id] in part), key=lambda source: source.slide_id)
         for part in parts)
     return train, val, test
 
 
-def case_of(slide_id: str) -> str:
+def tcga_case(slide_id: str) -> str:
     """Return the patient's part of a slide id by TCGA's pattern (TCGA-XX-XXXX), or the whole id without one."""
     found = CASE_NAME.search(slide_id)
     return found.group().upper() if found else slide_id
 
 
-def check_disjoint(train: Iterable[Source], val: Iterable[Source]) -> None:
-    """Check that two parts share no slide and no case.
+def check_disjoint(train: Iterable[Source], val: Iterable[Source], case_of: CaseOf | None = None) -> None:
+    """Check that two parts share no slide and no case; see `split_sources`.
 
     Raises:
         ValueError: A slide id, a case or a file is in both, except as two regions without common pixels; or there are
             tiles and pairs in folders of the same name, which are of one slide.
     """
-    held_out = [(other, _files(other)) for other in val]
+    case_of = case_of or tcga_case
+    held_out = [(other, _files(other), case_of(other.slide_id)) for other in val]
     for one in train:
-        files = _files(one)
-        for other, other_files in held_out:
+        files, case = _files(one), case_of(one.slide_id)
+        for other, other_files, other_case in held_out:
             same = one.slide_id == other.slide_id or files & other_files or (
                 one.is_pairs != other.is_pairs and _folder_name(one) == _folder_name(other))
             cut = one.region and other.region
-            if not same and not cut and case_of(one.slide_id) == case_of(other.slide_id):
+            if not same and not cut and case == other_case:
                 raise ValueError("`train_data` and `val_data` must share no case (patient); remove its slides from "
                                  f"one of them. Received: {one.slide_id} and {other.slide_id}")
             if same and not (one.region and other.region and not _overlap(one.region, other.region)):

@@ -118,6 +118,10 @@ class DataOptions(Options):
     test_data: tuple[str, ...] = _data((), "The same, to score the chosen model")
     val_fraction: float = _fraction("validation", "val_data")
     test_fraction: float = _fraction("testing", "val_data, test_data")
+    case_pattern: str | None = option(
+        None, "Regular expression with one group: the case (patient) in the name of a slide. Slides of one case stay "
+        "together", r"^(P\d+) for P017_HE.svs; by default TCGA's pattern", group="data")
+    cases: str | None = option(None, "CSV file with lines slide,case, instead of case_pattern", group="data")
     train_region: Box | None = _region("train")
     val_region: Box | None = _region("validate")
     test_region: Box | None = _region("test")

@@ -143,13 +143,15 @@ def _write_once(path: Path, text: str) -> None:
 
 def _sources() -> dict[str, list[Source]]:
     """Return the slides of every part; without test slides the validation slides are scored."""
+    from pipelines.cases import case_finder
     from pipelines.sources import check_disjoint, find_sources
 
     data = data_options(FLAGS)
     paths = {"train": data.train_data, "val": data.val_data, "test": data.test_data or data.val_data}
     sources = {part: find_sources(some, name=f"{part}_data") for part, some in paths.items()}
-    check_disjoint(sources["train"], sources["val"])
-    check_disjoint(sources["train"], sources["test"])
+    case_of = case_finder(data.case_pattern, data.cases)
+    check_disjoint(sources["train"], sources["val"], case_of)
+    check_disjoint(sources["train"], sources["test"], case_of)
     return sources
 
 

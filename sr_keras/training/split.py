@@ -13,6 +13,7 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
+from pipelines.cases import case_finder
 from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import write_text
@@ -36,16 +37,17 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
     Slides that give no patch go to the training part, so that val and test do not consist of them alone.
 
     Raises:
-        ValueError: There is no slide to validate on, a slide is in two parts, or pairs have another scale than
-            `patches`.
+        ValueError: There is no slide to validate on, a slide or case is in two parts, a slide has no case, or pairs
+            have another scale than `patches`.
         FileNotFoundError: A path does not exist.
     """
     found = {part: _find(part, options) for part in PARTS}
+    case_of = case_finder(options.case_pattern, options.cases)
     regions = any(getattr(options, f"{part}_region") for part in PARTS)
     if not regions and not found["val"]:
         # With test_data, train_data is split into train and val only.
         split = partial(split_sources, val_fraction=options.val_fraction,
-                        test_fraction=0 if found["test"] else options.test_fraction, seed=seed)
+                        test_fraction=0 if found["test"] else options.test_fraction, seed=seed, case_of=case_of)
         parts = _split(found["train"], split, options, patches)
         found = {**parts, "test": found["test"] or parts["test"]}
     require(bool(found["val"]), "val_data", "name slides to validate on, since none of train_data is held out",
@@ -55,7 +57,7 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
             require(scale == patches.scale, "scale", f"be {scale}, that of the pairs of {slide_id}",
                     "or leave that slide out: a model has one scale", patches.scale)
     for one, other in combinations(found, 2):
-        check_disjoint(_sources(found[one]), _sources(found[other]))
+        check_disjoint(_sources(found[one]), _sources(found[other]), case_of)
     return found
 
 
