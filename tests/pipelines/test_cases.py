@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def test_case_in_two_given_parts_is_refused(kind, table):
     check_disjoint(PATIENTS[:2], PATIENTS[2:])
     with pytest.raises(ValueError, match=r"must share no case.*P00 HE A and P00 PAS A"):
         check_disjoint(PATIENTS[:2], PATIENTS[2:], case_of)
+    regions = [replace(one, region=(0, 0, 9, 9)) for one in PATIENTS[:2]]
+    with pytest.raises(ValueError, match=r"must share no case.*P00 HE A and P00 HE B"):
+        check_disjoint(regions[:1], regions[1:], case_of)
+    check_disjoint(regions[:1], [replace(regions[0], region=(9, 0, 9, 9))], case_of)
 
 
 def test_too_few_cases_are_refused_since_cutting_their_slides_would_part_them():
