@@ -5,6 +5,8 @@ A `Source` is one slide: a slide file (or a rectangle of it), or all tiles of on
 folder, PNG, JPEG and BMP files are tiles, and TIFFs of at most `TILE_SIDE` pixels a side without resolution metadata. A
 file that is named itself is always a slide.
 
+A file mpp.txt in a folder holds the microns per pixel of the tiles there and in folders below, as a number.
+
 NAME_lrXY is not a tile but the low resolution of the tile NAME beside it (see `pipelines.pairs`).
 """
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +26,7 @@ import numpy as np
 
 from pipelines.errors import require
 from pipelines.names import printable, split_paths, walk
+from pipelines.readers.plain import PLAUSIBLE_MPP
 from pipelines.sample import cached_sample_slide
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.tissue import slide_mask
@@ -34,6 +38,7 @@ SLIDE_SUFFIXES = TIFF_SUFFIXES | {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff", ".btf"}
 LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # uncompressed RGBA of 16 bit
 CUT_THUMBNAIL = 512
+MPP_FILE, LARGEST_MPP_FILE = "mpp.txt", 100  # bytes
 LR_NAME = re.compile(r"(?P<stem>.+)_lr(?P<dx>\d)(?P<dy>\d)")  # of the LR of a pair, without suffix
 CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}", re.IGNORECASE)  # of one patient, in the names of TCGA
 RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, whose pictures are not slides
@@ -47,7 +52,7 @@ class Source:
     """One slide: its file, or with `tiles` the files of its tiles. `region` is (x, y, width, height) in level 0.
 
     With `lr_paths` the tiles are the HR of pairs and these the LR (see `pipelines.pairs`). `scans` are the JSON file of
-    `pipelines.register` and the second scan, LR, that was registered with this slide.
+    `pipelines.register` and the second scan, LR, that was registered with this slide. `mpp` is that of the tiles.
     """
 
     slide_id: str
@@ -56,6 +61,7 @@ class Source:
     tiles: bool = False
     lr_paths: tuple[Path, ...] | None = None
     scans: tuple[Path, Path] | None = None
+    mpp: float | None = None
 
     @property
     def is_pairs(self) -> bool:
@@ -84,19 +90,22 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: There is no slide or picture, or there is a training run.
+        ValueError: There is no slide or picture, there is a training run, or an mpp.txt is not a number.
     """
     found: dict[tuple[Path, bool], list[Path]] = {}
+    mpp: dict[tuple[Path, bool], float | None] = {}
     names = _names(spec)
     for one in names:
         path = cached_sample_slide(cache_dir) if str(one) == "sample" else Path(one)
         if not os.path.exists(path):
             raise FileNotFoundError(f"`{name}` must exist; check the spelling. Received: {name}={str(path)!r}")
-        found.update(_in_folder(path, name) if path.is_dir() else {_key(path): [path]})
+        more = dict(_in_folder(path, name)) if path.is_dir() else {_key(path): [path]}
+        found |= more
+        mpp |= {key: _mpp_of(paths[0].parent, path) for key, paths in more.items() if key[1]}
     require(bool(found), name, "hold slides or images", "name another folder",
             ",".join(map(str, names)))
     ids = _unique_ids(list(found))
-    sources = [_source(ids[key], paths, tiles=key[1]) for key, paths in found.items()]
+    sources = [_source(ids[key], paths, key[1], mpp.get(key)) for key, paths in found.items()]
     return sorted(sources, key=lambda source: source.slide_id)
 
 
@@ -191,10 +200,27 @@ def _key(path: Path) -> tuple[Path, bool]:
     return _real(path) if os.path.exists(path) else _real(path.parent) / path.name, False
 
 
-def _source(slide_id: str, paths: Sequence[Path], tiles: bool) -> Source:
+def _mpp_of(folder: Path, root: Path) -> float | None:
+    """Return the number in the mpp.txt of a folder, or else of the nearest folder above it up to `root`."""
+    for place in (folder, *folder.parents):
+        path = place / MPP_FILE
+        if path.is_file():
+            with path.open("rb") as file, suppress(ValueError):
+                mpp = float(file.read(LARGEST_MPP_FILE))
+                if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
+                    return mpp
+            low, high = PLAUSIBLE_MPP
+            raise ValueError(f"`{MPP_FILE}` must hold the microns per pixel of the tiles beside it, a number from "
+                             f"{low:g} to {high:g}; correct it, for example to 0.5. Received: {str(path)!r}")
+        if place == root:
+            break
+    return None
+
+
+def _source(slide_id: str, paths: Sequence[Path], tiles: bool, mpp: float | None) -> Source:
     lr_paths = tuple(path for path in paths if tiles and LR_NAME.fullmatch(path.stem))
     return Source(slide_id, tuple(path for path in paths if path not in lr_paths), tiles=tiles,
-                  lr_paths=lr_paths or None)
+                  lr_paths=lr_paths or None, mpp=mpp)
 
 
 def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:

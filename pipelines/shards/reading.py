@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import atomic_path, fitting_name, full_disk_named, read_json
-from pipelines.patches import Skipped, Source
+from pipelines.patches import Skipped, Source, own_options
 
 UNFINISHED = ".unfinished"
 FORMAT = 1
@@ -113,7 +113,7 @@ def finished_page(source: Source, folder: Path, options: PatchOptions, anew: boo
 def fingerprint(source: Source, options: PatchOptions) -> dict[str, Any]:
     """Return what a slide's shards depend on. Files count by name and size, so a folder may be moved."""
     files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files)
-    values = asdict(options)
+    values = asdict(own_options(source, options))
     if source.is_pairs:
         values = {name: value for name, value in values.items() if name not in OF_FILES} | {"pairs": "files"}
     elif not options.pairs:
