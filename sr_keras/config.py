@@ -17,6 +17,7 @@ from pipelines.options import (
     FINITE_OR_0,
     GIVEN,
     POSITIVE,
+    SHARE,
     Options,
     Rule,
     check,
@@ -128,6 +129,8 @@ class DataOptions(Options):
     eval_patch_size: int = option(256, "Side of a validation or test patch", "MS-SSIM needs at least 161", POSITIVE,
                                   unit="pixels", group="data")
     workers: int | None = option(None, "Processes that read slides", "by default one per core")
+    max_skipped: float = option(0.5, "Largest share of the slides and tiles that may give no patch",
+                                "1 trains on what is left, however little", SHARE, group="data")
     strict: bool = option(False, "Stop at the first patch or slide that cannot be read", group="data")
 
     def __post_init__(self) -> None:

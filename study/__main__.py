@@ -165,7 +165,7 @@ def _write_shards(sources: dict[str, list[Source]], folder: Path) -> None:
     whole = replace(patches, patch_size=data.eval_patch_size, stride=None)
     for part, slides in sources.items():
         report = write_shards(slides, folder / part, patches if part == "train" else whole, data.workers, data.strict,
-                              progress=False, name=f"{part}_data")
+                              progress=False, name=f"{part}_data", max_skipped=data.max_skipped)
         print(f"{part:<6} {report.patches:>6} patches from {report.slides} slide(s)")
 
 

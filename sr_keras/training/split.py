@@ -206,7 +206,7 @@ def _read(part: str, slides: Slides, run: Path, patches: PatchOptions, options: 
         return slides
     folder = run / "data" / part
     write_shards(slides, folder, _patches_of(part, options, patches), workers=options.workers, strict=options.strict,
-                 anew=anew, name=_flag(part, options))
+                 anew=anew, name=_flag(part, options), max_skipped=options.max_skipped)
     # An interrupted start may have left slides of another part there.
     return open_shards(folder, {source.slide_id for source in slides})
 
