@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+COMMAS = "Commas separate paths; one that exists may contain commas."  # for the help of flags
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")  # a byte that is not UTF-8, as JSON and flag files write it
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from absl import flags
 
 from pipelines.errors import require
-from pipelines.names import split_paths
+from pipelines.names import COMMAS, split_paths
 
 T = TypeVar("T")
 GROUPS = ("basic", "data", "model", "loss", "expert")  # of --help, in this order
@@ -180,8 +180,8 @@ class _PathsParser(flags.BaseListParser):
 
 def define_paths(values: flags.FlagValues, name: str, default: list[str], help: str, group: str = "basic") -> None:
     """Define a flag that is a list of paths, which may have commas in them."""
-    flags.DEFINE(_PathsParser(), name, default, help, flag_values=values, serializer=flags.CsvListSerializer(","),
-                 module_name=group)
+    flags.DEFINE(_PathsParser(), name, default, f"{help} {COMMAS}", flag_values=values,
+                 serializer=flags.CsvListSerializer(","), module_name=group)
 
 
 def _define(values: flags.FlagValues, name: str, kind: Any, default: Any, about: Any) -> None:

@@ -31,7 +31,7 @@ from pipelines.config import (
 from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
 from pipelines.files import atomic_path
-from pipelines.names import split_paths
+from pipelines.names import COMMAS, split_paths
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import to_float
 from pipelines.shards import print_skipped
@@ -45,7 +45,7 @@ ROWS, MEMBERS = 3, 5  # slides, and members of --degradation, in the picture of 
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", None, "PNG to write or replace; not inside the data.", flag_values=FLAGS)
-flags.DEFINE_string("data", "sample", "Slides, folders of tiles, or pairs.", flag_values=FLAGS)
+flags.DEFINE_string("data", "sample", f"Slides, folders of tiles, or pairs. {COMMAS}", flag_values=FLAGS)
 flags.DEFINE_enum("show", "degradations", ["degradations", "corruptions"], "What to draw.", flag_values=FLAGS)
 flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the corruption 'outlier' too.",
                     flag_values=FLAGS)
