@@ -16,6 +16,7 @@ import tifffile
 from PIL import Image
 
 from pipelines.config import PatchOptions
+from pipelines.names import escaped, printable
 from pipelines.patches import find_sources
 from pipelines.shards import open_shards, write_shards
 from pipelines.shards.reading import page_path, shard_path
@@ -25,16 +26,17 @@ from sr_keras.networks import generator
 ROOT = Path(__file__).parents[1]
 NAMES = [os.fsdecode(b"M\xfcller_12"), "病" * 39, "Д" * 39, "n" * 250, "病" * 82, "a, b", "z_good"]
 IDS = sorted([r"M\xfcller_12", *NAMES[1:]])
-UNREADABLE = ["circle", "gone", "pipe", "socket"]
+UNREADABLE = ["circle", "gone", os.fsdecode(b"kaputt_\xfc"), "pipe", "socket"]
 PATCHES = PatchOptions(patch_size=64, min_tissue=0)
 
 
-def add_what_is_no_file(folder, suffix):
+def add_what_cannot_be_read(folder, suffix):
     (folder / f"circle{suffix}").symlink_to(f"circle{suffix}")
     (folder / f"gone{suffix}").symlink_to(folder / "nowhere")
     os.mkfifo(folder / f"pipe{suffix}")
     os.mknod(folder / f"socket{suffix}", stat.S_IFSOCK | 0o600)
     (folder / "up").symlink_to(folder)
+    (folder / f"{UNREADABLE[2]}{'.svs' if suffix == '.tif' else suffix}").write_bytes(b"\x89PNG\r\n\x1a\n broken")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def slides(tmp_path_factory, histology) -> Path:
     for i, name in enumerate(NAMES):
         tifffile.imwrite(folder / f"{name}.tif", np.roll(histology, 40 * i, 1)[:128, :256], photometric="rgb",
                          tile=(128, 128), resolution=(20000, 20000), resolutionunit="CENTIMETER", metadata=None)
-    add_what_is_no_file(folder, ".tif")
+    add_what_cannot_be_read(folder, ".tif")
     return folder
 
 
@@ -53,7 +55,7 @@ def tiles(tmp_path_factory, histology) -> Path:
     folder = tmp_path_factory.mktemp("tiles")
     for i, name in enumerate(NAMES):
         Image.fromarray(np.roll(histology, 40 * i, 1)[:64, :64]).save(folder / f"{name}.png")
-    add_what_is_no_file(folder, ".png")
+    add_what_cannot_be_read(folder, ".png")
     return folder
 
 
@@ -73,12 +75,12 @@ def program(name: str, *arguments: object) -> subprocess.CompletedProcess:
 
 def assert_others_are_named(text: str) -> None:
     for name in UNREADABLE:
-        assert f"/{name}." in text, name
+        assert f"/{escaped(name)}." in escaped(text), name
 
 
 def test_slides_and_tiles_of_odd_names_are_found(slides, tiles):
     found = find_sources(slides)
-    assert [source.slide_id for source in found] == sorted(IDS + UNREADABLE)
+    assert [source.slide_id for source in found] == sorted(IDS + [printable(name) for name in UNREADABLE])
     (source,) = find_sources(tiles)
     assert len(source.paths) == len(NAMES + UNREADABLE)
 
@@ -150,6 +152,23 @@ def test_super_resolution_writes_the_good_and_names_the_others(kind, slides, til
     reports = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.report.json")]
     assert sorted(report["status"] for report in reports) == ["done"] * len(NAMES) + ["failed"] * len(UNREADABLE)
     assert str(source / f"{NAMES[0]}{'.tif' if kind == 'slides' else '.png'}") in {r["source"] for r in reports}
+
+
+@pytest.mark.slow
+def test_scans_of_odd_names_are_registered_and_extracted(tmp_path, histology):
+    hr = Image.fromarray(histology).resize((1536, 1536), Image.Resampling.LANCZOS)
+    for name, image, mpp in ((NAMES[0], hr, 0.25), ("病, x", hr.reduce(4), 1.0)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.asarray(image), photometric="rgb", tile=(256, 256), metadata=None,
+                         resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER")
+    pages = tmp_path / "a, b.json"
+    done = program("pipelines.register", f"--hr={tmp_path / NAMES[0]}.tif", f"--lr={tmp_path / '病, x.tif'}",
+                   f"--output={pages}", "--patch_size=48", "--max_patches=50")
+    assert done.returncode == 0, done.stderr
+    assert pages.with_suffix(".png").is_file()
+    done = program("pipelines.extract", f"--pairs={pages}", f"--output={tmp_path / 'out'}", "--patch_size=64",
+                   "--max_patches=4")
+    assert done.returncode == 0, done.stderr
+    assert open_shards(tmp_path / "out").slide_ids == (r"M\xfcller_12",)
 
 
 def test_trust_map_of_a_name_that_is_not_utf_8(slides, model, tmp_path):
