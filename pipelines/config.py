@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from pipelines.errors import require
+from pipelines.names import split_paths
 from pipelines.options import (
     AT_LEAST_1,
     FINITE_OR_0,
@@ -243,7 +244,7 @@ def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | Non
 
 def registered(pairs: str | None) -> list[str]:
     """Return the files of pipelines.register in the flag `pairs`."""
-    return pairs.split(",") if pairs and pairs.endswith(".json") else []
+    return split_paths(pairs) if pairs and pairs.endswith(".json") else []
 
 
 def define_degrade_flags(values: flags.FlagValues, preset: str = "scanner") -> None:

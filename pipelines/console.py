@@ -29,6 +29,7 @@ from absl import flags
 
 from pipelines.errors import UserError
 from pipelines.files import cache_home
+from pipelines.names import escaped
 from pipelines.options import GROUPS
 
 # Errors that a user can cause; any other is a bug and keeps its traceback. (A bare RuntimeError comes from Keras.)
@@ -218,7 +219,7 @@ def resolved(flag_values: flags.FlagValues) -> str:
     own = ("help", "traceback", "flagfile", "undefok", "resume")
     lines = [flag_values[name].serialize() for name in sorted(flag_values)
              if name not in own and name == flag_values[name].name]
-    return "".join(f"{line}\n" for line in lines if line)
+    return escaped("".join(f"{line}\n" for line in lines if line))
 
 
 def _help(flag_values: flags.FlagValues) -> str:

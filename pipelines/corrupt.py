@@ -23,8 +23,9 @@ from pipelines.config import CorruptOptions
 from pipelines.degrade import extend_symmetric
 from pipelines.degrade.family import normal
 from pipelines.errors import require
+from pipelines.names import walk
 from pipelines.pixels import quantise, to_float
-from pipelines.slide import open_slide
+from pipelines.slide import SlideError, open_slide
 
 CLEAN = -1  # the kind of a good example
 PHOTONS = 200.0  # shot noise at strength 1: photons per colour that white collects (a good scan: above 5000)
@@ -171,19 +172,27 @@ def outlier(image: tf.Tensor, strength: float, tile: tf.Tensor) -> tf.Tensor:
 def load_outliers(folder: str | Path, size: int) -> tf.Tensor:
     """Return tiles of another stain: at most MAX_OUTLIERS, evenly spread over the sorted files, centres of size x size.
 
+    Tiles that cannot be read are named and left out.
+
     Returns:
         uint8 [N, size, size, 3].
 
     Raises:
-        FileNotFoundError: The folder does not exist or has no image.
+        FileNotFoundError: The folder does not exist or has no image that can be read.
         ValueError: A tile is smaller than `size`.
     """
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in OUTLIER_SUFFIXES)
-    if not paths:
+    paths = sorted(inner / name for inner, names in walk(Path(folder)) for name in names
+                   if Path(name).suffix.lower() in OUTLIER_SUFFIXES) if Path(folder).is_dir() else []
+    tiles = []
+    for i in np.unique(np.linspace(0, len(paths) - 1, MAX_OUTLIERS).round().astype(int)) if paths else ():
+        try:
+            tiles.append(_centre(paths[i], size))
+        except SlideError as error:
+            print(f"skipped: {error}")
+    if not tiles:
         raise FileNotFoundError("`outlier_dir` must be a folder with images in it; give tiles of another stain. "
                                 f"Received: outlier_dir={str(folder)!r}")
-    chosen = np.unique(np.linspace(0, len(paths) - 1, MAX_OUTLIERS).round().astype(int))
-    return tf.constant(np.stack([_centre(paths[i], size) for i in chosen]))  # tf.stack takes 100 ms an array
+    return tf.constant(np.stack(tiles))  # tf.stack takes 100 ms an array
 
 
 def _centre(path: Path, size: int) -> np.ndarray:

@@ -30,13 +30,11 @@ from pipelines.cluster import Cluster
 from pipelines.config import PatchOptions, patch_options, registered
 from pipelines.console import run
 from pipelines.errors import require, require_folder
-from pipelines.options import define
-
-LISTED = 10
+from pipelines.options import define, define_paths
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is a slide that is always "
-                  "there.", flag_values=FLAGS)
+define_paths(FLAGS, "data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is a slide that is always "
+             "there.")
 flags.DEFINE_string("lr_data", None, "Folder with the LR of the tiles in --data, which is then one folder: the same "
                     "folders and names in both.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
@@ -54,7 +52,7 @@ def main() -> int:
     folder = require_folder(FLAGS.output)
     from pipelines.pairs import pair_folders
     from pipelines.patches import find_sources
-    from pipelines.shards import write_shards
+    from pipelines.shards import print_skipped, write_shards
     from pipelines.sources import anonymous
 
     pages = registered(FLAGS.pairs)
@@ -82,10 +80,7 @@ def main() -> int:
         report = write_shards(sources, folder, options, FLAGS.workers, FLAGS.strict, cluster=cluster)
     kept = f" ({report.kept} of them finished before)" if report.kept else ""
     print(f"{report.patches} patches of {report.slides} slides{kept} in {FLAGS.output}")
-    for item in report.skipped[:LISTED]:
-        print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
-    if len(report.skipped) > LISTED:
-        print(f"skipped: {len(report.skipped) - LISTED} more; see the .json of each slide")
+    print_skipped(report.skipped)
     print(f"train on them: python -m sr_keras.train --train_data={shlex.quote(FLAGS.output)} --run=runs/mine")
     return 0
 

@@ -67,9 +67,9 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
         _remove(temporary)
 
 
-def fitting_name(prefix: str, name: str, suffix: str = "") -> str:
+def fitting_name(prefix: str, name: str, suffix: str = "", longest: int = LONGEST_NAME) -> str:
     """Return prefix, name and suffix as a name that the system takes; a checksum replaces the middle of a long one."""
-    room = LONGEST_NAME - len(os.fsencode(prefix + suffix))
+    room = longest - len(os.fsencode(prefix + suffix))
     if len(os.fsencode(name)) > room:
         checksum = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
         name = f"{_cut(name, room - 40)}~{checksum}{_cut(name[::-1], 20)[::-1]}"

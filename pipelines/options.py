@@ -21,6 +21,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from absl import flags
 
 from pipelines.errors import require
+from pipelines.names import COMMAS, split_paths
 
 T = TypeVar("T")
 GROUPS = ("basic", "data", "model", "loss", "expert")  # of --help, in this order
@@ -167,13 +168,31 @@ def _plain(hint: Any) -> Any:
     return next((one for one in options if get_origin(one) is tuple), options[0])
 
 
+class _PathsParser(flags.BaseListParser):
+    """Parse a list of paths; see `pipelines.names.split_paths`."""
+
+    def __init__(self) -> None:
+        super().__init__(",", "paths with commas between them")
+
+    def parse(self, argument: Any) -> list[str]:
+        return argument if isinstance(argument, list) else split_paths(argument or "")
+
+
+def define_paths(values: flags.FlagValues, name: str, default: list[str], help: str, group: str = "basic") -> None:
+    """Define a flag that is a list of paths, which may have commas in them."""
+    flags.DEFINE(_PathsParser(), name, default, f"{help} {COMMAS}", flag_values=values,
+                 serializer=flags.CsvListSerializer(","), module_name=group)
+
+
 def _define(values: flags.FlagValues, name: str, kind: Any, default: Any, about: Any) -> None:
     choices = [str(one) for one in about["choices"]]
     text = about["help"] + (f" ({about['unit']})" if about["unit"] else "")
     text += f": some of {', '.join(choices)}" if about["several"] else ""
     text += (f"; {about['hint']}" if about["hint"] else "") + "."
     where = {"flag_values": values, "module_name": about["group"]}  # --help lists flags by "module"
-    if get_origin(kind) is tuple:
+    if kind == tuple[str, ...] and not about["several"]:
+        define_paths(values, name, list(default), text, about["group"])
+    elif get_origin(kind) is tuple:
         flags.DEFINE_list(name, None if default is None else list(default), text, **where)
     elif choices:
         flags.DEFINE_enum(name, None if default is None else str(default), choices, text, **where)

@@ -29,6 +29,7 @@ from skimage.feature import match_template
 
 from pipelines.config import SCALES, PatchOptions
 from pipelines.errors import require
+from pipelines.names import printable
 from pipelines.slide import MPP_TOLERANCE, Slide, SlideError, open_slide
 from pipelines.sources import LR_NAME, Source, is_tile
 from pipelines.tissue import slide_mask
@@ -226,7 +227,7 @@ def match_files(source: Source) -> tuple[list[FilePair], list[tuple[str, str]]]:
                 unfit.append((lr.name, f"{lr}: has no partner, the HR {stem}"))
                 continue
             try:
-                pairs.append(_fitted(hr_paths[stem], lr, stem if len(paths) == 1 else lr.stem))
+                pairs.append(_fitted(hr_paths[stem], lr, printable(stem if len(paths) == 1 else lr.stem)))
             except (SlideError, OSError) as error:
                 unfit.append((lr.name, str(error)))
     sizes = Counter((pair.side, pair.scale) for pair in pairs).most_common(1)

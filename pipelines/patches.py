@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +26,10 @@ import numpy as np
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
+from pipelines.names import printable
 from pipelines.pairs import FilePair, LevelPairs, match_files, read_pair, refuse_pairs
 from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Resolution, Slide, SlideError, open_slide
-from pipelines.sources import Region, Source, check_disjoint, draw, find_sources, split_sources
+from pipelines.sources import MPP_FILE, Region, Source, check_disjoint, draw, find_sources, split_sources
 from pipelines.tissue import slide_mask
 
 __all__ = ["Patch", "Skipped", "Source", "check_disjoint", "find_sources", "read_patches", "split_sources"]
@@ -89,6 +90,7 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
         ValueError: The source's region does not lie in its slide.
     """
     require(not (source.tiles and source.region), "region", "be left out for tiles", "it is for slides", source.region)
+    options = own_options(source, options)
     reason = _unfit(source, options)
     if reason:
         yield Skipped(source.slide_id, "slide", reason)
@@ -112,6 +114,11 @@ def read_patches(source: Source, options: PatchOptions) -> Iterator[Patch | Skip
             return
 
 
+def own_options(source: Source, options: PatchOptions) -> PatchOptions:
+    """Return the options for one source: tiles whose folder says their mpp have it, unless `assume_mpp` is given."""
+    return replace(options, assume_mpp=source.mpp) if source.mpp and options.assume_mpp is None else options
+
+
 def gives_patch(source: Source, options: PatchOptions) -> bool:
     """Tell whether a slide gives at least one patch."""
     return any(isinstance(patch, Patch) for patch in read_patches(source, options))
@@ -121,8 +128,8 @@ def _unfit(source: Source, options: PatchOptions) -> str | None:
     """Return why a slide cannot give any of the patches asked for; None if it may."""
     where, mpp, own = source.files[0].parent if source.tiles else source.files[0], options.mpp, options.assume_mpp
     if source.tiles and mpp is not None and own is None:
-        return (f"{where}: tiles have no resolution metadata; set --assume_mpp, or leave --mpp out. "
-                f"Received: mpp={mpp}")
+        return (f"{where}: tiles have no resolution metadata; write their microns per pixel to {MPP_FILE} in that "
+                f"folder, set --assume_mpp, or leave --mpp out. Received: mpp={mpp}")
     if source.is_pairs:
         as_it_is = options.level == 0 and (not mpp or not own or abs(mpp / own - 1) <= MPP_TOLERANCE)
         return None if as_it_is else f"{where}: pairs of files are read as they are; leave --mpp and --level out"
@@ -197,7 +204,7 @@ def _in_files(source: Source, options: PatchOptions, rng: np.random.Generator) -
         limit = math.ceil(limit / len(paths))
     for path in paths:
         # a.png beside a.jpg keep their suffixes.
-        tile = None if not source.tiles else path.stem if stems[path.stem] == 1 else path.name
+        tile = printable(path.stem if stems[path.stem] == 1 else path.name) if source.tiles else None
         yield from _listed(source, path.name if tile else "slide", _in_file(path, tile, source, options, rng, limit))
 
 

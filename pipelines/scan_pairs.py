@@ -32,6 +32,7 @@ import numpy as np
 from pipelines.config import SCALES, PatchOptions
 from pipelines.errors import require
 from pipelines.files import Count, FileName, Finite, Positive, Side, checked, read_json, write_text
+from pipelines.names import printable
 from pipelines.pixels import WHITE, to_float, to_uint8
 from pipelines.planes import Plane, aligned, apply, magnification, moved
 from pipelines.slide import Slide, SlideError, slide_id_of
@@ -174,7 +175,7 @@ def pair_scans(pages: Sequence[str | Path], options: PatchOptions) -> tuple[list
                 "extract them separately", str(page))
         check_cut(found, options)
         lr, hr = scan_paths(found, Path(page))
-        sources.append(Source(slide_id_of(hr), (hr,), scans=(Path(page), lr)))
+        sources.append(Source(printable(slide_id_of(hr)), (hr,), scans=(Path(page), lr)))
     return sources, options
 
 

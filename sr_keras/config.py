@@ -17,6 +17,7 @@ from pipelines.options import (
     FINITE_OR_0,
     GIVEN,
     POSITIVE,
+    SHARE,
     Options,
     Rule,
     check,
@@ -118,12 +119,18 @@ class DataOptions(Options):
     test_data: tuple[str, ...] = _data((), "The same, to score the chosen model")
     val_fraction: float = _fraction("validation", "val_data")
     test_fraction: float = _fraction("testing", "val_data, test_data")
+    case_pattern: str | None = option(
+        None, "Regular expression with one group: the case (patient) in the name of a slide. Slides of one case stay "
+        "together", r"^(P\d+) for P017_HE.svs; by default TCGA's pattern", group="data")
+    cases: str | None = option(None, "CSV file with lines slide,case, instead of case_pattern", group="data")
     train_region: Box | None = _region("train")
     val_region: Box | None = _region("validate")
     test_region: Box | None = _region("test")
     eval_patch_size: int = option(256, "Side of a validation or test patch", "MS-SSIM needs at least 161", POSITIVE,
                                   unit="pixels", group="data")
     workers: int | None = option(None, "Processes that read slides", "by default one per core")
+    max_skipped: float = option(0.5, "Largest share of the slides and tiles that may give no patch",
+                                "1 trains on what is left, however little", SHARE, group="data")
     strict: bool = option(False, "Stop at the first patch or slide that cannot be read", group="data")
 
     def __post_init__(self) -> None:

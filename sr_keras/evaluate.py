@@ -39,6 +39,7 @@ from pipelines import console
 from pipelines.config import DegradeOptions, PatchOptions, check_seed, define_patch_flags, patch_options
 from pipelines.errors import require, require_folder
 from pipelines.files import write_text
+from pipelines.options import define_paths
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.model.runtimes import ENGINE_CHOICES
 
@@ -56,8 +57,7 @@ PER_SLIDE = 25  # patches of a slide for each kind of LR; about ten minutes on t
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
                     flag_values=FLAGS)
-flags.DEFINE_list("data", [], "A run, shards, or slides, images, folders of slides or of tiles; 'sample'.",
-                  flag_values=FLAGS)
+define_paths(FLAGS, "data", [], "A run, shards, or slides, images, folders of slides or of tiles; 'sample'.")
 flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
 flags.DEFINE_string("lr", None, "Kind of LR: standard (the whole list), pairs (the scanned LR in the data), or a kind "
                     "by its name; by default as in training.", flag_values=FLAGS)

@@ -44,6 +44,7 @@ from pipelines import console
 from pipelines.anonymous import read_key
 from pipelines.cluster import CPUS, Cluster
 from pipelines.errors import require
+from pipelines.names import COMMAS
 from pipelines.options import define, read
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.model.runtimes import ENGINE_CHOICES
@@ -71,8 +72,7 @@ Outcome = tuple[Job, dict[str, Any] | Exception]  # with the report, or the erro
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
                     flag_values=FLAGS)
-flags.DEFINE_string("input", None, "A slide or picture, a folder of them, or a comma-separated list.",
-                    flag_values=FLAGS)
+flags.DEFINE_string("input", None, f"A slide or picture, a folder of them, or a list. {COMMAS}", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .tif, .png or .jpg to write, or a folder.", flag_values=FLAGS)
 flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference between output and input, or a folder, "
                     "for NAME_trust.tif.", flag_values=FLAGS)

@@ -143,13 +143,15 @@ def _write_once(path: Path, text: str) -> None:
 
 def _sources() -> dict[str, list[Source]]:
     """Return the slides of every part; without test slides the validation slides are scored."""
+    from pipelines.cases import case_finder
     from pipelines.sources import check_disjoint, find_sources
 
     data = data_options(FLAGS)
     paths = {"train": data.train_data, "val": data.val_data, "test": data.test_data or data.val_data}
     sources = {part: find_sources(some, name=f"{part}_data") for part, some in paths.items()}
-    check_disjoint(sources["train"], sources["val"])
-    check_disjoint(sources["train"], sources["test"])
+    case_of = case_finder(data.case_pattern, data.cases)
+    check_disjoint(sources["train"], sources["val"], case_of)
+    check_disjoint(sources["train"], sources["test"], case_of)
     return sources
 
 
@@ -163,7 +165,7 @@ def _write_shards(sources: dict[str, list[Source]], folder: Path) -> None:
     whole = replace(patches, patch_size=data.eval_patch_size, stride=None)
     for part, slides in sources.items():
         report = write_shards(slides, folder / part, patches if part == "train" else whole, data.workers, data.strict,
-                              progress=False, name=f"{part}_data")
+                              progress=False, name=f"{part}_data", max_skipped=data.max_skipped)
         print(f"{part:<6} {report.patches:>6} patches from {report.slides} slide(s)")
 
 

@@ -31,8 +31,10 @@ from pipelines.config import (
 from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
 from pipelines.files import atomic_path
+from pipelines.names import COMMAS, split_paths
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import to_float
+from pipelines.shards import print_skipped
 from pipelines.sources import Source, is_among
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ ROWS, MEMBERS = 3, 5  # slides, and members of --degradation, in the picture of 
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", None, "PNG to write or replace; not inside the data.", flag_values=FLAGS)
-flags.DEFINE_string("data", "sample", "Slides, folders of tiles, or pairs.", flag_values=FLAGS)
+flags.DEFINE_string("data", "sample", f"Slides, folders of tiles, or pairs. {COMMAS}", flag_values=FLAGS)
 flags.DEFINE_enum("show", "degradations", ["degradations", "corruptions"], "What to draw.", flag_values=FLAGS)
 flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the corruption 'outlier' too.",
                     flag_values=FLAGS)
@@ -56,19 +58,19 @@ def main() -> int:
     options = patch_options(FLAGS)
     output = _checked(FLAGS.output)
     sources = find_sources(FLAGS.data)
-    figure = _corruptions(sources[0], options) if FLAGS.show == "corruptions" else _degradations(sources, options)
+    figure = _corruptions(sources, options) if FLAGS.show == "corruptions" else _degradations(sources, options)
     with atomic_path(output) as temporary:
         figure.savefig(temporary, dpi=180, format="png")
     print(output)
     return 0
 
 
-def _corruptions(source: Source, options: PatchOptions) -> Figure:
+def _corruptions(sources: list[Source], options: PatchOptions) -> Figure:
     import_tensorflow()
     from pipelines.corrupt import load_outliers  # TensorFlow
     from pipelines.preview.pictures import draw_corruptions
 
-    patch = choose_patch(source, options)
+    (patch,) = choose_patches(sources, options, 1)
     outliers = FLAGS.outlier_dir and load_outliers(FLAGS.outlier_dir, options.patch_size)
     figure = draw_corruptions(to_float(patch.pixels), degrade_options(FLAGS), outliers)
     resolution = "resolution unknown" if patch.mpp is None else f"{patch.mpp:g} microns per pixel"
@@ -83,7 +85,7 @@ def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
     asked = degrade_options(FLAGS)
     presets = {name: degradation(name, scale=asked.scale) for name in DEGRADATIONS if name != FLAGS.degradation}
     presets[FLAGS.degradation] = asked  # last
-    chosen = [choose_patch(source, options) for source in sources[:ROWS]]
+    chosen = choose_patches(sources, options, ROWS)
     for patch in chosen:
         require(patch.pixels.shape[0] % asked.scale == 0, "patch_size", f"be divisible by scale={asked.scale}",
                 "choose a multiple of it", patch.pixels.shape[0])
@@ -102,25 +104,34 @@ def _checked(output: str | None) -> Path:
     path = Path(output or "")
     require(path.suffix.lower() == ".png" and not path.is_dir(), "output", "be a .png file", "it is written as PNG",
             output)
-    inputs = f"{FLAGS.data},{FLAGS.outlier_dir or ''}"
+    inputs = [*split_paths(FLAGS.data), *filter(None, [FLAGS.outlier_dir])]
     require(not is_among(path, inputs), "output", "lie outside of data and outlier_dir",
             "it would become one of their tiles: choose another file", output)
     return path
 
 
-def choose_patch(source: Source, options: PatchOptions) -> Patch:
-    """Return the patch of a slide with the largest standard deviation, of CANDIDATES.
+def choose_patches(sources: list[Source], options: PatchOptions, count: int) -> list[Patch]:
+    """Return a patch of each of the first `count` slides that give any: that with the largest standard deviation.
+
+    It is one of CANDIDATES. What cannot be read is printed.
 
     Raises:
-        ValueError: The slide gives no patch; says why.
+        ValueError: No slide gives a patch; says why.
     """
-    found = list(islice(read_patches(source, options), CANDIDATES))
-    patches = [patch for patch in found if isinstance(patch, Patch)]
-    if not patches:
-        reason = next((item.reason for item in found if isinstance(item, Skipped)), "nothing was found")
+    chosen: list[Patch] = []
+    skipped: list[Skipped] = []
+    for source in sources:
+        found = list(islice(read_patches(source, options), CANDIDATES))
+        skipped += [item for item in found if isinstance(item, Skipped)]
+        patches = [patch for patch in found if isinstance(patch, Patch)]
+        chosen += [max(patches, key=lambda patch: patch.pixels.std(axis=(0, 1)).sum())] if patches else []
+        if len(chosen) == count:
+            break
+    if not chosen:
         raise ValueError("`data` must have a patch to show; choose another slide or patch_size. "
-                         f"Received: {source.slide_id!r} ({reason})")
-    return max(patches, key=lambda patch: patch.pixels.std(axis=(0, 1)).sum())
+                         f"Received: {sources[0].slide_id!r} ({skipped[0].reason if skipped else 'nothing was found'})")
+    print_skipped([item for item in skipped if item.broken])
+    return chosen
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ striped TIFFs, newer compressions); PIL for the rest (PNG, JPEG, BMP, palette an
 """
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from pipelines.errors import slide_errors
+from pipelines.errors import SlideError, slide_errors
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
 from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
 from pipelines.readers.turned import TurnedReader
 
-__all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]
+__all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "check_file", "open_reader"]
 
 PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
@@ -48,11 +49,9 @@ def open_reader(path: Path) -> Reader:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        SlideError: No reader can open it.
+        SlideError: It is no file, or no reader can open it.
     """
-    if not path.is_file():
-        raise FileNotFoundError("`path` must name a slide or image file; check the spelling. "
-                                f"Received: path={str(path)!r}")
+    check_file(path)
     with slide_errors(path):
         with path.open("rb") as file:
             magic = file.read(4)
@@ -65,3 +64,19 @@ def open_reader(path: Path) -> Reader:
             tiff = TiffReader(path)
             return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
         return PictureReader(path)
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file, before it is opened: reading a pipe would wait for its writer.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        SlideError: It is something else.
+    """
+    if os.path.isfile(path):
+        return
+    if os.path.lexists(path):
+        what = "a folder, pipe, socket or device" if os.path.exists(path) else "a link that leads nowhere"
+        raise SlideError(f"{path}: is {what}; replace it by a file, or remove it")
+    raise FileNotFoundError("`path` must name a slide or image file; check the spelling. "
+                            f"Received: path={str(path)!r}")

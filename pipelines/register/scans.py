@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from pipelines.errors import require
 from pipelines.files import atomic_path, side_product
+from pipelines.names import printable
 from pipelines.pixels import to_float, to_uint8
 from pipelines.planes import Matrix, Plane, aligned, compose, inverse, moved
 from pipelines.register.locate import (
@@ -156,7 +157,8 @@ def _draw_overlay(path: Path, lr: Scan, hr: Scan, found: Registration) -> None:
         _draw_patch(axes[i], lr, hr, found, worst_last[index])
     quality = found.quality
     figure.suptitle(
-        f"{found.lr.name} on {found.hr.name}: {quality['hr_pixels_per_lr_pixel']:.4g} HR pixels per LR pixel, "
+        f"{printable(found.lr.name)} on {printable(found.hr.name)}: "
+        f"{quality['hr_pixels_per_lr_pixel']:.4g} HR pixels per LR pixel, "
         f"{quality['rotation_degrees']:.3g} degrees, {'mirrored, ' if quality['mirrored'] else ''}median residual "
         f"{quality['median_residual_hr_pixels']:.2g} HR pixels", x=0.01, ha="left", fontsize=10)
     with side_product(path), atomic_path(path) as temporary:

@@ -12,6 +12,7 @@ finished slides, repeats the others, and ends with the same bytes. Slides can be
 `reading`: names, pages and opening, without TensorFlow. `records`: patches as records. `writing`: slides to shards.
 """
 from pipelines.shards.reading import Shard, ShardSet, copy_shards, is_shards, open_shards
-from pipelines.shards.writing import Report, write_shards
+from pipelines.shards.writing import Report, print_skipped, write_shards
 
-__all__ = ["Report", "Shard", "ShardSet", "copy_shards", "is_shards", "open_shards", "write_shards"]
+__all__ = ["Report", "Shard", "ShardSet", "copy_shards", "is_shards", "open_shards", "print_skipped",
+           "write_shards"]

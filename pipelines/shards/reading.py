@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.files import Count, FileName, Finite, atomic_path, full_disk_named, read_json
-from pipelines.patches import Skipped, Source
+from pipelines.files import Count, FileName, Finite, atomic_path, fitting_name, full_disk_named, read_json
+from pipelines.patches import Skipped, Source, own_options
 
 UNFINISHED = ".unfinished"
 FORMAT = 1
 LARGEST_SIDE = 2**16  # of a patch, in pixels
+LONGEST_STEM, SHORTENED = 240, 200  # bytes: -00000.tfrecord follows, and the name of a temporary file is longer
 REMEDY = "make room and run the same command again, finished slides are kept"  # of a full disk
 
 OF_PAIRS = ("pairs", "scale", "match_colours")  # options that patches without LR do not depend on
@@ -112,15 +113,15 @@ def finished_page(source: Source, folder: Path, options: PatchOptions, anew: boo
 
 def fingerprint(source: Source, options: PatchOptions) -> dict[str, Any]:
     """Return what a slide's shards depend on. Files count by name and size, so a folder may be moved."""
-    files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files)
-    values = asdict(options)
+    files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files).encode(errors="surrogateescape")
+    values = asdict(own_options(source, options))
     if source.is_pairs:
         values = {name: value for name, value in values.items() if name not in OF_FILES} | {"pairs": "files"}
     elif not options.pairs:
         values = {name: value for name, value in values.items() if name not in OF_PAIRS}
     return {"options": values, "region": list(source.region) if source.region else None,
-            "files": hmac.new(source.key or b"", files.encode(), "sha256").hexdigest() if source.key
-            else hashlib.sha256(files.encode()).hexdigest()}
+            "files": hmac.new(source.key or b"", files, "sha256").hexdigest() if source.key
+            else hashlib.sha256(files).hexdigest()}
 
 
 def remove(folder: Path, slide_id: str) -> None:
@@ -138,8 +139,9 @@ def size_of(path: Path) -> int | None:
 
 
 def _stem(slide_id: str) -> str:
-    """Return a slide id as the start of a file name."""
-    return quote(slide_id, safe=" ()[]+,=@~")
+    """Return a slide id as the start of a file name; a checksum replaces the middle of one that is too long."""
+    stem = quote(slide_id, safe=" ()[]+,=@~")  # up to 9 bytes for a letter
+    return stem if len(stem) <= LONGEST_STEM else fitting_name("", stem, longest=SHORTENED)
 
 
 @dataclass(frozen=True)
@@ -234,8 +236,9 @@ def copy_shards(shards: ShardSet, folder: Folder) -> ShardSet:
     for shard in shards.shards:
         # Path, size and time are part of the name, so shards that were written again are copied again.
         state = shard.path.stat()
-        key = hashlib.sha256(f"{shard.path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
-        copy = Path(folder) / f"{key}-{shard.path.name}"
+        about = f"{shard.path.resolve()} {state.st_size} {state.st_mtime_ns}"
+        key = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:16]
+        copy = Path(folder) / fitting_name(f"{key}-", shard.path.name)
         if not copy.exists():
             with full_disk_named(copy, REMEDY), atomic_path(copy) as temporary:
                 shutil.copyfile(shard.path, temporary)

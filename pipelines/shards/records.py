@@ -88,7 +88,7 @@ def _damage(shard: Shard) -> str | None:
     """Return what is wrong with a shard, None if it is sound."""
     number = 0
     try:
-        for *_, hr, lr in tf.data.TFRecordDataset(str(shard.path)).map(decode):
+        for *_, hr, lr in tf.data.TFRecordDataset(os.fsencode(shard.path)).map(decode):
             number += 1
             scale = shard.pair_scale
             if hr.shape[0] < shard.patch_size or (scale and hr.shape[0] != scale * lr.shape[0]):
@@ -175,8 +175,8 @@ def _filtered(records: tf.data.Dataset, min_tissue: float) -> tf.data.Dataset:
     return records.filter(lambda record: decode_number(record, "tissue") >= min_tissue) if min_tissue > 0 else records
 
 
-def _names(shards: ShardSet) -> list[str]:
-    return [str(path) for path in shards.paths]
+def _names(shards: ShardSet) -> list[bytes]:
+    return [os.fsencode(path) for path in shards.paths]
 
 
 def _read(paths: tf.Tensor) -> tf.data.Dataset:

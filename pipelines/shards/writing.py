@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -37,6 +38,7 @@ from pipelines.slide import SlideError
 from pipelines.workers import Died, cores, run_jobs
 
 LISTED = 3  # slides, or reasons, in an error
+PRINTED = 10  # of what is skipped
 SHARD_BYTES = 64 * 2**20
 SMALL_BYTES = 64 * 2**20  # of slides: reading them takes less time than starting a second process
 
@@ -53,7 +55,8 @@ class Report:
 
 def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], options: PatchOptions,
                  workers: int | None = None, strict: bool = False, progress: bool = True,
-                 cluster: Cluster | None = None, anew: bool = False, name: str = "data") -> Report:
+                 cluster: Cluster | None = None, anew: bool = False, name: str = "data",
+                 max_skipped: float = 1.0) -> Report:
     """Write the patches of each slide to `folder`, except slides that are finished.
 
     Args:
@@ -66,9 +69,11 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
         cluster: Read on its workers instead; `workers` is then ignored.
         anew: Write slides again that have patches from other options or files, instead of refusing them.
         name: The flag of the slides, for error messages.
+        max_skipped: Share of the slides and tiles that may give no patch.
 
     Raises:
-        ValueError: `folder` holds patches from other options or files, or there is no patch.
+        ValueError: `folder` holds patches from other options or files, there is no patch, or too many slides and tiles
+            give none.
         SlideError: With `strict`, something cannot be read.
         OSError: `folder` cannot be written, for instance on a full disk. Finished slides are kept.
     """
@@ -104,6 +109,7 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     why = "; ".join(sorted({item.reason for item in skipped})[:LISTED])
     paths = [str(path.parent if source.tiles else path) for source in sources[:LISTED] for path in source.files[:1]]
     require(_patches_in(pages) > 0, name, "give at least one patch", why or "name slides", ", ".join(paths))
+    _check_share(sources, pages, max_skipped, name)
     (folder / UNFINISHED).unlink(missing_ok=True)
     return Report(len(sources), _patches_in(pages), kept, skipped)
 
@@ -147,7 +153,7 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
     tissue = []
     with full_disk_named(path, REMEDY), atomic_path(path) as temporary:
         try:
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
+            with tf.io.TFRecordWriter(os.fsencode(temporary)) as writer:
                 for patch in patches:
                     writer.write(encode(patch))
                     tissue.append(float(np.float32(patch.tissue)))
@@ -187,10 +193,42 @@ def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -
     return _write_page(source, folder, options, [], [skipped], {})
 
 
+def print_skipped(skipped: Sequence[Skipped]) -> None:
+    """Print what gave no patch, with the reasons, or the first of it."""
+    for item in skipped[:PRINTED]:
+        print(f"skipped: {item.slide_id}, {item.where}: {item.reason}")
+    if len(skipped) > PRINTED:
+        print(f"skipped: {len(skipped) - PRINTED} more")
+
+
 def _refuse_broken(skipped: Iterable[Skipped], strict: bool) -> None:
     for item in skipped:
         if strict and item.broken:
             raise SlideError(f"{item.slide_id}, {item.where}: {item.reason}")
+
+
+def _check_share(sources: Sequence[Source], pages: dict[str, Page], max_skipped: float, name: str) -> None:
+    """Refuse slides and tiles of which a larger share than `max_skipped` gives no patch; count them by reason."""
+    lost, total = Counter[str](), 0
+    for source in sources:
+        page, files = pages[source.slide_id], len(source.paths) if source.tiles else 1
+        reasons = {item.where: _reason(item, source) for item in page["skipped"]}
+        total += files
+        if source.tiles and "slide" not in reasons:
+            lost.update(islice(reasons.values(), files))
+        elif page["count"] == 0:
+            lost[next(iter(reasons.values()), "no patch was found")] += files
+    why = "; ".join(f"{count} times: {reason}" for reason, count in lost.most_common(LISTED))
+    require(lost.total() <= max_skipped * total, name, f"give patches from {1 - max_skipped:.0%} of its files",
+            f"correct what the reasons say, or set --max_skipped=1 to use the others ({why})",
+            f"patches from {total - lost.total()} of {total}")
+
+
+def _reason(item: Skipped, source: Source) -> str:
+    """Return why something was skipped, without the name of its file."""
+    first = source.files[0]
+    paths = (first, first.parent, first.parent / item.where)
+    return next((item.reason[len(f"{path}: "):] for path in paths if item.reason.startswith(f"{path}: ")), item.reason)
 
 
 def _patches_in(pages: dict[str, Page]) -> int:

@@ -29,7 +29,7 @@ from pipelines.dataset import check_pairs, evaluation_dataset
 from pipelines.errors import require
 from pipelines.patches import find_sources
 from pipelines.pixels import quantise
-from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
+from pipelines.shards import ShardSet, is_shards, open_shards, print_skipped, write_shards
 from pipelines.sources import is_among
 from sr_keras import metrics
 from sr_keras.metrics import bicubic
@@ -241,9 +241,7 @@ def _cut_shards(data: Sequence[str], folder: Path, options: PatchOptions, scale:
     require(options.patch_size % scale == 0, "patch_size", f"be divisible by scale={scale}, the model's",
             "choose a multiple of it", options.patch_size)
     sources = find_sources(data)
-    skipped = write_shards(sources, folder, options, anew=anew).skipped
-    if skipped:
-        print(f"{len(skipped)} patches or slides are skipped, for example {skipped[0].slide_id}: {skipped[0].reason}")
+    print_skipped(write_shards(sources, folder, options, anew=anew).skipped)
     # The folder may contain slides of an earlier evaluation, which are not scored.
     return open_shards(folder, {source.slide_id for source in sources})
 

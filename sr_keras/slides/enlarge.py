@@ -26,7 +26,9 @@ from tqdm import tqdm
 from pipelines.config import SCALES
 from pipelines.errors import require
 from pipelines.files import fitting_name
+from pipelines.names import printable
 from pipelines.pyramid import PyramidWriter
+from pipelines.readers import check_file
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.slides import reports
 from sr_keras.slides.inspection import find_mismatches, inspect_input
@@ -92,6 +94,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
     require(trust_map is None or generator.scale in SCALES, "trust_map",
             f"be left out for a model of scale {generator.scale}",
             f"the degradation that it needs is defined for scales {', '.join(map(str, SCALES))}", generator.scale)
+    check_file(source)
     description = reports.description(model or reports.describe_model(generator), options.of_pixels(), source, alias)
     kept = options.resume and output.exists()
     written = alias or str(source)
@@ -229,7 +232,7 @@ def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, optio
     lr = open_plane(slide, options)  # a new one: the file of the other's unreadable places is deleted
     with _progress_bar(f"{slide.path.name}, trust map", lr, scale) as bar:
         trust = measure_file(lr, output, scale, partial(_update, bar), generator.facts.usual_departure)
-    found = write_trust(trust_map, trust, title,
+    found = write_trust(trust_map, trust, printable(title),
                         lambda hr_x, hr_y: lr.l0_point(hr_x / scale, hr_y / scale))
     return {"trust": found | {"seconds": time.monotonic() - started}, "peak_rss_bytes": reports.peak_rss()}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +20,8 @@ from PIL import Image
 
 from pipelines.anonymous import alias, read_key
 from pipelines.errors import require
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, fitting_name
+from pipelines.names import split_paths, walk
 from pipelines.pyramid import PyramidWriter
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.sources import SLIDE_SUFFIXES, TIFF_SUFFIXES, TILE_SUFFIXES
@@ -130,7 +132,8 @@ def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions)
     """Return the pairs of input and output file, without those that an earlier run wrote beside their slides.
 
     Args:
-        inputs: A picture, a slide, a folder (searched recursively), or a comma-separated list of them.
+        inputs: A picture, a slide, a folder (searched recursively, linked folders too), or a comma-separated list of
+            them.
         output: A picture or .tif for one file, or a folder. In a folder, pictures become NAME.png and slides
             NAME_x4.tif.
         scale: SR side over LR side.
@@ -201,10 +204,10 @@ def alias_of(source: Path, inputs: str, key: bytes) -> str:
 
 def find_inputs(inputs: str) -> list[Path]:
     """Return the files and folders of a comma-separated list, which all must exist."""
-    names = [inputs] if Path(inputs).exists() else [name.strip() for name in inputs.split(",") if name.strip()]
+    names = split_paths(inputs)
     require(bool(names), "input", "name a picture, a slide or a folder", "separate several by commas", inputs)
     for name in names:
-        if not Path(name).exists():
+        if not os.path.exists(name):
             raise FileNotFoundError("`input` must name existing pictures, slides or folders; check the spelling. "
                                     f"Received: input={name!r}")
     return [Path(name) for name in names]
@@ -260,7 +263,7 @@ def _outputs_in_folder(inputs: list[Path], output: Path, suffix: str) -> list[tu
         require(bool(found), "input", f"contain pictures or slides ({', '.join(sorted(INPUT_SUFFIXES))})",
                 "name another folder", str(path))
         root = path if path.is_dir() else path.parent
-        names = [slide_id_of(file) + (suffix if is_slide(file) else ".png") for file in found]
+        names = [fitting_name("", slide_id_of(file), suffix if is_slide(file) else ".png") for file in found]
         pairs += [(file, output / file.relative_to(root).with_name(name))
                   for file, name in zip(found, names, strict=True)]
     # Outputs of an earlier run beside their slides are not inputs.
@@ -277,25 +280,25 @@ def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pa
             "end in .tif, or be a folder", "change the suffix", str(trust_map))
     roots = [output if output in path.parents else path.parent for _, path in pairs]
     names = [slide_id_of(path if anonymous else source) for source, path in pairs]
-    return [trust_map / path.relative_to(root).with_name(f"{name}_trust.tif")
+    return [trust_map / path.relative_to(root).with_name(fitting_name("", name, "_trust.tif"))
             for (_, path), root, name in zip(pairs, roots, names, strict=True)]
 
 
 def _find_files(folder: Path, output: Path) -> list[Path]:
     """Return the readable files under a folder, except outputs, trust maps and the JPEGs that a slide consists of.
 
-    Broken links are included, so that they are reported as failures.
+    Broken links, pipes and sockets are included, so that they are reported as failures.
     """
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in INPUT_SUFFIXES
-             and not path.name.startswith(".") and (path.is_file() or (path.is_symlink() and not path.exists()))
-             and (output == folder or not path.is_relative_to(output))]
+    found = sorted(inner / name for inner, names in walk(folder) for name in names
+                   if Path(name).suffix.lower() in INPUT_SUFFIXES
+                   and (output == folder or not (inner / name).is_relative_to(output)))
     parts = {part for path in found for part in _parts(path)}
     return [path for path in found if path not in parts]
 
 
 def _parts(path: Path) -> Iterable[Path]:
     """Return the files that belong to a file: those that an index lists, or those of a trust map."""
-    if path.suffix.lower() in INDEX_SUFFIXES and path.is_file():
+    if path.suffix.lower() in INDEX_SUFFIXES and os.path.isfile(path):
         lines = path.read_text(errors="replace").splitlines()
         return [path.parent / name for line in lines if (name := line.partition("=")[2].strip())]
     return trust_paths(path) if path.suffix.lower() in TIFF_SUFFIXES and is_trust_map(path) else ()

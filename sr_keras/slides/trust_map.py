@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -229,6 +230,8 @@ def write_map(path: Path, trust: TrustMap) -> None:
 
 def is_trust_map(path: Path) -> bool:
     """Whether `write_map` wrote a file."""
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return False
     try:
         with tifffile.TiffFile(path) as tiff:
             return tiff.pages[0].description.startswith(DESCRIPTION_START)

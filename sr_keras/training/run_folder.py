@@ -38,7 +38,8 @@ from sr_keras.model.facts import FLAGS_FILE
 VERSIONS_FILE, LOCK_FILE = "versions.json", ".lock"
 BEGUN = ("parts.json", "checkpoints")  # a run has begun once one of these exists
 LEFTOVER = re.compile(r"\.\d+\.tmp\..+")  # files that `pipelines.files.atomic_path` left when it was killed
-MAY_CHANGE = ("keep_checkpoints", "run", "strict", "workers")  # flags that change no weight; a run may be renamed
+# Flags that change no weight; a run may be renamed.
+MAY_CHANGE = ("keep_checkpoints", "max_skipped", "run", "strict", "workers")
 
 
 def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None:

@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TypedDict
 
+from pipelines.cases import case_finder
 from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import read_json, side_product, write_text
@@ -44,16 +45,17 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
     Slides that give no patch go to the training part, so that val and test do not consist of them alone.
 
     Raises:
-        ValueError: There is no slide to validate on, a slide is in two parts, or pairs have another scale than
-            `patches`.
+        ValueError: There is no slide to validate on, a slide or case is in two parts, a slide has no case, or pairs
+            have another scale than `patches`.
         FileNotFoundError: A path does not exist.
     """
     found = {part: _find(part, options) for part in PARTS}
+    case_of = case_finder(options.case_pattern, options.cases)
     regions = any(getattr(options, f"{part}_region") for part in PARTS)
     if not regions and not found["val"]:
         # With test_data, train_data is split into train and val only.
         split = partial(split_sources, val_fraction=options.val_fraction,
-                        test_fraction=0 if found["test"] else options.test_fraction, seed=seed)
+                        test_fraction=0 if found["test"] else options.test_fraction, seed=seed, case_of=case_of)
         parts = _split(found["train"], split, options, patches)
         found = {**parts, "test": found["test"] or parts["test"]}
     require(bool(found["val"]), "val_data", "name slides to validate on, since none of train_data is held out",
@@ -63,7 +65,7 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
             require(scale == patches.scale, "scale", f"be {scale}, that of the pairs of {slide_id}",
                     "or leave that slide out: a model has one scale", patches.scale)
     for one, other in combinations(found, 2):
-        check_disjoint(_sources(found[one]), _sources(found[other]))
+        check_disjoint(_sources(found[one]), _sources(found[other]), case_of)
     return found
 
 
@@ -210,7 +212,7 @@ def _read(part: str, slides: Slides, run: Path, patches: PatchOptions, options: 
         return slides
     folder = run / "data" / part
     write_shards(slides, folder, _patches_of(part, options, patches), workers=options.workers, strict=options.strict,
-                 anew=anew, name=_flag(part, options))
+                 anew=anew, name=_flag(part, options), max_skipped=options.max_skipped)
     # An interrupted start may have left slides of another part there.
     return open_shards(folder, {source.slide_id for source in slides})
 

@@ -345,6 +345,20 @@ def test_load_outliers_reads_centres_of_all_kinds_of_tiles(tmp_path):
     assert len(tiles) == 2
 
 
+def test_outliers_that_cannot_be_read_are_named_and_linked_folders_are_searched(tmp_path, capsys):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "outliers").mkdir()
+    Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(tmp_path / "store" / "good.png")
+    (tmp_path / "store" / "bad.png").write_bytes(b"\x89PNG")
+    (tmp_path / "store" / "._good.png").write_bytes(b"what a Mac leaves behind")
+    (tmp_path / "outliers" / "link").symlink_to(tmp_path / "store")
+    assert load_outliers(tmp_path / "outliers", 32).numpy().tolist() == np.full((1, 32, 32, 3), 7).tolist()
+    assert capsys.readouterr().out.startswith(f"skipped: {tmp_path}/outliers/link/bad.png: ")
+    (tmp_path / "store" / "good.png").unlink()
+    with pytest.raises(FileNotFoundError, match="`outlier_dir` must be a folder with images"):
+        load_outliers(tmp_path / "outliers", 32)
+
+
 def test_load_outliers_takes_a_bounded_number_from_all_over(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.corrupt.MAX_OUTLIERS", 3)
     for i in range(9):

@@ -12,6 +12,7 @@ from PIL import Image
 from pipelines import sources
 from pipelines.config import PatchOptions
 from pipelines.patches import read_patches
+from pipelines.shards import write_shards
 from pipelines.slide import open_slide
 from pipelines.sources import RUN_FILES, Source, check_disjoint, find_sources, is_among, split_sources
 from pipelines.tissue import slide_mask
@@ -249,3 +250,87 @@ def test_split_and_check_keep_the_slides_of_one_patient_together() -> None:
     with pytest.raises(ValueError, match="must share no case"):
         sources.check_disjoint(found[:1], found[1:2])
     sources.check_disjoint(found[:3], found[3:])
+
+
+def test_tiles_have_the_mpp_of_their_folder_or_of_the_nearest_above_it_in_the_data(tmp_path, histology):
+    for name in ("40x/a", "40x/b/deep", "c"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.fromarray(histology[:64, :64]).save(tmp_path / "data" / name / "1.png")
+    for name, mpp in (("mpp.txt", "9"), ("data/40x/mpp.txt", "0.25"), ("data/40x/b/mpp.txt", " 0.5 \n")):
+        (tmp_path / name).write_text(mpp)
+    assert {source.slide_id: source.mpp for source in find_sources(tmp_path / "data")} == {
+        "a": 0.25, "deep": 0.5, "c": None}
+    assert {source.slide_id: source.mpp for source in find_sources(tmp_path / "data/40x/a")} == {"a": None}, (
+        "folders above the one that is named are not looked at")
+    (image,) = find_sources(tmp_path / "data/40x/a/1.png")
+    assert image.mpp is None, "a file that is named itself is a slide"
+
+
+@pytest.mark.parametrize("content", [b"", b"20x", b"0,5", b"nan", b"-1", b"0.01", b"353", b"\xff", b"0.5\n0.25",
+                                     b"0" * 99 + b"0.5"])
+def test_mpp_file_that_is_no_number_is_one_line(content, tmp_path, histology):
+    Image.fromarray(histology[:64, :64]).save(tmp_path / "1.png")
+    (tmp_path / "mpp.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^`mpp\.txt` must hold the microns per pixel .* 0\.05 to 50;.*mpp\.txt'$"):
+        find_sources(tmp_path)
+
+
+@pytest.mark.parametrize(("assumed", "mpp", "count"), [(None, 0.5, 4), (2.0, 2.0, 16)])
+def test_mpp_of_a_folder_is_that_of_its_patches_and_assume_mpp_overrules_it(assumed, mpp, count, tmp_path, histology):
+    """512 pixels of 0.5 microns are 256 of 1: four patches of 128; of 2 microns they can't be read at 1."""
+    Image.fromarray(histology).save(tmp_path / "1.png")
+    (tmp_path / "mpp.txt").write_text("0.5")
+    (source,) = find_sources(tmp_path)
+    plain = [patch.mpp for patch in read_patches(source, PatchOptions(128, assume_mpp=assumed, min_tissue=0))]
+    assert plain == [mpp] * 16
+    found = list(read_patches(source, PatchOptions(128, mpp=2 * mpp / (1 if assumed is None else 2),
+                                                   assume_mpp=assumed, min_tissue=0)))
+    assert [patch.mpp for patch in found] == [1.0 if assumed is None else 2.0] * count
+
+
+def test_shards_notice_another_mpp_of_the_folder(tmp_path, histology):
+    (tmp_path / "tiles").mkdir()
+    Image.fromarray(histology[:64, :64]).save(tmp_path / "tiles" / "1.png")
+    assert write_shards(find_sources(tmp_path / "tiles"), tmp_path / "out", PatchOptions(64), progress=False).kept == 0
+    assert write_shards(find_sources(tmp_path / "tiles"), tmp_path / "out", PatchOptions(64), progress=False).kept == 1
+    (tmp_path / "tiles" / "mpp.txt").write_text("0.5")
+    with pytest.raises(ValueError, match=r"assume_mpp was None and is 0\.5"):
+        write_shards(find_sources(tmp_path / "tiles"), tmp_path / "out", PatchOptions(64), progress=False)
+
+
+def test_link_that_leads_in_a_circle_and_two_to_the_same_nowhere_are_told_apart(tmp_path):
+    for name, target in (("a.svs", "a.svs"), ("b.svs", "nowhere"), ("c.svs", "nowhere")):
+        (tmp_path / name).symlink_to(target)
+    assert ids(find_sources(tmp_path)) == ["a", "b", "c"]
+
+
+def test_names_that_no_number_of_folders_tells_apart_get_a_checksum(tmp_path, sample_slide):
+    for name in ("a--b", "a/b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "c.svs").write_bytes(sample_slide.read_bytes())
+    found = ids(find_sources(tmp_path))
+    assert len(set(found)) == 2
+
+
+def test_linked_cohort_is_found_once_by_case(tmp_path, sample_slide):
+    for case in ("case1", "case2"):
+        (tmp_path / "store" / case).mkdir(parents=True)
+        (tmp_path / "store" / case / f"{case}.tif").write_bytes(sample_slide.read_bytes())
+    (tmp_path / "cohort" / "real").mkdir(parents=True)
+    (tmp_path / "cohort" / "real" / "real.tif").write_bytes(sample_slide.read_bytes())
+    for link, target in (("1", "store/case1"), ("2", "store/case2"), ("again", "store/case1"), ("all", "store")):
+        (tmp_path / "cohort" / link).symlink_to(tmp_path / target)
+    (tmp_path / "cohort" / "real" / "loop").symlink_to(tmp_path / "cohort")
+    found = find_sources(tmp_path / "cohort")
+    assert ids(found) == ["case1", "case2", "real"]
+    with open_slide(found[0].paths[0]) as slide:
+        assert slide.dimensions == (512, 512)
+
+
+def test_comma_in_a_path_is_part_of_it(tmp_path, sample_slide):
+    (tmp_path / "Batch 3, HE").mkdir()
+    for name in ("Smith, J.tif", "Batch 3, HE/Miller, K.tif"):
+        (tmp_path / name).write_bytes(sample_slide.read_bytes())
+    spec = f"{tmp_path}/Smith, J.tif,{tmp_path}/Batch 3, HE"
+    assert ids(find_sources(spec)) == ["Miller, K", "Smith, J"]
+    assert is_among(tmp_path / "Batch 3, HE" / "new.png", spec)

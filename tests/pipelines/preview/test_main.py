@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines import console
 from pipelines.config import PatchOptions
 from pipelines.patches import find_sources
-from pipelines.preview.__main__ import FLAGS, choose_patch, main
+from pipelines.preview.__main__ import FLAGS, choose_patches, main
 
 
 def run_preview(*arguments):
@@ -33,12 +33,13 @@ def command(*arguments):
 def test_choose_patch_prefers_the_patch_with_most_to_see(tmp_path, histology):
     for name, tile in (("a", np.full((64, 64, 3), (200, 90, 160), np.uint8)), ("b", histology[:64, :64])):
         Image.fromarray(tile).save(tmp_path / f"{name}.png")
-    assert choose_patch(find_sources(tmp_path)[0], PatchOptions(patch_size=64, min_tissue=0.0)).name == "b"
+    (chosen,) = choose_patches(find_sources(tmp_path), PatchOptions(patch_size=64, min_tissue=0.0), 1)
+    assert chosen.name == "b"
 
 
 def test_choose_patch_says_why_there_is_none(tile_folder):
     with pytest.raises(ValueError, match=r"^`data` must have a patch to show; .*smaller than a patch"):
-        choose_patch(find_sources(tile_folder)[0], PatchOptions(patch_size=512))
+        choose_patches(find_sources(tile_folder), PatchOptions(patch_size=512), 3)
 
 
 def test_command_draws_corruptions(tmp_path, tile_folder):

@@ -288,3 +288,72 @@ def test_pairs_of_another_scale_than_the_model_are_refused(slides, pairs, tmp_pa
         write_shards(find_sources(pairs), train, PATCHES, workers=1, progress=False)
     with pytest.raises(ValueError, match=r"`scale` must be 2, that of the pairs of pair0; .*Received: scale=4"):
         find_parts(options(train, val_data=(str(slides),)), PATCHES, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["case_pattern", "cases"])
+@pytest.mark.parametrize("as_shards", [False, True])
+def test_slides_of_a_case_stay_in_one_part(as_shards, kind, slides, tmp_path):
+    """Folders a1 to c2 are of the cases a, b and c."""
+    for i, name in enumerate(("a1", "b1", "c1", "a2", "b2")):
+        (slides / f"case{i}").rename(slides / name)
+    (tmp_path / "cases.csv").write_text("slide,case\na1,a\na2,a\nb1,b\nb2,b\nc1,c\n")
+    data = slides
+    if as_shards:
+        write_shards(find_sources(slides), tmp_path / "shards", PATCHES, workers=1, progress=False)
+        data = tmp_path / "shards"
+    given = {"case_pattern": "^([abc])"} if kind == "case_pattern" else {"cases": str(tmp_path / "cases.csv")}
+    for seed in range(4):
+        found = find_parts(options(data, val_fraction=0.3, test_fraction=0.3, **given), PATCHES, seed)
+        cases = [{source.slide_id[0] for source in (
+            part if isinstance(part, list) else part.shards)} for part in found.values()]
+        assert sorted(map(sorted, cases)) == [["a"], ["b"], ["c"]]
+    with pytest.raises(ValueError, match=r"must share no case.*a1 and a2"):
+        find_parts(options(slides / "a1", val_data=(str(slides / "a2"),), **given), PATCHES, seed=0)
+    (slides / "a1").rename(slides / "x1")
+    with pytest.raises(ValueError, match=r"`cases?(_pattern)?` must .*'x1' has none"):
+        find_parts(options(slides, **given), PATCHES, seed=0)
+
+
+@pytest.fixture
+def without_mpp(slides, sample_slide, tmp_path):
+    """A slide with mpp, one for validation, and 20 tiles without."""
+    (tmp_path / "mixed").mkdir()
+    for name in ("mixed/good.tif", "val.tif"):
+        shutil.copy(sample_slide, tmp_path / name)
+    shutil.move(slides, tmp_path / "mixed")
+    return tmp_path / "mixed"
+
+
+def test_training_that_skips_most_of_its_files_stops_with_counts_by_reason(without_mpp, tmp_path):
+    """Today's fault: 1,000 tiles are skipped, and 19 patches are left."""
+    (without_mpp / "gone.tif").symlink_to("nowhere")
+    patches = PatchOptions(patch_size=32, mpp=1.0, min_tissue=0)
+    given = {"val_data": (str(tmp_path / "val.tif"),)}
+    with pytest.raises(ValueError, match=(
+            r"^`train_data` must give patches from 50% of its files; correct what the reasons say, or set "
+            r"--max_skipped=1 to use the others \(20 times: tiles have no resolution metadata; write .* to mpp\.txt .*"
+            r"set --assume_mpp.*; 1 times: is a link that leads nowhere; .*\)\. "
+            r"Received: train_data='patches from 1 of 22'$")):
+        prepare(options(without_mpp, **given), patches, tmp_path / "run", seed=0)
+    assert not (tmp_path / "run" / "parts.json").exists(), "the run has not begun: the corrected command starts it"
+    parts = prepare(options(without_mpp, max_skipped=1, **given), patches, tmp_path / "run", seed=0)
+    assert parts["train"].slide_ids == ("good",)
+
+
+@pytest.mark.parametrize(("bad", "stops"), [(2, False), (3, True)])
+def test_tiles_of_one_folder_are_counted_one_by_one(bad, stops, slides, tmp_path):
+    for i in range(bad):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(slides / "case0" / f"{i}.png")
+    given = options(slides / "case0", val_data=(str(slides / "case1"),))
+    if stops:
+        with pytest.raises(ValueError, match=r"3 times: is smaller than a patch of 32 pixels\).*patches from 1 of 4"):
+            prepare(given, PATCHES, tmp_path / "run", seed=0)
+    else:
+        assert prepare(given, PATCHES, tmp_path / "run", seed=0)["train"].count == 2
+
+
+def test_mpp_of_the_folder_lets_its_tiles_be_trained_on(without_mpp, tmp_path):
+    (without_mpp / "slides" / "mpp.txt").write_text("1.0\n")
+    given = options(without_mpp, val_data=(str(tmp_path / "val.tif"),))
+    parts = prepare(given, PatchOptions(patch_size=32, mpp=1.0, min_tissue=0), tmp_path / "run", seed=0)
+    assert parts["train"].slide_ids == (*(f"case{i}" for i in range(5)), "good")
