@@ -11,6 +11,7 @@ import json
 import os
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from pipelines.console import USER_ERRORS
 from pipelines.patches import find_sources
 from pipelines.shards import open_shards, write_shards
 from pipelines.slide import SlideError, open_slide
+from sr_keras.model.loading import load_keras, load_weights
+from sr_keras.networks import generator
 
 SECONDS = float(os.environ.get("SR_KERAS_FUZZ_SECONDS", "6"))
 SLOW_SECONDS = 20.0  # for one input of a few kilobytes
@@ -126,3 +129,30 @@ def test_odd_pages_of_shards_are_refused(sample_slide, tmp_path):
     (page,) = folder.glob("*.json")
     content = json.loads(page.read_text())
     fuzz(lambda rng: json.dumps(odd_json(content, rng)).encode(), page, lambda _: open_shards(folder), USER_ERRORS)
+
+
+@pytest.mark.parametrize("part", ["", "config.json", "model.weights.h5"])
+def test_damaged_keras_files_are_read_or_refused(part, tmp_path):
+    """Changed are the bytes of the whole, or one member, whose checksum is then right."""
+    network, path = generator(2, blocks=1, filters=2), tmp_path / "x.keras"
+    network.save(path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+
+    def make(rng: np.random.Generator) -> bytes:
+        file, bad = io.BytesIO(), dict(members)
+        if part == "config.json":
+            bad[part] = json.dumps(odd_json(json.loads(members[part]), rng)).encode()
+        elif part:
+            bad[part] = damaged(members[part], rng)
+        with zipfile.ZipFile(file, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as archive:
+            for name, content in bad.items():
+                archive.writestr(name, content)
+        return file.getvalue() if part else damaged([whole, file.getvalue()][rng.integers(2)], rng)
+
+    def use(path: Path) -> None:
+        load_keras(path) if part == "config.json" else load_weights(network, path)
+
+    use(path)  # undamaged
+    fuzz(make, path, use, (ValueError,))
