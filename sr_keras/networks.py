@@ -24,6 +24,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from pipelines.config import SCALES
 from pipelines.errors import require
 from sr_keras.config import GeneratorOptions
 from sr_keras.layers import Bilinear, FewChannelConv2D, SmoothSubPixel, SubPixel
@@ -166,7 +167,9 @@ def receptive_field(model: keras.Model) -> int:
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
         seen, size = (max(values) for values in zip(*(reach[tensor.name] for tensor in inputs), strict=True))
         reach[layer.output.name] = _reach_after(layer, seen, size)
-    return math.ceil(reach[model.outputs[0].name][0])
+    seen, size = reach[model.outputs[0].name]
+    require(size <= max(SCALES), "generator", f"enlarge at most {max(SCALES)} times", "give one of this package", size)
+    return math.ceil(seen)
 
 
 def _reach_after(layer: layers.Layer, seen: float, size: int) -> tuple[float, int]:

@@ -11,6 +11,7 @@ import json
 import os
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from pipelines.slide import SlideError, open_slide
 from sr_keras.evaluation import read_scores
 from sr_keras.export import _read_scores
 from sr_keras.model.facts import ModelFacts, from_json, in_words, read_facts, run_facts
+from sr_keras.model.loading import load_keras, load_weights
+from sr_keras.networks import generator
 from sr_keras.slides.reports import read_report, trust_line
 from sr_keras.training.callbacks import State
 from sr_keras.training.run_folder import record_metrics
@@ -235,3 +238,30 @@ def test_damaged_tables_and_flags_are_read_or_refused_by_name(name, tmp_path):
     path.write_text(text)
     read(path)  # undamaged
     fuzz(lambda rng: damaged(text.encode(), rng), path, named(read), (), SECONDS / 5)
+
+
+@pytest.mark.parametrize("part", ["", "config.json", "model.weights.h5"])
+def test_damaged_keras_files_are_read_or_refused(part, tmp_path):
+    """Changed are the bytes of the whole, or one member, whose checksum is then right."""
+    network, path = generator(2, blocks=1, filters=2), tmp_path / "x.keras"
+    network.save(path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+
+    def make(rng: np.random.Generator) -> bytes:
+        file, bad = io.BytesIO(), dict(members)
+        if part == "config.json":
+            bad[part] = json.dumps(odd_json(json.loads(members[part]), rng)).encode()
+        elif part:
+            bad[part] = damaged(members[part], rng)
+        with zipfile.ZipFile(file, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as archive:
+            for name, content in bad.items():
+                archive.writestr(name, content)
+        return file.getvalue() if part else damaged([whole, file.getvalue()][rng.integers(2)], rng)
+
+    def use(path: Path) -> None:
+        load_keras(path) if part == "config.json" else load_weights(network, path)
+
+    use(path)  # undamaged
+    fuzz(make, path, use, (ValueError,))

@@ -7,18 +7,23 @@
 A generator is a .keras file, a run folder (its generator.keras), a SavedModel folder NAME/VERSION, or NAME, which means
 the highest version. It computes in float32, whatever precision it was trained in.
 
-Security: a .keras file that contains code (Lambda layers, references to functions) is refused, and pickles are never
-read. A SavedModel is a program that TensorFlow does not confine, so load only those of people you trust.
+Security: a .keras file is checked before Keras opens it. It must hold the layers of `networks.generator` alone: code
+(Lambda layers, references to functions) is refused, pickles are never read, and memory is bounded by the size of the
+file. A SavedModel is a program that TensorFlow does not confine, so load only those of people you trust.
 """
 from __future__ import annotations
 
+import io
 import json
+import math
 import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -34,7 +39,14 @@ SAVED_MODEL_FILE = "saved_model.pb"
 SIGNATURE = "serving_default"
 # A function of a SavedModel beside its signatures: no limit on the size of an image. Servers do not offer it.
 UNLIMITED = "unlimited"
-CODE = ("Lambda", "__lambda__", "function")  # class names in a configuration that stand for code
+# What Keras puts into a .keras file, and the most bytes of each that are read. A generator of 16 blocks has a
+# configuration of 112,047 bytes.
+MEMBERS = {"config.json": 2**22, "metadata.json": 2**16, "model.weights.h5": 2**31}
+MOST_EXPANSION, FREE_EXPANSION = 10, 2**26  # Keras compresses nothing; weights that someone compressed shrink little
+# Class names in the configuration of a generator.
+PARTS = {"Functional", "InputLayer", "__keras_tensor__", "DTypePolicy", "GlorotUniform", "Ones", "Zeros",
+         "SmoothSubPixel", "Activation", "Add", "BatchNormalization", "Bilinear", "Conv2D", "FewChannelConv2D", "ReLU",
+         "Rescaling", "SubPixel"}
 PROBE_SIDE = 8
 LONGEST_REASON = 200
 
@@ -89,7 +101,7 @@ def load_generator(path: str | Path, scale: int | None = None, argument: str = "
         ValueError: It is not a generator, can't be loaded, contains code, or has another scale.
     """
     found = find_generator(path, argument)
-    loaded = _from_keras(found, argument) if found.is_file() else _from_saved_model(found)
+    loaded = _from_keras(found) if found.is_file() else _from_saved_model(found)
     require(scale in (None, loaded.scale), "scale", f"be {loaded.scale}, that of {path}",
             "name another model or another scale", scale)
     return loaded
@@ -125,21 +137,19 @@ def versions_of(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
-def load_keras(path: Path, argument: str = "model") -> keras.Model:
+def load_keras(path: Path) -> keras.Model:
     """Load the generator in a .keras file, computing in float32.
 
     Raises:
         ValueError: The file is damaged, contains code, or is not a generator.
     """
-    require(zipfile.is_zipfile(path), argument, "be a whole .keras file", "train or copy it again", str(path))
+    config, size = read_keras_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # Keras 3.15 reads weights in spite of a wrong checksum
-                raise ValueError(f"Its {damaged} is damaged; copy the file again")
-            json.loads(archive.read("config.json"), object_hook=_refuse_code)
+        _check_config(config, size)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         receptive_field(model)
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        scale_of(model)
+    except Exception as error:  # Keras raises exceptions of every kind
         raise ValueError(f"{path}: can't be loaded as a generator; give the generator.keras of a run. "
                          f"{_first_line(error)}") from error
     return in_float32(model)
@@ -154,20 +164,40 @@ def load_weights(model: keras.Model, path: Path) -> None:
     """
     if not path.exists():
         raise FileNotFoundError(f"weights must be a .keras file; this one does not exist. Received: {path}")
-    whole = zipfile.is_zipfile(path)
-    if whole:
-        with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None
-    if not whole:
-        raise ValueError(f"weights must be a whole .keras file; this one is damaged: copy or train it again. "
-                         f"Received: {path}")
+    read_keras_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             model.load_weights(path)
-    except (ValueError, UserWarning) as error:
+    except Exception as error:  # Keras and HDF5 raise exceptions of every kind
         raise ValueError(f"weights must be of the network that is trained; give the flags they were trained with, or "
-                         f"name another run. Received: {path}") from error
+                         f"name another run. Received: {path}. {_first_line(error)}") from error
+
+
+def read_keras_file(path: Path) -> tuple[bytes, int]:
+    """Read a .keras file through before Keras opens it: return its configuration and the size of its weights.
+
+    Checked are the checksums, which Keras 3.15 ignores for weights, and all sizes, which it believes up to 4 GiB.
+
+    Raises:
+        ValueError: The file is damaged, holds something else, or would expand to far more than its size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            names = sorted(member.filename for member in members)
+            require(names == sorted(MEMBERS), "members", f"be {', '.join(MEMBERS)}", "save it by Keras", names[:4])
+            found = {member.filename: _content(archive, member) for member in members}
+        weights = found["model.weights.h5"]
+        sizes: list[float] = []  # Keras stores arrays as they are, never in compressed chunks
+        with h5py.File(io.BytesIO(weights)) as file:
+            file.visititems(lambda _, item: sizes.append(
+                math.inf if getattr(item, "chunks", None) else getattr(item, "nbytes", 0)))
+        require(sum(sizes) <= len(weights), "weights", f"have {len(weights)} bytes", "save it by Keras", sum(sizes))
+    except Exception as error:  # zipfile, zlib and HDF5 raise exceptions of every kind
+        raise ValueError(f"{path}: this .keras file is damaged and can't be loaded; copy it again, or train again. "
+                         f"{_first_line(error)}") from error
+    return found["config.json"], len(weights)
 
 
 def read_weights(path: str | Path) -> dict[str, np.ndarray]:
@@ -213,9 +243,41 @@ def scale_of(model: keras.Model) -> int:
     return scale
 
 
-def _refuse_code(config: dict[str, object]) -> None:
-    if config.get("class_name") in CODE:
-        raise ValueError("It holds code (a Lambda layer or a function), which is never run")
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Return what a member holds, if it says that it is small; no more is read than it says."""
+    most = MEMBERS[member.filename]
+    if member.compress_type != zipfile.ZIP_STORED:
+        require(member.compress_type == zipfile.ZIP_DEFLATED, member.filename, "be stored or deflated",
+                "save it by Keras", member.compress_type)
+        most = min(most, max(FREE_EXPANSION, MOST_EXPANSION * member.compress_size))
+    require(member.file_size <= most, member.filename, f"have {most} bytes at most", "save it by Keras",
+            member.file_size)
+    with archive.open(member) as file:
+        return file.read(member.file_size + 1)  # one more than there is, to come to the check of the checksum
+
+
+def _check_config(config: bytes, weights: int) -> None:
+    """Raise a ValueError if a configuration has code or unknown parts, or describes far more weights than there are."""
+    numbers, convolutions = [0], []
+
+    def check(part: dict[str, Any]) -> dict[str, Any]:
+        name = part.get("class_name", "Functional")
+        if name not in PARTS or (part.get("registered_name") or name).rpartition(">")[2] != name:
+            raise ValueError(f"It holds {name!r}, which networks.generator does not make; code is never run")
+        for key, value in part.items():
+            if key != "shared_object_id":
+                numbers.extend(abs(n) for n in (value if isinstance(value, list) else [value]) if isinstance(n, int))
+        if "filters" in part:
+            kernel = part["kernel_size"]
+            sides = kernel if isinstance(kernel, list) else [kernel, kernel]
+            convolutions.append(math.prod(map(abs, [part["filters"], *sides])))
+        return part
+
+    whole = {**json.loads(config), "compile_config": None}  # which is not used
+    json.loads(json.dumps(whole), object_hook=check)
+    described = 4 * sum(convolutions) * max(numbers)  # bytes, if all convolutions had as many channels as the widest
+    require(described <= max(FREE_EXPANSION, 20 * weights), "config.json", f"describe a network of {weights} bytes",
+            "save it again", described)
 
 
 def _first_line(error: Exception) -> str:
@@ -224,8 +286,8 @@ def _first_line(error: Exception) -> str:
     return lines[0][:LONGEST_REASON] if lines else type(error).__name__
 
 
-def _from_keras(path: Path, argument: str) -> LoadedGenerator:
-    model = load_keras(path, argument)
+def _from_keras(path: Path) -> LoadedGenerator:
+    model = load_keras(path)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
     filters = next((layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
     facts = replace(run_facts(path.parent), filters=filters)

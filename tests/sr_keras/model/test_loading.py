@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
+import resource
 import shutil
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.config import DegradeOptions
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.formats.saved_model import export_saved_model
+from sr_keras.layers import Bilinear
 from sr_keras.model.facts import FACTS_FILE, OLD_FACTS_FILE, ModelFacts
-from sr_keras.model.loading import find_generator, in_float32, load_generator, load_keras
+from sr_keras.model.loading import (
+    find_generator,
+    in_float32,
+    load_generator,
+    load_keras,
+    load_weights,
+    read_weights,
+)
 from sr_keras.networks import autoencoder, generator, receptive_field
 
 
@@ -168,7 +187,7 @@ def test_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("model.pkl", "model.keras"):
         Path(name).write_bytes(pickle.dumps(Trap()))
-        with pytest.raises(ValueError, match="`model` must be"):
+        with pytest.raises(ValueError, match=r"`model` must be|model\.keras: this \.keras file is damaged"):
             load_generator(name)
     assert not Path("sprung").exists()
 
@@ -182,7 +201,7 @@ def test_pickled_weights_are_refused_and_not_run(run, tmp_path, monkeypatch):
         for name in ("config.json", "metadata.json"):
             bad.writestr(name, good.read(name))
         bad.writestr("model.weights.npz", weights.getvalue())
-    with pytest.raises(ValueError, match=r"bad.keras: can't be loaded as a generator"):
+    with pytest.raises(ValueError, match=r"bad.keras: .*`members` must be config.json, .*model.weights.npz"):
         load_generator("bad.keras")
     assert not Path("sprung").exists()
 
@@ -191,7 +210,7 @@ def test_pickled_weights_are_refused_and_not_run(run, tmp_path, monkeypatch):
 def test_lambda_layer_is_refused(function, tmp_path):
     image = keras.Input((None, None, 3))
     keras.Model(image, keras.layers.Lambda(function)(image)).save(tmp_path / "lambda.keras")
-    with pytest.raises(ValueError, match=r"lambda.keras: .*holds code \(a Lambda layer"):
+    with pytest.raises(ValueError, match=r"lambda.keras: .*networks.generator does not make; code is never run"):
         load_generator(tmp_path / "lambda.keras")
 
 
@@ -218,8 +237,157 @@ def test_keras_file_with_damaged_weights_is_refused(run, tmp_path):
     start = damaged.index(b"model.weights.h5") + 5000
     damaged[start] ^= 0xFF
     (tmp_path / "damaged.keras").write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"damaged.keras: can't be loaded"):
+    with pytest.raises(ValueError, match=r"damaged.keras: .*can't be loaded; copy it again.*Bad CRC"):
         load_generator(tmp_path / "damaged.keras")
+
+
+def parts_of(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def packed(path: Path, parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+def central(path: Path, member: str) -> int:
+    """Return where the entry of a member begins in the central directory, which is at the end."""
+    return path.read_bytes().rindex(member.encode()) - 46
+
+
+def changed(path: Path, start: int, content: bytes) -> Path:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(content)
+    return path
+
+
+@pytest.fixture(params=["model", "generator", "weights"])
+def refusal(request, network) -> Callable[[Path], str]:
+    """Open a file as `--model`, as `--generator`, or as a checkpoint and `--autoencoder` are; return the one line."""
+    use = {"model": load_generator, "generator": read_weights, "weights": lambda path: load_weights(network, path)}
+
+    def refused(path: Path) -> str:
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match=rf"{path.name}.*") as found:
+                use[request.param](path)
+            assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+        finally:
+            tracemalloc.stop()
+        assert "\n" not in str(found.value)
+        return str(found.value)
+    return refused
+
+
+def test_damaged_directory_of_a_keras_file_is_one_line(run, tmp_path, refusal):
+    path = Path(shutil.copy(run / "generator.keras", tmp_path / "bad.keras"))
+    changed(path, central(path, "config.json"), b"\0" * 8)
+    assert zipfile.is_zipfile(path)
+    assert "is damaged" in refusal(path)
+
+
+def test_bad_deflated_data_in_a_keras_file_is_one_line(run, tmp_path, refusal):
+    path = packed(tmp_path / "bad.keras", parts_of(run / "generator.keras"), zipfile.ZIP_DEFLATED)
+    changed(path, path.read_bytes().index(b"model.weights.h5") + len("model.weights.h5"), b"\xff")
+    with zipfile.ZipFile(path) as archive, pytest.raises(zlib.error):
+        archive.testzip()
+    assert "is damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
+@pytest.mark.parametrize("honest", [True, False])
+def test_member_that_expands_to_gigabytes_is_refused_in_little_memory(member, honest, run, tmp_path, refusal):
+    """Its size in the directory is the true one, or that of an innocent file."""
+    path, megabyte = tmp_path / "bad.keras", b" " * 2**20
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts_of(run / "generator.keras").items():
+            with archive.open(name, "w") as file:
+                file.write(content)
+                for _ in range(300 if name == member else 0):
+                    file.write(megabyte)
+    assert path.stat().st_size < 2**20
+    if not honest:
+        changed(path, central(path, member) + 24, struct.pack("<I", 1000))
+    assert ("must have" if honest else "Bad CRC-32") in refusal(path)
+
+
+@pytest.mark.parametrize("members", [{"assets/x": b""}, {"model.weights.npz": b""}])
+def test_keras_file_with_other_members_is_refused(members, run, tmp_path, refusal):
+    assert "`members` must be" in refusal(packed(tmp_path / "bad.keras", {**parts_of(run / "generator.keras"),
+                                                                          **members}))
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {}])
+def test_array_that_claims_more_than_the_file_holds_is_refused(options, run, tmp_path, refusal):
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        file.create_dataset("layers/x/vars/0", (10_000, 10_000), "float32", **options)  # of zeros, which are not stored
+    bad = {**parts_of(run / "generator.keras"), "model.weights.h5": weights.getvalue()}
+    assert "`weights` must have" in refusal(packed(tmp_path / "bad.keras", bad))
+
+
+def test_keras_file_that_was_compressed_again_loads(network, run, tmp_path, lr):
+    again = packed(tmp_path / "again.keras", parts_of(run / "generator.keras"), zipfile.ZIP_DEFLATED)
+    np.testing.assert_array_equal(load_generator(again)(lr), load_generator(run)(lr))
+    load_weights(network, again)
+
+
+def test_compiled_generator_loads_without_what_it_was_compiled_with(network, tmp_path, lr):
+    compiled = keras.models.clone_model(network)
+    compiled.set_weights(network.get_weights())
+    compiled.compile("adam", loss="mse", metrics=["mae"])
+    compiled.save(tmp_path / "compiled.keras")
+    np.testing.assert_allclose(load_keras(tmp_path / "compiled.keras")(to_float(lr)), network(to_float(lr)), atol=1e-5)
+
+
+def hostile(path: Path, run: Path, kind: str, **values: object) -> Path:
+    """Write the generator with other values in the first layer of a kind and in its configuration."""
+    parts = parts_of(run / "generator.keras")
+    config = json.loads(parts["config.json"])
+    layer = next(layer for layer in config["config"]["layers"] if layer["class_name"] == kind)
+    for name, value in values.items():
+        (layer if name in layer else layer["config"])[name] = value
+    return packed(path, {**parts, "config.json": json.dumps(config).encode()})
+
+
+@pytest.mark.parametrize(("kind", "values", "says"), [
+    ("Conv2D", {"class_name": "TorchModuleWrapper", "module": "keras.layers"}, "It holds 'TorchModuleWrapper'"),
+    ("Conv2D", {"class_name": "Unknown", "module": "a.package"}, "It holds 'Unknown'"),
+    ("Conv2D", {"registered_name": "sr_keras>SuperResolutionGAN"}, "It holds 'Conv2D'"),
+    ("Conv2D", {"activation": {"class_name": "function", "config": "system", "module": "os"}}, "It holds 'function'"),
+    ("Conv2D", {"filters": 10**7}, r"`config\.json` must describe"),
+    ("Conv2D", {"filters": "x" * 1000, "kernel_size": [10**6, 10**6]}, "bad operand"),
+    ("InputLayer", {"batch_shape": [None, None, None, 10**7]}, r"`config\.json` must describe"),
+    ("Bilinear", {"scale": 512}, "must enlarge at most 8 times")])
+def test_hostile_configuration_is_one_line_in_little_time_and_memory(kind, values, says, run, tmp_path):
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(ValueError, match=rf"\A\S*bad\.keras: can't be loaded as a generator; give .*{says}.*\Z"):
+        load_generator(hostile(tmp_path / "bad.keras", run, kind, **values))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
+    assert time.monotonic() - began < 60
+
+
+def test_network_that_enlarges_without_end_is_refused_before_it_is_run():
+    image = x = keras.Input((None, None, 3))
+    for _ in range(9):
+        x = Bilinear(8)(x)
+    with pytest.raises(ValueError, match="must enlarge at most 8 times"):
+        receptive_field(keras.Model(image, x))
+
+
+def test_damaged_model_is_one_line_of_the_command(run, tmp_path):
+    path = Path(shutil.copy(run / "generator.keras", tmp_path / "bad.keras"))
+    changed(path, central(path, "config.json"), b"\0" * 8)
+    Image.new("RGB", (8, 8)).save(tmp_path / "lr.png")
+    ran = subprocess.run([sys.executable, "-m", "sr_keras.super_resolve", f"--model={path}", "--output=sr.png",
+                          f"--input={tmp_path / 'lr.png'}"], cwd=tmp_path, capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}, check=False, timeout=120)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
+    assert f"error: {path}: this .keras file is damaged and can't be loaded; copy it again" in ran.stderr
 
 
 @pytest.mark.parametrize("part", ["saved_model.pb", "variables/variables.index",
