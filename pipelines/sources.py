@@ -3,7 +3,8 @@
 
 A `Source` is one slide: a slide file (or a rectangle of it), or all tiles of one slide, which lie in one folder. In a
 folder, PNG, JPEG and BMP files are tiles, and TIFFs of at most `TILE_SIDE` pixels a side without resolution metadata. A
-file that is named itself is always a slide.
+file that is named itself is always a slide. OME-Zarr folders and DICOM series are slides, whatever their names (see
+`pipelines.readers.folders`).
 
 NAME_lrXY is not a tile but the low resolution of the tile NAME beside it (see `pipelines.pairs`).
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import require
+from pipelines.readers.folders import dicom_slide_of, dicom_slides, is_ome_zarr
 from pipelines.sample import cached_sample_slide
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.tissue import slide_mask
@@ -31,6 +33,7 @@ TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 SLIDE_SUFFIXES = TIFF_SUFFIXES | {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff", ".btf"}
+INPUT_SUFFIXES = TILE_SUFFIXES | SLIDE_SUFFIXES
 LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # uncompressed RGBA of 16 bit
 CUT_THUMBNAIL = 512
 LR_NAME = re.compile(r"(?P<stem>.+)_lr(?P<dx>\d)(?P<dy>\d)")  # of the LR of a pair, without suffix
@@ -90,7 +93,8 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         path = cached_sample_slide(cache_dir) if str(one) == "sample" else Path(one)
         if not path.exists():
             raise FileNotFoundError(f"`{name}` must exist; check the spelling. Received: {name}={str(path)!r}")
-        found.update(_in_folder(path, name) if path.is_dir() else {(path.resolve(), False): [path]})
+        slide = dicom_slide_of(path)
+        found.update(_in_folder(path, name) if path.is_dir() else {(slide.resolve(), False): [slide]})
     require(bool(found), name, "hold slides or images", "name another folder",
             ",".join(map(str, names)))
     ids = _unique_ids(list(found))
@@ -181,18 +185,33 @@ def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> l
 
 def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
     """Yield ((resolved path, whether these are tiles), files) for every slide under a folder."""
-    for folder, inner, names in os.walk(root):
-        require(not RUN_FILES.issubset(names), name, "hold slides and no training run",
-                "name the slides, or the shards in the run's data folder", folder)
-        inner[:] = [one for one in inner if not one.startswith(".")]
-        tiles = []
-        for path in sorted(Path(folder) / one for one in names if not one.startswith(".")):
-            if is_tile(path):
-                tiles.append(path)
-            elif path.suffix.lower() in SLIDE_SUFFIXES:
-                yield (path.resolve(), False), [path]
+    for folder, slides, files in walk(root):
+        require(not all((folder / one).exists() for one in RUN_FILES), name, "hold slides and no training run",
+                "name the slides, or the shards in the run's data folder", str(folder))
+        tiles: list[Path] = []
+        for path in files:
+            (tiles if is_tile(path) else slides).append(path)
+        for path in slides:
+            yield (path.resolve(), False), [path]
         if tiles:
-            yield (Path(folder).resolve(), True), tiles
+            yield (folder.resolve(), True), tiles
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
+    """Yield each folder under a root, its DICOM and OME-Zarr slides, and its files with a suffix of slides or tiles.
+
+    What is hidden is left out.
+    """
+    for name, inner, names in os.walk(root):
+        folder = Path(name)
+        if is_ome_zarr(folder):
+            inner.clear()
+            yield folder, [folder], []
+            continue
+        inner[:] = sorted(one for one in inner if not one.startswith("."))
+        visible = sorted(folder / one for one in names if not one.startswith("."))
+        files = [path for path in visible if path.suffix.lower() in INPUT_SUFFIXES]
+        yield folder, dicom_slides(folder, set(visible).difference(files)), files
 
 
 def is_tile(path: Path) -> bool:
@@ -212,8 +231,9 @@ def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], st
     """Name each file or folder by as many of its last folders as make it unique."""
     parts = {key: (*key[0].parent.parts[1:], key[0].name if key[1] else slide_id_of(key[0])) for key in keys}
     same = Counter(parts.values())
-    # case.svs beside case.tif keep their suffixes.
-    parts = {key: own if same[own] == 1 else (*own[:-1], key[0].name) for key, own in parts.items()}
+    # case.svs beside case.tif keep their suffixes; a folder may be a slide and have tiles.
+    parts = {key: own if same[own] == 1 else (*own[:-1], key[0].name + "_tiles" * (key[1] and (key[0], False) in parts))
+             for key, own in parts.items()}
     ids: dict[tuple[Path, bool], str] = {}
     for depth in range(1, 1 + max(len(own) for own in parts.values())):
         short = {key: "--".join(own[-depth:]) for key, own in parts.items()}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Readers of image files: levels, mpp, and pixels as they are stored.
 
-The reader is chosen by content, not by name: OpenSlide for what it recognises; tifffile for other TIFFs (OME-TIFF,
-striped TIFFs, newer compressions); PIL for the rest (PNG, JPEG, BMP, palette and CMYK TIFF). All follow `Reader`.
+The reader is chosen by content, not by name: OpenSlide for what it recognises (DICOM too, a file or the folder of a
+series); tifffile for other TIFFs (OME-TIFF, striped TIFFs, newer compressions); zarr for folders of OME-Zarr; PIL for
+the rest (PNG, JPEG, BMP, palette and CMYK TIFF). All follow `Reader`.
 `pipelines.slide` converts their pixels to RGB and is what the rest of the project uses.
 """
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Protocol
 
 import numpy as np
 
-from pipelines.errors import slide_errors
+from pipelines.errors import SlideError, slide_errors
+from pipelines.readers.folders import dicom_slides, is_ome_zarr, series_of
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
 from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
 from pipelines.readers.turned import TurnedReader
+from pipelines.readers.zarr import ZarrReader
 
-__all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]
+__all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "ZarrReader", "open_reader"]
 
 PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
@@ -48,8 +51,11 @@ def open_reader(path: Path) -> Reader:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        SlideError: No reader can open it.
+        SlideError: No reader can open it, or it needs an extra that is not installed.
     """
+    if path.is_dir():
+        with slide_errors(path):
+            return _open_folder(path)
     if not path.is_file():
         raise FileNotFoundError("`path` must name a slide or image file; check the spelling. "
                                 f"Received: path={str(path)!r}")
@@ -65,3 +71,12 @@ def open_reader(path: Path) -> Reader:
             tiff = TiffReader(path)
             return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
         return PictureReader(path)
+
+
+def _open_folder(path: Path) -> Reader:
+    if is_ome_zarr(path):
+        return ZarrReader(path)
+    if dicom_slides(path) != [path]:
+        raise SlideError(f"{path}: is a folder and no slide; name an OME-Zarr, the folder of one DICOM series, or a "
+                         "file")
+    return OpenSlideReader(next(one for one in sorted(path.iterdir()) if series_of(one) is not None))
