@@ -23,6 +23,7 @@ from PIL import Image
 from pipelines.config import PatchOptions
 from pipelines.console import USER_ERRORS
 from pipelines.patches import find_sources
+from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.shards import open_shards, write_shards
 from pipelines.slide import SlideError, open_slide
 
@@ -117,6 +118,25 @@ def test_damaged_pictures_are_read_or_refused(kind, histology, tmp_path):
     path.write_bytes(content)
     use_slide(path)  # undamaged
     fuzz(lambda rng: damaged(content, rng), path, use_slide, (SlideError,))
+
+
+@pytest.mark.parametrize(("kind", "file"), [("dicom", "level0.dcm"), ("zarr", ".zattrs"), ("zarr", "0/.zarray"),
+                                            ("zarr", "0/0/0/0")])
+def test_damaged_slides_that_are_folders_are_read_or_refused(kind, file, histology, tmp_path):
+    pytest.importorskip({"dicom": "pydicom", "zarr": "zarr"}[kind], reason=f"pip install '.[{kind}]'")
+    path = tmp_path / "x"
+    with PyramidWriter(path, 128, 128, 0.25, PyramidOptions(64, None, kind), description="x") as writer:
+        for row, column in writer.missing():
+            writer.put(row, column, histology[64 * row:64 * row + 64, 64 * column:64 * column + 64])
+        writer.finish()
+    use_slide(path)  # undamaged
+    content = (path / file).read_bytes()
+
+    def make(rng: np.random.Generator) -> bytes:
+        is_json = file.startswith((".", "0/.")) and rng.random() < 0.8
+        return json.dumps(odd_json(json.loads(content), rng)).encode() if is_json else damaged(content, rng)
+
+    fuzz(make, path / file, lambda _: use_slide(path), (SlideError,))
 
 
 def test_odd_pages_of_shards_are_refused(sample_slide, tmp_path):
