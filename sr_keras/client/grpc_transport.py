@@ -43,6 +43,8 @@ from sr_keras.client.protocol import (
 
 # How gRPC reports a failed TLS handshake, which it calls UNAVAILABLE.
 UNTRUSTED = ("Handshake failed", "handshake failed", "Verification Check failed")
+# How it reports an answer that is too large, as sent or unpacked, or no such message.
+UNREADABLE = ("CLIENT: Received message larger", "Decompressed message larger", "Exception deserializing response")
 States = get_model_status_pb2.ModelVersionStatus.State
 
 
@@ -91,7 +93,13 @@ class GrpcTransport:
         for side in shape:
             tensor.tensor_shape.dim.add(size=side)
         request = predict_pb2.PredictRequest(model_spec=self._spec(version, signature), inputs={name: tensor})
-        return self._ask(self._predict, request).outputs
+        response = self._ask(self._predict, request)
+        said = response.model_spec  # optional
+        if said.name not in ("", self._model_name):
+            raise Failure(BAD_ANSWER, f"the answer of model {said.name!r}")
+        if version is not None and said.HasField("version") and said.version.value != version:
+            raise Failure(BAD_ANSWER, f"the answer of version {said.version.value}")
+        return response.outputs
 
     def _ask(self, method: Any, request: Any) -> Any:
         try:
@@ -148,7 +156,7 @@ def _failure(error: Any) -> Failure:
     code, details = error.code().name, error.details() or ""
     if code == UNAVAILABLE and any(said in details for said in UNTRUSTED):
         return Failure(NOT_TRUSTED, details)
-    if "CLIENT: Received message larger" in details:
+    if any(said in details for said in UNREADABLE):
         return Failure(BAD_ANSWER, details)
     return Failure(code, details)
 

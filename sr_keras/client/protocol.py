@@ -56,6 +56,7 @@ MEANINGS = {
     "UNAUTHENTICATED": ("does not know this caller", "check the authorisation header"),
     "PERMISSION_DENIED": ("does not admit this caller", "check the authorisation header"),
     "RESOURCE_EXHAUSTED": ("has no memory for the request", "make `tile` or `in_flight` smaller"),
+    "UNIMPLEMENTED": ("has no such service", "check that it is a model server, and its port"),
     DROPPED: ("dropped the connection", "try again, or see its log"),
     NOT_TRUSTED: ("can't be trusted", "give the certificate of its authority as `ca_cert`, or check `server`"),
     BAD_ANSWER: ("did not answer with super-resolved pixels", "check `model_name`, and `scale` if given"),

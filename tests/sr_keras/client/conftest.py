@@ -132,7 +132,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         try:
             self.model.check(spec.name, version)
-            outputs = self.model.predict(inputs, spec.signature_name, version, auth)
+            outputs = self.model.predict(inputs, spec.signature_name or "serving_default", version, auth)
         except Refused as error:
             context.abort(grpc.StatusCode[error.args[0]], error.args[1])
         response = predict_pb2.PredictResponse()

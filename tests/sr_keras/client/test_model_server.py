@@ -6,6 +6,7 @@ PATH. Its absence is said at the end of the tests.
 """
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -13,6 +14,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -161,6 +163,23 @@ def test_server_refuses_what_it_does_not_have(way, name, version, address, conne
         with pytest.raises(ServerError) as caught:
             ask()
         assert caught.value.code == "NOT_FOUND"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ovmsclient") is None, reason="pip install ovmsclient")
+def test_client_of_others_gets_the_same_pixels(address, local, histology, tmp_path):
+    """OpenVINO's client, which has the API from its own copy of the messages; hence in a process of its own."""
+    np.save(tmp_path / "lr.npy", histology[np.newaxis, 100:130, 200:245])
+    done = subprocess.run([sys.executable, "-c", """if True:
+        import sys, numpy as np, ovmsclient
+        grpc, http = (make(where) for make, where in zip(
+            (ovmsclient.make_grpc_client, ovmsclient.make_http_client), sys.argv[1:3]))
+        np.save(sys.argv[3] + "/sr.npy", grpc.predict({"lr": np.load(sys.argv[3] + "/lr.npy")}, "demo", timeout=60))
+        print([client.get_model_status("demo", 1)[1]["state"] for client in (grpc, http)])
+        """, *(address(way).partition("//")[2] for way in WAYS), tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "['AVAILABLE', 'AVAILABLE']\n", done.stderr
+    sr = np.load(tmp_path / "sr.npy")
+    assert sr.dtype == np.uint8
+    assert np.abs(sr.astype(int) - local(histology[np.newaxis, 100:130, 200:245])).max() <= 1
 
 
 @pytest.fixture
