@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipelines.config import PatchOptions
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import side_product, write_text
 from pipelines.pairs import shape_of
 from pipelines.patches import Source, check_disjoint, find_sources, gives_patch, split_sources
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
@@ -217,7 +217,8 @@ def _report(parts: dict[str, ShardSet], run: Path) -> None:
     if 2 * parts["train"].count < sum(shards.count for shards in parts.values()):
         print("most patches are held out, because slides are split by number and not by size: "
               "set --val_data and --test_data, or try another --seed")
-    write_text(run / "skipped.json", json.dumps(skipped, indent=2) + "\n")
+    with side_product(run / "skipped.json"):
+        write_text(run / "skipped.json", json.dumps(skipped, indent=2) + "\n")
     broken = sum(item["broken"] for item in skipped)
     if broken:
         print(f"skipped {broken} patches or slides that can't be read, listed in {run / 'skipped.json'}")

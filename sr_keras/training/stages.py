@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from pipelines.corrupt import blur, contrast, noise
 from pipelines.errors import UserError, require
-from pipelines.files import atomic_path, write_text
+from pipelines.files import atomic_path, side_product, write_text
 from pipelines.shards.records import damage_named, fold
 from sr_keras.config import BEST_BY, StageOptions, TrainOptions
 from sr_keras.gan import SuperResolutionGAN
@@ -125,7 +125,8 @@ def _measure_manifold(plan: Plan) -> None:
     if not path.exists():
         batches = plan.validation_pairs().take(MEASURED // VALIDATION_BATCH).as_numpy_iterator()
         movement = code_movement(plan.encoder(), np.concatenate([hr for _, hr in batches]))
-        write_text(path, json.dumps(movement, indent=2) + "\n")
+        with side_product(path):
+            write_text(path, json.dumps(movement, indent=2) + "\n")
         print(f"autoencoder: {in_words(movement)}")
 
 
