@@ -134,7 +134,7 @@ def jobs(root: Path) -> list[Job]:
         Job("training, adversarial", training, weights_of_run, ("--resume",), "run/warmup.keras"),
         Job("whole slide", lambda folder: [
             "sr_keras.super_resolve", f"--model={model}", f"--input={sample}", f"--output={folder / 'x4.tif'}",
-            f"--trust_map={folder / 'trust.tif'}", "--tile=32", "--everywhere"],
+            f"--trust_map={folder / 'trust.tif'}", "--tile=148", "--everywhere"],
             lambda folder: bytes_of(folder, "*.tif"), ("--resume",)),
         Job("export", lambda folder: ["sr_keras.export", f"--model={model}", "--name=m", "--formats=saved_model,litert",
                                       "--precisions=float32", f"--output={folder / 'models'}"],
@@ -241,7 +241,7 @@ def long_runs(root: Path, epochs: int) -> list[tuple[str, list[str]]]:
         ("extraction", ["pipelines.extract", f"--data={many}", f"--output={root / 'shards'}", "--patch_size=64",
                         "--stride=16", "--min_tissue=0", "--workers=1"]),
         ("super-resolution", ["sr_keras.super_resolve", f"--model={root / 'model'}", f"--input={many}",
-                              f"--output={root / 'x4'}", "--tile=64", "--everywhere"]),
+                              f"--output={root / 'x4'}", "--tile=148", "--everywhere"]),
         ("training, 3 stages", train(root / "long", root / "two" / "slide00.tif", math.ceil(epochs / 3))),
     ]
 
