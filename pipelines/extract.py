@@ -25,6 +25,7 @@ from contextlib import nullcontext
 
 from absl import flags
 
+from pipelines.anonymous import HELP, alias, read_key
 from pipelines.cluster import Cluster
 from pipelines.config import PatchOptions, patch_options, registered
 from pipelines.console import run
@@ -43,6 +44,7 @@ flags.DEFINE_integer("workers", None, "Processes that read slides; by default on
 flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that cannot be read.", flag_values=FLAGS)
 flags.DEFINE_string("ray", None, "Read on a Ray cluster: 'auto' for the one that this machine belongs to, or else a "
                     "local one; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
+flags.DEFINE_string("anonymous", None, HELP, flag_values=FLAGS)
 define(FLAGS, PatchOptions)
 
 
@@ -53,6 +55,7 @@ def main() -> int:
     from pipelines.pairs import pair_folders
     from pipelines.patches import find_sources
     from pipelines.shards import write_shards
+    from pipelines.sources import anonymous
 
     pages = registered(FLAGS.pairs)
     require(not pages or FLAGS["data"].using_default_value, "data", "be left out with registered scans",
@@ -71,6 +74,10 @@ def main() -> int:
     require(not any(home.resolve().is_relative_to(folder.resolve()) for home in homes), "output",
             "hold none of the slides", "folders with shards are not searched for slides: choose another folder",
             FLAGS.output)
+    if key := read_key(FLAGS.anonymous):
+        for source in sources:  # the screen is the only place where a name stands beside its hash
+            print(f"{source.slide_id} is {alias(source.slide_id, key)}")
+        sources = [anonymous(source, key) for source in sources]
     with Cluster(FLAGS.ray, most=FLAGS.workers) if FLAGS.ray else nullcontext() as cluster:
         report = write_shards(sources, folder, options, FLAGS.workers, FLAGS.strict, cluster=cluster)
     kept = f" ({report.kept} of them finished before)" if report.kept else ""

@@ -16,12 +16,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from pipelines.anonymous import CASE_NAME, alias
 from pipelines.errors import require
 from pipelines.readers.folders import dicom_slide_of, dicom_slides, is_ome_zarr
 from pipelines.sample import cached_sample_slide
@@ -37,7 +38,6 @@ INPUT_SUFFIXES = TILE_SUFFIXES | SLIDE_SUFFIXES
 LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # uncompressed RGBA of 16 bit
 CUT_THUMBNAIL = 512
 LR_NAME = re.compile(r"(?P<stem>.+)_lr(?P<dx>\d)(?P<dy>\d)")  # of the LR of a pair, without suffix
-CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}", re.IGNORECASE)  # of one patient, in the names of TCGA
 RUN_FILES = frozenset({"flags.txt", "versions.json"})  # of a training run, whose pictures are not slides
 
 Region = tuple[int, int, int, int]
@@ -48,7 +48,8 @@ class Source:
     """One slide: its file, or with `tiles` the files of its tiles. `region` is (x, y, width, height) in level 0.
 
     With `lr_paths` the tiles are the HR of pairs and these the LR (see `pipelines.pairs`). `scans` are the JSON file of
-    `pipelines.register` and the second scan, LR, that was registered with this slide.
+    `pipelines.register` and the second scan, LR, that was registered with this slide. Where there is a `key`, the id
+    is a hash and no name may be written (see `pipelines.anonymous`).
     """
 
     slide_id: str
@@ -57,6 +58,7 @@ class Source:
     tiles: bool = False
     lr_paths: tuple[Path, ...] | None = None
     scans: tuple[Path, Path] | None = None
+    key: bytes | None = field(default=None, repr=False)
 
     @property
     def is_pairs(self) -> bool:
@@ -100,6 +102,11 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     ids = _unique_ids(list(found))
     sources = [_source(ids[key], paths, tiles=key[1]) for key, paths in found.items()]
     return sorted(sources, key=lambda source: source.slide_id)
+
+
+def anonymous(source: Source, key: bytes) -> Source:
+    """Return a slide under a hash of its id."""
+    return replace(source, slide_id=alias(source.slide_id, key), key=key)
 
 
 def is_among(path: str | os.PathLike[str], spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> bool:

@@ -42,6 +42,7 @@ from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
+from pipelines.anonymous import read_key
 from pipelines.cluster import CPUS, Cluster
 from pipelines.errors import require
 from pipelines.options import define, read
@@ -52,6 +53,7 @@ from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
 from sr_keras.slides.enlarge import Job, try_job
 from sr_keras.slides.outputs import (
+    alias_of,
     check_output,
     check_writable,
     find_inputs,
@@ -125,7 +127,9 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     if FLAGS.trust_map:
         maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)
         check_writable("trust_map", [path for path in maps if path])
-    return [Job(*pair, trust_map) for pair, trust_map in zip(pairs, maps, strict=True)]
+    key = read_key(options.anonymous)
+    return [Job(*pair, trust_map, alias_of(pair[0], FLAGS.input, key) if key else None)
+            for pair, trust_map in zip(pairs, maps, strict=True)]
 
 
 def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:
@@ -155,8 +159,9 @@ def _record_failure(job: Job, error: Exception) -> str:
     line = f"{job.source}: {console.one_line(error).removeprefix(f'{job.source}: ')}"
     if not job.output.exists():  # otherwise the report belongs to the existing output
         with suppress(OSError):
-            write_report(job.output, {"status": "failed", "source": str(job.source),
-                                      "output": str(job.output), "error": line})
+            write_report(job.output, {"status": "failed", "source": job.alias or str(job.source),
+                                      "output": str(job.output),
+                                      "error": "the screen said why" if job.alias else line})
     return line
 
 

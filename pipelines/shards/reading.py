@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import hmac
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -118,7 +119,8 @@ def fingerprint(source: Source, options: PatchOptions) -> dict[str, Any]:
     elif not options.pairs:
         values = {name: value for name, value in values.items() if name not in OF_PAIRS}
     return {"options": values, "region": list(source.region) if source.region else None,
-            "files": hashlib.sha256(files.encode()).hexdigest()}
+            "files": hmac.new(source.key or b"", files.encode(), "sha256").hexdigest() if source.key
+            else hashlib.sha256(files.encode()).hexdigest()}
 
 
 def remove(folder: Path, slide_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from json import dumps
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.anonymous import alias
 from pipelines.cluster import Cluster
 from pipelines.config import PatchOptions
 from pipelines.errors import require
@@ -132,7 +133,7 @@ def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[
     """Yield the patches; add everything else to `skipped`."""
     for item in read_patches(source, options):
         if isinstance(item, Patch):
-            yield item
+            yield replace(item, name=alias(item.name, source.key)) if source.key and source.tiles else item
         else:
             _refuse_broken([item], strict)
             skipped.append(item)
@@ -160,15 +161,23 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
 
 def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[ShardEntry],
                 skipped: list[Skipped], found: dict[str, int]) -> Page:
-    """Write a slide's page; `found` replaces options by what was found while reading."""
+    """Write a slide's page; `found` replaces options by what was found while reading.
+
+    What an anonymous slide's page says of skipped patches has no names; the returned page has them, for the screen.
+    """
     known = fingerprint(source, options)
     page = Page(format=FORMAT, slide_id=source.slide_id, options=known["options"] | found, region=known["region"],
                 files=known["files"], count=sum(len(shard["tissue"]) for shard in shards), shards=shards,
                 skipped=skipped)
     path = page_path(folder, source.slide_id)
     with full_disk_named(path, REMEDY):
-        write_text(path, dumps(page, default=asdict) + "\n")
+        written = [_nameless(item, source.key, source.tiles) for item in skipped] if source.key else skipped
+        write_text(path, dumps({**page, "skipped": written}, default=asdict) + "\n")
     return page
+
+
+def _nameless(item: Skipped, key: bytes, is_tile: bool) -> Skipped:
+    return replace(item, where=alias(item.where, key) if is_tile else item.where, reason="the screen said why")
 
 
 def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -> Page:

@@ -41,7 +41,8 @@ FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 FLAGS_FILE = "flags.txt"
 LARGEST_MPP, LARGEST_DEPARTURE = 100.0, 255.0
-LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir")
+LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir",
+               "cache", "cases")
 TEXTBOOK = "--degradation=textbook"  # what runs used before this flag existed
 Scores = dict[str, dict[str, float]]
 

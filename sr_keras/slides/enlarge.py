@@ -44,24 +44,26 @@ LISTED_PLACES = 100  # unreadable ones, in the report
 
 
 class Job(NamedTuple):
-    """An input file, its output, and its trust map if one is requested."""
+    """An input file, its output, its trust map if one is requested, and what is written in place of its name."""
 
     source: Path
     output: Path
     trust_map: Path | None = None
+    alias: str | None = None
 
 
 def try_job(generator: LoadedGenerator, job: Job, options: EnlargeOptions, **more: Any) -> dict[str, Any] | Exception:
     """Return the report of `enlarge_file`, or the error that must not stop other jobs."""
     try:
-        return enlarge_file(generator, job.source, job.output, options, trust_map=job.trust_map, **more)
+        return enlarge_file(generator, job.source, job.output, options, trust_map=job.trust_map,
+                            alias=job.alias, **more)
     except (OSError, SlideError, ValueError) as error:
         return error
 
 
 def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options: EnlargeOptions | None = None, *,
                  trust_map: Path | None = None, model: dict[str, Any] | None = None,
-                 compute: Callable[..., Work] | None = None) -> dict[str, Any]:
+                 compute: Callable[..., Work] | None = None, alias: str | None = None) -> dict[str, Any]:
     """Super-resolve one file.
 
     Args:
@@ -73,6 +75,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
             output.
         model: From `reports.describe_model`, if known already.
         compute: Called in place of `super_resolve_plane`; `distributed` has one for a cluster.
+        alias: What is written in place of the source's name and path.
 
     Returns:
         The report that is written beside the output; with `kept` if the finished output existed before.
@@ -88,18 +91,19 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
     require(trust_map is None or generator.scale in SCALES, "trust_map",
             f"be left out for a model of scale {generator.scale}",
             f"the degradation that it needs is defined for scales {', '.join(map(str, SCALES))}", generator.scale)
-    description = reports.description(model or reports.describe_model(generator), options.of_pixels(), source)
+    description = reports.description(model or reports.describe_model(generator), options.of_pixels(), source, alias)
     kept = options.resume and output.exists()
-    report = _existing_report(source, output, description) if kept else {}
+    written = alias or str(source)
+    report = _existing_report(written, output, description) if kept else {}
     if kept and (trust_map is None or _has_trust_map(report, trust_map)):
         return report | {"kept": True}
     with open_slide(source, options.assume_mpp) as slide:
         if not kept:
             report = _super_resolve(generator, slide, output, options, description, compute or super_resolve_plane,
-                                    started, read_again=trust_map is not None)
+                                    started, read_again=trust_map is not None) | {"source": written}
             reports.write_report(output, report)
         if trust_map:
-            report = report | _measure_trust(generator, slide, output, options, trust_map)
+            report = report | _measure_trust(generator, slide, output, options, trust_map, alias or source.name)
             reports.write_report(output, report)
     return report | {"kept": True} if kept else report
 
@@ -183,7 +187,7 @@ def _describe_files(lr: LRPlane, output: Path, scale: int) -> dict[str, Any]:
     """Return what a report says of input and output."""
     (height, width), places = lr.shape[:2], lr.unreadable_l0_rectangles()
     return {
-        "status": "done", "source": str(lr.slide.path), "output": str(output), "bytes": size_of(output),
+        "status": "done", "output": str(output), "bytes": size_of(output),
         "lr": {"width": width, "height": height, "mpp": lr.mpp, "level": lr.level, "l0_region": list(lr.l0_box),
                "averaged": lr.averaged},
         "sr": {"width": scale * width, "height": scale * height, "mpp": lr.mpp and lr.mpp / scale},
@@ -201,7 +205,7 @@ def _describe_work(work: Work, windows: WindowPlan, whole: int, seconds: float) 
         "seconds_saved": work.seconds_saved, "time_saved_share": work.seconds_saved / (seconds + work.seconds_saved)}
 
 
-def _existing_report(source: Path, output: Path, description: dict[str, Any]) -> dict[str, Any]:
+def _existing_report(source: str, output: Path, description: dict[str, Any]) -> dict[str, Any]:
     """Return the report of an existing output that this run would make again.
 
     If a kill came before the report was written, the description in the file identifies the output.
@@ -209,7 +213,7 @@ def _existing_report(source: Path, output: Path, description: dict[str, Any]) ->
     report = reports.read_report(output)
     same = report.get("description") == json.loads(_as_text(description))
     if not same and not is_picture(output):
-        report = {"status": "done", "source": str(source), "output": str(output), "bytes": size_of(output),
+        report = {"status": "done", "source": source, "output": str(output), "bytes": size_of(output),
                   "description": description}
         same = _as_text(description) in read_description(output)
     require(same, "output", "be made from this source by this model with these options to be kept",
@@ -223,7 +227,7 @@ def _has_trust_map(report: dict[str, Any], trust_map: Path) -> bool:
 
 
 def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, options: EnlargeOptions,
-                   trust_map: Path) -> dict[str, Any]:
+                   trust_map: Path, title: str) -> dict[str, Any]:
     """Write the trust map of a finished output, and return what its report says of it."""
     started, scale = time.monotonic(), generator.scale
     for old in trust_paths(trust_map):  # they may belong to another output
@@ -231,7 +235,7 @@ def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, optio
     lr = open_plane(slide, options)  # a new one: the file of the other's unreadable places is deleted
     with _progress_bar(f"{slide.path.name}, trust map", lr, scale) as bar:
         trust = measure_file(lr, output, scale, partial(_update, bar), generator.facts.usual_departure)
-    found = write_trust(trust_map, trust, slide.path.name,
+    found = write_trust(trust_map, trust, title,
                         lambda hr_x, hr_y: lr.l0_point(hr_x / scale, hr_y / scale))
     return {"trust": found | {"seconds": time.monotonic() - started}, "peak_rss_bytes": reports.peak_rss()}
 

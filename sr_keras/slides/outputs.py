@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from pipelines.anonymous import alias, read_key
 from pipelines.console import import_optional
 from pipelines.errors import require
 from pipelines.files import atomic_path
@@ -154,7 +155,7 @@ def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions)
                 f"end in one of {', '.join(OUTPUT_SUFFIXES)}, or be a folder", "change the suffix", str(output))
         require(one or not (output.is_file() or output.suffix.lower() in OUTPUT_SUFFIXES), "output",
                 "be a folder, because the input is a folder or a list", "name a folder", str(output))
-        pairs = _outputs_in_folder(found, output, suffix)
+        pairs = _outputs_in_folder(found, output, suffix, read_key(options.anonymous))
     sources, uses = {realpath(source) for source, _ in pairs}, Counter(path for _, path in pairs)
     for path, count in uses.items():
         require(realpath(path) not in sources, "output", "be another file than the input", "choose another path",
@@ -179,7 +180,7 @@ def plan_trust_maps(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pat
     Raises:
         ValueError: A map is impossible or would replace a file.
     """
-    maps = _trust_map_paths(pairs, output, trust_map)
+    maps = _trust_map_paths(pairs, output, trust_map, options.anonymous is not None)
     taken, uses = {realpath(path) for pair in pairs for path in pair}, Counter(maps)
     for path in maps:
         require(uses[path] == 1, "trust_map", f"be the only one with the name {path.name}", "rename the inputs",
@@ -192,6 +193,12 @@ def plan_trust_maps(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pat
         require(options.overwrite or not path.exists() or is_trust_map(path), "trust_map",
                 "be a trust map to be resumed", "choose another path, or add --overwrite", str(path))
     return maps
+
+
+def alias_of(source: Path, inputs: str, key: bytes) -> str:
+    """Return the hash of a file's name, with the folders between it and the input that it was found in."""
+    root = next((path for path in find_inputs(inputs) if path in source.parents), source.parent)
+    return alias(str(source.relative_to(root).with_name(slide_id_of(source))), key)
 
 
 def find_inputs(inputs: str) -> list[Path]:
@@ -256,21 +263,23 @@ def is_picture(output: Path) -> bool:
     return output.suffix.lower() in PICTURE_SUFFIXES
 
 
-def _outputs_in_folder(inputs: dict[Path, list[Path]], output: Path, suffix: str) -> list[tuple[Path, Path]]:
-    """Return the pairs of the files found in each input, in the same subfolders."""
+def _outputs_in_folder(inputs: dict[Path, list[Path]], output: Path, suffix: str, key: bytes | None
+                       ) -> list[tuple[Path, Path]]:
+    """Return the pairs of the files found in each input, in the same subfolders; with a key by hashes of both."""
     pairs = []
     for path, found in inputs.items():
         require(bool(found), "input", f"contain pictures or slides ({', '.join(sorted(INPUT_SUFFIXES))})",
                 "name another folder", str(path))
         for file in found:
             inner = file.relative_to(path).parent if path in file.parents else Path()
-            pairs.append((file, output / inner / (slide_id_of(file) + (suffix if is_slide(file) else ".png"))))
+            name = str(inner / slide_id_of(file))
+            pairs.append((file, output / ((alias(name, key) if key else name) + (suffix if is_slide(file) else ".png"))))
     # Outputs of an earlier run beside their slides are not inputs.
     written = {realpath(path) for _, path in pairs if path.name.endswith(suffix)}
     return [(source, path) for source, path in pairs if realpath(source) not in written]
 
 
-def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path) -> list[Path]:
+def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path, anonymous: bool) -> list[Path]:
     if trust_map.suffix.lower() in TIFF_SUFFIXES and not trust_map.is_dir():
         require(len(pairs) == 1, "trust_map", f"be a folder, because there are {len(pairs)} inputs", "name a folder",
                 str(trust_map))
@@ -278,8 +287,9 @@ def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pa
     require(trust_map.is_dir() or not (trust_map.suffix or trust_map.exists()), "trust_map",
             "end in .tif, or be a folder", "change the suffix", str(trust_map))
     roots = [output if output in path.parents else path.parent for _, path in pairs]
-    return [trust_map / path.relative_to(root).with_name(f"{slide_id_of(source)}_trust.tif")
-            for (source, path), root in zip(pairs, roots, strict=True)]
+    names = [slide_id_of(path if anonymous else source) for source, path in pairs]
+    return [trust_map / path.relative_to(root).with_name(f"{name}_trust.tif")
+            for (_, path), root, name in zip(pairs, roots, names, strict=True)]
 
 
 def _find_files(folder: Path, output: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipelines.anonymous import HELP
 from pipelines.config import PatchOptions, check_resolution
 from pipelines.errors import require
 from pipelines.options import AT_LEAST_1, Options, Rule, option, same_as, within
@@ -60,6 +61,7 @@ class EnlargeOptions(Options):
         MEMORY_GIB, "Memory to use", "more makes windows larger, with less computed twice",
         Rule(f"be more than {FIXED_GIB} GiB, which TensorFlow and the reader take, and finite",
              lambda memory: FIXED_GIB < memory < math.inf), unit="GiB", group="basic")
+    anonymous: str | None = option(None, HELP.removesuffix("."), group="data")
     overwrite: bool = option(False, "Replace existing outputs", group="basic")
     resume: bool = option(False, "Continue a stopped run; finished outputs are kept", group="basic")
 
@@ -68,6 +70,8 @@ class EnlargeOptions(Options):
         check_resolution(self.mpp, self.level, self.assume_mpp)
         require(self.quality is None or not self.lossless, "quality", "be left out when lossless is given",
                 "remove one of the two", self.quality)
+        require(self.anonymous is None or not self.keep_patient, "anonymous", "be left out when keep_patient is given",
+                "remove one of the two", self.anonymous)
 
     def pyramid(self, output: Path, scale: int) -> PyramidOptions:
         """Return the options of the pyramid at `output`.
@@ -88,7 +92,7 @@ class EnlargeOptions(Options):
         An output is resumed if its record is the same, so the record of earlier versions stays: `halo` was an option
         once, and newer options are left out at their default.
         """
-        left_out = ("memory", "overwrite", "resume", "" if self.keep_patient else "keep_patient")
+        left_out = ("memory", "overwrite", "resume", "anonymous", "" if self.keep_patient else "keep_patient")
         return {"halo": None} | {name: value for name, value in asdict(self).items() if name not in left_out}
 
 

@@ -48,13 +48,14 @@ def sha256(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def description(model: dict[str, Any], asked: dict[str, Any], source: Path) -> dict[str, Any]:
+def description(model: dict[str, Any], asked: dict[str, Any], source: Path, name: str | None = None) -> dict[str, Any]:
     """Return the description of an output, from `describe_model`, the options that can change pixels, and the slide.
 
-    If a slide consists of many files, `source` is the one that is opened, or their folder.
+    If a slide consists of many files, `source` is the one that is opened, or their folder. `name` stands in place of
+    its name.
     """
     return {"software": f"sr_keras {sr_keras.__version__}", "model": model, "flags": asked,
-            "source": {"file": source.name, "sha256": sha256(files_of(source))}}
+            "source": {"file": name or source.name, "sha256": sha256(files_of(source))}}
 
 
 def peak_rss() -> int:

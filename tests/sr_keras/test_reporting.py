@@ -85,7 +85,8 @@ def test_report_and_picture_that_cannot_be_written_are_warnings(model, pictures,
     with Image.open(tmp_path / "one.png") as made:
         assert made.size == (128, 96)
     assert f"warning: {tmp_path / 'one.png.report.json'} was not written: " in capsys.readouterr().err
-    scores = (evaluate, f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / 'e'}", *PATCHES, "--limit=2")
+    scores = (evaluate, f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / 'e'}", *PATCHES,
+              "--limit=2")
     run(*scores)
     (tmp_path / "e" / "scores.csv").unlink()
     (tmp_path / "e" / "sheet.png").unlink()
