@@ -273,7 +273,8 @@ def _outputs_in_folder(inputs: dict[Path, list[Path]], output: Path, suffix: str
         for file in found:
             inner = file.relative_to(path).parent if path in file.parents else Path()
             name = str(inner / slide_id_of(file))
-            pairs.append((file, output / ((alias(name, key) if key else name) + (suffix if is_slide(file) else ".png"))))
+            name = alias(name, key) if key else name
+            pairs.append((file, output / (name + (suffix if is_slide(file) else ".png"))))
     # Outputs of an earlier run beside their slides are not inputs.
     written = {realpath(path) for _, path in pairs if path.name.endswith(suffix)}
     return [(source, path) for source, path in pairs if realpath(source) not in written]
