@@ -50,7 +50,7 @@ malformed: $(VENV)/base
 audit: $(VENV)/dev
 	$(RUN) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
-	$(VENV)/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip
+	$(VENV)/audit/bin/pip-audit --strict --requirement requirements.txt --no-deps --disable-pip
 
 docs: $(VENV)/dev
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever a gRPC server does, the client ends in time, in one line, and without filling memory.
 
-`test_transports.py` has what both ways share: a slow server, a dropped connection, another shape or dtype.
+`test_connection_transports.py` has what both ways share: a slow server, a dropped connection, another shape or dtype.
 """
 from __future__ import annotations
 
