@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.errors import SlideError, slide_errors
-from pipelines.readers.folders import dicom_slides, is_ome_zarr, series_of
+from pipelines.readers.folders import dicom_slides, is_dicom, is_ome_zarr, series_of
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
 from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
 from pipelines.readers.turned import TurnedReader
@@ -70,6 +70,9 @@ def open_reader(path: Path) -> Reader:
         if magic in TIFF_MAGIC and is_for_tifffile(path):
             tiff = TiffReader(path)
             return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
+        if is_dicom(path):
+            raise SlideError(f"{path}: is no DICOM whole slide image, or a damaged one; copy it again, or give another "
+                             "file")
         return PictureReader(path)
 
 
@@ -79,4 +82,4 @@ def _open_folder(path: Path) -> Reader:
     if dicom_slides(path) != [path]:
         raise SlideError(f"{path}: is a folder and no slide; name an OME-Zarr, the folder of one DICOM series, or a "
                          "file")
-    return OpenSlideReader(next(one for one in sorted(path.iterdir()) if series_of(one) is not None))
+    return OpenSlideReader(next(one for one in sorted(path.iterdir()) if series_of(one)))

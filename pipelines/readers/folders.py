@@ -45,7 +45,7 @@ def dicom_slides(folder: Path, files: Iterable[Path] | None = None) -> list[Path
         series = None if path.name.startswith(".") else series_of(path)
         if series is not None:
             first.setdefault(series or path.name, path)
-    return [folder] if len(first) == 1 else list(first.values())
+    return [folder] if len(first) == 1 and "" not in map(series_of, first.values()) else list(first.values())
 
 
 def dicom_slide_of(path: Path) -> Path:

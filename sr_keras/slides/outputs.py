@@ -267,7 +267,7 @@ def _outputs_in_folder(inputs: dict[Path, list[Path]], output: Path, suffix: str
             pairs.append((file, output / inner / (slide_id_of(file) + (suffix if is_slide(file) else ".png"))))
     # Outputs of an earlier run beside their slides are not inputs.
     written = {realpath(path) for _, path in pairs if path.name.endswith(suffix)}
-    return [(source, path) for source, path in pairs if realpath(source) not in written]
+    return list(dict.fromkeys((source, path) for source, path in pairs if realpath(source) not in written))
 
 
 def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.errors import SlideError, UserError
 from pipelines.pyramid import PyramidOptions, PyramidWriter
@@ -71,6 +72,20 @@ def test_folders_of_slides_are_inputs_by_name(study, tmp_path):
         (study / "one", tmp_path / "new" / "one_x4.ome.zarr")]
     listed = plan_outputs(f"{study / 'one'},{study / 'two.ome.zarr'}", tmp_path / "out", 4, EnlargeOptions())
     assert [target for _, target in listed] == [tmp_path / "out" / "one_x4.tif", tmp_path / "out" / "two_x4.tif"]
+
+
+def test_file_of_a_series_names_its_slide_and_a_folder_all_that_is_in_it(study, histology, tmp_path, monkeypatch):
+    for name in ("inner/deep.png", "beside.png"):
+        (study / "one" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(histology[:64, :64]).save(study / "one" / name)
+    (study / "one" / "copy.dcm").write_bytes((study / "one" / "level0.dcm").read_bytes())
+    files = f"{study / 'one' / 'level0.dcm'},{study / 'one' / 'copy.dcm'}"
+    assert plan_outputs(files, tmp_path / "out", 4, EnlargeOptions()) == [
+        (study / "one", tmp_path / "out" / "one_x4.tif")]
+    monkeypatch.chdir(study / "one")
+    found = plan_outputs(".", tmp_path / "out", 4, EnlargeOptions())
+    assert [target.relative_to(tmp_path / "out").as_posix() for _, target in found] == [
+        "one_x4.tif", "beside.png", "inner/deep.png"]
 
 
 def test_outputs_beside_their_slides_are_no_input_the_next_time(loaded, study):
