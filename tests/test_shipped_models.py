@@ -19,7 +19,7 @@ from sr_keras.metrics import bicubic, ms_ssim, psnr, qilv, rrmse
 from sr_keras.model.loading import load_generator
 
 NAMES = ("srgan_sqe_x4", "srgan_sqe_x4_light")
-VERSION = "3"
+VERSION = "4"
 MIB = 2**20
 
 

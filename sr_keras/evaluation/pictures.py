@@ -136,7 +136,7 @@ def draw_curves(gains: Sequence[Gain], path: str | os.PathLike[str]) -> None:
         row[0].set_ylabel(f"gain in {METRICS[name].label}", color=INK)
     for panel, label in zip(axes[-1], CURVES, strict=True):
         panel.set_xlabel(label, color=INK)
-    axes[0][0].legend(frameon=False, fontsize=8, labelcolor=FAINT, loc="lower right")
+    axes[0][0].legend(frameon=False, fontsize=8, labelcolor=FAINT, loc="upper left")
     figure.suptitle("Gain of SR over bicubic: above 0 is better than bicubic", color=INK, fontsize=12)
     _save(figure, path)
 

@@ -370,9 +370,10 @@ def test_link_to_nothing_is_a_failure_and_stops_none(picture, run, tmp_path, cap
     os.mkfifo(folder / "pipe.png")  # no file, and who opened it would wait for ever
     assert run(f"--input={folder}", f"--output={tmp_path / 'out'}") == 1
     said = capsys.readouterr()
-    assert "1 of 6 written" in said.out
-    assert "gone.svs: No such file or directory" in said.err
-    assert said.err.count("error: ") == 5
+    assert "1 of 7 written" in said.out
+    assert "gone.svs: is a link that leads nowhere" in said.err
+    assert "pipe.png: is a pipe, socket or device" in said.err
+    assert said.err.count("error: ") == 6
 
 
 def test_jpegs_that_a_slide_consists_of_are_no_pictures(mixed, tmp_path):

@@ -152,6 +152,7 @@ def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
     (["--grid=method=srgan; fraction=0.3; kind=outlier"], "`outlier_dir` must name a folder of tiles"),
     (["--grid=method=srgan", "--lambda_c=-1"], "`lambda_c` must be 0 or more"),
     (["--grid=method=srgan", "--train_data=nosuch"], "`train_data` must exist"),
+    (["--grid=method=srgan", "--case_pattern=(slide)"], "`train_data` and `val_data` must share no case (patient)"),
     (["--grid=method=srgan", "--magnifications=erosion"], "`magnifications` must be SLIDE:MAGNIFICATION"),
     (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last if the validation slides are scored"),
     (["--grid=method=srgan", "--eval_patch_size=128"], "`eval_patch_size` must be 161 or more"),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -281,6 +282,13 @@ def refusal(request, network) -> Callable[[Path], str]:
         assert "\n" not in str(found.value)
         return str(found.value)
     return refused
+
+
+def test_keras_files_are_opened_in_one_module():
+    root, opens = Path(__file__).parents[3], re.compile(r"\.load_model\(|\.load_weights\(|ZipFile\(")
+    opened = {path.name for part in ("pipelines", "sr_keras", "study") for path in (root / part).rglob("*.py")
+              if opens.search(path.read_text())}
+    assert opened == {"loading.py"}
 
 
 def test_damaged_directory_of_a_keras_file_is_one_line(run, tmp_path, refusal):
