@@ -72,12 +72,14 @@ def test_no_name_is_in_any_output_of_super_resolution(hospital, model, tmp_path,
     command = (super_resolve, f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out' / 'x4'}",
                f"--trust_map={tmp_path / 'out' / 'trust'}", "--region=0,0,64,64", f"--anonymous={tmp_path / 'key'}")
     assert run(*command) == 1
-    assert "Kaputt.svs: is truncated" in capsys.readouterr().err
+    said, key = capsys.readouterr(), read_key(tmp_path / "key")
+    assert "Kaputt.svs: is truncated" in said.err
+    assert f"{hospital / 'Doe' / 'Muster.tif'} is {alias('Doe/Muster', key)}\n" in said.out
     assert told(tmp_path / "out", NAMES) == []
     outputs = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if "Kaputt" not in path.name}
     assert len(list((tmp_path / "out" / "x4").glob("anon-*_x4.tif"))) == 2  # of one name, in two folders
     report = json.loads(next((tmp_path / "out" / "x4").glob("*.png.report.json")).read_text())
-    assert report["source"] == report["description"]["source"]["file"] == alias("Jones", read_key(tmp_path / "key"))
+    assert report["source"] == report["description"]["source"]["file"] == alias("Jones", key)
     assert run(*command, "--resume") == 1
     assert capsys.readouterr().out.count(": kept, it existed before") == 3
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == outputs
