@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import shutil
 import socket
 import sys
@@ -124,7 +125,7 @@ def test_hash_needs_the_key_and_keeps_the_case(tmp_path):
 
 
 @pytest.mark.slow
-def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch):
+def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch, capsys):
     for module, name in ((socket, "gethostname"), (platform, "node")):
         monkeypatch.setattr(module, name, lambda: "host-of-ada")
     home = tmp_path / "home of ada"
@@ -139,12 +140,14 @@ def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch):
         f"--blocks=1\n--scale=4\n--run={run_folder}\n--train_data={data},hospital\n--generator={home}/g.keras\n"
         f"--cache={home}/cache\n--outlier_dir=ada-tiles\n--vgg_weights={home}/vgg.h5\n--val_data=hospital\n")
     (run_folder / "versions.json").write_text(json.dumps(versions()))
-    assert run(export, f"--model={run_folder}", "--name=m", f"--output={tmp_path / 'out'}",
+    assert run(export, f"--model={run_folder}", "--name=m", f"--output={tmp_path / 'out put'}",
                "--formats=saved_model,litert,onnx", "--precisions=float32") == 0
-    assert (tmp_path / "out" / "m" / "1" / "onnx" / "model.onnx").exists()
+    assert (tmp_path / "out put" / "m" / "1" / "onnx" / "model.onnx").exists()
     here = ("ada-", "of-ada", "of ada", "hospital", str(tmp_path), str(ROOT), sys.prefix, "site-packages", "/home/")
-    assert told(tmp_path / "out", here) == []
-    assert "blocks=1" in (tmp_path / "out" / "m" / "1" / "README.md").read_text()
+    assert told(tmp_path / "out put", here) == []
+    assert "blocks=1" in (tmp_path / "out put" / "m" / "1" / "README.md").read_text()
+    hint = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("use it:"))
+    assert f"--model={tmp_path / 'out put' / 'm'}" in shlex.split(hint)  # quoted for a shell
 
 
 @pytest.mark.parametrize("content", [b"short", None])
