@@ -20,7 +20,7 @@ from sr_keras import export, super_resolve
 from sr_keras.networks import generator
 from sr_keras.training.run_folder import versions
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 NAMES = ("Smith", "Muster", "Doe", "Jones", "Kaputt")
 
 

@@ -22,7 +22,7 @@ from sr_keras.networks import generator
 from sr_keras.training.callbacks import Record, State, restore_checkpoint
 from sr_keras.training.split import _report
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PATCHES = ("--patch_size=128", "--min_tissue=0")
 
 
