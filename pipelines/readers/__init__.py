@@ -13,8 +13,9 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.errors import slide_errors
+from pipelines.readers.limits import Dimensions
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
-from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
+from pipelines.readers.plain import TIFF_MAGIC, PictureReader, TiffReader, is_for_tifffile
 from pipelines.readers.turned import TurnedReader
 
 __all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]
@@ -25,11 +26,13 @@ PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 class Reader(Protocol):
     """One open file. `level_dimensions` are (width, height); `mpp` is that of level 0, if it is plausible.
 
-    `mpp_xy` is what the file says, x and y, plausible or not.
+    `tile_sizes` are those of the tiles or strips that are decoded at once, a size for each level. `mpp_xy` is what the
+    file says, x and y, plausible or not.
     """
 
     level_dimensions: tuple[Dimensions, ...]
     level_downsamples: tuple[float, ...]
+    tile_sizes: tuple[Dimensions, ...]
     mpp: float | None
     mpp_xy: tuple[float, float] | None
 

@@ -2,7 +2,9 @@
 """What OpenSlide does not read: other TIFFs by tifffile, tile by tile or strip by strip, and pictures by PIL."""
 from __future__ import annotations
 
+import io
 import logging
+import math
 import operator
 import warnings
 from collections import OrderedDict
@@ -13,24 +15,25 @@ import numpy as np
 import openslide
 import tifffile
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from pipelines.errors import SlideError
+from pipelines.readers import limits
+from pipelines.readers.limits import Dimensions
 from pipelines.readers.turned import TRANSPOSED
 
-KEPT_BYTES = 256 * 2**20  # of decoded tiles or strips that are kept in memory
-LARGEST_SEGMENT_BYTES = 2**30
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
 PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
+CODESTREAMS = {b"\xff\xd8": JpegImageFile, b"\xff\x4f": Jpeg2KImageFile, b"\x89PNG": PngImageFile}
 PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # PIL's others include programs (EPS)
-LARGEST_PROFILE = 64 * 2**20  # bytes of a colour profile in a PNG; PIL's own limit, 1 MiB, is less than scanners write
 COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
 MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
-
-Dimensions = tuple[int, int]
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises
 
@@ -47,7 +50,7 @@ def is_for_tifffile(path: Path) -> bool:
         if len(file.pages) == 0 or (file.pages[0].is_tiled and not file.is_ome and not known_tiled):
             raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
-        check_segments(path, page)
+        limits.check_segments(path, [segment_bytes(page)])
         is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
         return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
 
@@ -67,6 +70,7 @@ class TiffReader:
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
+        self.tile_sizes = tuple(_segment_grid(level.keyframe)[:2] for level in self._levels)
         self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
         self.mpp = mean_mpp(self.mpp_xy)
         self.orientation = orientation_of(series.keyframe)
@@ -106,7 +110,7 @@ class TiffReader:
         if key not in self._kept:
             self._kept[key] = self._decode(page, index)
             self._kept_bytes += self._kept[key].nbytes
-            while len(self._kept) > 1 and self._kept_bytes > KEPT_BYTES:
+            while len(self._kept) > 1 and self._kept_bytes > limits.KEPT_BYTES:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
         self._kept.move_to_end(key)
         return self._kept[key]
@@ -117,6 +121,7 @@ class TiffReader:
             file.open()
         file.seek(page.dataoffsets[index])
         data = file.read(page.databytecounts[index])
+        _check_codestream(data, keyframe)
         segment, _, shape = keyframe.decode(data or None, index, jpegtables=page.jpegtables)
         if segment is None:  # a sparse file has no data for empty tiles: glass
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
@@ -136,7 +141,7 @@ class PictureReader:
         try:
             with warnings.catch_warnings():  # too large pictures are refused below
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE
+                PngImagePlugin.MAX_TEXT_CHUNK = limits.LARGEST_PROFILE
                 self._image = Image.open(path, formats=PICTURES)
         except UnidentifiedImageError as error:
             raise SlideError(f"{path}: is no slide or image that can be read; give a slide, "
@@ -152,6 +157,7 @@ class PictureReader:
             raise SlideError(f"{path}: is stored turned (Orientation {orientation}); save it upright as RGB")
         turned = orientation in TRANSPOSED
         self.level_dimensions: tuple[Dimensions, ...] = ((height, width) if turned else (width, height),)
+        self.tile_sizes = self.level_dimensions
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See `pipelines.readers.Reader`."""
@@ -179,12 +185,9 @@ def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
     return sum(mpp_xy) / 2 if mpp_xy and plausible else None
 
 
-def check_segments(path: Path, page: tifffile.TiffPage) -> None:
-    """Refuse a page whose tiles or strips are too large to decode one."""
-    size = int(np.prod(page.chunks)) * page.dtype.itemsize if page.dtype else 0
-    if size > LARGEST_SEGMENT_BYTES:
-        raise SlideError(f"{path}: has tiles or strips of {size / 2**30:.1f} GiB, more than "
-                         f"{LARGEST_SEGMENT_BYTES / 2**30:.0f}; convert it to a TIFF with small tiles")
+def segment_bytes(page: tifffile.TiffPage) -> int:
+    """Return the size of a decoded tile or strip; 0 if the page does not tell."""
+    return math.prod(page.chunks) * page.dtype.itemsize if page.dtype else 0
 
 
 def orientation_of(page: tifffile.TiffPage) -> int:
@@ -231,6 +234,7 @@ def _check(path: Path, series: tifffile.TiffPageSeries) -> None:
     pages = [page for level in series.levels for page in level.pages]
     if None in pages:
         raise SlideError(f"{path}: a file that its OME-XML names is missing; put all its files into one folder")
+    limits.check_segments(path, (segment_bytes(page.keyframe) for page in pages))
     if any(max(map(operator.add, page.dataoffsets, page.databytecounts)) > page.parent.filehandle.size
            for page in pages):
         raise SlideError(f"{path}: is truncated; copy it again")
@@ -252,6 +256,20 @@ def _segment_grid(keyframe: tifffile.TiffPage) -> tuple[int, int, int]:
     width = keyframe.tilewidth if keyframe.is_tiled else keyframe.imagewidth
     height = keyframe.tilelength if keyframe.is_tiled else min(keyframe.rowsperstrip, keyframe.imagelength)
     return width, height, -(-keyframe.imagewidth // width)
+
+
+def _check_codestream(data: bytes, keyframe: tifffile.TiffPage) -> None:
+    """Refuse a picture that is much larger than its tile or strip: decoders believe the size that it states.
+
+    Raises:
+        SlideError: It is.
+    """
+    kind = next((kind for magic, kind in CODESTREAMS.items() if data.startswith(magic)), None)
+    if kind and keyframe.compression not in (1, 5, 8, 32946):  # none, LZW and deflate: it may be by chance
+        with kind(io.BytesIO(data)) as image:  # unlike Image.open it accepts pictures of any size
+            size = image.size
+        limits.check_pixels(Path(keyframe.parent.filename), size, 4 * math.prod(_segment_grid(keyframe)[:2]),
+                            "that is no tile of it; it is damaged, copy it again")
 
 
 def _is_transformed(codestream: bytes) -> bool:
