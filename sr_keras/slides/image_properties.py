@@ -37,6 +37,7 @@ import tifffile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pipelines.config import DegradeOptions
+from pipelines.tissue import black_surround
 
 HE, OTHER, DARK = "H&E", "not H&E", "dark field"
 OTHER_STAIN_LIMIT = 0.15
@@ -80,8 +81,9 @@ class Jpeg(NamedTuple):
 
 
 def detect_stain(windows: Sequence[np.ndarray]) -> Stain | None:
-    """Return the stain of windows uint8 [h, w, 3] of one slide; None if there is hardly any."""
-    pixels = np.concatenate([window.reshape(-1, 3) for window in windows])
+    """Return the stain of windows uint8 [h, w, 3], all of one size, of one slide; None if there is hardly any."""
+    image = np.concatenate(windows)
+    pixels = image[~black_surround(image)]
     density = -np.log10((pixels + 1.0) / 256)
     total = density.sum(1)
     stained = total > STAINED
@@ -96,8 +98,10 @@ def detect_stain(windows: Sequence[np.ndarray]) -> Stain | None:
 
 def estimate_blur(windows: Sequence[np.ndarray]) -> float | None:
     """Return the blur of windows uint8 [h, w, 3] of tissue, as sigma in pixels; None if they are too small or flat."""
-    squares = [window[y:y + SIDE, x:x + SIDE].mean(-1) for window in windows
-               for y in range(0, window.shape[0] - SIDE + 1, SIDE) for x in range(0, window.shape[1] - SIDE + 1, SIDE)]
+    surrounds = np.split(black_surround(np.concatenate(windows)), len(windows))
+    squares = [window[y:y + SIDE, x:x + SIDE].mean(-1) for window, surround in zip(windows, surrounds, strict=True)
+               for y in range(0, window.shape[0] - SIDE + 1, SIDE) for x in range(0, window.shape[1] - SIDE + 1, SIDE)
+               if not surround[y:y + SIDE, x:x + SIDE].any()]  # its edge is no detail
     squares = [square - square.mean() for square in squares if square.var() > LEAST_POWER]
     if not squares:
         return None
