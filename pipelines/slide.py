@@ -30,6 +30,7 @@ from PIL import Image
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import WHITE, as_rgb
 from pipelines.readers import Dimensions, Reader, limits, open_reader
+from pipelines.readers.profiles import check_profile
 
 __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "slide_id_of"]
 
@@ -116,6 +117,17 @@ class Slide:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The colour profile of the RGB pixels; None if there is none. Pixels are never converted by it.
+
+        Raises:
+            SlideError: It is damaged, too large, or not for RGB.
+        """
+        if self._reader.icc_profile is not None:
+            check_profile(self.path, self._reader.icc_profile)
+        return self._reader.icc_profile
 
     def level_mpp(self, level: int) -> float | None:
         """Return the microns per pixel of a level, None if unknown."""

@@ -50,7 +50,7 @@ class PyramidWriter:
 
     def __init__(self, path: str | os.PathLike[str], width: int, height: int, mpp: float | None,
                  options: PyramidOptions | None = None, *, description: str = "", identity: str = "",
-                 resume: bool = False, overwrite: bool = False) -> None:
+                 icc_profile: bytes | None = None, resume: bool = False, overwrite: bool = False) -> None:
         """Begin or resume a slide.
 
         Args:
@@ -61,6 +61,7 @@ class PyramidWriter:
             options: How it is written.
             description: Text for the file. A resume needs the same text, so it must have no date.
             identity: What else the pixels depend on, such as checksums of model and source.
+            icc_profile: Colour profile, which follows from `identity` or `description`.
             resume: Continue the work file if there is one.
             overwrite: Replace an existing slide when this one is finished; without `resume`, also a work file.
 
@@ -68,10 +69,9 @@ class PyramidWriter:
             ValueError: The slide or a work file exists, or the work file is of another slide or run.
             OSError: The disk is full; names the file.
         """
-        self.path = Path(path)
-        self.options = options or PyramidOptions()
+        self.path, self.options = Path(path), options or PyramidOptions()
         self.mpp = None if mpp is None else float(mpp)
-        self.description = description
+        self.description, self.icc_profile = description, icc_profile
         require(min(width, height) > 0, "size", "be positive", "give pixels", (width, height))
         require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, or None if unknown", mpp)
         self.levels = levels_of(int(width), int(height), self.options.tile)
@@ -82,9 +82,8 @@ class PyramidWriter:
         self._store = TileStore(work, facts)
         for stale in self.path.parent.glob(f".*.tmp.{glob.escape(self.path.name)}"):
             stale.unlink(missing_ok=True)  # of a killed run: no other run holds the work file
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool, self._finished = ThreadPoolExecutor(THREADS), False
         self._pending: deque[tuple[tuple[int, int, int], Future[bytes]]] = deque()
-        self._finished = False
 
     def __enter__(self) -> PyramidWriter:
         return self
@@ -145,7 +144,8 @@ class PyramidWriter:
                     self._store_pending(2 * THREADS)
             self._drain()
         with full_disk_named(self.path, REMEDY), atomic_path(self.path) as temporary:
-            write_tiff(temporary, self.levels, self._stored, self.options, self.mpp, self.description)
+            write_tiff(temporary, self.levels, self._stored, self.options, self.mpp, self.description,
+                       self.icc_profile)
         self._finished = True
         self._store.close()
         _unlink(self._store.path)

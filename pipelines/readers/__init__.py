@@ -27,7 +27,8 @@ class Reader(Protocol):
     """One open file. `level_dimensions` are (width, height); `mpp` is that of level 0, if it is plausible.
 
     `tile_sizes` are those of the tiles or strips that are decoded at once, a size for each level. `mpp_xy` is what the
-    file says, x and y, plausible or not.
+    file says, x and y, plausible or not. `icc_profile` is the colour profile as it is stored, empty
+    if it cannot be read.
     """
 
     level_dimensions: tuple[Dimensions, ...]
@@ -35,6 +36,7 @@ class Reader(Protocol):
     tile_sizes: tuple[Dimensions, ...]
     mpp: float | None
     mpp_xy: tuple[float, float] | None
+    icc_profile: bytes | None
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return [height, width] or [height, width, C] as stored; the window lies inside the level."""

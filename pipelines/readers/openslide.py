@@ -58,6 +58,7 @@ class OpenSlideReader:
         mpp_x, mpp_y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
         self.mpp_xy = (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
         self.mpp = mean_mpp(self.mpp_xy)
+        self.icc_profile: bytes | None = self._slide._profile  # no public attribute gives it as it is stored
         canvas, bounds = self.level_dimensions[0], self._slide.properties
         self._corner = x, y = tuple(int(bounds.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
         l0_w, l0_h = (min(int(bounds.get(f"openslide.bounds-{side}", whole)) or whole, whole - corner)  # 0: all empty

@@ -73,6 +73,7 @@ class TiffReader:
         self.tile_sizes = tuple(_segment_grid(level.keyframe)[:2] for level in self._levels)
         self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
         self.mpp = mean_mpp(self.mpp_xy)
+        self.icc_profile: bytes | None = series.keyframe.iccprofile
         self.orientation = orientation_of(series.keyframe)
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
@@ -150,6 +151,8 @@ class PictureReader:
             raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "
                              "picture; convert it to a tiled TIFF, for instance by vips tiffsave IN OUT.tif --tile "
                              "--pyramid") from error
+        damaged = b"" if "icc_profile" in self._image.info else None  # PIL drops a damaged one
+        self.icc_profile: bytes | None = self._image.info.get("icc_profile") or damaged
         self._pixels: np.ndarray | None = None
         width, height = self._image.size
         orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -23,6 +23,7 @@ class TurnedReader:
         self.tile_sizes = tuple((size[x], size[y]) for size in stored.tile_sizes)
         self.mpp = stored.mpp
         self.mpp_xy = stored.mpp_xy and (stored.mpp_xy[x], stored.mpp_xy[y])
+        self.icc_profile = stored.icc_profile
         self.close = stored.close
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:

@@ -132,7 +132,7 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, source: Path, outpu
     if is_picture(output):
         picture = PictureOutput(scale * lr.shape[1], scale * lr.shape[0])
         work = run(picture)
-        write_image(picture.pixels, output, options.quality)
+        write_image(picture.pixels, output, options.quality, _colour_profile(slide))
     else:
         work = _write_pyramid(run, lr, windows, output, options, description)
     report = _report(source, output, lr, windows, work, time.monotonic() - started)
@@ -146,7 +146,8 @@ def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPl
     scale, (height, width) = windows.scale, lr.shape[:2]
     with PyramidWriter(output, scale * width, scale * height, None if lr.mpp is None else lr.mpp / scale,
                        options.pyramid(output, scale), description=_as_text(description),
-                       identity=windows.description, resume=options.resume, overwrite=options.overwrite) as writer:
+                       identity=windows.description, icc_profile=_colour_profile(lr.slide),
+                       resume=options.resume, overwrite=options.overwrite) as writer:
         # The writer has checked that the work file belongs to this run, and so does the list of unreadable places.
         places = output.with_name(fitting_name("", output.name, ".unfinished.bad"))
         lr.unreadable = UnreadablePlaces(places, options.resume)
@@ -154,6 +155,15 @@ def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPl
         writer.finish()
     lr.unreadable.delete_file()
     return work
+
+
+def _colour_profile(slide: Slide) -> bytes | None:
+    """Return the profile for the output; say why if the source's cannot be carried over."""
+    try:
+        return slide.icc_profile
+    except SlideError as error:
+        tqdm.write(f"warning: {error}: the output has none", file=sys.stderr)
+        return None
 
 
 def _measure_seams(generator: LoadedGenerator, lr: LRPlane, windows: WindowPlan,
