@@ -286,7 +286,9 @@ def _true_levels(dimensions: tuple[Dimensions, ...]) -> list[int]:
     width, height = dimensions[0]
     levels = [0]
     for level, (level_w, level_h) in enumerate(dimensions[1:], 1):
-        same_shape = abs(level_h - height * level_w / width) <= 2 + SHAPE_TOLERANCE * level_h
+        # Sides are rounded, which is a large share of the shorter one of a narrow slide.
+        same_shape = (abs(level_h - height * level_w / width) <= 2 + SHAPE_TOLERANCE * level_h
+                      or abs(level_w - width * level_h / height) <= 2 + SHAPE_TOLERANCE * level_w)
         if same_shape and dimensions[level] != dimensions[levels[-1]]:
             levels.append(level)
     return levels

@@ -15,7 +15,8 @@ import numpy as np
 from pipelines.errors import slide_errors
 from pipelines.readers.limits import Dimensions
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
-from pipelines.readers.plain import TIFF_MAGIC, PictureReader, TiffReader, is_for_tifffile
+from pipelines.readers.picture import PictureReader
+from pipelines.readers.plain import TIFF_MAGIC, TiffReader, is_for_tifffile
 from pipelines.readers.turned import TurnedReader
 
 __all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "open_reader"]

@@ -12,7 +12,7 @@ from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
 from pipelines.readers import limits
 from pipelines.readers.limits import Dimensions
-from pipelines.readers.plain import TiffReader, is_mask, mean_mpp, orientation_of, segment_bytes
+from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, mean_mpp, orientation_of, segment_bytes
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 # OpenSlide keeps 32 MiB of decoded tiles. One of 4096 x 4096 pixels is larger, and would be decoded for every window.
@@ -24,16 +24,15 @@ SMALL_TILE = 256  # where the format does not tell
 def open_by_openslide(path: Path) -> OpenSlideReader | None:
     """Return a reader, or None if OpenSlide does not read all of the file.
 
-    It reads neither levels nor mpp of an OME-TIFF, takes masks for levels, turns each tile by itself if the
-    image is stored turned, and reads only integers of 8 or 16 bit.
+    Of a plain TIFF it reads neither OME-XML nor levels in SubIFDs, takes masks for levels, and turns each tile by
+    itself if the image is stored turned. Grey of 16 bit comes out skewed, or inverted wrongly; the transparency of
+    grey is lost. It decodes no bits, and refuses some tiles without compression.
     """
     vendor = openslide.OpenSlide.detect_format(path)
     if vendor == "generic-tiff":
         with tifffile.TiffFile(path) as file:
             limits.check_segments(path, [segment_bytes(file.pages[0])])
-            dtype = file.pages[0].dtype
-            unfit = file.is_ome or any(map(is_mask, file.pages)) or orientation_of(file.pages[0]) != 1
-            if unfit or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
+            if file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file.pages[0]):
                 return None
     try:
         return OpenSlideReader(path) if vendor else None
@@ -114,6 +113,12 @@ class OpenSlideReader:
         except SlideError:
             return None
         return number if np.abs(ours - theirs).max() < SAME_COLOUR else None
+
+
+def _is_unfit(page: tifffile.TiffPage) -> bool:
+    """Whether OpenSlide reads a tiled page wrongly or not at all; see `open_by_openslide`."""
+    return (page.dtype not in (None, np.uint8) or page.compression == 1 or bool(page.subifds)
+            or orientation_of(page) != 1 or page.samplesperpixel == 2 or page.photometric == WHITE_IS_ZERO)
 
 
 def _tile_sizes(slide: openslide.OpenSlide) -> tuple[Dimensions, ...]:
