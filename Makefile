@@ -20,7 +20,8 @@ FILES  := requirements.txt pyproject.toml setup.py
 
 .PHONY: demo test test-fast test-all lint fuzz soak malformed audit docs lock clean
 
-# The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
+# The shell reads DATA from its environment, whatever characters it has; make itself would replace what a $ begins.
+override export DATA := $(value DATA)
 demo: $(VENV)/base
 	$(RUN) -m sr_keras.demo $(if $(DATA),--data="$$DATA")
 

@@ -128,8 +128,12 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
         maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)
         check_writable("trust_map", [path for path in maps if path])
     key = read_key(options.anonymous)
-    return [Job(*pair, trust_map, alias_of(pair[0], FLAGS.input, key) if key else None)
+    jobs = [Job(*pair, trust_map, alias_of(pair[0], FLAGS.input, key) if key else None)
             for pair, trust_map in zip(pairs, maps, strict=True)]
+    for job in jobs:
+        if job.alias:  # the screen is the only place where a name stands beside its hash
+            print(f"{job.source} is {job.alias}")
+    return jobs
 
 
 def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:

@@ -33,8 +33,7 @@ UNFINISHED, JOURNAL = ".unfinished", "-journal"
 FORMAT = 1  # of the work file
 THREADS = min(4, os.cpu_count() or 1)
 # A batch ends at this size or age: a kill loses at most one batch, and each costs a sync to disk.
-BATCH_BYTES = 16 * 2**20
-BATCH_SECONDS = 5.0
+BATCH_BYTES, BATCH_SECONDS = 16 * 2**20, 5.0
 REMEDY = "make room and resume with --resume, finished tiles are kept"
 
 _SETUP = (
@@ -316,5 +315,5 @@ def work_path(path: Path) -> Path:
 
 
 def _unlink(path: Path) -> None:
-    for name in (path, path.with_name(path.name + JOURNAL)):
-        name.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + JOURNAL).unlink(missing_ok=True)

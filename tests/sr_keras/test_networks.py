@@ -29,6 +29,18 @@ def randomise(model: keras.Model, seed: int = 0) -> keras.Model:
     return model
 
 
+@pytest.mark.gpu
+def test_generator_gives_the_same_on_a_gpu_as_on_the_cpu():
+    """TensorFlow's 32-bit convolutions on a GPU round their inputs to 10 bits unless told otherwise."""
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow finds no GPU")
+    model, sr = randomise(networks.generator(4, blocks=2, filters=8)), {}
+    for device in ("CPU:0", "GPU:0"):
+        with tf.device(device):
+            sr[device] = model(LR).numpy()
+    np.testing.assert_allclose(sr["GPU:0"], sr["CPU:0"], rtol=5e-3)
+
+
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_untrained_generator_is_half_pixel_bilinear(scale):
     sr = networks.generator(scale, blocks=1, filters=4)(LR)

@@ -37,6 +37,7 @@ from sr_keras.networks import generator
 
 from .conftest import BINARY, WAYS, FakeModel, Refused
 
+pytestmark = pytest.mark.server
 START_S = 120
 TILE = 32
 

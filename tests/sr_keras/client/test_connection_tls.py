@@ -17,6 +17,7 @@ from sr_keras.client import ServerError, SuperResolutionClient
 from .conftest import WAYS, repeated
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.server
 both = pytest.mark.parametrize("way", WAYS)
 
 

@@ -21,6 +21,7 @@ from sr_keras.client.connection import DEFAULT_HALO
 
 from .conftest import WAYS, Rest, png, repeated
 
+pytestmark = pytest.mark.server
 both = pytest.mark.parametrize("way", WAYS)
 encodings = pytest.mark.parametrize("encoding", ["tensor", "bytes"])
 

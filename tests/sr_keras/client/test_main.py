@@ -17,6 +17,7 @@ from sr_keras.client.__main__ import AUTH_VARIABLE, read_auth_header
 from .conftest import WAYS, repeated
 from .test_protocol import a_png, header
 
+pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[3]
 
 

@@ -23,6 +23,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from sr_keras.client import ServerError
 
+pytestmark = pytest.mark.server
 DATA, HEADERS, RESET, SETTINGS, PING = 0, 1, 3, 4, 6  # kinds of HTTP/2 frames
 END_STREAM, END_HEADERS = 1, 4
 PREFACE = 24  # bytes that a client says first
