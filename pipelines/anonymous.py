@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pipelines.errors import require
 
-HELP = "File with a secret key; the names of slides and tiles become hashes by it in everything that is written. If " \
-       "there is no such file, it is made. Keep it apart from the outputs."
+HELP = "File with a secret key, created if it does not exist. Names of slides and tiles are replaced by keyed hashes " \
+       "in everything that is written. Keep the key apart from the outputs."
 LEAST_KEY = 32  # bytes
 CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}|anon-[0-9a-f]{16}", re.IGNORECASE)  # of one patient, also once hashed
 
@@ -34,7 +34,7 @@ def read_key(path: str | None) -> bytes | None:
             file.write(f"{secrets.token_hex(LEAST_KEY)}\n")
     key = Path(path).read_bytes().strip() if Path(path).is_file() else b""
     require(len(key) >= LEAST_KEY, "anonymous", f"be a file with a key of {LEAST_KEY} bytes or more",
-            "name a file that does not exist, and one is made", path)
+            "name a file that does not exist to create one", path)
     return key
 
 

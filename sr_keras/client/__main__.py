@@ -42,7 +42,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("server", None, "grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS.",
                     flag_values=FLAGS)
 flags.DEFINE_string("model_name", None, "The model's name on the server.", flag_values=FLAGS)
-flags.DEFINE_integer("model_version", None, "Its version; the newest if left out.", flag_values=FLAGS)
+flags.DEFINE_integer("model_version", None, "The model's version; the newest if left out.", flag_values=FLAGS)
 flags.DEFINE_boolean("check", False, "Only report whether the model is ready.", flag_values=FLAGS)
 flags.DEFINE_string("input", None, "A picture or slide.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .png or .jpg to write.", flag_values=FLAGS)
