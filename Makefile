@@ -20,7 +20,8 @@ FILES  := requirements.txt pyproject.toml setup.py
 
 .PHONY: demo test test-fast test-all lint fuzz soak malformed audit docs lock clean
 
-# The shell reads DATA from its environment, whatever characters it has: make exports what stands on its command line.
+# The shell reads DATA from its environment, whatever characters it has; make itself would replace what a $ begins.
+override export DATA := $(value DATA)
 demo: $(VENV)/base
 	$(RUN) -m sr_keras.demo $(if $(DATA),--data="$$DATA")
 
@@ -50,7 +51,7 @@ malformed: $(VENV)/base
 audit: $(VENV)/dev
 	$(RUN) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
-	$(VENV)/audit/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip
+	$(VENV)/audit/bin/pip-audit --strict --requirement requirements.txt --no-deps --disable-pip
 
 docs: $(VENV)/dev
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

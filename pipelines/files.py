@@ -51,7 +51,7 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(fitting_name(f".{os.getpid()}.tmp.", target.name))
-    _remove(temporary)  # of a killed process of the same number, or planted
+    remove(temporary)  # of a killed process of the same number, or planted
     try:
         with full_disk_named(target, ""):
             if folder:
@@ -64,7 +64,7 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
             os.replace(temporary, target)
             _sync(target.parent)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def fitting_name(prefix: str, name: str, suffix: str = "", longest: int = LONGEST_NAME) -> str:
@@ -195,7 +195,8 @@ def full_disk_named(path: Path, remedy: str) -> Iterator[None]:
         raise OSError(error.errno, says, str(path)) from error
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with all it holds, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,11 +49,12 @@ def _existing(path: str) -> str:
     return raw if raw != path and os.path.lexists(raw) and not os.path.lexists(path) else path
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk(root: Path, is_whole: Callable[[Path], bool] = lambda folder: False) -> Iterator[tuple[Path, list[str]]]:
     """Yield (folder, names of its files) for a folder and all in it, without hidden ones.
 
     Links to folders are followed after the real folders, so that each folder comes once. A folder that cannot be
-    listed, and a link without a suffix that leads nowhere, are named in a warning.
+    listed, and a link without a suffix that leads nowhere, are named in a warning. A folder that `is_whole`, such as a
+    slide that is one, comes without names and is not searched.
     """
     starts, seen = [root], set[str]()
     for start in starts:  # it grows
@@ -63,6 +64,9 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
             if real in seen:
                 continue
             seen.add(real)
+            if is_whole(Path(folder)):
+                inner.clear()
+                names.clear()
             starts += [path for path in (Path(folder, one) for one in inner) if os.path.islink(path)]
             names = sorted(one for one in names if not one.startswith("."))
             for path in (Path(folder, one) for one in names):

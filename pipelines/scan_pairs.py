@@ -35,6 +35,7 @@ from pipelines.files import Count, FileName, Finite, Positive, Side, checked, re
 from pipelines.names import printable
 from pipelines.pixels import WHITE, to_float, to_uint8
 from pipelines.planes import Plane, aligned, apply, magnification, moved
+from pipelines.readers.folders import is_slide_folder, size_of
 from pipelines.slide import Slide, SlideError, slide_id_of
 from pipelines.sources import Source
 from pipelines.tissue import slide_mask
@@ -116,7 +117,7 @@ class Registration:
 
 def scan_file(path: str | os.PathLike[str], slide: Slide) -> ScanFile:
     """Return the facts of an open slide's file."""
-    return ScanFile(str(path), Path(path).name, Path(path).stat().st_size, *slide.dimensions, slide.mpp)
+    return ScanFile(str(path), Path(path).name, size_of(Path(path)), *slide.dimensions, slide.mpp)
 
 
 def write_registration(path: str | os.PathLike[str], registration: Registration) -> None:
@@ -188,11 +189,12 @@ def scan_paths(found: Registration, page: Path, name: str = "pairs") -> tuple[Pa
     """
     paths = []
     for scan in (found.lr, found.hr):
-        path = next((path for path in (Path(scan.path), page.parent / scan.name) if os.path.isfile(path)), None)
+        path = next((path for path in (Path(scan.path), page.parent / scan.name)
+                     if os.path.isfile(path) or is_slide_folder(path)), None)
         if path is None:
             raise FileNotFoundError(f"`{name}` must name slides that exist; put {scan.name} beside it, or where it "
                                     f"was ({scan.path}). Received: {name}={str(page)!r}")
-        require(path.stat().st_size == scan.bytes, name, f"belong to these files; {path} had {scan.bytes} bytes",
+        require(size_of(path) == scan.bytes, name, f"belong to these files; {path} had {scan.bytes} bytes",
                 "register the two scans again", str(page))
         paths.append(path)
     return paths[0], paths[1]

@@ -39,6 +39,7 @@ SQUARE_TOLERANCE = 0.1  # between microns per pixel in x and in y
 SHAPE_TOLERANCE = 0.05  # some scanners pad the last tile of a level
 LANCZOS_SUPPORT = 3  # of the widest filter below
 BLOCK = 256
+FOLDER_SUFFIXES = (".zarr", ".dicom")  # cut off; others are part of a UID or a date
 LIKE_TISSUE = (200, 80, 160)
 
 
@@ -65,7 +66,7 @@ def open_slide(path: str | os.PathLike[str], assume_mpp: float | None = None) ->
     """Open a slide or picture; use it as a context manager.
 
     Args:
-        path: A file that OpenSlide, tifffile or PIL reads.
+        path: A file that OpenSlide, tifffile or PIL reads; an OME-Zarr; or the folder of a DICOM series.
         assume_mpp: The mpp of level 0; it overrules the file's.
 
     Raises:
@@ -77,8 +78,9 @@ def open_slide(path: str | os.PathLike[str], assume_mpp: float | None = None) ->
 
 
 def slide_id_of(path: Path) -> str:
-    """Return the name of a slide: its file name without suffix."""
-    return path.stem.removesuffix(".ome")
+    """Return the name of a slide: that of its file without suffix, or of its folder."""
+    name = path.name if path.is_dir() and path.suffix not in FOLDER_SUFFIXES else path.stem
+    return name.removesuffix(".ome")
 
 
 class Slide:

@@ -3,7 +3,8 @@
 
 A `Source` is one slide: a slide file (or a rectangle of it), or all tiles of one slide, which lie in one folder. In a
 folder, PNG, JPEG and BMP files are tiles, and TIFFs of at most `TILE_SIDE` pixels a side without resolution metadata. A
-file that is named itself is always a slide.
+file that is named itself is always a slide. OME-Zarr folders and DICOM series are slides, whatever their names (see
+`pipelines.readers.folders`).
 
 A file mpp.txt in a folder holds the microns per pixel of the tiles there and in folders below, as a number.
 
@@ -26,7 +27,8 @@ import numpy as np
 
 from pipelines.anonymous import CASE_NAME, alias
 from pipelines.errors import require
-from pipelines.names import printable, split_paths, walk
+from pipelines.names import printable, split_paths
+from pipelines.readers.folders import dicom_slide_of, walk_slides
 from pipelines.readers.plain import PLAUSIBLE_MPP
 from pipelines.sample import cached_sample_slide
 from pipelines.slide import SlideError, open_slide, slide_id_of
@@ -37,6 +39,7 @@ TILE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 SLIDE_SUFFIXES = TIFF_SUFFIXES | {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".qptiff", ".btf"}
+INPUT_SUFFIXES = TILE_SUFFIXES | SLIDE_SUFFIXES
 LARGEST_TILE_BYTES = TILE_SIDE * TILE_SIDE * 8  # uncompressed RGBA of 16 bit
 CUT_THUMBNAIL = 512
 MPP_FILE, LARGEST_MPP_FILE = "mpp.txt", 100  # bytes
@@ -101,7 +104,8 @@ def find_sources(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         path = cached_sample_slide(cache_dir) if str(one) == "sample" else Path(one)
         if not os.path.exists(path):
             raise FileNotFoundError(f"`{name}` must exist; check the spelling. Received: {name}={str(path)!r}")
-        more = dict(_in_folder(path, name)) if path.is_dir() else {_key(path): [path]}
+        slide = dicom_slide_of(path)
+        more = dict(_in_folder(path, name)) if path.is_dir() else {_key(slide): [slide]}
         found |= more
         mpp |= {key: _mpp_of(paths[0].parent, path) for key, paths in more.items() if key[1]}
     require(bool(found), name, "hold slides or images", "name another folder",
@@ -238,15 +242,13 @@ def _names(spec: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> l
 
 def _in_folder(root: Path, name: str) -> Iterator[tuple[tuple[Path, bool], list[Path]]]:
     """Yield ((resolved path, whether these are tiles), files) for every slide under a folder."""
-    for folder, names in walk(root):
-        require(not RUN_FILES.issubset(names), name, "hold slides and no training run",
+    for folder, slides, files in walk_slides(root, INPUT_SUFFIXES):
+        require(not all(os.path.exists(folder / one) for one in RUN_FILES), name, "hold slides and no training run",
                 "name the slides, or the shards in the run's data folder", str(folder))
-        tiles = []
-        for path in (folder / one for one in names):
-            if is_tile(path):
-                tiles.append(path)
-            elif path.suffix.lower() in SLIDE_SUFFIXES:
-                yield _key(path), [path]
+        tiles: list[Path] = []
+        for path in files:
+            (tiles if is_tile(path) else slides).append(path)
+        yield from ((_key(path), [path]) for path in slides)
         if tiles:
             yield (_real(folder), True), tiles
 
@@ -268,8 +270,9 @@ def _unique_ids(keys: Sequence[tuple[Path, bool]]) -> dict[tuple[Path, bool], st
     """Name each file or folder by as many of its last folders as make it unique, in text that is UTF-8."""
     parts = {key: (*key[0].parent.parts[1:], key[0].name if key[1] else slide_id_of(key[0])) for key in keys}
     same = Counter(parts.values())
-    # case.svs beside case.tif keep their suffixes.
-    parts = {key: own if same[own] == 1 else (*own[:-1], key[0].name) for key, own in parts.items()}
+    # case.svs beside case.tif keep their suffixes; a folder may be a slide and have tiles.
+    parts = {key: own if same[own] == 1 else (*own[:-1], key[0].name + "_tiles" * (key[1] and (key[0], False) in parts))
+             for key, own in parts.items()}
     ids: dict[tuple[Path, bool], str] = {}
     for depth in range(1, 1 + max(len(own) for own in parts.values())):
         short = {key: printable("--".join(own[-depth:])) for key, own in parts.items()}

@@ -8,9 +8,10 @@
     python -m sr_keras.super_resolve --input=slides --output=slides_x4 --ray=auto
 
 The default model ships with the code. The input is a slide, a picture, a folder, or a comma-separated list of them. A
-.tif output is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; .png and .jpg are made in
-memory. In an output folder, slides become NAME_x4.tif and pictures NAME.png. Each output has a report beside it, such
-as NAME.png.report.json.
+.tif output is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; so are a .dicom (a folder
+of DICOM files, one for each level) and a .zarr (OME-Zarr). .png and .jpg are made in memory. In an output folder,
+slides become NAME_x4.tif, or what --format says, and pictures NAME.png. Each output has a report beside it, such as
+NAME.png.report.json.
 
 Windows overlap by the receptive field of the network, so there are no seams; only glass is interpolated. A file that
 fails does not stop the others. A place that cannot be read becomes white and is reported. A stopped run, even after
@@ -73,7 +74,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
                     flag_values=FLAGS)
 flags.DEFINE_string("input", None, f"A slide or picture, a folder of them, or a list. {COMMAS}", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "A .tif, .png or .jpg to write, or a folder.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "A .tif, .dicom, .zarr, .png or .jpg to write, or a folder.", flag_values=FLAGS)
 flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference between output and input, or a folder, "
                     "for NAME_trust.tif.", flag_values=FLAGS)
 flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
@@ -127,8 +128,12 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
         maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)
         check_writable("trust_map", [path for path in maps if path])
     key = read_key(options.anonymous)
-    return [Job(*pair, trust_map, alias_of(pair[0], FLAGS.input, key) if key else None)
+    jobs = [Job(*pair, trust_map, alias_of(pair[0], FLAGS.input, key) if key else None)
             for pair, trust_map in zip(pairs, maps, strict=True)]
+    for job in jobs:
+        if job.alias:  # the screen is the only place where a name stands beside its hash
+            print(f"{job.source} is {job.alias}")
+    return jobs
 
 
 def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:

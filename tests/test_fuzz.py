@@ -26,6 +26,7 @@ from pipelines.config import DEGRADATIONS, PatchOptions
 from pipelines.console import USER_ERRORS
 from pipelines.files import Positive, read_json
 from pipelines.patches import find_sources
+from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.scan_pairs import check_cut, hr_corner, hr_mpp, places, read_registration, scan_paths
 from pipelines.shards import open_shards, write_shards
 from pipelines.slide import SlideError, open_slide
@@ -133,6 +134,25 @@ def test_damaged_pictures_are_read_or_refused(kind, histology, tmp_path):
     fuzz(lambda rng: damaged(content, rng), path, use_slide, (SlideError,))
 
 
+@pytest.mark.parametrize(("kind", "file"), [("dicom", "level0.dcm"), ("zarr", ".zattrs"), ("zarr", "0/.zarray"),
+                                            ("zarr", "0/0/0/0")])
+def test_damaged_slides_that_are_folders_are_read_or_refused(kind, file, histology, tmp_path):
+    pytest.importorskip({"dicom": "pydicom", "zarr": "zarr"}[kind], reason=f"pip install '.[{kind}]'")
+    path = tmp_path / "x"
+    with PyramidWriter(path, 128, 128, 0.25, PyramidOptions(64, None, kind), description="x") as writer:
+        for row, column in writer.missing():
+            writer.put(row, column, histology[64 * row:64 * row + 64, 64 * column:64 * column + 64])
+        writer.finish()
+    use_slide(path)  # undamaged
+    content = (path / file).read_bytes()
+
+    def make(rng: np.random.Generator) -> bytes:
+        is_json = file.startswith((".", "0/.")) and rng.random() < 0.8
+        return json.dumps(odd_json(json.loads(content), rng)).encode() if is_json else damaged(content, rng)
+
+    fuzz(make, path / file, lambda _: use_slide(path), (SlideError,))
+
+
 def test_odd_pages_of_shards_are_refused(sample_slide, tmp_path):
     folder = tmp_path / "shards"
     write_shards(find_sources(sample_slide), folder, PatchOptions(patch_size=64, min_tissue=0.0), workers=1,
@@ -186,7 +206,7 @@ def read_back(path: Path) -> object:
             scan_paths(found, path)
         return hr_mpp(found)
     if path.name == "x.report.json":
-        report = read_report(path)
+        report = read_report(path.with_name("x"))
         return trust_line(report["trust"]) if "trust" in report else report
     return read_json(path, dict[str, Positive], "remove it")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import shutil
 import socket
 import sys
@@ -72,12 +73,14 @@ def test_no_name_is_in_any_output_of_super_resolution(hospital, model, tmp_path,
     command = (super_resolve, f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out' / 'x4'}",
                f"--trust_map={tmp_path / 'out' / 'trust'}", "--region=0,0,64,64", f"--anonymous={tmp_path / 'key'}")
     assert run(*command) == 1
-    assert "Kaputt.svs: is truncated" in capsys.readouterr().err
+    said, key = capsys.readouterr(), read_key(tmp_path / "key")
+    assert "Kaputt.svs: is truncated" in said.err
+    assert f"{hospital / 'Doe' / 'Muster.tif'} is {alias('Doe/Muster', key)}\n" in said.out
     assert told(tmp_path / "out", NAMES) == []
     outputs = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if "Kaputt" not in path.name}
     assert len(list((tmp_path / "out" / "x4").glob("anon-*_x4.tif"))) == 2  # of one name, in two folders
     report = json.loads(next((tmp_path / "out" / "x4").glob("*.png.report.json")).read_text())
-    assert report["source"] == report["description"]["source"]["file"] == alias("Jones", read_key(tmp_path / "key"))
+    assert report["source"] == report["description"]["source"]["file"] == alias("Jones", key)
     assert run(*command, "--resume") == 1
     assert capsys.readouterr().out.count(": kept, it existed before") == 3
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == outputs
@@ -122,7 +125,7 @@ def test_hash_needs_the_key_and_keeps_the_case(tmp_path):
 
 
 @pytest.mark.slow
-def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch):
+def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch, capsys):
     for module, name in ((socket, "gethostname"), (platform, "node")):
         monkeypatch.setattr(module, name, lambda: "host-of-ada")
     home = tmp_path / "home of ada"
@@ -137,12 +140,14 @@ def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch):
         f"--blocks=1\n--scale=4\n--run={run_folder}\n--train_data={data},hospital\n--generator={home}/g.keras\n"
         f"--cache={home}/cache\n--outlier_dir=ada-tiles\n--vgg_weights={home}/vgg.h5\n--val_data=hospital\n")
     (run_folder / "versions.json").write_text(json.dumps(versions()))
-    assert run(export, f"--model={run_folder}", "--name=m", f"--output={tmp_path / 'out'}",
+    assert run(export, f"--model={run_folder}", "--name=m", f"--output={tmp_path / 'out put'}",
                "--formats=saved_model,litert,onnx", "--precisions=float32") == 0
-    assert (tmp_path / "out" / "m" / "1" / "onnx" / "model.onnx").exists()
+    assert (tmp_path / "out put" / "m" / "1" / "onnx" / "model.onnx").exists()
     here = ("ada-", "of-ada", "of ada", "hospital", str(tmp_path), str(ROOT), sys.prefix, "site-packages", "/home/")
-    assert told(tmp_path / "out", here) == []
-    assert "blocks=1" in (tmp_path / "out" / "m" / "1" / "README.md").read_text()
+    assert told(tmp_path / "out put", here) == []
+    assert "blocks=1" in (tmp_path / "out put" / "m" / "1" / "README.md").read_text()
+    hint = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("use it:"))
+    assert f"--model={tmp_path / 'out put' / 'm'}" in shlex.split(hint)  # quoted for a shell
 
 
 @pytest.mark.parametrize("content", [b"short", None])

@@ -71,6 +71,22 @@ def test_code_of_documents_uses_names_that_exist():
             assert path.with_suffix(".py").is_file() or path.is_dir(), f"{page.name}: {module}"
 
 
+def test_promises_name_tests_and_targets_that_exist():
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!promise|---).*\| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for shown in rows:
+        shown_by = re.findall(r"`([^`]+)`", shown)
+        assert shown_by, shown
+        for one in shown_by:
+            path, _, name = one.partition("::")
+            if one.startswith("make "):
+                assert one.removeprefix("make ") in targets, one
+            else:
+                assert (f"\ndef {name}(" if name else "\ndef test_") in (ROOT / path).read_text(encoding="utf-8"), one
+
+
 def test_citation_has_the_version():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 from pipelines.errors import require
 
-FORMATS = ("tiff", "ome")
+FORMATS = ("tiff", "ome", "dicom", "zarr")
 THUMBNAIL = 512  # the longest side of the last level, at most
 LARGEST_TILE = 4096
 # For tissue, level 6 saves 1.5% of the bytes of level 1 and takes 1.5 times as long.
@@ -44,7 +44,8 @@ class PyramidOptions:
     """How a slide is written: side of the tiles, JPEG quality (4:4:4) or None for lossless, and the format.
 
     Lossless is deflate with horizontal differences: every TIFF reader has it, and it is smaller than LZW. `tiff` keeps
-    its levels as pages, for OpenSlide (QuPath) and libvips; `ome` as SubIFDs, for Bio-Formats.
+    its levels as pages, for OpenSlide (QuPath) and libvips; `ome` as SubIFDs, for Bio-Formats. `dicom` and `zarr` are
+    folders: see the modules of these names. Lossless DICOM is JPEG 2000, and Zarr is always lossless.
     """
 
     tile: int = 512
@@ -109,6 +110,8 @@ def filled_up(pixels: np.ndarray, side: int) -> np.ndarray:
 
 def encode(pixels: np.ndarray, options: PyramidOptions) -> bytes:
     """Return uint8 [side, side, 3] as the bytes of a TIFF tile. It releases the interpreter lock."""
+    if options.quality is None and options.format == "dicom":
+        return bytes(imagecodecs.jpeg2k_encode(pixels, reversible=True, level=0, codecformat="j2k", mct=True))
     if options.quality is None:
         differences = imagecodecs.delta_encode(pixels, axis=-2).tobytes()
         return bytes(imagecodecs.deflate_encode(differences, level=DEFLATE_LEVEL))
@@ -119,6 +122,8 @@ def encode(pixels: np.ndarray, options: PyramidOptions) -> bytes:
 
 def decode(data: bytes, options: PyramidOptions) -> np.ndarray:
     """Return the tile of `encode` as uint8 [side, side, 3]."""
+    if options.quality is None and options.format == "dicom":
+        return imagecodecs.jpeg2k_decode(data)
     if options.quality is None:
         shape = (options.tile, options.tile, 3)
         differences = np.frombuffer(imagecodecs.deflate_decode(data, out=options.tile**2 * 3), np.uint8)
@@ -147,7 +152,7 @@ def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Itera
     image.
     """
     ome = options.format == "ome"
-    comment = _ome_xml(levels[0], mpp, description) if ome else _printable(description)
+    comment = _ome_xml(levels[0], mpp, description) if ome else printable(description)
     encoding: dict[str, Any] = {"compression": "jpeg", "subsampling": (1, 1)}
     if options.quality is None:
         encoding = {"compression": "adobe_deflate", "predictor": True}
@@ -175,7 +180,7 @@ def _ome_xml(level: Level, mpp: float | None, description: str) -> str:
         "xmlns": OME, "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
         "xsi:schemaLocation": f"{OME} {OME}/ome.xsd"})
     image = ElementTree.SubElement(root, "Image", {"ID": "Image:0"})
-    ElementTree.SubElement(image, "Description").text = _printable(description)
+    ElementTree.SubElement(image, "Description").text = printable(description)
     pixels = ElementTree.SubElement(image, "Pixels", {
         "ID": "Pixels:0", "DimensionOrder": "XYCZT", "Type": "uint8", "SizeX": str(level.width),
         "SizeY": str(level.height), "SizeC": "3", "SizeZ": "1", "SizeT": "1", "BigEndian": "false",
@@ -185,7 +190,7 @@ def _ome_xml(level: Level, mpp: float | None, description: str) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="unicode")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text without characters that TIFF or XML cannot hold."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
 

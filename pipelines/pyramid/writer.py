@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.files import atomic_path, fitting_name, full_disk_named, parse_json
-from pipelines.pyramid.tiff import PyramidOptions, encode, filled_up, levels_of, reduced, write_tiff
+from pipelines.files import atomic_path, fitting_name, full_disk_named, parse_json, remove
+from pipelines.pyramid.dicom import Origin
+from pipelines.pyramid.formats import EXTRAS, check_format, write_slide
+from pipelines.pyramid.tiff import PyramidOptions, encode, filled_up, levels_of, reduced
 
 UNFINISHED, JOURNAL = ".unfinished", "-journal"
 FORMAT = 1  # of the work file
@@ -49,7 +51,7 @@ class PyramidWriter:
 
     def __init__(self, path: str | os.PathLike[str], width: int, height: int, mpp: float | None,
                  options: PyramidOptions | None = None, *, description: str = "", identity: str = "",
-                 resume: bool = False, overwrite: bool = False) -> None:
+                 resume: bool = False, overwrite: bool = False, origin: Origin | None = None) -> None:
         """Begin or resume a slide.
 
         Args:
@@ -62,17 +64,19 @@ class PyramidWriter:
             identity: What else the pixels depend on, such as checksums of model and source.
             resume: Continue the work file if there is one.
             overwrite: Replace an existing slide when this one is finished; without `resume`, also a work file.
+            origin: What a DICOM says of its making.
 
         Raises:
-            ValueError: The slide or a work file exists, or the work file is of another slide or run.
+            ValueError: The slide or a work file exists, the work file is of another run, or an option does not fit.
+            UserError: The format needs an extra that is not installed.
             OSError: The disk is full; names the file.
         """
         self.path = Path(path)
         self.options = options or PyramidOptions()
         self.mpp = None if mpp is None else float(mpp)
-        self.description = description
-        require(min(width, height) > 0, "size", "be positive", "give it in pixels", (width, height))
-        require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, or None if unknown", mpp)
+        self.description, self._origin = description, origin
+        require(min(width, height) > 0, "size", "be positive", "give pixels", (width, height))
+        check_format(self.path, self.options, self.mpp, description)
         self.levels = levels_of(int(width), int(height), self.options.tile)
         work = work_path(self.path)
         _make_way(self.path, work, resume, overwrite)
@@ -80,7 +84,7 @@ class PyramidWriter:
                  "description": description, "identity": identity}
         self._store = TileStore(work, facts)
         for stale in self.path.parent.glob(f".*.tmp.{glob.escape(self.path.name)}"):
-            stale.unlink(missing_ok=True)  # of a killed run: no other run holds the work file
+            remove(stale)  # of a killed run: no other run holds the work file
         self._pool = ThreadPoolExecutor(THREADS)
         self._pending: deque[tuple[tuple[int, int, int], Future[bytes]]] = deque()
         self._finished = False
@@ -143,17 +147,16 @@ class PyramidWriter:
                     self._reduce(number, row, column)
                     self._store_pending(2 * THREADS)
             self._drain()
-        with full_disk_named(self.path, REMEDY), atomic_path(self.path) as temporary:
-            write_tiff(temporary, self.levels, self._stored, self.options, self.mpp, self.description)
+        with full_disk_named(self.path, REMEDY), atomic_path(self.path, folder=self.options.format in EXTRAS) as new:
+            write_slide(new, self.levels, self._stored, self.options, self.mpp, self.description, self._origin)
+            if self.path.is_dir():  # a file is replaced, a folder is not
+                remove(self.path)
         self._finished = True
         self._store.close()
         _unlink(self._store.path)
 
     def _reduce_above(self, number: int, row: int, column: int) -> None:
-        """Start making the tile below a stored one, once all its tiles are stored.
-
-        This uses cores that the computation of pixels leaves idle.
-        """
+        """Start making the tile below a stored one, once all its tiles are stored, on cores that are idle."""
         below = (number + 1, row // 2, column // 2)
         if (below[0] < len(self.levels) and not self._store.has(*below)
                 and all(self._store.has(number, i, j) for line in self._over(*below) for i, j in line)):
@@ -246,11 +249,7 @@ class TileStore:
         return found and found[0]
 
     def put(self, level: int, row: int, column: int, data: bytes) -> None:
-        """Add a tile. A stored one is kept.
-
-        Raises:
-            OSError: The disk is full; names the file. Earlier batches are kept.
-        """
+        """Add a tile; a stored one is kept. The error of a full disk names the file, and earlier batches are kept."""
         with _told(self.path):
             self._connection.execute("INSERT OR IGNORE INTO tiles VALUES (?, ?, ?, ?)", (level, row, column, data))
         self._batch_bytes += len(data)

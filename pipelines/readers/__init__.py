@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Readers of image files: levels, mpp, and pixels as they are stored.
 
-The reader is chosen by content, not by name: OpenSlide for what it recognises; tifffile for other TIFFs (OME-TIFF,
-striped TIFFs, newer compressions); PIL for the rest (PNG, JPEG, BMP, palette and CMYK TIFF). All follow `Reader`.
+The reader is chosen by content, not by name: OpenSlide for what it recognises (DICOM too, a file or the folder of a
+series); tifffile for other TIFFs (OME-TIFF, striped TIFFs, newer compressions); zarr for folders of OME-Zarr; PIL for
+the rest (PNG, JPEG, BMP, palette and CMYK TIFF). All follow `Reader`.
 `pipelines.slide` converts their pixels to RGB and is what the rest of the project uses.
 """
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.errors import SlideError, slide_errors
+from pipelines.readers.folders import is_dicom, is_ome_zarr, is_slide_folder, series_of
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
 from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
 from pipelines.readers.turned import TurnedReader
+from pipelines.readers.zarr import ZarrReader
 
-__all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "check_file", "open_reader"]
+__all__ = ["Dimensions", "OpenSlideReader", "PictureReader", "Reader", "TiffReader", "ZarrReader", "check_file",
+           "open_reader"]
 
 PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
@@ -49,9 +53,12 @@ def open_reader(path: Path) -> Reader:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        SlideError: It is no file, or no reader can open it.
+        SlideError: It is no slide, no reader can open it, or it needs an extra that is not installed.
     """
     check_file(path)
+    if os.path.isdir(path):
+        with slide_errors(path):
+            return _open_folder(path)
     with slide_errors(path):
         with path.open("rb") as file:
             magic = file.read(4)
@@ -63,20 +70,33 @@ def open_reader(path: Path) -> Reader:
         if magic in TIFF_MAGIC and is_for_tifffile(path):
             tiff = TiffReader(path)
             return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
+        if is_dicom(path):
+            raise SlideError(f"{path}: is no DICOM whole slide image, or a damaged one; copy it again, or give another "
+                             "file")
         return PictureReader(path)
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file, before it is opened: reading a pipe would wait for its writer.
+    """Refuse what is neither a file nor the folder of a slide, before it is opened: a pipe would wait for its writer.
 
     Raises:
         FileNotFoundError: There is nothing of that name.
         SlideError: It is something else.
     """
-    if os.path.isfile(path):
-        return
+    with slide_errors(path):
+        if os.path.isfile(path) or is_slide_folder(path):
+            return
+    if os.path.isdir(path):
+        raise SlideError(f"{path}: is a folder and no slide; name an OME-Zarr, the folder of one DICOM series, or a "
+                         "file")
     if os.path.lexists(path):
-        what = "a folder, pipe, socket or device" if os.path.exists(path) else "a link that leads nowhere"
+        what = "a pipe, socket or device" if os.path.exists(path) else "a link that leads nowhere"
         raise SlideError(f"{path}: is {what}; replace it by a file, or remove it")
     raise FileNotFoundError("`path` must name a slide or image file; check the spelling. "
                             f"Received: path={str(path)!r}")
+
+
+def _open_folder(path: Path) -> Reader:
+    if is_ome_zarr(path):
+        return ZarrReader(path)
+    return OpenSlideReader(next(one for one in sorted(path.iterdir()) if series_of(one)))

@@ -114,14 +114,14 @@ def finished_page(source: Source, folder: Path, options: PatchOptions, anew: boo
 def fingerprint(source: Source, options: PatchOptions) -> dict[str, Any]:
     """Return what a slide's shards depend on. Files count by name and size, so a folder may be moved."""
     files = "\n".join(f"{path.name} {size_of(path)}" for path in source.files).encode(errors="surrogateescape")
+    digest = hmac.new(source.key, files, "sha256") if source.key else hashlib.sha256(files)
     values = asdict(own_options(source, options))
     if source.is_pairs:
         values = {name: value for name, value in values.items() if name not in OF_FILES} | {"pairs": "files"}
     elif not options.pairs:
         values = {name: value for name, value in values.items() if name not in OF_PAIRS}
     return {"options": values, "region": list(source.region) if source.region else None,
-            "files": hmac.new(source.key or b"", files, "sha256").hexdigest() if source.key
-            else hashlib.sha256(files).hexdigest()}
+            "files": digest.hexdigest()}
 
 
 def remove(folder: Path, slide_id: str) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 
 from pipelines.cluster import Cluster
 from pipelines.pyramid.writer import Held, work_path
+from pipelines.readers.folders import size_of
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report
 from sr_keras.model.tiles import Box, Span, box_of
@@ -54,7 +55,7 @@ def enlarge_all(cluster: Cluster, generator: Engine, jobs: Sequence[Job],
     """Yield each job with its report or its error, in the order in which they end."""
     opened = partial(_opened, generator.name, generator.path.absolute(), cluster.threads)
     model = describe_model(generator)
-    large_first = sorted(jobs, key=lambda job: job.source.exists() and job.source.stat().st_size, reverse=True)
+    large_first = sorted(jobs, key=lambda job: job.source.exists() and size_of(job.source), reverse=True)
     in_batches = [job for job in large_first[:len(jobs) % cluster.workers] if _is_large(job, generator.scale, options)]
     whole = ((job, _resumable(job, options)) for job in large_first if job not in in_batches)
     for (job, _), outcome in cluster.run_jobs(partial(enlarge_in_worker, opened=opened, model=model), whole, _ignore):

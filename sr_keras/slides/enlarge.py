@@ -9,7 +9,6 @@ measured on the finished file.
 """
 from __future__ import annotations
 
-import html
 import json
 import sys
 import time
@@ -20,15 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import tifffile
 from tqdm import tqdm
 
 from pipelines.config import SCALES
 from pipelines.errors import require
 from pipelines.files import fitting_name
 from pipelines.names import printable
-from pipelines.pyramid import PyramidWriter
+from pipelines.pyramid import Origin, PyramidWriter, patient_of, read_description
 from pipelines.readers import check_file
+from pipelines.readers.folders import files_of, size_of
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.slides import reports
 from sr_keras.slides.inspection import find_mismatches, inspect_input
@@ -169,7 +168,8 @@ def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPl
     scale, (height, width) = windows.scale, lr.shape[:2]
     with PyramidWriter(output, scale * width, scale * height, lr.mpp and lr.mpp / scale,
                        options.pyramid(output, scale), description=_as_text(description),
-                       identity=windows.description, resume=options.resume, overwrite=options.overwrite) as writer:
+                       identity=windows.description, resume=options.resume, overwrite=options.overwrite,
+                       origin=_origin(lr.slide.path, options, description)) as writer:
         # The writer has checked that the work file belongs to this run, and so does the list of unreadable places.
         places = output.with_name(fitting_name("", output.name, ".unfinished.bad"))
         lr.unreadable = UnreadablePlaces(places, options.resume)
@@ -179,11 +179,18 @@ def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPl
     return work
 
 
+def _origin(source: Path, options: EnlargeOptions, description: dict[str, Any]) -> Origin:
+    """Return what a DICOM says of its making."""
+    model, time_of_source = description["model"], max(path.stat().st_mtime for path in files_of(source))
+    return Origin(str(model["name"]), str(model["version"] or ""), description["software"], time_of_source,
+                  patient_of(source) if options.keep_patient else None)
+
+
 def _describe_files(lr: LRPlane, output: Path, scale: int) -> dict[str, Any]:
     """Return what a report says of input and output."""
     (height, width), places = lr.shape[:2], lr.unreadable_l0_rectangles()
     return {
-        "status": "done", "output": str(output), "bytes": output.stat().st_size,
+        "status": "done", "output": str(output), "bytes": size_of(output),
         "lr": {"width": width, "height": height, "mpp": lr.mpp, "level": lr.level, "l0_region": list(lr.l0_box),
                "averaged": lr.averaged},
         "sr": {"width": scale * width, "height": scale * height, "mpp": lr.mpp and lr.mpp / scale},
@@ -209,10 +216,9 @@ def _existing_report(source: str, output: Path, description: dict[str, Any]) -> 
     report = reports.read_report(output)
     same = report.get("description") == json.loads(_as_text(description))
     if not same and not is_picture(output):
-        report = {"status": "done", "source": source, "output": str(output), "bytes": output.stat().st_size,
+        report = {"status": "done", "source": source, "output": str(output), "bytes": size_of(output),
                   "description": description}
-        with tifffile.TiffFile(output) as tiff:
-            same = _as_text(description) in html.unescape(tiff.pages[0].description)
+        same = _as_text(description) in read_description(output)
     require(same, "output", "be made from this source by this model with these options to be kept",
             "choose another path, or add --overwrite without --resume", str(output))
     return report

@@ -19,21 +19,24 @@ import numpy as np
 from PIL import Image
 
 from pipelines.anonymous import alias, read_key
+from pipelines.console import import_optional
 from pipelines.errors import require
 from pipelines.files import atomic_path, fitting_name
-from pipelines.names import split_paths, walk
+from pipelines.names import split_paths
 from pipelines.pyramid import PyramidWriter
-from pipelines.slide import SlideError, open_slide, slide_id_of
-from pipelines.sources import SLIDE_SUFFIXES, TIFF_SUFFIXES, TILE_SUFFIXES
+from pipelines.pyramid.formats import EXTRAS
+from pipelines.readers.folders import dicom_slide_of, is_dicom, walk_slides
+from pipelines.slide import FOLDER_SUFFIXES, SlideError, open_slide, slide_id_of
+from pipelines.sources import INPUT_SUFFIXES, SLIDE_SUFFIXES, TIFF_SUFFIXES
 from pipelines.workers import available_memory
 from sr_keras.model.tiles import Box
 from sr_keras.slides.plan import EnlargeOptions
 from sr_keras.slides.trust_map import is_trust_map, trust_paths
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-OUTPUT_SUFFIXES = (*PICTURE_SUFFIXES, ".tif", ".tiff")
+OUTPUT_SUFFIXES = (*PICTURE_SUFFIXES, ".tif", ".tiff", *FOLDER_SUFFIXES)
+FORMAT_SUFFIXES = {"tiff": ".tif", "ome": ".ome.tif", "dicom": ".dicom", "zarr": ".ome.zarr"}
 INDEX_SUFFIXES = (".vms", ".vmu")  # text files that list the JPEGs of a slide
-INPUT_SUFFIXES = TILE_SUFFIXES | SLIDE_SUFFIXES
 JPEG_QUALITY = 95
 JPEG_LONGEST_SIDE = 65500
 # Peak memory of a picture, reached while it is written: 3 bytes itself, 4 in PIL's copy, 2 as a file in memory.
@@ -134,8 +137,8 @@ def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions)
     Args:
         inputs: A picture, a slide, a folder (searched recursively, linked folders too), or a comma-separated list of
             them.
-        output: A picture or .tif for one file, or a folder. In a folder, pictures become NAME.png and slides
-            NAME_x4.tif.
+        output: A picture, .tif, .dicom or .zarr for one input, or a folder. In a folder, pictures become NAME.png and
+            slides NAME_x4.tif, or what the format says.
         scale: SR side over LR side.
         options: They say the format, and whether existing outputs may be replaced or kept.
 
@@ -144,19 +147,18 @@ def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions)
         ValueError: A folder contains nothing readable, or an output is impossible or would replace a file.
     """
     paths = find_inputs(inputs)
-    suffix = f"_x{scale}.ome.tif" if options.format == "ome" else f"_x{scale}.tif"
-    one = len(paths) == 1 and paths[0].is_file()
-    if one and output.suffix.lower() in OUTPUT_SUFFIXES and not output.is_dir():
-        pairs = [(paths[0], output)]
+    suffix = f"_x{scale}{FORMAT_SUFFIXES[options.format or 'tiff']}"
+    found = {path: _find_files(path, output) if path.is_dir() else [dicom_slide_of(path)] for path in paths}
+    one = len(paths) == 1 and (paths[0].is_file() or found[paths[0]] == paths)
+    named = FOLDER_SUFFIXES if output.is_dir() else OUTPUT_SUFFIXES
+    if one and output.suffix.lower() in named:
+        pairs = [(found[paths[0]][0], output)]
     else:
         require(not one or output.is_dir() or not output.suffix, "output",
                 f"end in one of {', '.join(OUTPUT_SUFFIXES)}, or be a folder", "change the suffix", str(output))
         require(one or not (output.is_file() or output.suffix.lower() in OUTPUT_SUFFIXES), "output",
                 "be a folder, because the input is a folder or a list", "name a folder", str(output))
-        pairs = _outputs_in_folder(paths, output, suffix)
-        if key := read_key(options.anonymous):
-            pairs = [(source, output / f"{alias_of(source, inputs, key)}{suffix if is_slide(source) else '.png'}")
-                     for source, _ in pairs]
+        pairs = _outputs_in_folder(found, output, suffix, read_key(options.anonymous))
     sources, uses = {realpath(source) for source, _ in pairs}, Counter(path for _, path in pairs)
     for path, count in uses.items():
         require(realpath(path) not in sources, "output", "be another file than the input", "choose another path",
@@ -210,14 +212,22 @@ def find_inputs(inputs: str) -> list[Path]:
         if not os.path.exists(name):
             raise FileNotFoundError("`input` must name existing pictures, slides or folders; check the spelling. "
                                     f"Received: input={name!r}")
-    return [Path(name) for name in names]
+    return [path if path.name not in ("", "..") else path.resolve() for path in map(Path, names)]
 
 
 def check_output(output: Path, options: EnlargeOptions) -> None:
-    """Refuse options that have no effect on a picture of that name."""
+    """Refuse options that have no effect on an output of that name, and a format whose extra is not installed."""
+    suffix, kind = output.suffix.lower(), options.pyramid(output, 1).format
+    fitting = {".tif": ("tiff", "ome"), ".tiff": ("tiff", "ome"), ".dicom": ("dicom",), ".zarr": ("zarr",)}
+    if suffix in FOLDER_SUFFIXES or not output.is_dir():
+        require(kind in fitting.get(suffix, (kind,)), "format", f"be left out for a {suffix}",
+                "or change the suffix of the output", options.format)
+    require(kind == "dicom" or not options.keep_patient, "keep_patient", "be left out unless DICOM is written",
+            "add --format=dicom", options.keep_patient)
+    if kind in EXTRAS:
+        import_optional(EXTRAS[kind], kind)
     if output.is_dir() or not is_picture(output):
         return
-    suffix = output.suffix.lower()
     require(options.format is None, "format", f"be left out for a {suffix}", "write a .tif to use it", options.format)
     require(options.quality is None or suffix != ".png", "quality", "be left out for a .png, which is lossless",
             "write a .jpg or a .tif to use it", options.quality)
@@ -240,10 +250,10 @@ def check_writable(name: str, paths: Iterable[Path]) -> None:
 
 
 def is_slide(path: Path) -> bool:
-    """Whether a file is a slide: by its suffix; a TIFF if it has several levels or an mpp."""
+    """Whether an input is a slide: by its suffix; a TIFF if it has several levels or an mpp; DICOM and OME-Zarr are."""
     suffix = path.suffix.lower()
     if suffix not in TIFF_SUFFIXES:
-        return suffix in SLIDE_SUFFIXES
+        return suffix in SLIDE_SUFFIXES or path.is_dir() or is_dicom(path)
     try:
         with open_slide(path) as slide:
             return len(slide.level_dimensions) > 1 or slide.mpp is not None
@@ -256,19 +266,22 @@ def is_picture(output: Path) -> bool:
     return output.suffix.lower() in PICTURE_SUFFIXES
 
 
-def _outputs_in_folder(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
+def _outputs_in_folder(inputs: dict[Path, list[Path]], output: Path, suffix: str, key: bytes | None
+                       ) -> list[tuple[Path, Path]]:
+    """Return the pairs of the files found in each input, in the same subfolders; with a key by hashes of both."""
     pairs = []
-    for path in inputs:
-        found = _find_files(path, output) if path.is_dir() else [path]
+    for path, found in inputs.items():
         require(bool(found), "input", f"contain pictures or slides ({', '.join(sorted(INPUT_SUFFIXES))})",
                 "name another folder", str(path))
-        root = path if path.is_dir() else path.parent
-        names = [fitting_name("", slide_id_of(file), suffix if is_slide(file) else ".png") for file in found]
-        pairs += [(file, output / file.relative_to(root).with_name(name))
-                  for file, name in zip(found, names, strict=True)]
+        for file in found:
+            inner, name = file.relative_to(path).parent if path in file.parents else Path(), slide_id_of(file)
+            if key:
+                inner, name = Path(), alias(str(inner / name), key)
+            ending = suffix if is_slide(file) else ".png"
+            pairs.append((file, output / inner / fitting_name("", name, ending)))
     # Outputs of an earlier run beside their slides are not inputs.
     written = {realpath(path) for _, path in pairs if path.name.endswith(suffix)}
-    return [(source, path) for source, path in pairs if realpath(source) not in written]
+    return list(dict.fromkeys((source, path) for source, path in pairs if realpath(source) not in written))
 
 
 def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Path, anonymous: bool) -> list[Path]:
@@ -285,15 +298,14 @@ def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pa
 
 
 def _find_files(folder: Path, output: Path) -> list[Path]:
-    """Return the readable files under a folder, except outputs, trust maps and the JPEGs that a slide consists of.
+    """Return the slides and pictures under a folder, except outputs, trust maps and the JPEGs that a slide consists of.
 
     Broken links, pipes and sockets are included, so that they are reported as failures.
     """
-    found = sorted(inner / name for inner, names in walk(folder) for name in names
-                   if Path(name).suffix.lower() in INPUT_SUFFIXES
-                   and (output == folder or not (inner / name).is_relative_to(output)))
+    found = [path for _, slides, files in walk_slides(folder, INPUT_SUFFIXES) for path in (*slides, *files)
+             if output == folder or not path.is_relative_to(output)]
     parts = {part for path in found for part in _parts(path)}
-    return [path for path in found if path not in parts]
+    return sorted(path for path in found if path not in parts)
 
 
 def _parts(path: Path) -> Iterable[Path]:

@@ -7,7 +7,6 @@ free at the moment, so that a resumed run computes the same windows. Cores are w
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,11 @@ from pipelines.config import PatchOptions, check_resolution
 from pipelines.errors import require
 from pipelines.options import AT_LEAST_1, Options, Rule, option, same_as, within
 from pipelines.pyramid import PyramidOptions
+from pipelines.pyramid.tiff import FORMATS
 from pipelines.sources import Region
 from sr_keras.model.tiles import TAIL_REACH, TAIL_SR, Span, best_spans, computed, spans
 
+SUFFIX_FORMATS = {".ome.tif": "ome", ".ome.tiff": "ome", ".dicom": "dicom", ".zarr": "zarr"}  # others are TIFFs
 SR_TILE = 512  # largest side of a pyramid tile, in SR pixels
 # GiB that a run takes beside its windows: TensorFlow and the network 0.75, the reader's cache up to 0.25, the tissue
 # mask, the encoder and the work file 0.1.
@@ -48,9 +49,12 @@ class EnlargeOptions(Options):
         group="data")
     quality: int | None = option(None, "JPEG quality", "by default 90 in a .tif, 95 in a .jpg", within(1, 100),
                                  group="basic")
-    lossless: bool = option(False, "Write the .tif without JPEG", group="basic")
-    format: str | None = option(None, "Format of a .tif: tiff for OpenSlide, ome for Bio-Formats",
-                                "by default according to the output's name", choices=("tiff", "ome"), group="basic")
+    lossless: bool = option(False, "Write slides without JPEG", group="basic")
+    format: str | None = option(
+        None, "Format of slides: tiff for OpenSlide, ome (OME-TIFF) for Bio-Formats, dicom, or zarr (OME-Zarr)",
+        "by default according to the output's name", choices=FORMATS, group="basic")
+    keep_patient: bool = option(False, "Carry patient, study and specimen of a DICOM slide to the DICOM that is "
+                                "written", "by default it has none", group="basic")
     everywhere: bool = option(False, "Run the network on glass too")
     tile: int | None = option(None, "Side of a window in input pixels", "by default what fits in --memory", AT_LEAST_1)
     memory: float = option(
@@ -66,20 +70,30 @@ class EnlargeOptions(Options):
         check_resolution(self.mpp, self.level, self.assume_mpp)
         require(self.quality is None or not self.lossless, "quality", "be left out when lossless is given",
                 "remove one of the two", self.quality)
+        require(self.anonymous is None or not self.keep_patient, "anonymous", "be left out when keep_patient is given",
+                "remove one of the two", self.anonymous)
 
     def pyramid(self, output: Path, scale: int) -> PyramidOptions:
-        """Return the options of the pyramid at `output`."""
-        named = "ome" if re.search(r"\.ome\.tiff?$", output.name.lower()) else "tiff"
+        """Return the options of the pyramid at `output`.
+
+        Raises:
+            ValueError: Zarr has no quality.
+        """
+        kind = self.format or next((kind for suffix, kind in SUFFIX_FORMATS.items()
+                                    if output.name.lower().endswith(suffix)), "tiff")
+        require(kind != "zarr" or self.quality is None, "quality", "be left out for Zarr, which is lossless",
+                "remove it", self.quality)
         quality = PyramidOptions.quality if self.quality is None else self.quality
-        return PyramidOptions(pyramid_tile(scale), None if self.lossless else quality, self.format or named)
+        return PyramidOptions(pyramid_tile(scale), None if self.lossless or kind == "zarr" else quality, kind)
 
     def of_pixels(self) -> dict[str, Any]:
         """Return the options that can change pixels, as work files and outputs record them.
 
-        `halo` was an option once. Its default is still recorded, so that outputs of that version can be resumed.
+        An output is resumed if its record is the same, so the record of earlier versions stays: `halo` was an option
+        once, and newer options are left out at their default.
         """
-        return {"halo": None} | {name: value for name, value in asdict(self).items()
-                                 if name not in ("memory", "overwrite", "resume", "anonymous")}
+        left_out = ("memory", "overwrite", "resume", "anonymous", "" if self.keep_patient else "keep_patient")
+        return {"halo": None} | {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 class Window(NamedTuple):

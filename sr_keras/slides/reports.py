@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 import sr_keras
 from pipelines.files import Count, Finite, checked, fitting_name, read_json, side_product, write_text
+from pipelines.readers.folders import files_of
 
 LARGE_OVERHEAD = 0.25
 
@@ -50,10 +51,11 @@ def sha256(files: Iterable[Path]) -> str:
 def description(model: dict[str, Any], asked: dict[str, Any], source: Path, name: str | None = None) -> dict[str, Any]:
     """Return the description of an output, from `describe_model`, the options that can change pixels, and the slide.
 
-    If a slide consists of many files, `source` is the one that is opened. `name` stands in place of its name.
+    If a slide consists of many files, `source` is the one that is opened, or their folder. `name` stands in place of
+    its name.
     """
     return {"software": f"sr_keras {sr_keras.__version__}", "model": model, "flags": asked,
-            "source": {"file": name or source.name, "sha256": sha256([source])}}
+            "source": {"file": name or source.name, "sha256": sha256(files_of(source))}}
 
 
 def peak_rss() -> int:

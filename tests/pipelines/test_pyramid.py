@@ -312,7 +312,7 @@ def killed(path, where):
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
-    put, lay_out, calls = writer.TileStore.put, writer.write_tiff, []
+    put, lay_out, calls = writer.TileStore.put, writer.write_slide, []
 
     def put_or_die(self, level, *rest):
         calls.append(level)
@@ -328,7 +328,7 @@ def killed(path, where):
 
     writer.BATCH_BYTES = 50_000
     if where == "layout":
-        writer.write_tiff = lay_out_or_die
+        writer.write_slide = lay_out_or_die
     else:
         writer.TileStore.put = put_or_die
     write(Path(path), description="model 7")
@@ -419,13 +419,13 @@ def test_full_disk_in_the_work_file_is_told_in_a_line_and_gone_on_with(tmp_path,
 
 
 def test_full_disk_at_the_output_names_it_keeps_the_work_and_is_gone_on_with(tmp_path, lossy, monkeypatch):
-    path, lay_out = tmp_path / "a.tif", writer.write_tiff
+    path, lay_out = tmp_path / "a.tif", writer.write_slide
 
     def on_a_full_disk(*arguments):
         with files_limited_to(100_000):
             lay_out(*arguments)
 
-    monkeypatch.setattr(writer, "write_tiff", on_a_full_disk)
+    monkeypatch.setattr(writer, "write_slide", on_a_full_disk)
     with pytest.raises(OSError, match="resume with --resume") as caught:
         write(path, description="model 7")
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))

@@ -64,10 +64,12 @@ def test_what_the_demo_writes_is_ignored_by_git():
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")
-def test_make_passes_a_folder_with_spaces_on_as_one():
-    done = subprocess.run(["make", "-s", "-o", ".venv/base", "demo", "DATA=John's slides", r"RUN=printf '[%s]\n'"],
+@pytest.mark.parametrize("name", ["John's slides", "a$b $(HOME) `id` \\ #\"", None])
+def test_make_passes_a_folder_of_any_name_on_as_one(name):
+    given = [] if name is None else [f"DATA={name}"]
+    done = subprocess.run(["make", "-s", "-o", ".venv/base", "demo", *given, r"RUN=printf '[%s]\n'"],
                           cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[-m]", "[sr_keras.demo]", "[--data=John's slides]"]
+    assert done.stdout.splitlines() == ["[-m]", "[sr_keras.demo]", *([f"[--data={name}]"] if name else [])]
 
 
 def shown_of(folder: Path, *rows: str) -> str:

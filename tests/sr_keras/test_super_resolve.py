@@ -372,7 +372,7 @@ def test_link_to_nothing_is_a_failure_and_stops_none(picture, run, tmp_path, cap
     said = capsys.readouterr()
     assert "1 of 7 written" in said.out
     assert "gone.svs: is a link that leads nowhere" in said.err
-    assert "pipe.png: is a folder, pipe, socket or device" in said.err
+    assert "pipe.png: is a pipe, socket or device" in said.err
     assert said.err.count("error: ") == 6
 
 

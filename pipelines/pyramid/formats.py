@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The formats of a finished slide: what each needs, how it is written, and the description in it."""
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import tifffile
+
+from pipelines.console import import_optional
+from pipelines.errors import require
+from pipelines.pyramid.dicom import Origin, write_dicom
+from pipelines.pyramid.tiff import Level, PyramidOptions, write_tiff
+from pipelines.pyramid.zarr import DESCRIPTION, write_zarr
+from pipelines.readers.folders import zarr_attributes
+
+EXTRAS = {"dicom": "pydicom", "zarr": "zarr"}  # formats that are folders, whose extras have their name: the package
+LEVEL_NAME = re.compile(r"level\d+\.dcm")
+
+
+def check_format(path: Path, options: PyramidOptions, mpp: float | None, description: str) -> None:
+    """Refuse, before the work, what a format cannot hold, and a path whose content must not be lost.
+
+    Raises:
+        ValueError: The mpp is missing or wrong, another option does not fit, or a folder that is no slide is there.
+        UserError: The format needs an extra that is not installed.
+    """
+    kind = options.format
+    require(mpp is None or mpp > 0, "mpp", "be positive", "give microns per pixel, or None if unknown", mpp)
+    require(kind != "dicom" or mpp is not None, "mpp", "be known to write DICOM", "set --assume_mpp", mpp)
+    require(kind != "dicom" or bool(description), "description", "be given to write DICOM", "its UIDs follow from it",
+            description)
+    require(kind != "zarr" or options.quality is None, "quality", "be left out for Zarr, which is lossless",
+            "remove it", options.quality)
+    if path.exists():
+        require(path.is_dir() == (kind in EXTRAS), "output", f"be {'a folder' if kind in EXTRAS else 'a file'}",
+                "choose another name", str(path))
+        require(not path.is_dir() or _is_own(path), "output", "be a slide that this program wrote, to be replaced",
+                "choose another name, this folder holds something else", str(path))
+    if kind in EXTRAS:
+        import_optional(EXTRAS[kind], kind)
+
+
+def write_slide(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,
+                mpp: float | None, description: str, origin: Origin | None) -> None:
+    """Write a pyramid to an empty file or folder; arguments as of `pipelines.pyramid.tiff.write_tiff`."""
+    if options.format == "zarr":
+        write_zarr(path, levels, tiles, options, mpp, description)
+    elif options.format == "dicom":
+        write_dicom(path, levels, tiles, options, float(mpp or 0), description, origin or Origin())
+    else:
+        write_tiff(path, levels, tiles, options, mpp, description)
+
+
+def read_description(path: Path) -> str:
+    """Return the description that a finished slide was written with, among other text of its format."""
+    if path.is_dir() and (found := zarr_attributes(path)):
+        return str(found.get(DESCRIPTION, ""))
+    if path.is_dir():
+        image = import_optional("pydicom", "dicom").dcmread(path / "level0.dcm", stop_before_pixels=True)
+        return str(image.get("ImageComments", ""))
+    with tifffile.TiffFile(path) as tiff:
+        return html.unescape(tiff.pages[0].description)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder holds nothing but a slide of this program."""
+    if DESCRIPTION in zarr_attributes(folder):
+        return True
+    return all(LEVEL_NAME.fullmatch(path.name) for path in folder.iterdir())

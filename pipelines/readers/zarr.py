@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OME-Zarr, of version 0.1 to 0.5: one plane of grey or RGB, read chunk by chunk. Needs the extra `zarr`."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.console import import_optional
+from pipelines.errors import SlideError
+from pipelines.readers.folders import zarr_attributes
+from pipelines.readers.plain import LARGEST_SEGMENT_BYTES, MICRONS, Dimensions, mean_mpp
+
+UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
+OLDEST_AXES = ("t", "c", "z", "y", "x")  # of versions without axes
+
+
+class ZarrReader:
+    """The largest multiscale image of an OME-Zarr."""
+
+    def __init__(self, path: Path) -> None:
+        zarr = import_optional("zarr", "zarr")
+        folders = [path] if "multiscales" in zarr_attributes(path) else sorted(path.glob("[0-9]*"))  # of a collection
+        images = [(zarr.open_group(folder, mode="r"), image) for folder in folders
+                  for image in zarr_attributes(folder).get("multiscales", ())[:1]]
+        if not images:
+            raise SlideError(f"{path}: has no multiscale image; write it again")
+        group, image = max(images, key=lambda one: int(np.prod(one[0][one[1]["datasets"][0]["path"]].shape)))
+        self._levels = [group[level["path"]] for level in image["datasets"]]
+        axes = image.get("axes", OLDEST_AXES)
+        self._axes = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
+        for level in self._levels:
+            _check(path, level, dict(zip(self._axes, level.shape, strict=True)))
+        self.level_dimensions: tuple[Dimensions, ...] = tuple(
+            (level.shape[self._axes.index("x")], level.shape[self._axes.index("y")]) for level in self._levels)
+        width, height = self.level_dimensions[0]
+        self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
+        self.mpp_xy = self._mpp(image, axes)
+        self.mpp = mean_mpp(self.mpp_xy)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        """See `pipelines.readers.Reader`."""
+        window = {"y": slice(y, y + height), "x": slice(x, x + width), "c": slice(None)}
+        pixels = self._levels[level][tuple(window.get(name, 0) for name in self._axes)]
+        kept = [name for name in self._axes if name in window]
+        pixels = np.moveaxis(pixels, [kept.index("y"), kept.index("x")], [0, 1])
+        return pixels if "c" in kept else pixels[..., np.newaxis]
+
+    read_own = read
+
+    def close(self) -> None:
+        """See `pipelines.readers.Reader`. Nothing stays open between reads."""
+
+    def _mpp(self, image: dict[str, Any], axes: Any) -> tuple[float, float] | None:
+        """Return the scale of x and y in microns; None if the axes have no unit."""
+        scale = np.ones(len(self._axes))
+        for place in (image, image["datasets"][0]):  # that of the image applies to all its levels
+            for step in place.get("coordinateTransformations", ()):
+                scale = scale * step["scale"] if step["type"] == "scale" else scale
+        sizes = []
+        for name in ("x", "y"):
+            number = self._axes.index(name)
+            unit = axes[number].get("unit") if isinstance(axes[number], dict) else None
+            sizes.append(float(scale[number]) * UNITS.get(unit or "", np.nan))
+        return (sizes[0], sizes[1]) if min(sizes) > 0 else None
+
+
+def _check(path: Path, level: Any, shape: dict[str, int]) -> None:
+    """Refuse what is no picture of 8 or 16 bit, and chunks that are too large to decode one.
+
+    Raises:
+        SlideError: It is one of these.
+    """
+    if not {"y", "x"} <= set(shape) or shape.get("c", 1) not in (1, 3) or any(
+            size > 1 for name, size in shape.items() if name not in ("c", "y", "x")):
+        raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. Received: {shape}")
+    if level.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {level.dtype}")
+    size = int(np.prod(level.chunks, dtype=object)) * level.dtype.itemsize
+    if size > LARGEST_SEGMENT_BYTES:
+        raise SlideError(f"{path}: has chunks of {size / 2**30:.1f} GiB, more than {LARGEST_SEGMENT_BYTES / 2**30:.0f};"
+                         " write it again with small chunks")
