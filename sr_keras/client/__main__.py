@@ -114,8 +114,8 @@ def _check_paths(source: Path, target: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"`output` must lie where files can be written; name another place, since {folder} takes none "
-                         f"({error.strerror}). Received: output={str(target)!r}") from error
+        raise ValueError(f"`output` must lie where files can be written; name another folder, since no file can be "
+                         f"created in {folder} ({error.strerror}). Received: output={str(target)!r}") from error
 
 
 def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:

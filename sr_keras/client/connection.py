@@ -171,7 +171,7 @@ class SuperResolutionClient:
         try:
             while done < total:
                 for y, x in islice(waiting, self.options.in_flight - len(asked)):
-                    require(not self._closed.is_set(), "client", "be open", "use it inside of its `with`", self.server)
+                    require(not self._closed.is_set(), "client", "be open", "use it in its `with` block", self.server)
                     lr = np.ascontiguousarray(image[y.window, x.window])[np.newaxis]
                     asked[self._pool.submit(self._predict, lr, scale, version)] = (y, x)
                 for answered in wait(asked, return_when=FIRST_COMPLETED).done:
