@@ -3,7 +3,7 @@
 
 A plain hash of a name would be found by hashing all names that a hospital may have given. This one needs the key too:
 HMAC-SHA256 of name and key, of which 64 bits are kept. Under one key a name always has the same hash, so that a run
-can be resumed; who has neither key nor slide learns nothing.
+can be resumed; without key and slide nothing can be learned from it.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_key(path: str | None) -> bytes | None:
     """Return the key in a file, which is made if it does not exist; None without a path.
 
     Raises:
-        ValueError: It is no file, or too short to be a key.
+        ValueError: It is not a file, or too short to be a key.
     """
     if path is None:
         return None

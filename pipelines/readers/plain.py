@@ -53,7 +53,7 @@ def is_for_tifffile(path: Path) -> bool:
 
 
 class TiffReader:
-    """A TIFF that OpenSlide does not open, or not with all its levels: its largest image that is no label."""
+    """A TIFF that OpenSlide does not open, or not with all its levels: its largest image that is not a label."""
 
     def __init__(self, path: Path) -> None:
         self._file = tifffile.TiffFile(path)
@@ -139,7 +139,7 @@ class PictureReader:
                 PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE
                 self._image = Image.open(path, formats=PICTURES)
         except UnidentifiedImageError as error:
-            raise SlideError(f"{path}: is no slide or image that can be read; give a slide, "
+            raise SlideError(f"{path}: is not a slide or image that can be read; give a slide, "
                              "PNG, JPEG, BMP or TIFF") from error
         except Image.DecompressionBombError as error:
             raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "
@@ -218,7 +218,7 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
 
 
 def _check(path: Path, series: tifffile.TiffPageSeries) -> None:
-    """Refuse what is no picture of 8 or 16 bit, and a file that ends before its last tile.
+    """Refuse what is not a picture of 8 or 16 bit, and a file that ends before its last tile.
 
     Raises:
         SlideError: It is one of these.

@@ -136,7 +136,7 @@ class SuperResolutionClient:
         """Super-resolve a picture, uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3].
 
         Raises:
-            ValueError: It is no such picture, or too large for `max_sr_pixels`.
+            ValueError: It is not such a picture, or too large for `max_sr_pixels`.
             ServerError: A request failed.
         """
         _check_image(image)

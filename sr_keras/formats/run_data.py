@@ -136,7 +136,7 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
         scores: Gain over bicubic, by kind of LR and by score.
 
     Raises:
-        ValueError: The run's files are damaged, or `lr_mpp` is no range.
+        ValueError: The run's files are damaged, or `lr_mpp` is not a range.
     """
     facts = run_facts(run)
     shards = part_of(run, "train")
