@@ -69,10 +69,15 @@ def prepare(sources: Sequence[Source], folder: Path, patch_size: int, seed: int 
 
 
 def inputs(material: Material, degrade: DegradeOptions) -> dict[str, Input]:
-    """Return the plain loop, the training dataset from shards on disk and in memory, and the extraction of shards."""
+    """Return the plain loop, the training dataset from shards on disk and in memory, and the extraction of shards.
+
+    Beside another degradation the textbook's is timed too.
+    """
+    textbook = {} if degrade.is_textbook else {"shards, textbook": DegradeOptions(degrade.scale)}
     return {
         "plain loop": lambda: plain_loop(material, degrade),
-        "shards": from_dataset(training_dataset(material.shards, batch_size=BATCH, degrade=degrade)),
+        **{name: from_dataset(training_dataset(material.shards, batch_size=BATCH, degrade=made))
+           for name, made in {"shards": degrade, **textbook}.items()},
         "shards, cache=memory": from_dataset(
             training_dataset(material.shards, batch_size=BATCH, degrade=degrade, cache="memory")),
         "extraction from PNG tiles": lambda: extraction(material.tiles, material.options),
@@ -91,7 +96,7 @@ def stages(material: Material, degrade: DegradeOptions) -> dict[str, Input]:
     return {
         "read": from_dataset(records.batch(BATCH)),
         "decode": from_dataset(pixels.batch(BATCH)),
-        "float, blur and subsample": training(augment=False),
+        "float, LR from HR": training(augment=False),
         "augmentation": training(),
         "corruption": training(corrupt=CorruptOptions(fraction=1.0)),
     }

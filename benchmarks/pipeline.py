@@ -3,6 +3,7 @@
 
     python -m benchmarks.pipeline
     python -m benchmarks.pipeline --data=case.svs --seconds=120
+    python -m benchmarks.pipeline --degradation=scanner
 
 The plain loop is one process with openslide's read_region, PIL, skimage's gaussian and slicing, without augmentation.
 Everything is timed in turns within one run, and ratios are of medians. If the machine has other load, compare the CPU
@@ -10,9 +11,9 @@ times, which add up all cores.
 
 Measured on 2 cores, 256x256 patches, scale 4, in CPU ms per patch: the plain loop 4.1 (the sample) to 4.7 (a JPEG
 slide); from shards 1.3 to 1.4: reading 0.1, decoding 0.1, float 0.3, blur and subsampling 0.6, augmentation 0.2.
-Corrupting a patch takes 8 to 9 more. Tried without success: mapping batches instead of examples (1.4 times slower), one
-thread within each operation (no difference), rotation by gather (slower), blur as a blocked matrix product (0.15 less)
-or under XLA (0.17 less, and a second to compile).
+docs/benchmarks.md has what the scanner's degradations and corruption cost. Tried without success: mapping batches
+instead of examples (1.4 times slower), one thread within each operation (no difference), rotation by gather (slower),
+blur as a blocked matrix product (0.15 less) or under XLA (0.17 less, and a second to compile).
 """
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def main() -> int:
     with TemporaryDirectory() as folder:
         material = input_pipelines.prepare(find_sources(FLAGS.data), Path(folder), FLAGS.patch_size)
         print(f"{len(material.places)} patches of {FLAGS.patch_size} px from {material.source.slide_id}, "
-              f"{cores()} cores, scale {degrade.scale}, blur_sigma {degrade.blur_sigma}\n")
+              f"{cores()} cores, scale {degrade.scale}, degradation {FLAGS.degradation}\n")
         speeds = input_pipelines.time_in_turns(input_pipelines.inputs(material, degrade), 0.6 * FLAGS.seconds)
         print(input_table(speeds))
         speeds = input_pipelines.time_in_turns(input_pipelines.stages(material, degrade), 0.4 * FLAGS.seconds)

@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ from PIL import Image
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import WHITE, as_rgb
-from pipelines.readers import Dimensions, Reader, open_reader
+from pipelines.readers import Dimensions, Reader, limits, open_reader
+from pipelines.readers.profiles import check_profile
 
 __all__ = ["MPP_TOLERANCE", "Resolution", "Slide", "SlideError", "open_slide", "slide_id_of"]
 
@@ -74,7 +76,14 @@ def open_slide(path: str | os.PathLike[str], assume_mpp: float | None = None) ->
         SlideError: It is not a slide or picture, or is damaged.
     """
     path = Path(path)
-    return Slide(path, open_reader(path), assume_mpp)
+    reader = open_reader(path)
+    try:
+        limits.check_pixels(path, reader.level_dimensions[0], limits.LARGEST_PIXELS, "no scanner makes so many, so it "
+                            "is damaged or made up")
+        return Slide(path, reader, assume_mpp)
+    except SlideError:
+        reader.close()
+        raise
 
 
 def slide_id_of(path: Path) -> str:
@@ -108,6 +117,17 @@ class Slide:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The colour profile of the RGB pixels; None if there is none. Pixels are never converted by it.
+
+        Raises:
+            SlideError: It is damaged, too large, or not for RGB.
+        """
+        if self._reader.icc_profile is not None:
+            check_profile(self.path, self._reader.icc_profile)
+        return self._reader.icc_profile
 
     def level_mpp(self, level: int) -> float | None:
         """Return the microns per pixel of a level, None if unknown."""
@@ -213,17 +233,22 @@ class Slide:
         """Return the whole slide without aliasing, its longer side at most `max_side` pixels: uint8 [th, tw, 3].
 
         Thumbnail pixel (u, v) covers level 0 from (u*w/tw, v*h/th) on. It is read block by block, so memory is bounded
-        even for a large slide with one level. A block that cannot be read gets the colour of tissue, so that it is
-        reported later.
+        even for a large slide with one level, and tile after tile, so that large tiles are decoded about once. A block
+        that cannot be read gets the colour of tissue, so that it is reported later.
 
         Raises:
-            SlideError: No block can be read.
+            SlideError: No block can be read, or there are too many.
         """
         level = max((i for i, size in enumerate(self.level_dimensions) if max(size) >= max_side), default=0)
+        limits.check_pixels(self.path, self.level_dimensions[level], limits.LARGEST_OVERVIEW_PIXELS,
+                            "an overview of them takes hours; convert it to a TIFF with smaller levels (vips tiffsave "
+                            "IN OUT.tif --tile --pyramid)")
         level_w, level_h = self.level_dimensions[level]
         factor = max(1, max(level_w, level_h) // max_side)
         side = max(1, BLOCK // factor) * factor
-        corners = [(x, y) for y in range(0, level_h, side) for x in range(0, level_w, side)]
+        tile_w, tile_h = (max(size, side) for size in self._reader.tile_sizes[self._levels[level]])
+        corners = sorted(product(range(0, level_w, side), range(0, level_h, side)),
+                         key=lambda corner: (corner[1] // tile_h, corner[0] // tile_w, corner[1], corner[0]))
         reduced = Image.new("RGB", (-(-level_w // factor), -(-level_h // factor)), LIKE_TISSUE)
         failures = []
         for x, y in corners:
@@ -261,7 +286,9 @@ def _true_levels(dimensions: tuple[Dimensions, ...]) -> list[int]:
     width, height = dimensions[0]
     levels = [0]
     for level, (level_w, level_h) in enumerate(dimensions[1:], 1):
-        same_shape = abs(level_h - height * level_w / width) <= 2 + SHAPE_TOLERANCE * level_h
+        # Sides are rounded, which is a large share of the shorter one of a narrow slide.
+        same_shape = (abs(level_h - height * level_w / width) <= 2 + SHAPE_TOLERANCE * level_h
+                      or abs(level_w - width * level_h / height) <= 2 + SHAPE_TOLERANCE * level_w)
         if same_shape and dimensions[level] != dimensions[levels[-1]]:
             levels.append(level)
     return levels

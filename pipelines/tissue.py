@@ -9,6 +9,10 @@ Pen ink has colour too. It is removed if it is as broad as a pen (`PEN_WIDTH`) a
 rarely has. If most of what is stained would be ink, it is the stain (Giemsa is blue) and stays. In views smaller than
 `PEN_VIEW` ink cannot be recognised, and stays.
 
+Black surroundings (a scanner's canvas, gaps of a stitched image) are no tissue: flat, black areas beside what is glass
+or stained in bright field, that is bright and neutral, or of a colour with light in all channels. A fluorescent signal
+has one or two channels, or is grey, and fades towards the dark.
+
 Dark field (fluorescence; more than half of the thumbnail is black): tissue is what is brighter than Otsu's threshold,
 and gaps between nuclei are closed likewise.
 
@@ -33,6 +37,10 @@ BRIGHTNESS_LIMITS = (0.1, 0.5)
 DARK_FIELD_VALUE = 0.2
 GREY_SPREAD = 4  # grey levels between the channels of a grey image with noise
 GLASS_VALUE, GLASS_SATURATION = 0.8, 0.08  # glass is bright and nearly neutral
+BLACK, FLAT = 25, 6  # grey levels: the brightest channel of black, and its range among neighbours
+LEAST_SURROUND = 0.01  # of the image, for one black area
+STAINED_VALUE, STAINED_SATURATION = 0.35, (0.08, 0.85)  # that of H&E is below 0.6
+LEAST_BRIGHT_FIELD = 0.6  # of what is not black
 
 TYPICAL_MPP = 0.5  # for slides without resolution metadata
 
@@ -48,6 +56,9 @@ def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
 
     For a uniform thumbnail it is all True (stained) or all False (glass). An estimate of the mpp is enough.
     """
+    surround = black_surround(thumbnail)
+    if surround.any():
+        thumbnail = _as_glass(thumbnail, surround)
     darkest, brightest = _extremes(thumbnail)
     value = brightest.astype(np.float32) / 255
     if np.median(value) < DARK_FIELD_VALUE:
@@ -58,7 +69,7 @@ def tissue_mask(thumbnail: np.ndarray, mpp: float = 8.0) -> np.ndarray:
         mask = _above_otsu(_saturation(thumbnail / _glass(thumbnail, darkest)), SATURATION_LIMITS)
         if min(mask.shape) * mpp >= PEN_VIEW:
             mask &= ~pen_mask(thumbnail, mask, mpp)
-    mask = _closed(mask, GAP / 2 / mpp)
+    mask = _closed(mask, GAP / 2 / mpp) & ~surround
     largest = math.ceil((SMALLEST / mpp) ** 2) - 1  # pixels of what is removed
     return remove_small_objects(remove_small_holes(mask, max_size=largest), max_size=largest)
 
@@ -88,6 +99,34 @@ def pen_mask(thumbnail: np.ndarray, stained: np.ndarray, mpp: float) -> np.ndarr
         if broad.sum() < stained.sum() / 2:
             pen |= broad
     return isotropic_dilation(pen, max(2.0, PEN_WIDTH / 4 / mpp)) if pen.any() else pen
+
+
+def black_surround(image: np.ndarray) -> np.ndarray:
+    """Return which black areas surround a bright-field image uint8 [h, w, 3]: bool [h, w], all False in dark field."""
+    darkest, brightest = _extremes(image)
+    surround = np.zeros(brightest.shape, bool)
+    flat = ndimage.maximum_filter(brightest, 3) - ndimage.minimum_filter(brightest, 3) <= FLAT
+    areas, _ = ndimage.label((brightest <= BLACK) & flat)
+    large = np.flatnonzero(np.bincount(areas.ravel())[1:] >= LEAST_SURROUND * areas.size) + 1
+    if not large.size:
+        return surround
+    surround = isotropic_dilation(np.isin(areas, large), 2)  # with the pixels of its border, which are mixed
+    saturation = (brightest - darkest) / np.maximum(brightest, 1)
+    glass = (brightest >= GLASS_VALUE * 255) & (saturation <= GLASS_SATURATION)
+    low, high = STAINED_SATURATION
+    bright_field = glass | ((brightest >= STAINED_VALUE * 255) & (saturation >= low) & (saturation <= high))
+    rim = isotropic_dilation(surround, 2) & ~surround  # glow fades towards the dark
+    is_bright = all(bright_field[where].mean() >= LEAST_BRIGHT_FIELD for where in (rim, ~surround) if where.any())
+    return surround if is_bright and rim.any() else np.zeros_like(surround)
+
+
+def _as_glass(thumbnail: np.ndarray, surround: np.ndarray) -> np.ndarray:
+    """Return a thumbnail with its surroundings in the colour of its glass; white if no glass is visible."""
+    darkest, _ = _extremes(thumbnail)
+    bright = thumbnail[~surround & (darkest >= (1 - GLASS_SATURATION) * GLASS_VALUE * 255)]
+    filled = thumbnail.copy()
+    filled[surround] = np.median(bright, axis=0) if len(bright) else 255
+    return filled
 
 
 def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

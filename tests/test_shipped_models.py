@@ -68,6 +68,16 @@ def super_resolved(name, pixels):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_shipped_model_knows_what_it_is_for_and_its_usual_departure_which_its_card_tells(name):
+    facts = load_generator(SHIPPED_MODEL.with_name(name)).facts
+    assert None not in (facts.lr_mpp, facts.degradation, facts.trained_on, facts.usual_departure, facts.scores)
+    low, high = facts.usual_departure
+    card = (SHIPPED_MODEL.with_name(name) / VERSION / "README.md").read_text(encoding="utf-8")
+    assert 1 < low < high < 10
+    assert f"from the input: {low:.1f} to {high:.1f} of 255 at a slide's median" in card
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_shipped_model_is_small_and_every_form_of_it_passed_its_gate(name):
     version = SHIPPED_MODEL.with_name(name) / VERSION
     files = [path for path in version.rglob("*") if path.is_file()]

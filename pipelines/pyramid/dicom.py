@@ -72,13 +72,17 @@ def patient_of(source: Path) -> Any:
 
 
 def write_dicom(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,
-                mpp: float, description: str, origin: Origin) -> None:
-    """Write a pyramid into an empty folder; the other arguments as of `pipelines.pyramid.tiff.write_tiff`."""
+                mpp: float, description: str, icc_profile: bytes | None, origin: Origin) -> None:
+    """Write a pyramid into an empty folder; the other arguments as of `pipelines.pyramid.tiff.write_tiff`.
+
+    Pixels without a colour profile are taken for sRGB.
+    """
     pydicom = import_optional("pydicom", "dicom")
     common = _common(description, origin)
+    colours = {"ICCProfile": icc_profile + bytes(len(icc_profile) % 2)} if icc_profile else _srgb()
     for number, level in enumerate(levels):
         sizes = [len(data) + len(data) % 2 for data in tiles(number)]
-        image = _level(common, level, number, options, mpp * 2**number / SLIDE_SIDE, description, sum(sizes))
+        image = _level(common, level, number, options, mpp * 2**number / SLIDE_SIDE, description, sum(sizes), colours)
         offsets = [0]
         for size in sizes[:-1]:
             offsets.append(offsets[-1] + size + 8)
@@ -132,7 +136,7 @@ def _common(description: str, origin: Origin) -> Any:
 
 
 def _level(common: Any, level: Level, number: int, options: PyramidOptions, spacing: float, description: str,
-           stored: int) -> Any:
+           stored: int, colours: dict[str, Any]) -> Any:
     """Return the dataset of a level without its pixels; `spacing` is in millimetres, `stored` the bytes of tiles."""
     from pydicom.dataset import FileMetaDataset
 
@@ -143,8 +147,7 @@ def _level(common: Any, level: Level, number: int, options: PyramidOptions, spac
     kind = [_dataset(FrameType=frame_type)]
     optics = _dataset(
         OpticalPathIdentifier="1", IlluminationColorCodeSequence=[_code("414298005", "SCT", "Full Spectrum")],
-        IlluminationTypeCodeSequence=[_code("111744", "DCM", "Brightfield illumination")], ICCProfile=_srgb(),
-        ColorSpace="SRGB")
+        IlluminationTypeCodeSequence=[_code("111744", "DCM", "Brightfield illumination")], **colours)
     shared = _dataset(
         PixelMeasuresSequence=[_dataset(PixelSpacing=[_decimal(spacing)] * 2, SliceThickness=DEPTH)],
         WholeSlideMicroscopyImageFrameTypeSequence=kind,
@@ -201,8 +204,8 @@ def _decimal(value: float) -> str:
     return f"{value:.10g}"
 
 
-def _srgb() -> bytes:
-    """Return the profile of sRGB, without the date at which it was made."""
+def _srgb() -> dict[str, Any]:
+    """Return the fields of sRGB; its profile is without the date at which it was made."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[ICC_DATE] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
-    return bytes(profile) + bytes(len(profile) % 2)
+    return {"ICCProfile": bytes(profile) + bytes(len(profile) % 2), "ColorSpace": "SRGB"}

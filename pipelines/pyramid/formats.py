@@ -44,14 +44,17 @@ def check_format(path: Path, options: PyramidOptions, mpp: float | None, descrip
 
 
 def write_slide(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,
-                mpp: float | None, description: str, origin: Origin | None) -> None:
-    """Write a pyramid to an empty file or folder; arguments as of `pipelines.pyramid.tiff.write_tiff`."""
+                mpp: float | None, description: str, icc_profile: bytes | None, origin: Origin | None) -> None:
+    """Write a pyramid to an empty file or folder; arguments as of `pipelines.pyramid.tiff.write_tiff`.
+
+    Zarr has no place for a colour profile.
+    """
     if options.format == "zarr":
         write_zarr(path, levels, tiles, options, mpp, description)
     elif options.format == "dicom":
-        write_dicom(path, levels, tiles, options, float(mpp or 0), description, origin or Origin())
+        write_dicom(path, levels, tiles, options, float(mpp or 0), description, icc_profile, origin or Origin())
     else:
-        write_tiff(path, levels, tiles, options, mpp, description)
+        write_tiff(path, levels, tiles, options, mpp, description, icc_profile)
 
 
 def read_description(path: Path) -> str:

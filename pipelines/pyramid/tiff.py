@@ -145,11 +145,11 @@ def reduced(tiles: Sequence[Sequence[bytes]], shown: Level, row: int, column: in
 
 
 def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Iterable[bytes]], options: PyramidOptions,
-               mpp: float | None, description: str) -> None:
+               mpp: float | None, description: str, icc_profile: bytes | None = None) -> None:
     """Write a pyramid: its levels, the largest first, and their encoded tiles, row by row.
 
     `mpp` is that of level 0, None if unknown. `description` is the text of ImageDescription, in an OME-TIFF of the
-    image.
+    image. Every level has the colour profile.
     """
     ome = options.format == "ome"
     comment = _ome_xml(levels[0], mpp, description) if ome else printable(description)
@@ -164,7 +164,8 @@ def write_tiff(path: Path, levels: Sequence[Level], tiles: Callable[[int], Itera
             if mpp is not None:
                 place |= {"resolution": (MICRONS_PER_CM / (mpp * 2**i),) * 2, "resolutionunit": "CENTIMETER"}
             tiff.write(iter(tiles(i)), shape=(level.height, level.width, 3), dtype=np.uint8, photometric="rgb",
-                       tile=(level.tile, level.tile), metadata=None, software=False, **encoding, **place)
+                       tile=(level.tile, level.tile), metadata=None, software=False, iccprofile=icc_profile,
+                       **encoding, **place)
     if ome and options.quality is not None:
         _leave_subsampling_to_the_tiles(path)
 

@@ -51,7 +51,8 @@ class PyramidWriter:
 
     def __init__(self, path: str | os.PathLike[str], width: int, height: int, mpp: float | None,
                  options: PyramidOptions | None = None, *, description: str = "", identity: str = "",
-                 resume: bool = False, overwrite: bool = False, origin: Origin | None = None) -> None:
+                 icc_profile: bytes | None = None, resume: bool = False, overwrite: bool = False,
+                 origin: Origin | None = None) -> None:
         """Begin or resume a slide.
 
         Args:
@@ -62,6 +63,7 @@ class PyramidWriter:
             options: How it is written.
             description: Text for the file. A resume needs the same text, so it must have no date.
             identity: What else the pixels depend on, such as checksums of model and source.
+            icc_profile: Colour profile, which follows from `identity` or `description`. Zarr has no place for it.
             resume: Continue the work file if there is one.
             overwrite: Replace an existing slide when this one is finished; without `resume`, also a work file.
             origin: What a DICOM says of its making.
@@ -71,10 +73,9 @@ class PyramidWriter:
             UserError: The format needs an extra that is not installed.
             OSError: The disk is full; names the file.
         """
-        self.path = Path(path)
-        self.options = options or PyramidOptions()
+        self.path, self.options = Path(path), options or PyramidOptions()
         self.mpp = None if mpp is None else float(mpp)
-        self.description, self._origin = description, origin
+        self.description, self._more = description, (icc_profile, origin)
         require(min(width, height) > 0, "size", "be positive", "give pixels", (width, height))
         check_format(self.path, self.options, self.mpp, description)
         self.levels = levels_of(int(width), int(height), self.options.tile)
@@ -85,9 +86,8 @@ class PyramidWriter:
         self._store = TileStore(work, facts)
         for stale in self.path.parent.glob(f".*.tmp.{glob.escape(self.path.name)}"):
             remove(stale)  # of a killed run: no other run holds the work file
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool, self._finished = ThreadPoolExecutor(THREADS), False
         self._pending: deque[tuple[tuple[int, int, int], Future[bytes]]] = deque()
-        self._finished = False
 
     def __enter__(self) -> PyramidWriter:
         return self
@@ -148,7 +148,7 @@ class PyramidWriter:
                     self._store_pending(2 * THREADS)
             self._drain()
         with full_disk_named(self.path, REMEDY), atomic_path(self.path, folder=self.options.format in EXTRAS) as new:
-            write_slide(new, self.levels, self._stored, self.options, self.mpp, self.description, self._origin)
+            write_slide(new, self.levels, self._stored, self.options, self.mpp, self.description, *self._more)
             if self.path.is_dir():  # a file is replaced, a folder is not
                 remove(self.path)
         self._finished = True

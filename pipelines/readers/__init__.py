@@ -16,8 +16,10 @@ import numpy as np
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.readers.folders import is_dicom, is_ome_zarr, is_slide_folder, series_of
+from pipelines.readers.limits import Dimensions
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
-from pipelines.readers.plain import TIFF_MAGIC, Dimensions, PictureReader, TiffReader, is_for_tifffile
+from pipelines.readers.picture import PictureReader
+from pipelines.readers.plain import TIFF_MAGIC, TiffReader, is_for_tifffile
 from pipelines.readers.turned import TurnedReader
 from pipelines.readers.zarr import ZarrReader
 
@@ -30,13 +32,17 @@ PICTURE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 class Reader(Protocol):
     """One open file. `level_dimensions` are (width, height); `mpp` is that of level 0, if it is plausible.
 
-    `mpp_xy` is what the file says, x and y, plausible or not.
+    `tile_sizes` are those of the tiles or strips that are decoded at once, a size for each level. `mpp_xy` is what the
+    file says, x and y, plausible or not. `icc_profile` is the colour profile as it is stored, empty
+    if it cannot be read.
     """
 
     level_dimensions: tuple[Dimensions, ...]
     level_downsamples: tuple[float, ...]
+    tile_sizes: tuple[Dimensions, ...]
     mpp: float | None
     mpp_xy: tuple[float, float] | None
+    icc_profile: bytes | None
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Return [height, width] or [height, width, C] as stored; the window lies inside the level."""

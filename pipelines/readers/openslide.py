@@ -10,24 +10,29 @@ import tifffile
 
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
-from pipelines.readers.plain import Dimensions, TiffReader, check_segments, is_mask, mean_mpp, orientation_of
+from pipelines.readers import limits
+from pipelines.readers.limits import Dimensions
+from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, mean_mpp, orientation_of, segment_bytes
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
+# OpenSlide keeps 32 MiB of decoded tiles. One of 4096 x 4096 pixels is larger, and would be decoded for every window.
+USUAL_CACHE, TILES_IN_CACHE = 32 * 2**20, 4  # a window on a corner touches four tiles
+RGB_BYTES, KEPT_PIXEL_BYTES = 3, 4
+SMALL_TILE = 256  # where the format does not tell
 
 
 def open_by_openslide(path: Path) -> OpenSlideReader | None:
     """Return a reader, or None if OpenSlide does not read all of the file.
 
-    It reads neither levels nor mpp of an OME-TIFF, takes masks for levels, turns each tile by itself if the
-    image is stored turned, and reads only integers of 8 or 16 bit.
+    Of a plain TIFF it reads neither OME-XML nor levels in SubIFDs, takes masks for levels, and turns each tile by
+    itself if the image is stored turned. Grey of 16 bit comes out skewed, or inverted wrongly; the transparency of
+    grey is lost. It decodes no bits, and refuses some tiles without compression.
     """
     vendor = openslide.OpenSlide.detect_format(path)
     if vendor == "generic-tiff":
         with tifffile.TiffFile(path) as file:
-            check_segments(path, file.pages[0])
-            dtype = file.pages[0].dtype
-            unfit = file.is_ome or any(map(is_mask, file.pages)) or orientation_of(file.pages[0]) != 1
-            if unfit or (dtype is not None and (dtype.kind == "f" or dtype.itemsize > 2)):
+            limits.check_segments(path, [segment_bytes(file.pages[0])])
+            if file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file.pages[0]):
                 return None
     try:
         return OpenSlideReader(path) if vendor else None
@@ -45,12 +50,17 @@ class OpenSlideReader:
         self._slide = openslide.OpenSlide(path)
         self.level_dimensions: tuple[Dimensions, ...] = self._slide.level_dimensions
         self.level_downsamples: tuple[float, ...] = self._slide.level_downsamples
+        self.tile_sizes: tuple[Dimensions, ...] = _tile_sizes(self._slide)
+        limits.check_segments(path, (RGB_BYTES * width * height for width, height in self.tile_sizes))
+        self._cache = openslide.OpenSlideCache(_cache_bytes(self.tile_sizes))
+        self._slide.set_cache(self._cache)
         mpp_x, mpp_y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
         self.mpp_xy = (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
         self.mpp = mean_mpp(self.mpp_xy)
+        self.icc_profile: bytes | None = self._slide._profile  # no public attribute gives it as it is stored
         canvas, bounds = self.level_dimensions[0], self._slide.properties
         self._corner = x, y = tuple(int(bounds.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
-        l0_w, l0_h = (min(int(bounds.get(f"openslide.bounds-{side}", whole)), whole - corner)
+        l0_w, l0_h = (min(int(bounds.get(f"openslide.bounds-{side}", whole)) or whole, whole - corner)  # 0: all empty
                       for side, whole, corner in zip(("width", "height"), canvas, (x, y), strict=True))
         if (l0_w, l0_h) != canvas:
             self.level_dimensions = tuple((max(1, int(l0_w / factor)), max(1, int(l0_h / factor)))
@@ -70,6 +80,7 @@ class OpenSlideReader:
             # After one error a handle repeats that error for every tile, so open a new one.
             self._slide.close()
             self._slide = openslide.OpenSlide(self._path)
+            self._slide.set_cache(self._cache)
             raise
 
     def read_own(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -102,3 +113,23 @@ class OpenSlideReader:
         except SlideError:
             return None
         return number if np.abs(ours - theirs).max() < SAME_COLOUR else None
+
+
+def _is_unfit(page: tifffile.TiffPage) -> bool:
+    """Whether OpenSlide reads a tiled page wrongly or not at all; see `open_by_openslide`."""
+    return (page.dtype not in (None, np.uint8) or page.compression == 1 or bool(page.subifds)
+            or orientation_of(page) != 1 or page.samplesperpixel == 2 or page.photometric == WHITE_IS_ZERO)
+
+
+def _tile_sizes(slide: openslide.OpenSlide) -> tuple[Dimensions, ...]:
+    """Return width and height of the tiles of each level."""
+    def side(level: int, name: str) -> int:
+        return int(slide.properties.get(f"openslide.level[{level}].tile-{name}", SMALL_TILE))
+
+    return tuple((side(level, "width"), side(level, "height")) for level in range(slide.level_count))
+
+
+def _cache_bytes(tile_sizes: tuple[Dimensions, ...]) -> int:
+    """Return how much OpenSlide should keep: a few of the largest tiles, at least one."""
+    tile = KEPT_PIXEL_BYTES * max(width * height for width, height in tile_sizes)
+    return max(USUAL_CACHE, tile, min(TILES_IN_CACHE * tile, limits.KEPT_BYTES))

@@ -1,55 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What OpenSlide does not read: other TIFFs by tifffile, tile by tile or strip by strip, and pictures by PIL."""
+"""TIFFs that OpenSlide does not read, or not all of it: by tifffile, tile by tile or strip by strip."""
 from __future__ import annotations
 
+import io
 import logging
+import math
 import operator
-import warnings
 from collections import OrderedDict
 from pathlib import Path, PureWindowsPath
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import openslide
 import tifffile
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from pipelines.errors import SlideError
-from pipelines.readers.turned import TRANSPOSED
+from pipelines.readers import limits
+from pipelines.readers.limits import Dimensions
 
-KEPT_BYTES = 256 * 2**20  # of decoded tiles or strips that are kept in memory
-LARGEST_SEGMENT_BYTES = 2**30
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
 PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
+ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multiplied by it
+WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
-PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # PIL's others include programs (EPS)
-LARGEST_PROFILE = 64 * 2**20  # bytes of a colour profile in a PNG; PIL's own limit, 1 MiB, is less than scanners write
+PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
+CODESTREAMS: dict[bytes, Any] = {b"\xff\xd8": JpegImageFile, b"\xff\x4f": Jpeg2KImageFile, b"\x89PNG": PngImageFile}
 COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
 MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
-
-Dimensions = tuple[int, int]
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises
 
 
 def is_for_tifffile(path: Path) -> bool:
-    """Whether the stored samples are grey or RGB; PIL converts others (palette, CMYK, inverted).
+    """Whether the stored samples are grey or RGB; PIL converts others (palette, CMYK).
 
     Raises:
         SlideError: The file is damaged, or is one huge strip.
     """
     with tifffile.TiffFile(path) as file:
-        # OpenSlide recognises every undamaged tiled TIFF that is not an OME-TIFF.
-        known_tiled = openslide.OpenSlide.detect_format(path) is not None
-        if len(file.pages) == 0 or (file.pages[0].is_tiled and not file.is_ome and not known_tiled):
+        if len(file.pages) == 0:
             raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
-        check_segments(path, page)
+        limits.check_segments(path, [segment_bytes(page)])
         is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
-        return page.photometric.name in ("RGB", "MINISBLACK") or (page.photometric.name == "YCBCR" and is_jpeg)
+        plain = page.photometric.name in ("RGB", "MINISBLACK", "MINISWHITE")
+        return plain or (page.photometric.name == "YCBCR" and is_jpeg)
 
 
 class TiffReader:
@@ -59,24 +61,31 @@ class TiffReader:
         self._file = tifffile.TiffFile(path)
         try:
             series = _slide_series(path, self._file)
-            _check(path, series)
+            self._levels = _levels(self._file, series)
+            _check(path, series, self._levels)
         except SlideError:
             self._file.close()
             raise
-        self._levels = [level for level in series.levels if level is series or not is_mask(level.keyframe)]
         self.level_dimensions = tuple((level.sizes["width"], level.sizes["height"]) for level in self._levels)
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
+        self.tile_sizes = tuple(_segment_grid(level.keyframe)[:2] for level in self._levels)
         self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
         self.mpp = mean_mpp(self.mpp_xy)
+        self.icc_profile: bytes | None = series.keyframe.iccprofile
         self.orientation = orientation_of(series.keyframe)
+        self._premultiplied = ASSOCIATED in series.keyframe.extrasamples
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See `pipelines.readers.Reader`."""
         planes = [self._window(page, first, x, y, width, height) for page, first in _planes(self._levels[level])]
-        return np.concatenate(planes, axis=-1)
+        pixels = np.concatenate(planes, axis=-1)
+        if not self._premultiplied:
+            return pixels
+        light = np.iinfo(pixels.dtype).max - pixels[..., -1:]  # of the white behind them
+        return pixels[..., :-1] + np.minimum(light, np.iinfo(pixels.dtype).max - pixels[..., :-1])
 
     read_own = read
 
@@ -106,7 +115,7 @@ class TiffReader:
         if key not in self._kept:
             self._kept[key] = self._decode(page, index)
             self._kept_bytes += self._kept[key].nbytes
-            while len(self._kept) > 1 and self._kept_bytes > KEPT_BYTES:
+            while len(self._kept) > 1 and self._kept_bytes > limits.KEPT_BYTES:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
         self._kept.move_to_end(key)
         return self._kept[key]
@@ -117,60 +126,13 @@ class TiffReader:
             file.open()
         file.seek(page.dataoffsets[index])
         data = file.read(page.databytecounts[index])
+        _check_codestream(data, keyframe)
         segment, _, shape = keyframe.decode(data or None, index, jpegtables=page.jpegtables)
         if segment is None:  # a sparse file has no data for empty tiles: glass
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
         elif keyframe.compression == APERIO_YCBCR and segment.shape[-1] == 3 and not _is_transformed(data):
             return np.asarray(Image.fromarray(segment[0], "YCbCr").convert("RGB"))
-        return segment[0]
-
-
-class PictureReader:
-    """An image with one level and no mpp (its dpi are for paper), decoded as a whole on the first read."""
-
-    level_downsamples: tuple[float, ...] = (1.0,)
-    mpp: float | None = None
-    mpp_xy: tuple[float, float] | None = None
-
-    def __init__(self, path: Path) -> None:
-        try:
-            with warnings.catch_warnings():  # too large pictures are refused below
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_PROFILE
-                self._image = Image.open(path, formats=PICTURES)
-        except UnidentifiedImageError as error:
-            raise SlideError(f"{path}: is not a slide or image that can be read; give a slide, "
-                             "PNG, JPEG, BMP or TIFF") from error
-        except Image.DecompressionBombError as error:
-            raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "
-                             "picture; convert it to a tiled TIFF, for instance by vips tiffsave IN OUT.tif --tile "
-                             "--pyramid") from error
-        self._pixels: np.ndarray | None = None
-        width, height = self._image.size
-        orientation = self._image.getexif().get(ExifTags.Base.Orientation, 1)
-        if self._image.format == "TIFF" and orientation in range(2, 9):  # PIL's size and pixels disagree
-            raise SlideError(f"{path}: is stored turned (Orientation {orientation}); save it upright as RGB")
-        turned = orientation in TRANSPOSED
-        self.level_dimensions: tuple[Dimensions, ...] = ((height, width) if turned else (width, height),)
-
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        """See `pipelines.readers.Reader`."""
-        if self._pixels is None:
-            mode = self._image.mode
-            if mode in ("P", "PA") or "transparency" in self._image.info:
-                mode = "RGBA"
-            elif mode not in ("1", "L", "LA", "RGB", "RGBA") and not mode.startswith("I;16"):
-                mode = "RGB"
-            if self._image.format != "TIFF":  # PIL turns those itself
-                ImageOps.exif_transpose(self._image, in_place=True)
-            self._pixels = np.asarray(self._image.convert(mode))
-        return self._pixels[y:y + height, x:x + width]
-
-    read_own = read
-
-    def close(self) -> None:
-        """See `pipelines.readers.Reader`."""
-        self._image.close()
+        return ~segment[0] if keyframe.photometric == WHITE_IS_ZERO else segment[0]
 
 
 def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
@@ -179,12 +141,9 @@ def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
     return sum(mpp_xy) / 2 if mpp_xy and plausible else None
 
 
-def check_segments(path: Path, page: tifffile.TiffPage) -> None:
-    """Refuse a page whose tiles or strips are too large to decode one."""
-    size = int(np.prod(page.chunks)) * page.dtype.itemsize if page.dtype else 0
-    if size > LARGEST_SEGMENT_BYTES:
-        raise SlideError(f"{path}: has tiles or strips of {size / 2**30:.1f} GiB, more than "
-                         f"{LARGEST_SEGMENT_BYTES / 2**30:.0f}; convert it to a TIFF with small tiles")
+def segment_bytes(page: tifffile.TiffPage) -> int:
+    """Return the size of a decoded tile or strip; 0 if the page does not tell."""
+    return math.prod(page.chunks) * page.dtype.itemsize if page.dtype else 0
 
 
 def orientation_of(page: tifffile.TiffPage) -> int:
@@ -217,7 +176,16 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
     return max(named or file.series, key=lambda series: series.sizes.get("width", 0) * series.sizes.get("height", 0))
 
 
-def _check(path: Path, series: tifffile.TiffPageSeries) -> None:
+def _levels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
+    """Return the levels of an image, the largest first. tifffile takes one for another image if it is much smaller."""
+    alike = [] if file.is_ome else [other for other in file.series if other is not series and other.keyframe.is_reduced
+                                    and (other.axes, other.dtype) == (series.axes, series.dtype)]
+    levels = [level for image in (series, *alike) for level in image.levels]
+    return sorted((level for level in levels if level is series or not is_mask(level.keyframe)),
+                  key=lambda level: -level.sizes["width"] * level.sizes["height"])
+
+
+def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.TiffPageSeries]) -> None:
     """Refuse what is not a picture of 8 or 16 bit, and a file that ends before its last tile.
 
     Raises:
@@ -230,12 +198,18 @@ def _check(path: Path, series: tifffile.TiffPageSeries) -> None:
                          f"Received: {axes}={series.shape}")
     if series.dtype not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
-    pages = [page for level in series.levels for page in level.pages]
+    pages = [page for level in levels for page in level.pages]
     if None in pages:
         raise SlideError(f"{path}: a file that its OME-XML names is missing; put all its files into one folder")
-    if any(max(map(operator.add, page.dataoffsets, page.databytecounts)) > page.parent.filehandle.size
-           for page in pages):
+    limits.check_segments(path, (segment_bytes(page.keyframe) for page in pages))
+    if not all(map(_is_complete, pages)):
         raise SlideError(f"{path}: is truncated; copy it again")
+
+
+def _is_complete(page: tifffile.TiffPage) -> bool:
+    """Whether all tiles or strips are listed and lie within the file."""
+    ends = map(operator.add, page.dataoffsets, page.databytecounts)
+    return len(page.dataoffsets) >= math.prod(page.keyframe.chunked) and max(ends) <= page.parent.filehandle.size
 
 
 def _planes(level: tifffile.TiffPageSeries) -> list[tuple[tifffile.TiffPage, int]]:
@@ -254,6 +228,20 @@ def _segment_grid(keyframe: tifffile.TiffPage) -> tuple[int, int, int]:
     width = keyframe.tilewidth if keyframe.is_tiled else keyframe.imagewidth
     height = keyframe.tilelength if keyframe.is_tiled else min(keyframe.rowsperstrip, keyframe.imagelength)
     return width, height, -(-keyframe.imagewidth // width)
+
+
+def _check_codestream(data: bytes, keyframe: tifffile.TiffPage) -> None:
+    """Refuse a picture that is much larger than its tile or strip: decoders believe the size that it states.
+
+    Raises:
+        SlideError: It is.
+    """
+    kind = next((kind for magic, kind in CODESTREAMS.items() if data.startswith(magic)), None)
+    if kind and keyframe.compression in PICTURE_CODES:  # else it begins so by chance
+        with kind(io.BytesIO(data)) as image:  # unlike Image.open it accepts pictures of any size
+            size = image.size
+        limits.check_pixels(Path(keyframe.parent.filename), size, 4 * math.prod(_segment_grid(keyframe)[:2]),
+                            "that is no tile of it; it is damaged, copy it again")
 
 
 def _is_transformed(codestream: bytes) -> bool:

@@ -20,8 +20,10 @@ class TurnedReader:
         x, y = (1, 0) if orientation in TRANSPOSED else (0, 1)
         self.level_dimensions = tuple((size[x], size[y]) for size in stored.level_dimensions)
         self.level_downsamples = stored.level_downsamples
+        self.tile_sizes = tuple((size[x], size[y]) for size in stored.tile_sizes)
         self.mpp = stored.mpp
         self.mpp_xy = stored.mpp_xy and (stored.mpp_xy[x], stored.mpp_xy[y])
+        self.icc_profile = stored.icc_profile
         self.close = stored.close
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:

@@ -10,14 +10,17 @@ import numpy as np
 from pipelines.console import import_optional
 from pipelines.errors import SlideError
 from pipelines.readers.folders import zarr_attributes
-from pipelines.readers.plain import LARGEST_SEGMENT_BYTES, MICRONS, Dimensions, mean_mpp
+from pipelines.readers.limits import LARGEST_SEGMENT_BYTES, Dimensions
+from pipelines.readers.plain import MICRONS, mean_mpp
 
 UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
 OLDEST_AXES = ("t", "c", "z", "y", "x")  # of versions without axes
 
 
 class ZarrReader:
-    """The largest multiscale image of an OME-Zarr."""
+    """The largest multiscale image of an OME-Zarr, which has no place for a colour profile."""
+
+    icc_profile: bytes | None = None
 
     def __init__(self, path: Path) -> None:
         zarr = import_optional("zarr", "zarr")
@@ -32,8 +35,11 @@ class ZarrReader:
         self._axes = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
         for level in self._levels:
             _check(path, level, dict(zip(self._axes, level.shape, strict=True)))
+        column, row = self._axes.index("x"), self._axes.index("y")
         self.level_dimensions: tuple[Dimensions, ...] = tuple(
-            (level.shape[self._axes.index("x")], level.shape[self._axes.index("y")]) for level in self._levels)
+            (level.shape[column], level.shape[row]) for level in self._levels)
+        self.tile_sizes: tuple[Dimensions, ...] = tuple(
+            (level.chunks[column], level.chunks[row]) for level in self._levels)
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
         self.mpp_xy = self._mpp(image, axes)

@@ -154,7 +154,7 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, output: Path, optio
     if is_picture(output):
         picture = PictureOutput(scale * lr.shape[1], scale * lr.shape[0])
         work = run(picture)
-        write_image(picture.pixels, output, options.quality)
+        write_image(picture.pixels, output, options.quality, _colour_profile(slide))
     else:
         work = _write_pyramid(run, lr, windows, output, options, description)
     made = _describe_work(work, windows, lr.shape[0] * lr.shape[1] * scale**2, time.monotonic() - started)
@@ -166,10 +166,14 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, output: Path, optio
 def _write_pyramid(run: Callable[[Output], Work], lr: LRPlane, windows: WindowPlan, output: Path,
                    options: EnlargeOptions, description: dict[str, Any]) -> Work:
     scale, (height, width) = windows.scale, lr.shape[:2]
+    profile, pyramid = _colour_profile(lr.slide), options.pyramid(output, scale)
+    if profile and pyramid.format == "zarr":
+        tqdm.write(f"warning: {lr.slide.path}: OME-Zarr has no place for its colour profile: the output has none",
+                   file=sys.stderr)
     with PyramidWriter(output, scale * width, scale * height, lr.mpp and lr.mpp / scale,
-                       options.pyramid(output, scale), description=_as_text(description),
-                       identity=windows.description, resume=options.resume, overwrite=options.overwrite,
-                       origin=_origin(lr.slide.path, options, description)) as writer:
+                       pyramid, description=_as_text(description), identity=windows.description,
+                       icc_profile=profile, resume=options.resume,
+                       overwrite=options.overwrite, origin=_origin(lr.slide.path, options, description)) as writer:
         # The writer has checked that the work file belongs to this run, and so does the list of unreadable places.
         places = output.with_name(fitting_name("", output.name, ".unfinished.bad"))
         lr.unreadable = UnreadablePlaces(places, options.resume)
@@ -184,6 +188,15 @@ def _origin(source: Path, options: EnlargeOptions, description: dict[str, Any]) 
     model, time_of_source = description["model"], max(path.stat().st_mtime for path in files_of(source))
     return Origin(str(model["name"]), str(model["version"] or ""), description["software"], time_of_source,
                   patient_of(source) if options.keep_patient else None)
+
+
+def _colour_profile(slide: Slide) -> bytes | None:
+    """Return the profile for the output; say why if the source's cannot be carried over."""
+    try:
+        return slide.icc_profile
+    except SlideError as error:
+        tqdm.write(f"warning: {error}: the output has none", file=sys.stderr)
+        return None
 
 
 def _describe_files(lr: LRPlane, output: Path, scale: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pipelines.config import DegradeOptions
 from pipelines.slide import MPP_TOLERANCE
+from pipelines.tissue import black_surround
 from sr_keras.model.facts import ModelFacts
 from sr_keras.slides.lr_plane import HasTissue, LRPlane, sample_windows
 
@@ -132,8 +133,9 @@ def find_mismatches(found: InputProperties, facts: ModelFacts) -> list[str]:
 
 
 def detect_stain(windows: Sequence[np.ndarray]) -> Stain | None:
-    """Return the stain of windows uint8 [h, w, 3] of one slide; None if there is hardly any."""
-    pixels = np.concatenate([window.reshape(-1, 3) for window in windows])
+    """Return the stain of windows uint8 [h, w, 3], all of one size, of one slide; None if there is hardly any."""
+    image = np.concatenate(windows)
+    pixels = image[~black_surround(image)]
     density = -np.log10((pixels + 1.0) / 256)
     total = density.sum(1)
     stained = total > STAINED
@@ -148,9 +150,11 @@ def detect_stain(windows: Sequence[np.ndarray]) -> Stain | None:
 
 def estimate_blur(windows: Sequence[np.ndarray]) -> float | None:
     """Return the blur of windows uint8 [h, w, 3] of tissue, as sigma in pixels; None if they are too small or flat."""
-    squares = [window[y:y + SQUARE, x:x + SQUARE].mean(-1) for window in windows
+    surrounds = np.split(black_surround(np.concatenate(windows)), len(windows))
+    squares = [window[y:y + SQUARE, x:x + SQUARE].mean(-1) for window, surround in zip(windows, surrounds, strict=True)
                for y in range(0, window.shape[0] - SQUARE + 1, SQUARE)
-               for x in range(0, window.shape[1] - SQUARE + 1, SQUARE)]
+               for x in range(0, window.shape[1] - SQUARE + 1, SQUARE)
+               if not surround[y:y + SQUARE, x:x + SQUARE].any()]  # its edge is no detail
     squares = [square - square.mean() for square in squares if square.var() > LEAST_POWER]
     if not squares:
         return None

@@ -94,14 +94,15 @@ class PyramidOutput:
         return [(row, column) for row in rows for column in columns]
 
 
-def write_image(pixels: np.ndarray, path: Path, quality: int | None = None) -> None:
+def write_image(pixels: np.ndarray, path: Path, quality: int | None = None, icc_profile: bytes | None = None) -> None:
     """Write uint8 [H, W, 3] as PNG, or as JPEG without chroma subsampling, by the suffix."""
     # Encode in memory: when the disk is full, PIL leaves half a JPEG on it without an error.
     file = io.BytesIO()
     if path.suffix.lower() == ".png":
-        Image.fromarray(pixels).save(file, "PNG")
+        Image.fromarray(pixels).save(file, "PNG", icc_profile=icc_profile)
     else:
-        Image.fromarray(pixels).save(file, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0)
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality or JPEG_QUALITY, subsampling=0,
+                                     icc_profile=icc_profile)
     with atomic_path(path) as temporary:
         temporary.write_bytes(file.getbuffer())
 

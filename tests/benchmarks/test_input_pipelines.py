@@ -7,7 +7,7 @@ import time
 import pytest
 
 from benchmarks import input_pipelines
-from pipelines.config import DegradeOptions
+from pipelines.config import DegradeOptions, degradation
 from pipelines.patches import find_sources
 
 
@@ -24,6 +24,12 @@ def test_speed_is_patches_per_second_without_the_start():
     speeds = input_pipelines.time_in_turns({"slow": paced(0.02, 1), "fast": paced(0.02, 8, start_up=0.05)}, 0.6)
     assert speeds["slow"].per_second <= 50
     assert 4 < speeds["fast"].per_second / speeds["slow"].per_second < 16
+
+
+def test_textbook_is_timed_beside_another_degradation(tmp_path, sample_slide):
+    material = input_pipelines.prepare(find_sources(sample_slide), tmp_path, 64)
+    timed = [list(input_pipelines.inputs(material, degradation(name))) for name in ("textbook", "scanner")]
+    assert timed[1] == [*timed[0][:2], "shards, textbook", *timed[0][2:]]
 
 
 @pytest.mark.parametrize("kind", ["slide", "tiles"])

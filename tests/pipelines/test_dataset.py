@@ -325,8 +325,10 @@ def test_evaluation_limit_is_shared_by_the_slides(plain, limit, shares):
 def test_no_python_runs_inside(tissue, tmp_path):
     save(tmp_path / "other.png", np.zeros((128, 128, 3)))
     options = CorruptOptions(fraction=1.0, kinds=("noise", "blur", "contrast", "outlier"), outlier_dir=str(tmp_path))
+    family = degradation("scanner")
     for dataset in (training_dataset(tissue, batch_size=2, crop_size=64, corrupt=options, min_tissue=0.1),
-                    evaluation_dataset(tissue)):
+                    training_dataset(tissue, batch_size=2, crop_size=64, degrade=family, recolour=0.5, shrink=1.5),
+                    evaluation_dataset(tissue), evaluation_dataset(tissue, degrade=family)):
         graph = tf.raw_ops.DatasetToGraphV2(input_dataset=dataset._variant_tensor).numpy()
         assert b"TFRecordDataset" in graph
         assert b"PyFunc" not in graph

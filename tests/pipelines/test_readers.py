@@ -116,7 +116,7 @@ def test_plain_images_are_the_picture(tmp_path, histology, name):
     else:
         image.save(tmp_path / name)
     with open_slide(tmp_path / name) as slide:
-        assert isinstance(slide._reader, PictureReader)
+        assert isinstance(slide._reader, TiffReader if name == "inverted.tif" else PictureReader)
         assert slide.mpp is None
         np.testing.assert_array_equal(slide.read_region(0, 0, 0, 512, 512), np.asarray(image.convert("RGB")))
 

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from pipelines.errors import SlideError
-from pipelines.readers import plain
+from pipelines.readers import limits
 from pipelines.slide import open_slide
 
 SQUARE = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "metadata": None}
@@ -168,7 +168,7 @@ def test_scanned_area_of_a_large_canvas_is_the_slide(tmp_path, histology):
 
 @pytest.mark.parametrize("layout", [{"tile": (512, 512)}, {"rowsperstrip": 512}])
 def test_too_large_tiles_and_strips_are_refused_when_they_are_opened(tmp_path, histology, monkeypatch, layout):
-    monkeypatch.setattr(plain, "LARGEST_SEGMENT_BYTES", 512 * 512 * 3 - 1)
+    monkeypatch.setattr(limits, "LARGEST_SEGMENT_BYTES", 512 * 512 * 3 - 1)
     tifffile.imwrite(tmp_path / "a.tif", histology, photometric="rgb", compression="zlib", **layout)
     with pytest.raises(SlideError, match=r"a\.tif: has tiles or strips of .* convert it to a TIFF with small tiles"):
         open_slide(tmp_path / "a.tif")

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from skimage.color import rgb2hsv
 
 from pipelines.slide import open_slide
-from pipelines.tissue import PEN_WIDTH, slide_mask, tissue_mask
+from pipelines.tissue import PEN_WIDTH, black_surround, slide_mask, tissue_mask
 
 GLASS = (240, 236, 241)
 EOSIN = (215, 130, 180)
@@ -153,3 +153,59 @@ def test_colour_noise_of_one_level_leaves_a_grey_image_grey():
     mask = tissue_mask((grey + noise).astype(np.uint8))
     assert mask[36:92, 36:92].all()
     assert not mask[:24].any()
+
+
+def in_black(image, share, black, shape, noise, seed=0):
+    """The image in a larger black canvas, `share` of which is black, as a scanner or stitching leaves it."""
+    rng, height = np.random.default_rng(seed), image.shape[0]
+    side = round(height / (1 - share)**0.5)
+    canvas = np.full((side, side, 3), black, float)
+    at = (side - height) // 2
+    canvas[at:at + height, at:at + height] = image
+    if shape == "turned":
+        picture = Image.fromarray(canvas.astype(np.uint8))
+        canvas = np.asarray(picture.rotate(20, Image.Resampling.BILINEAR, fillcolor=black))
+    if shape == "side":
+        canvas = np.roll(canvas, (-at, -at), (0, 1))
+    return np.clip(np.rint(canvas + rng.uniform(-noise, noise, canvas.shape)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", ["frame", "side", "turned"])
+@pytest.mark.parametrize(("black", "noise"), [((0, 0, 0), 0), ((12, 10, 14), 1), ((0, 0, 0), 2)])
+@pytest.mark.parametrize(("share", "background"), [(0.1, GLASS), (0.6, (232, 226, 240)), (0.9, GLASS)])
+def test_black_surroundings_are_no_tissue_and_do_not_make_it_fluorescence(share, black, noise, shape, background):
+    image, tissue = section(120, background=background)
+    expected = in_black(np.repeat(tissue[..., None], 3, -1) * 255, share, (0, 0, 0), shape, 0)[..., 0] > 127
+    assert agreement(tissue_mask(in_black(image, share, black, shape, noise)), expected) > 0.93
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_grey_and_full_tissue_in_black_surroundings_are_found(share):
+    grey, tissue = section(background=(235, 235, 235), colour=(120, 120, 120))
+    mask = tissue_mask(in_black(grey, share, (0, 0, 0), "side", 0))
+    assert agreement(mask[:300, :300], tissue) > 0.95
+    assert not mask[300:].any()
+    full = tissue_mask(in_black(uniform(EOSIN, 300), share, (0, 0, 0), "side", 0))
+    assert full[5:290, 5:290].all()
+    assert not full[300:].any()
+
+
+def glowing(colour, background, noise, broad, seed=0):
+    """Blurred nuclei, or a broad section, that glow in a dark field; and where they are."""
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[:300, :300]
+    light = np.zeros((300, 300))
+    for cx, cy in rng.uniform(40, 260, (4 if broad else 60, 2)):
+        light = np.maximum(light, np.exp(-(((x - cx)**2 + (y - cy)**2) / (35 if broad else 6)**2)**2))
+    image = background + light[..., None] * np.array(colour) + rng.normal(0, noise, (300, 300, 3))
+    return np.clip(image, 0, 255).astype(np.uint8), light > 0.6
+
+
+@pytest.mark.parametrize("colour", [(20, 40, 230), (10, 220, 30), (220, 0, 220), (230, 230, 230), (240, 120, 60)])
+@pytest.mark.parametrize(("background", "noise"), [(0, 0), (6, 0), (10, 3)])
+@pytest.mark.parametrize("broad", [False, True])
+def test_glow_in_a_dark_field_has_no_surroundings(colour, background, noise, broad):
+    image, lit = glowing(colour, background, noise, broad)
+    assert not black_surround(image).any()
+    mask = tissue_mask(image)
+    assert mask[lit].all()
+    assert not mask[:10].any()

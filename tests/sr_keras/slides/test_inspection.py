@@ -136,6 +136,16 @@ def test_glow_on_black_is_dark_field_and_glass_is_nothing(histology):
     assert detect_stain([np.full((64, 64, 3), 244, np.uint8)]) is None
 
 
+@pytest.mark.parametrize("black", [0, 12])
+def test_black_surroundings_are_neither_dark_field_nor_blur(histology, black):
+    tissue = as_he(histology)[:128, :128]
+    cut, lost = tissue.copy(), np.full_like(tissue, black)
+    cut[40:] = black
+    for windows in ([cut], [cut, cut, lost], [lost, tissue, lost]):
+        assert detect_stain(windows).kind == HE
+    assert estimate_blur([tissue, cut, lost]) == estimate_blur([tissue])
+
+
 @pytest.mark.parametrize("part", ["tiles/val", "tiles/outliers", "pairs/val"])
 def test_stain_of_real_tiles_is_known(part, shared_data):
     for case in sorted((shared_data / part).iterdir()):

@@ -2,6 +2,7 @@
 """DICOM and OME-Zarr through super-resolution: folders in, folders out."""
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from pipelines.errors import SlideError, UserError
 from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.slide import open_slide
+from pipelines.sources import find_sources
 from sr_keras.slides import reports
 from sr_keras.slides.enlarge import EnlargeOptions, Job, enlarge_file, try_job
 from sr_keras.slides.outputs import check_output, plan_outputs
@@ -159,3 +161,15 @@ def test_damaged_tile_becomes_a_white_place_that_is_reported(loaded, histology, 
     assert report["bad"]["l0_rectangles"] == [[256, 256, 256, 256]]
     with open_slide(tmp_path / "a.png") as slide:
         assert (slide.read_region(0, 0, 0, 2048, 2048)[1024:, 1024:].mean((0, 1)) > 200).all()
+
+
+def test_linked_slides_are_found_once_and_what_is_no_file_is_left_out(study, tmp_path):
+    (study / "two.ome.zarr" / "inner.png").write_bytes(b"")
+    os.mkfifo(study / "one" / "pipe")
+    (study / "again.zarr").symlink_to(study / "two.ome.zarr")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "series").symlink_to(study / "one")
+    for folder, names in ((study, ["one", "two.ome.zarr"]), (tmp_path / "linked", ["series"])):
+        pairs = plan_outputs(str(folder), tmp_path / "out", 4, EnlargeOptions())
+        assert [source.name for source, _ in pairs] == names
+        assert [source.paths[0].name for source in find_sources(folder)] == names

@@ -18,6 +18,7 @@ from pipelines import console
 from pipelines.pixels import to_float
 from sr_keras import super_resolve as command
 from sr_keras.metrics import lr_consistency
+from sr_keras.model.facts import ModelFacts
 from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, outputs, reports
 from sr_keras.slides.trust_files import write_trust
 from sr_keras.slides.trust_map import SIGMAS, trust_paths
@@ -191,6 +192,16 @@ def test_map_of_an_output_that_was_overwritten_is_not_taken_for_the_new_ones(loa
     options = EnlargeOptions(region=(60, 60, 40, 32), resume=True)
     assert enlarge_file(loaded, sample_slide, tmp_path / "a.tif", options, trust_map=trust_map)["kept"]
     assert trust_map.read_bytes() != old
+
+
+def test_usual_departure_of_the_model_is_told_beside_that_of_the_slide(loaded, sample_slide, tmp_path):
+    for usual, unfamiliar in (((2.0, 200.0), False), ((0.01, 0.02), True)):
+        known = replace(loaded, facts=ModelFacts(usual_departure=usual))
+        report = enlarge_file(known, sample_slide, tmp_path / "a.tif", EnlargeOptions(
+            region=(0, 0, 40, 32), overwrite=True), trust_map=tmp_path / "t.tif")
+        (line,) = [line for line in reports.summary(report).splitlines() if "differs from the input by" in line]
+        assert f" of 255 at the median (usual: {usual[0]:.1f} to {usual[1]:.1f})" in line
+        assert ("unfamiliar input" in line) == report["trust"]["unusual"] == unfamiliar
 
 
 def full_disk(*_: object) -> None:
