@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # make demo              train, measure, export and picture on the sample slide (under 6 minutes on 2 cores)
 # make demo DATA=folder  the same on your own slides or tiles (make DATA="a folder" where its name has spaces)
 # make test              lint, types and the quick tests (under 10 minutes on 2 cores)

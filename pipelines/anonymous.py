@@ -3,7 +3,7 @@
 
 A plain hash of a name would be found by hashing all names that a hospital may have given. This one needs the key too:
 HMAC-SHA256 of name and key, of which 64 bits are kept. Under one key a name always has the same hash, so that a run
-can be resumed; who has neither key nor slide learns nothing.
+can be resumed; without key and slide nothing can be learned from it.
 """
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pipelines.errors import require
 
-HELP = "File with a secret key; the names of slides and tiles become hashes by it in everything that is written. If " \
-       "there is no such file, it is made. Keep it apart from the outputs."
+HELP = "File with a secret key, created if it does not exist. Names of slides and tiles are replaced by keyed hashes " \
+       "in everything that is written. Keep the key apart from the outputs."
 LEAST_KEY = 32  # bytes
 CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}|anon-[0-9a-f]{16}", re.IGNORECASE)  # of one patient, also once hashed
 
@@ -25,7 +25,7 @@ def read_key(path: str | None) -> bytes | None:
     """Return the key in a file, which is made if it does not exist; None without a path.
 
     Raises:
-        ValueError: It is no file, or too short to be a key.
+        ValueError: It is not a file, or too short to be a key.
     """
     if path is None:
         return None
@@ -34,7 +34,7 @@ def read_key(path: str | None) -> bytes | None:
             file.write(f"{secrets.token_hex(LEAST_KEY)}\n")
     key = Path(path).read_bytes().strip() if Path(path).is_file() else b""
     require(len(key) >= LEAST_KEY, "anonymous", f"be a file with a key of {LEAST_KEY} bytes or more",
-            "name a file that does not exist, and one is made", path)
+            "name a file that does not exist to create one", path)
     return key
 
 

@@ -136,7 +136,7 @@ def degradation(name: str, **changes: Any) -> DegradeOptions:
 
 
 def _strength(kind: str) -> Any:
-    return option(1.0, f"Strength of {kind}", "1 is a plainly bad slide, 0 none", FINITE_OR_0)
+    return option(1.0, f"Strength of {kind}", "1 is a clearly bad slide, 0 changes nothing", FINITE_OR_0)
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,12 @@ class PatchOptions(Options):
     stride: int | None = option(None, "Step of the grid of patches", "by default patch_size", POSITIVE, unit="pixels",
                                 group="data")
     mpp: float | None = option(None, "Microns per pixel to read at", "0.5 is about 20x, 0.25 about 40x", group="data")
-    level: int = option(0, "Slide level to read, without mpp", "0 is the highest resolution", group="data")
-    assume_mpp: float | None = option(None, "Microns per pixel of all inputs; overrules their metadata", group="data")
+    level: int = option(0, "Slide level to read if mpp is not given", "0 is the highest resolution", group="data")
+    assume_mpp: float | None = option(None, "Microns per pixel of all inputs; overrides their metadata", group="data")
     sampling: str = option("grid", "Patches on a grid, or at random places", choices=SAMPLINGS, group="data")
-    max_patches: int | None = option(None, "Most patches of a slide", "by default all", POSITIVE, group="data")
-    min_tissue: float = option(0.5, "Least share of a patch that is tissue; not used for shards and pairs of files",
+    max_patches: int | None = option(None, "Largest number of patches from a slide", "by default all", POSITIVE,
+                                     group="data")
+    min_tissue: float = option(0.5, "Smallest share of a patch that is tissue; not used for shards and pairs of files",
                                "0.5 needs tissue on half of the patch", SHARE, group="data")
     seed: int = option(0, "Seed of the choice of patches", "0 is the default", SEED)
     pairs: str | None = option(
@@ -187,7 +188,7 @@ class PatchOptions(Options):
         "beside them, which are also found by default; or the .json files of pipelines.register, for two scans of the "
         "same glass. By default LR is made from HR", group="data")
     scale: int = option(4, "HR side / LR side", choices=SCALES, group="basic")
-    match_colours: bool = option(False, "With two scans, give HR the colours of LR", group="data")
+    match_colours: bool = option(False, "Give HR the colours of LR; for pairs of two scans", group="data")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -224,7 +225,7 @@ class DatasetOptions(Options):
     augment: bool = option(True, "Flip and turn the patches")
     shrink: float = option(1.0, "Take half of the crops up to this factor larger and shrink them, to train on other "
                            "microns per pixel", "1 turns it off", AT_LEAST_1, group="data")
-    pair_share: float = option(0.5, "Where the data hold pairs, share of the examples with the scanned LR",
+    pair_share: float = option(0.5, "Share of the examples that use the scanned LR, if the data contain pairs",
                                "0.5 is half of the examples", SHARE, group="data")
     recolour: float = option(0.0, "Share of the examples with synthetic LR that get the colours of another stain",
                              "0 turns it off", SHARE, group="data")

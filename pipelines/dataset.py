@@ -161,8 +161,8 @@ def evaluation_dataset(
     size = _crop(None, chosen.patch_size, degrade)
     side = size // degrade.scale
     there = len(chosen.pairs.shards)
-    require(lr != "real" or there == len(chosen.shards), "lr", "be 'made' or 'auto' where patches carry no LR",
-            "give only pairs", lr)
+    require(lr != "real" or there == len(chosen.shards), "lr", "be 'made' or 'auto' if a patch has no LR",
+            "choose one of them, or give only pairs", lr)
     if lr != "made":
         check_pairs(chosen.pairs, degrade.scale)
 
@@ -190,7 +190,7 @@ def check_pairs(pairs: ShardSet, scale: int) -> None:
     """Raise a ValueError that names the slide if its pairs have another scale."""
     for shard in pairs.shards:
         require(shard.pair_scale == scale, "scale", f"be {shard.pair_scale}, that of the pairs of {shard.slide_id}",
-                "or leave the pairs out", scale)
+                "set it, or leave the pairs out", scale)
 
 
 def _chosen(shards: Shards, slides: Iterable[str] | None) -> ShardSet:

@@ -33,8 +33,8 @@ from pipelines.errors import require, require_folder
 from pipelines.options import define, define_paths
 
 FLAGS = flags.FlagValues()
-define_paths(FLAGS, "data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is a slide that is always "
-             "there.")
+define_paths(FLAGS, "data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is a slide that comes with "
+             "this program.")
 flags.DEFINE_string("lr_data", None, "Folder with the LR of the tiles in --data, which is then one folder: the same "
                     "folders and names in both.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)

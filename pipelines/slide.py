@@ -155,7 +155,7 @@ class Slide:
                              f"or leave --mpp out. Received: mpp={mpp}")
         if mpp * (1 + MPP_TOLERANCE) < self.mpp:
             raise SlideError(f"{self.path}: has {self.mpp:.4g} microns per pixel at its finest; ask for that or more, "
-                             f"since enlarged pixels are no ground truth. Received: mpp={mpp}")
+                             f"since enlarged pixels are not ground truth. Received: mpp={mpp}")
         averaged = self._averaged(mpp, self.mpp) if average else None
         if averaged:
             return averaged

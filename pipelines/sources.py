@@ -207,7 +207,7 @@ def _folder_name(source: Source) -> str | None:
 
 
 def _key(path: Path) -> tuple[Path, bool]:
-    """Return what a slide file is told by; a link that leads nowhere by its own name."""
+    """Return what identifies a slide file; a link that leads nowhere is identified by its own name."""
     return _real(path) if os.path.exists(path) else _real(path.parent) / path.name, False
 
 

@@ -47,7 +47,7 @@ class Objective(Options):
     2017, equation 5.
     """
 
-    q: float = option(0.5, "Quasi-norm, in (0, 2]", "0.5 is the paper's, 2 is squared error",
+    q: float = option(0.5, "Power of the quasi-norm, in (0, 2]", "0.5 is the paper's, 2 is squared error",
                       Rule("lie in (0, 2]", lambda value: 0 < value <= 2), group="loss")
     epsilon: float = option(1e-4, "Regulariser of the quasi-norm", "1e-4 is the size of noise on [0, 1] images", FINITE,
                             group="loss")
@@ -86,18 +86,19 @@ class StageOptions:
 
     name: str
     epochs: int = option(0, "Epochs of this stage", "0 skips it", AT_LEAST_0, group="basic")
-    learning_rate: float = option(1e-3, "Highest learning rate of this stage", "1e-3 is a good start", FINITE)
+    learning_rate: float = option(1e-3, "Highest learning rate of this stage", "1e-4 to 1e-3 is usual", FINITE)
 
     def __post_init__(self) -> None:
         check(self, prefix=f"{self.name}_")
 
 
 def _data(default: tuple[str, ...], help: str, *rules: Rule) -> Any:
-    return option(default, help, "'sample' is a slide that is always there" if rules else "", *rules, group="basic")
+    return option(default, help, "'sample' is a slide that comes with this program" if rules else "", *rules,
+                  group="basic")
 
 
 def _fraction(use: str, unless: str) -> Any:
-    return option(0.15, f"Share of the slides held out for {use}, without {unless} and regions", "", BELOW_1,
+    return option(0.15, f"Share of the slides held out for {use} if no {unless} or region is given", "", BELOW_1,
                   group="data")
 
 
@@ -115,8 +116,9 @@ class DataOptions(Options):
     """
 
     train_data: tuple[str, ...] = _data(("sample",), "Slides, folders of slides or tiles, or shards", GIVEN)
-    val_data: tuple[str, ...] = _data((), "The same, to choose the best epoch; other slides than train_data")
-    test_data: tuple[str, ...] = _data((), "The same, to score the chosen model")
+    val_data: tuple[str, ...] = _data((), "Slides that choose the best epoch; others than those of train_data")
+    test_data: tuple[str, ...] = _data(
+        (), "Slides that score the chosen model; others than those of train_data and val_data")
     val_fraction: float = _fraction("validation", "val_data")
     test_fraction: float = _fraction("testing", "val_data, test_data")
     case_pattern: str | None = option(
@@ -155,7 +157,7 @@ class TrainOptions(Options):
     recolour: float = same_as(DatasetOptions, "recolour")
     steps_per_epoch: int | None = same_as(DatasetOptions, "steps_per_epoch")
     val_patches: int = option(32, "Validation patches in an epoch", "", POSITIVE)
-    best_by: str = option("ssim", "Validation score that chooses the best epoch; or the last epoch",
+    best_by: str = option("ssim", "Validation score that chooses the best epoch; last takes the last epoch",
                           choices=tuple(BEST_BY))
     ema_decay: float = option(0.999, "Decay of the generator's moving average", "0 turns the average off", BELOW_1)
     mixed_precision: str | None = option(None, "16-bit arithmetic", "by default float32",
@@ -168,7 +170,7 @@ class TrainOptions(Options):
     rise_steps: int = option(100, "Steps over which the learning rate of a stage rises, at most a tenth of the stage",
                              "100 keeps the first steps short", AT_LEAST_0)
     keep_checkpoints: int = option(3, "Last checkpoints to keep beside the best one", "", POSITIVE)
-    autoencoder: str | None = option(None, "A trained autoencoder.keras, used instead of that stage", group="model")
+    autoencoder: str | None = option(None, "A trained autoencoder.keras; its stage is skipped", group="model")
     generator: str | None = option(None, "A trained model to start from: a run, a .keras file or a SavedModel",
                                    group="model")
     freeze_statistics: bool = option(False, "Keep the generator's batch-norm statistics fixed, so that it trains as it "

@@ -57,7 +57,8 @@ PER_SLIDE = 25  # patches of a slide for each kind of LR; about ten minutes on t
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
                     flag_values=FLAGS)
-define_paths(FLAGS, "data", [], "A run, shards, or slides, images, folders of slides or of tiles; 'sample'.")
+define_paths(FLAGS, "data", [], "A run, shards, slides, images, or folders of slides or tiles; 'sample' is a slide "
+             "that comes with this program.")
 flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
 flags.DEFINE_string("lr", None, "Kind of LR: standard (the whole list), pairs (the scanned LR in the data), or a kind "
                     "by its name; by default as in training.", flag_values=FLAGS)

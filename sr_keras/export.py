@@ -63,16 +63,16 @@ flags.DEFINE_string("name", None, "Name of the model.", flag_values=FLAGS)
 flags.DEFINE_string("output", "saved_models", "Folder of models; NAME/VERSION is created in it.", flag_values=FLAGS)
 flags.DEFINE_list("formats", ["saved_model"], f"Some of: {', '.join(FORMATS)}. The SavedModel is always written.",
                   flag_values=FLAGS)
-flags.DEFINE_list("precisions", list(PRECISIONS), "Of the LiteRT files and of the TensorRT engines; int8_dynamic is "
-                  "for LiteRT only.", flag_values=FLAGS)
+flags.DEFINE_list("precisions", list(PRECISIONS), "Precisions of the LiteRT files and TensorRT engines; int8_dynamic "
+                  "is for LiteRT only.", flag_values=FLAGS)
 flags.DEFINE_string("calibration_data", None, "Data that calibrates int8: a run, shards, or slides and folders of "
                     "tiles. By default the run's training slides, or a picture that comes with scikit-image.",
                     flag_values=FLAGS)
 flags.DEFINE_integer("max_pixels", DEFAULT_MAX_PIXELS, "LR pixels that a request to a server may have, or a batch of "
                      "requests on a GPU; fewer need less memory.", flag_values=FLAGS)
-flags.DEFINE_list("lr_mpp", None, "LOW,HIGH: microns per pixel of the input it is for; by default those of its "
-                  "training patches.", flag_values=FLAGS)
-flags.DEFINE_string("stain", None, "The stain it is for, for instance H&E.", flag_values=FLAGS)
+flags.DEFINE_list("lr_mpp", None, "LOW,HIGH: microns per pixel of the input that the model is for; by default "
+                  "those of its training patches.", flag_values=FLAGS)
+flags.DEFINE_string("stain", None, "The stain that the model is for, for instance H&E.", flag_values=FLAGS)
 flags.DEFINE_string("departure_data", None, "A run or shards on which to measure how far the output usually departs "
                     "from the input; by default the run's validation slides.", flag_values=FLAGS)
 flags.DEFINE_string("data", None, "For the card: the training data (tissue, stain, magnification, source).",

@@ -5,8 +5,9 @@
     python -m sr_keras.train --train_data=my_slides --run=runs/mine
     python -m sr_keras.train --flagfile=runs/mine/flags.txt --resume
 
-Slides are split into train, val and test, never patches of one slide. The
-files of a run are listed in sr_keras/training/run_folder.py.
+Whole slides are split into training, validation and test sets; with fewer than
+three slides, each is cut into bands instead. The files of a run are listed in
+sr_keras/training/run_folder.py.
 """
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ FAST = (
                                                "pixels", "readers", "sources", "tissue")),
     "sr_keras/client/test_protocol.py",
     "sr_keras/evaluation/test_tables.py",
+    "sr_keras/test_cli.py",
     "sr_keras/model/test_facts.py",
     "sr_keras/model/test_tiles.py",
     "sr_keras/test_layers.py",

@@ -43,6 +43,13 @@ def test_tests_mirror_the_tree():
         assert any(f"{name}_".startswith(f"{module}_") for module in modules), f"{path}: there is no such module"
 
 
+def test_every_program_file_states_its_licence():
+    files = [path for folder in ("pipelines", "sr_keras", "benchmarks", "study", "docs", "tests")
+             for path in (ROOT / folder).rglob("*.py")]
+    files += [ROOT / "setup.py", ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci" / "run"]
+    assert not [path for path in files if "# SPDX-License-Identifier: Apache-2.0\n" not in path.read_text()[:80]]
+
+
 def test_fast_files_exist():
     conftest = runpy.run_path(str(ROOT / "tests" / "conftest.py"))
     assert not [name for name in conftest["FAST"] if not (ROOT / "tests" / name).is_file()]

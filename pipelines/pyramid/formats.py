@@ -24,7 +24,7 @@ def check_format(path: Path, options: PyramidOptions, mpp: float | None, descrip
     """Refuse, before the work, what a format cannot hold, and a path whose content must not be lost.
 
     Raises:
-        ValueError: The mpp is missing or wrong, another option does not fit, or a folder that is no slide is there.
+        ValueError: The mpp is missing or wrong, another option does not fit, or a folder that is not a slide is there.
         UserError: The format needs an extra that is not installed.
     """
     kind = options.format

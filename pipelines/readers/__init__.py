@@ -59,7 +59,7 @@ def open_reader(path: Path) -> Reader:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        SlideError: It is no slide, no reader can open it, or it needs an extra that is not installed.
+        SlideError: It is not a slide, no reader can open it, or it needs an extra that is not installed.
     """
     check_file(path)
     if os.path.isdir(path):

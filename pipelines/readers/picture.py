@@ -30,7 +30,7 @@ class PictureReader:
                 PngImagePlugin.MAX_TEXT_CHUNK = limits.LARGEST_PROFILE
                 self._image = Image.open(path, formats=PICTURES)
         except UnidentifiedImageError as error:
-            raise SlideError(f"{path}: is no slide or image that can be read; give a slide, "
+            raise SlideError(f"{path}: is not a slide or image that can be read; give a slide, "
                              "PNG, JPEG, BMP or TIFF") from error
         except Image.DecompressionBombError as error:
             raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "

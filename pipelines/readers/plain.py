@@ -55,7 +55,7 @@ def is_for_tifffile(path: Path) -> bool:
 
 
 class TiffReader:
-    """A TIFF that OpenSlide does not open, or not with all its levels: its largest image that is no label."""
+    """A TIFF that OpenSlide does not open, or not with all its levels: its largest image that is not a label."""
 
     def __init__(self, path: Path) -> None:
         self._file = tifffile.TiffFile(path)
@@ -186,7 +186,7 @@ def _levels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[ti
 
 
 def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.TiffPageSeries]) -> None:
-    """Refuse what is no picture of 8 or 16 bit, and a file that ends before its last tile.
+    """Refuse what is not a picture of 8 or 16 bit, and a file that ends before its last tile.
 
     Raises:
         SlideError: It is one of these.

@@ -73,7 +73,7 @@ class ZarrReader:
 
 
 def _check(path: Path, level: Any, shape: dict[str, int]) -> None:
-    """Refuse what is no picture of 8 or 16 bit, and chunks that are too large to decode one.
+    """Refuse what is not a picture of 8 or 16 bit, and chunks that are too large to decode one.
 
     Raises:
         SlideError: It is one of these.

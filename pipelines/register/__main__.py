@@ -40,7 +40,7 @@ def main() -> int:
         require(bool(FLAGS[name].value), name, "be given", "give a slide", FLAGS[name].value)
     require(FLAGS.patch_size >= LEAST_PATCH, "patch_size", f"be {LEAST_PATCH} or more",
             "smaller patches show too little to compare", FLAGS.patch_size)
-    require(FLAGS.max_patches > 0, "max_patches", "be positive", "2000 give some thousand pairs", FLAGS.max_patches)
+    require(FLAGS.max_patches > 0, "max_patches", "be positive", "2000 is the default", FLAGS.max_patches)
     # Matrix products are small here, so threads cost more than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from pipelines.register.scans import register_scans

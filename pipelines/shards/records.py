@@ -96,7 +96,7 @@ def _damage(shard: Shard) -> str | None:
     except tf.errors.DataLossError:
         return f"record {number + 1} has another checksum than it was written with"
     except tf.errors.InvalidArgumentError:
-        return f"record {number + 1} is no patch"
+        return f"record {number + 1} is not a patch"
     return None
 
 

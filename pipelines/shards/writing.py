@@ -64,7 +64,7 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
         folder: Created if needed.
         options: Which patches.
         workers: Processes; by default one per core, and none for little data.
-        strict: Raise an error at the first slide or patch that cannot be read. Missing tissue is no error.
+        strict: Raise an error at the first slide or patch that cannot be read. Missing tissue is not an error.
         progress: Show a progress bar.
         cluster: Read on its workers instead; `workers` is then ignored.
         anew: Write slides again that have patches from other options or files, instead of refusing them.

@@ -42,7 +42,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("server", None, "grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS.",
                     flag_values=FLAGS)
 flags.DEFINE_string("model_name", None, "The model's name on the server.", flag_values=FLAGS)
-flags.DEFINE_integer("model_version", None, "Its version; the newest if left out.", flag_values=FLAGS)
+flags.DEFINE_integer("model_version", None, "The model's version; the newest if left out.", flag_values=FLAGS)
 flags.DEFINE_boolean("check", False, "Only report whether the model is ready.", flag_values=FLAGS)
 flags.DEFINE_string("input", None, "A picture or slide.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "A .png or .jpg to write.", flag_values=FLAGS)
@@ -114,8 +114,8 @@ def _check_paths(source: Path, target: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"`output` must lie where files can be written; name another place, since {folder} takes none "
-                         f"({error.strerror}). Received: output={str(target)!r}") from error
+        raise ValueError(f"`output` must lie where files can be written; name another folder, since no file can be "
+                         f"created in {folder} ({error.strerror}). Received: output={str(target)!r}") from error
 
 
 def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:

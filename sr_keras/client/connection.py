@@ -136,7 +136,7 @@ class SuperResolutionClient:
         """Super-resolve a picture, uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3].
 
         Raises:
-            ValueError: It is no such picture, or too large for `max_sr_pixels`.
+            ValueError: It is not such a picture, or too large for `max_sr_pixels`.
             ServerError: A request failed.
         """
         _check_image(image)
@@ -171,7 +171,7 @@ class SuperResolutionClient:
         try:
             while done < total:
                 for y, x in islice(waiting, self.options.in_flight - len(asked)):
-                    require(not self._closed.is_set(), "client", "be open", "use it inside of its `with`", self.server)
+                    require(not self._closed.is_set(), "client", "be open", "use it in its `with` block", self.server)
                     lr = np.ascontiguousarray(image[y.window, x.window])[np.newaxis]
                     asked[self._pool.submit(self._predict, lr, scale, version)] = (y, x)
                 for answered in wait(asked, return_when=FIRST_COMPLETED).done:

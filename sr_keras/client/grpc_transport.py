@@ -135,7 +135,7 @@ def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
         ("grpc.max_receive_message_length", largest.most_bytes),
         ("grpc.enable_retries", 0),  # see `connection.retried`
         ("grpc.enable_http_proxy", 0),
-        # Until then a channel that could not connect fails at once; each of our attempts shall be a real one.
+        # Until then a channel that could not connect fails at once; each of our attempts must be a real one.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2000),
     ]

@@ -101,7 +101,7 @@ class ClientOptions(Options):
     tensors. In JSON the tensor is 17 MB of text that takes a second to read, so REST uses PNG.
 
     Attributes:
-        auth_header: Value of the Authorization header. It is no flag, since `ps` would show it.
+        auth_header: Value of the Authorization header. It is not a flag, since `ps` would show it.
     """
 
     encoding: str | None = option(None, "How pixels are sent: raw (tensor) or as PNG (bytes)", "the faster one if left "
@@ -149,7 +149,7 @@ def parse_address(server: str) -> Address:
     """Parse grpc://HOST:PORT or http://HOST:PORT, with an s for TLS.
 
     Raises:
-        ValueError: It is no such address.
+        ValueError: It is not such an address.
     """
     hidden = re.sub(r"//.*@", f"//{HIDDEN}@", server)  # a password is not repeated
     try:

@@ -195,7 +195,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Failure(BAD_ANSWER, f"what is no JSON: {data[:80]!r}") from error
     if not isinstance(parsed, dict):
-        raise Failure(BAD_ANSWER, "JSON that is no object")
+        raise Failure(BAD_ANSWER, "JSON that is not an object")
     return parsed
 
 

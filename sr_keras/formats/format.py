@@ -56,7 +56,7 @@ class Source:
     Args:
         load: Loads the generator as a Keras model; raises UserError where only a SavedModel exists.
         load_samples: Reads the pictures that calibrate int8, lr uint8 [B, h, w, 3].
-        facts: What a file shall say about the model, for JSON.
+        facts: What a file says about the model, for JSON.
         load_any: Loads it in any form; as a Keras model if left out.
     """
 

@@ -136,14 +136,14 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
         scores: Gain over bicubic, by kind of LR and by score.
 
     Raises:
-        ValueError: The run's files are damaged, or `lr_mpp` is no range.
+        ValueError: The run's files are damaged, or `lr_mpp` is not a range.
     """
     facts = run_facts(run)
     shards = part_of(run, "train")
     hr_mpp = mpp_range(shards) if shards and lr_mpp is None else None
     seen = (scale * hr_mpp[0], scale * hr_mpp[1]) if hr_mpp else None
     path = run / VERSIONS_FILE
-    versions = read_json(path, dict[str, str], "remove it, and the card says that they are unknown") \
+    versions = read_json(path, dict[str, str], "remove it: the model card then lists no versions") \
         if path.exists() else None
     return replace(facts, lr_mpp=lr_mpp or seen or facts.lr_mpp, stain=stain, trained_on=trained_on,
                    flags=without_paths(facts.flags) if facts.flags else None, versions=versions,

@@ -181,7 +181,7 @@ def _within_limit(lr: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def _within_range(lr: tf.Tensor) -> tf.Tensor:
-    # Not by its negation: what is no number is not in the range either.
+    # Not by its negation: what is not a number is not in the range either.
     return _require(tf.reduce_all((lr >= 0) & (lr <= 1)), "`lr` must lie in [0, 1]; divide 8-bit values by 255. "
                     "Received: least and largest=", tf.stack([tf.reduce_min(lr), tf.reduce_max(lr)]), lr)
 

@@ -189,7 +189,7 @@ class TensorRTRunner:
     def _call(self, name: str, *args: Any) -> Any:
         error, *values = getattr(self._cuda, name)(*args)
         if int(error):
-            raise UserError(f"CUDA must do {name}; free memory of the GPU. Received: {error!r}")
+            raise UserError(f"{name} of CUDA failed; free memory of the GPU, and try again. Received: {error!r}")
         return values[0] if values else None
 
 

@@ -94,7 +94,7 @@ def from_json(content: Mapping[str, Any], where: Path) -> ModelFacts:
 
 
 def run_facts(folder: Path) -> ModelFacts:
-    """Return the facts of the run in a folder; nothing is known where it is no run.
+    """Return the facts of the run in a folder; nothing is known where it is not a run.
 
     Raises:
         ValueError: Its facts.json is damaged; or it is older than that file, and its flags are damaged.

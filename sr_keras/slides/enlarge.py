@@ -232,8 +232,8 @@ def _existing_report(source: str, output: Path, description: dict[str, Any]) -> 
         report = {"status": "done", "source": source, "output": str(output), "bytes": size_of(output),
                   "description": description}
         same = _as_text(description) in read_description(output)
-    require(same, "output", "be made from this source by this model with these options to be kept",
-            "choose another path, or add --overwrite without --resume", str(output))
+    require(same, "output", "come from the same source, model and options to be resumed",
+            "choose another path, or replace it by --overwrite without --resume", str(output))
     return report
 
 

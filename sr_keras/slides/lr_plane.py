@@ -90,8 +90,8 @@ class LRPlane:
         self.placement = (_resampled(self.l0_box, self.downsample) if resolution.whole is None
                           else _on_level_pixels(self.l0_box, slide, self.level, resolution.whole))
         width, height = self.placement[2:4]
-        require(min(width, height) > 0, "mpp", "be finer than a pixel for all that is read of "
-                f"{slide.path.name}, {self.l0_box[2]}x{self.l0_box[3]} of {slide.mpp or 0:.4g}", "give less", mpp)
+        require(min(width, height) > 0, "mpp", f"leave at least a pixel of the {self.l0_box[2]}x{self.l0_box[3]} that "
+                f"are read of {slide.path.name}, at {slide.mpp or 0:.4g} microns each", "make it smaller", mpp)
         self.shape = (height, width, 3)
         self.unreadable = UnreadablePlaces()
         self.failure: SlideError | None = None  # why the last unreadable place could not be read

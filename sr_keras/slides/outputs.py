@@ -121,8 +121,8 @@ def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, output: Path
     sr_size = f"{source}: {scale * width}x{scale * height} pixels"
     largest = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # PIL refuses larger ones as decompression bombs
     if read_again and width * height * scale**2 > largest:
-        raise ValueError(f"{sr_size} are more than PIL reads again from a {output.suffix}, and --trust_map measures "
-                         "the finished file; write a .tif")
+        raise ValueError(f"{sr_size} are more than PIL can read back from a {output.suffix}, and --trust_map "
+                         "measures the finished file; write a .tif")
     if output.suffix.lower() in (".jpg", ".jpeg") and scale * max(width, height) > JPEG_LONGEST_SIDE:
         raise ValueError(f"{sr_size} are more than JPEG holds; write a .tif")
     needed, free = width * height * (BYTES_PER_LR_PIXEL + BYTES_PER_SR_PIXEL * scale**2), available_memory()

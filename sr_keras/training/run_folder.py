@@ -66,8 +66,8 @@ def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None
         _check_same(read_text(written, "restore a copy of it, or name another run"), flags, written, defaults)
     elif not written.exists() and not all(path.name in (VERSIONS_FILE, LOCK_FILE) or LEFTOVER.fullmatch(path.name)
                                           for path in folder.glob("*")):
-        raise ValueError(f"`run` must be a new folder or a run's; this one holds something else; name another. "
-                         f"Received: run={str(folder)!r}")
+        raise ValueError(f"`run` must be a new folder or the folder of a run; this one holds something else: name "
+                         f"another. Received: run={str(folder)!r}")
     _lock(folder)
     for path in (*folder.glob(".*.tmp.*"), *folder.glob("checkpoints/.*.tmp.*")):
         if LEFTOVER.fullmatch(path.name):

@@ -63,7 +63,7 @@ def find_parts(options: DataOptions, patches: PatchOptions, seed: int) -> dict[s
     for slides in found.values():
         for slide_id, scale in _scales(slides).items():
             require(scale == patches.scale, "scale", f"be {scale}, that of the pairs of {slide_id}",
-                    "or leave that slide out: a model has one scale", patches.scale)
+                    "set it, or leave that slide out: a model has one scale", patches.scale)
     for one, other in combinations(found, 2):
         check_disjoint(_sources(found[one]), _sources(found[other]), case_of)
     return found

@@ -398,7 +398,7 @@ def test_evaluation_takes_the_lr_that_is_asked_for(pairs, tissue):
     assert scanned(shards, "auto") == [True] * 3 + [False] * 16
     assert not any(scanned(shards, "made"))
     assert all(scanned(shards.pairs, "real"))
-    with pytest.raises(ValueError, match=r"^`lr` must be 'made' or 'auto' where patches carry no LR"):
+    with pytest.raises(ValueError, match=r"^`lr` must be 'made' or 'auto' if a patch has no LR"):
         evaluation_dataset(shards, lr="real")
     with pytest.raises(ValueError, match=r"^`lr` must be one of"):
         evaluation_dataset(shards, lr="scanned")

@@ -161,8 +161,8 @@ def test_one_changed_bit_of_a_pixel_is_noticed_by_every_reader(shards, read):
 
 
 @pytest.mark.parametrize(("features", "reason"), [
-    ({}, "record 1 is no patch"),
-    ({"slide_id": b"slide-b", "name": b"0", "pixels": b"\0" * 12, "size": 64}, "record 1 is no patch"),
+    ({}, "record 1 is not a patch"),
+    ({"slide_id": b"slide-b", "name": b"0", "pixels": b"\0" * 12, "size": 64}, "record 1 is not a patch"),
     ({"slide_id": b"slide-b", "name": b"0", "pixels": b"\0" * 12, "size": 2}, "record 1 is of 2 and 0 pixels")])
 def test_shard_with_sound_records_of_something_else_is_named(shards, features, reason):
     path = shards / "slide-b-00000.tfrecord"

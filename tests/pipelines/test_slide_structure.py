@@ -135,7 +135,7 @@ def test_stored_orientation_is_undone_as_viewers_do(tmp_path, histology, kind, o
 def test_only_listed_picture_formats_are_opened_whatever_their_name(tmp_path, histology):
     for kind in ("EPS", "GIF", "PPM"):
         Image.fromarray(histology).save(tmp_path / "a.png", kind)
-        with pytest.raises(SlideError, match=r"a\.png: is no slide or image"):
+        with pytest.raises(SlideError, match=r"a\.png: is not a slide or image"):
             open_slide(tmp_path / "a.png")
 
 

@@ -27,7 +27,7 @@ def register(*arguments):
     (["--output={tmp}/pairs.csv"], "`output` must be a .json file"),
     (["--output={tmp}/pairs.json", "--hr={slide}"], "`lr` must be given"),
     (["--output={tmp}/pairs.json", "--lr=nowhere.svs", "--hr={slide}"], "nowhere.svs"),
-    (["--output={tmp}/pairs.json", "--lr=setup.py", "--hr={slide}"], "setup.py: is no slide or image"),
+    (["--output={tmp}/pairs.json", "--lr=setup.py", "--hr={slide}"], "setup.py: is not a slide or image"),
     (["--output={tmp}/pairs.json", "--lr={slide}", "--hr={slide}"], "`hr` must be another file than lr"),
     (["--output={tmp}/pairs.json", "--lr={slide}", "--hr={slide}", "--patch_size=8"], "`patch_size` must be 32 or"),
     (["--output={tmp}/pairs.json", "--lr={slide}", "--hr={slide}", "--max_patches=0"], "`max_patches` must be"),

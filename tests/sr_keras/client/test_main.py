@@ -106,7 +106,7 @@ def bad_inputs(tmp_path) -> None:
     ("model_name", "", "`model_name` must be given"),
     ("input", "none.png", "`input` must name a picture or slide"),
     ("input", ".", "`input` must name a picture or slide"),
-    ("input", "no.png", "no slide or image"),
+    ("input", "no.png", "not a slide or image"),
     ("input", "large.png", "more than 178956970 pixels, too many for a picture; convert it to a tiled TIFF"),
     ("input", "wide.png", "become 268435456 pixels or fewer (`max_sr_pixels`)"),
     ("output", "out.tif", "`output` must end in .png or .jpg"),

@@ -315,7 +315,7 @@ def test_finished_output_is_kept_by_a_resume_if_it_is_what_would_be_made(report,
     if report:
         reports.report_path(path).write_bytes(reports.report_path(finished).read_bytes())
     assert enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))["kept"]
-    with pytest.raises(ValueError, match=r"`output` must be made from this source by this model with these options"):
+    with pytest.raises(ValueError, match=r"`output` must come from the same source, model and options to be resumed"):
         enlarge_file(loaded, sample_slide, path, replace(REGION, everywhere=True, resume=True))
 
 

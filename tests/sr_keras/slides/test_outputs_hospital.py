@@ -54,7 +54,7 @@ def test_output_is_that_of_a_tiff_and_kept_by_its_report_or_its_description(load
     assert enlarge_file(loaded, study / name, output, resumed)["kept"]
     reports.report_path(output).unlink()
     assert enlarge_file(loaded, study / name, output, resumed)["kept"]
-    with pytest.raises(ValueError, match="`output` must be made from this source"):
+    with pytest.raises(ValueError, match="`output` must come from the same source"):
         enlarge_file(loaded, study / name, output, EnlargeOptions(lossless=True, resume=True))
 
 

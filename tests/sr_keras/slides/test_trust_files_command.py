@@ -265,5 +265,5 @@ def test_scale_that_cannot_be_measured_is_told_before_inference(loaded, picture,
 
 def test_picture_that_could_not_be_read_again_is_refused_before_it_is_computed(loaded, picture, tmp_path, monkeypatch):
     monkeypatch.setattr(outputs.Image, "MAX_IMAGE_PIXELS", 160 * 224 // 2 - 1)
-    with pytest.raises(ValueError, match=r"more than PIL reads again from a \.png.*write a \.tif"):
+    with pytest.raises(ValueError, match=r"more than PIL can read back from a \.png.*write a \.tif"):
         enlarge_file(loaded, picture, tmp_path / "a.png", trust_map=tmp_path / "t.tif")
