@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged files of every kind that is read: each is read, or refused by one of the errors that a program prints.
 
-Each target has `SR_KERAS_FUZZ_SECONDS` (6; `make fuzz` gives it ten minutes), or a fifth of that for the small files of
+Each target has `SR_KERAS_FUZZ_SECONDS` (3; `make fuzz` gives it ten minutes), or a fifth of that for the small files of
 runs and models, and starts with the same seed. A failure leaves its input in the test's folder; make a test of it.
 """
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sr_keras.training.run_folder import record_metrics
 from sr_keras.training.split import open_part
 from study.results import COLUMNS, read_results
 
-SECONDS = float(os.environ.get("SR_KERAS_FUZZ_SECONDS", "6"))
+SECONDS = float(os.environ.get("SR_KERAS_FUZZ_SECONDS", "3"))
 SLOW_SECONDS = 20.0  # for one input of a few kilobytes
 SUFFIXES = {"ome": "ome.tif", "tiff": "tif"}
 ODD_VALUES = [None, True, -1, 0, 2**70, 1e308, float("nan"), float("-inf"), "", "x" * 1000, "../../etc/passwd", "\0",
