@@ -175,6 +175,8 @@ class Cluster:
     def _lost(self, lane: _Lane, error: Exception, waiting: _Waiting) -> list[tuple[Any, Any]]:
         """Put the job of a lost worker back; return it with its outcome if it is given up."""
         if lane.job is None:
+            if "node has died" in str(error):  # a lost machine, and no fault of the code
+                return []
             self._failed_starts += 1
             if self._failed_starts >= ATTEMPTS:
                 raise UserError("a worker must be able to start; install the same version of this code on every "

@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import openslide
 import tifffile
 from PIL import Image
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -45,7 +46,10 @@ def is_for_tifffile(path: Path) -> bool:
         SlideError: The file is damaged, or is one huge strip.
     """
     with tifffile.TiffFile(path) as file:
-        if len(file.pages) == 0:
+        # OpenSlide recognises every undamaged tiled TIFF that is not an OME-TIFF and has its bytes in the usual order.
+        cut = (len(file.pages) > 0 and file.pages[0].is_tiled and not file.is_ome and file.byteorder == "<"
+               and openslide.OpenSlide.detect_format(path) is None)
+        if len(file.pages) == 0 or cut:
             raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
         limits.check_segments(path, [segment_bytes(page)])

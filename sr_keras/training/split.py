@@ -120,6 +120,7 @@ def open_part(run: Path, part: str | None = None) -> ShardSet:
     require(part in parts, "run", f"have a {part} part", "give a run folder whose training has read its slides",
             str(run))
     folders, slide_ids = [Path(folder) for folder in parts[part]["folders"]], set(parts[part]["slides"])
+    require(bool(folders), PARTS_FILE, f"name the folders of the {part} part", REMEDY, str(path))
     outside = [str(folder) for folder in folders if ".." in folder.parts]
     require(not outside, PARTS_FILE, "name folders in the run, or by their whole path", REMEDY, f"{path}: {outside}")
     own = Path("data") / part
