@@ -27,13 +27,13 @@ LARGEST_HEADER, LARGEST_JSON = 2**18, 2**24  # bytes: of a DICOM up to its serie
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is of the DICOM format."""
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return False
     try:
-        if path.is_file():  # opening a pipe would wait for its writer
-            with path.open("rb") as file:
-                return file.read(PREAMBLE + 4)[PREAMBLE:] == DICOM_MAGIC
-    except OSError:
-        pass
-    return False
+        with path.open("rb") as file:
+            return file.read(PREAMBLE + 4)[PREAMBLE:] == DICOM_MAGIC
+    except OSError:  # the reader that opens it next reports why
+        return False
 
 
 def dicom_slides(folder: Path, files: Iterable[Path] | None = None) -> list[Path]:
