@@ -113,7 +113,7 @@ def measure(server: str, model_name: str, clients: int, tile: int, seconds: floa
                 failures.append(str(error))
         return latencies, failures
 
-    options = {"tile": tile, "retries": 0, "timeout_s": 60.0}
+    options: dict[str, Any] = {"tile": tile, "retries": 0, "timeout_s": 60.0}
     connections = [SuperResolutionClient(server, model_name, **options) for _ in range(clients)]
     try:
         for connection in connections:
