@@ -25,7 +25,7 @@ from study.claims import FAILED, HELD, NOT_RUN, UNDECIDED, Answer, signed
 from study.folds import Slide
 from study.grid import BICUBIC, Setting
 from study.results import Row, by_slide, finished, label
-from study.statistics import compare
+from study.statistics import interval
 
 SHOWN = ("ms_ssim", "qilv", "rrmse")
 INK, FAINT, RULE = "#1d1d1f", "#5f5f66", "#e4e4e8"
@@ -67,7 +67,7 @@ def _methods(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         for number, method in enumerate(METHODS):
             mine = [one for one in settings if one.method == method]
-            means = [compare(list(by_slide(rows, one.name, metric).values())) for one in mine]
+            means = [interval(list(by_slide(rows, one.name, metric).values())) for one in mine]
             _whiskers(axes, [100 * one.fraction + 1.2 * (number - 1.5) for one in mine], means, method,
                       label(mine[0], vgg_weights, corruption=False) if mine else "")
         bicubic = list(by_slide(rows, BICUBIC, metric).values())
@@ -96,9 +96,8 @@ def _stability(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: st
             colour, marker, _ = STYLES[method]
             axes.plot(values, y + spread, linestyle="", marker=marker, markersize=3, alpha=0.45, color=colour,
                       markeredgewidth=0)
-            found = compare(values)
-            axes.errorbar(found.mean, y, xerr=[[found.mean - found.low], [found.high - found.mean]], color=INK,
-                          marker="|", markersize=11, capsize=2)
+            mean, low, high = interval(values)
+            axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], color=INK, marker="|", markersize=11, capsize=2)
         axes.set_title(METRICS[metric].label, loc="left")
         axes.set_yticks(range(len(pairs)), [label(one, vgg_weights, corruption=False).replace(", ", ",\n", 1)
                                             for one, _ in pairs.values()])
@@ -137,13 +136,13 @@ def _panels(height: float, sharey: bool = False) -> tuple[Figure, Sequence[Axes]
     return figure, list(figure.subplots(1, len(SHOWN), squeeze=False, sharey=sharey)[0])
 
 
-def _whiskers(axes: Axes, x: Sequence[float], means: Sequence[Any], method: str, name: str) -> None:
+def _whiskers(axes: Axes, x: Sequence[float], means: Sequence[tuple[float, float, float]], method: str,
+              name: str) -> None:
     if means:
         colour, marker, dashes = STYLES[method]
-        axes.errorbar(x, [one.mean for one in means], [[one.mean - one.low for one in means],
-                                                       [one.high - one.mean for one in means]],
-                      color=colour, marker=marker, linestyle=dashes, label=name, capsize=1.8, elinewidth=0.9,
-                      markersize=4.5, linewidth=1.4)
+        middle, low, high = np.array(means).T
+        axes.errorbar(x, middle, [middle - low, high - middle], color=colour, marker=marker, linestyle=dashes,
+                      label=name, capsize=1.8, elinewidth=0.9, markersize=4.5, linewidth=1.4)
 
 
 def _legend(figure: Figure, *axes_and_caption: Any) -> None:

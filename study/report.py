@@ -16,7 +16,7 @@ from study.figures import write_figures
 from study.folds import Slide
 from study.grid import BICUBIC, Setting
 from study.results import JUDGEMENTS, SCORES, Row, by_slide, finished, label, read_results
-from study.statistics import compare
+from study.statistics import interval
 
 BEGIN, END = "<!-- claims: written by python -m study --page -->", "<!-- end of claims -->"
 MEANS = ("ms_ssim", "qilv", "rrmse", "psnr", "ssim")
@@ -163,8 +163,8 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int | N
 def _mean(values: Sequence[float], metric: str) -> str:
     if not values:
         return NOT_RUN
-    found, digits = compare(values), METRICS[metric].digits
-    return f"{found.mean:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+    (mean, low, high), digits = interval(values), METRICS[metric].digits
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _signed(value: float, metric: str) -> str:

@@ -84,8 +84,9 @@ def write_results(rows: Iterable[Row], path: Path) -> None:
 
 
 def by_slide(rows: Iterable[Row], setting: str, column: str) -> dict[str, float]:
-    """Return slide -> score of a setting, without slides that have none."""
-    return {row["slide"]: row[column] for row in rows if row["setting"] == setting and row[column] is not None}
+    """Return slide -> score of a setting, sorted, without slides that have none."""
+    return dict(sorted((row["slide"], row[column]) for row in rows
+                       if row["setting"] == setting and row[column] is not None))
 
 
 def finished(rows: Sequence[Row], setting: str, slides: Mapping[str, Any] | Sequence[str]) -> bool:
