@@ -30,13 +30,13 @@ from pipelines.files import read_text, write_text
 from pipelines.options import define_paths
 from pipelines.workers import cores
 from sr_keras.training.flags import define_train_flags, generator_options, objective, train_defaults, train_options
-from study.claims import CLAIMS_FILE, read_claims
 from study.folds import FOLDS_FILE, check_slides, checksum, read_folds
 from study.grid import SET_BY_STUDY, Cell, Setting, parse_grids, setting_flags
 
 if TYPE_CHECKING:
     from pipelines.sources import Source
 
+CLAIMS_FILE = Path(__file__).parent / "claims.yaml"
 TRAIN = flags.FlagValues()
 define_train_flags(TRAIN)
 FLAGS = flags.FlagValues()
@@ -64,11 +64,14 @@ def main() -> int:
     settings = _checked_settings(all_cells)
     folds = Path(FLAGS.folds)
     slides = read_folds(folds)
+    sources = _sources(set(slides), folds) if FLAGS.train else []
+    console.import_tensorflow()
+    from study.claims import read_claims
+    from study.report import write_report
+
     claims = read_claims(Path(FLAGS.claims), {setting.name for setting in settings})
     output, failed = Path(FLAGS.output), []
     if FLAGS.train:
-        sources = _sources(set(slides), folds)
-        console.import_tensorflow()
         from study.cells import COMMON_FLAGS, Study, train_cells, write_tiles
 
         work = Path(FLAGS.work)
@@ -81,8 +84,6 @@ def main() -> int:
         failed = train_cells([Cell(setting, fold) for setting in settings
                               for fold in sorted({slide.fold for slide in slides.values()})],
                              Study(work, output, slides, checksum(folds), all_cells), at_once)
-    from study.report import write_report
-
     write_report(settings, claims, slides, checksum(folds), output, FLAGS.vgg_weights, FLAGS.page)
     for one in failed:
         print(f"failed: {one.cell}: {one.reason}", file=sys.stderr)

@@ -27,7 +27,6 @@ from study.folds import Slide
 from study.results import Row, by_slide, finished
 from study.statistics import Compared, compare, folds_agreeing, holm
 
-CLAIMS_FILE = Path(__file__).parent / "claims.yaml"
 HELD, FAILED, UNDECIDED, NOT_RUN = "held", "failed", "undecided", "not run"
 REMEDY = "correct it"
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""claims: the committed ones name cells of the committed grid; each answer on results that are known; what is refused."""
+"""claims: the committed ones name cells of the committed grid; answers on results that are known; what is refused."""
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
-from study.claims import CLAIMS_FILE, FAILED, HELD, NOT_RUN, UNDECIDED, Claim, Claims, answer, read_claims, signed
+from study.claims import FAILED, HELD, NOT_RUN, UNDECIDED, Claim, Claims, answer, read_claims, signed
 from study.grid import Setting, parse_grids
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ def one_answer(rows, slides, better, than, by=1.0, metric="ms_ssim", effect=0.00
 
 
 def test_committed_claims_name_cells_of_the_committed_grid(monkeypatch):
-    from study.__main__ import FLAGS, TRAIN
+    from study.__main__ import CLAIMS_FILE, FLAGS, TRAIN
 
     monkeypatch.chdir(ROOT)
     FLAGS.unparse_flags()

@@ -76,7 +76,7 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_slide_in_no_fold_and_fold_of_no_slide_are_named(tmp_path):
-    with pytest.raises(ValueError, match="`folds` must have every slide of --data in a fold.*without b, c'"):
+    with pytest.raises(ValueError, match=r"`folds` must have every slide of --data in a fold.*without b, c'"):
         check_slides({"a"}, {"a", "c", "b"}, tmp_path)
-    with pytest.raises(ValueError, match="`data` must have every slide of .*no b'"):
+    with pytest.raises(ValueError, match=r"`data` must have every slide of .*no b'"):
         check_slides({"a", "b"}, {"a"}, tmp_path)

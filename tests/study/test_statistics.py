@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""p is that of an exhaustive count, intervals cover as often as they say, and Holm's correction is the published one."""
+"""p is that of an exhaustive count, intervals cover as often as they say, Holm's correction is that by hand."""
 from __future__ import annotations
 
 from itertools import product
