@@ -39,7 +39,7 @@ def write_report(settings: Sequence[Setting], claims: Claims, slides: dict[str, 
     """
     rows = read_results(output / "results.csv", folds)
     answers = answer(claims, rows, slides)
-    done = [setting for setting in settings if finished(rows, setting.name, _scored_slides(rows, setting, slides))]
+    done = [setting for setting in settings if finished(rows, setting.name, _scored_slides(rows, setting.name, slides))]
     write_text(output / "tables.md", "\n\n".join((
         "# Tables of the study by slide", _progress(settings, rows, slides),
         f"## Claims\n\n{long_claims_table(answers)}",
@@ -86,7 +86,9 @@ def means_table(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[s
                         *((setting.name, label(setting, vgg_weights)) for setting in settings)):
         found = {metric: list(by_slide(rows, name, metric).values()) for metric in MEANS}
         count = max(map(len, found.values()))
-        cells = [_mean(values, metric) for metric, values in found.items()] if count else [NOT_RUN] * len(MEANS)
+        # Means over other slides than those of the rest would be compared with them.
+        whole = count == len(_scored_slides(rows, name, slides))
+        cells = [_mean(values, metric) for metric, values in found.items()] if whole else [NOT_RUN] * len(MEANS)
         lines.append([words, f"{count} of {len(slides)}", *cells])
     return _table(["method, corrupted share", "slides", *(f"{METRICS[metric].label}{_arrow(metric)}"
                                                          for metric in MEANS)], lines)
@@ -130,9 +132,9 @@ def paper_table(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: s
     return _table(["method, corrupted share", *(TITLES.get(name) or METRICS[name].label for name in names)], lines)
 
 
-def _scored_slides(rows: Sequence[Row], setting: Setting, slides: dict[str, Slide]) -> set[str]:
+def _scored_slides(rows: Sequence[Row], setting: str, slides: dict[str, Slide]) -> set[str]:
     """Return the slides that a setting is scored on: all, or those with scanned LR."""
-    if "degradation=" not in setting.variant:
+    if setting != f"{BICUBIC}-real" and "degradation=" not in setting:
         return set(slides)
     return {row["slide"] for row in rows if row["setting"] == f"{BICUBIC}-real"} or set(slides)
 
@@ -161,8 +163,6 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int | N
 
 
 def _mean(values: Sequence[float], metric: str) -> str:
-    if not values:
-        return NOT_RUN
     (mean, low, high), digits = interval(values), METRICS[metric].digits
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 

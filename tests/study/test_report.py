@@ -88,7 +88,7 @@ def test_unfinished_study_counts_its_slides_and_answers_nothing_of_them(tmp_path
     write_report(settings, CLAIMS, slides, FOLDS, tmp_path, "hed")
     text = (tmp_path / "tables.md").read_text()
     assert line_of(text, "50%: SRGAN_SQE beats SRGAN", "MS-SSIM")[3] == "not run"
-    assert line_of(text, "SRGAN_SQE, 0%", "22 of 27")
+    assert set(line_of(text, "SRGAN_SQE, 0%", "22 of 27")[2:]) == {"not run"}
     assert "32 of 40 cells have been run" in text
 
 
