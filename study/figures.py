@@ -46,9 +46,10 @@ def write_figures(settings: Sequence[Setting], rows: Sequence[Row], answers: Seq
              and one.kind in ("mixed", "none") and finished(rows, one.name, slides)]
     paths = []
     with rc_context(RC):
-        for name, figure in (("methods", _methods(plain, rows, vgg_weights)),
-                             ("stability", _stability(plain, rows, vgg_weights)), ("claims", _claims(answers))):
-            for suffix, metadata in ((".png", None), (".svg", {"Date": None})) if figure else ():
+        figures = {"methods": _methods(plain, rows, vgg_weights), "stability": _stability(plain, rows, vgg_weights),
+                   "claims": _claims(answers)}
+        for name, figure in ((name, figure) for name, figure in figures.items() if figure):
+            for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
                 paths.append(folder / f"{name}{suffix}")
                 with atomic_path(paths[-1]) as temporary:
                     figure.savefig(temporary, dpi=DPI, metadata=metadata)

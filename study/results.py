@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ def by_slide(rows: Iterable[Row], setting: str, column: str) -> dict[str, float]
                        if row["setting"] == setting and row[column] is not None))
 
 
-def finished(rows: Sequence[Row], setting: str, slides: Mapping[str, Any] | Sequence[str]) -> bool:
+def finished(rows: Sequence[Row], setting: str, slides: Collection[str]) -> bool:
     """Tell whether every one of these slides was scored."""
     return {row["slide"] for row in rows if row["setting"] == setting} >= set(slides)
 

@@ -39,7 +39,8 @@ def compare(differences: Sequence[float], threshold: float = 0.0, seed: int = 0)
     """
     values = np.asarray(differences, float)
     if len(values) < 2:
-        return Compared(*([float(values.mean()) if len(values) else np.nan] * 3), 1.0, np.nan, len(values))
+        mean = float(values.mean()) if len(values) else np.nan
+        return Compared(mean, mean, mean, 1.0, np.nan, len(values))
     p = permutation_test((values - threshold,), np.mean, permutation_type="samples", n_resamples=FLIPS,
                          vectorized=True, rng=seed).pvalue
     mean, low, high = interval(values, seed)
