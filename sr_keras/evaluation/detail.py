@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import tensorflow as tf
 from scipy import stats
 
 from pipelines.errors import require
-from pipelines.files import write_text
+from pipelines.files import read_table, write_text
 from pipelines.pixels import quantise, to_uint8
 from pipelines.shards import ShardSet
 from pipelines.shards.records import damage_named, decode_number
@@ -182,7 +183,7 @@ def _perceptual_scores(patches: Sequence[Patch], extract: perceptual.Extract) ->
     values: dict[str, dict[str, list[float]]] = {method: {"lpips_like": [], "dists_like": []} for method in METHODS}
     clouds: dict[str, list[np.ndarray]] = {name: [] for name in ("hr", *METHODS)}
     for patch in patches:
-        features = {name: extract(tf.constant(picture[np.newaxis]))
+        features = {name: extract(perceptual.middle(picture))
                     for name, picture in (("hr", patch.hr), *patch.pictures.items())}
         for name, cloud in clouds.items():
             cloud.append(perceptual.cells(features[name]))
@@ -229,6 +230,20 @@ def detail_rows(slides: Sequence[SlideDetail], model: str, lr: str) -> list[Row]
              "left_out": len(slide.left_out), "check": slide.check, "method": method,
              **{name: slide.scores[method].get(name, np.nan) for name in (*SCORES, *TRUST)}}
             for slide in slides for method in METHODS]
+
+
+def read_detail(path: str | os.PathLike[str]) -> list[Row]:
+    """Return the rows of a CSV file of `detail_rows`, scores as numbers.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged.
+    """
+    names = ("model", "lr", "slide_id", "method")
+    numbers = ("mpp", "patches", "left_out", "check", *SCORES, *TRUST)
+    kind = msgspec.defstruct("Detail", [*((name, str) for name in names), *((name, float, np.nan) for name in numbers)])
+    return [{name: float(value) if name in numbers else value for name, value in row.items()}
+            for row in read_table(path, kind, "score again")]
 
 
 def means_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,9 +10,16 @@ from skimage.color import hed2rgb
 
 from pipelines.pixels import quantise
 from sr_keras.evaluation import detail
-from sr_keras.evaluation.detail import area_under_roc, detail_rows, means_table, score_detail, write_detail_json
+from sr_keras.evaluation.detail import (
+    area_under_roc,
+    detail_rows,
+    means_table,
+    read_detail,
+    score_detail,
+    write_detail_json,
+)
 from sr_keras.evaluation.patches import BICUBIC, SR
-from sr_keras.evaluation.tables import finite_mean
+from sr_keras.evaluation.tables import finite_mean, write_csv
 
 MPP, SIDE = 0.5, 128
 CENTRES = [(y, x) for y in (20, 64, 108) for x in (20, 64, 108)]
@@ -113,6 +120,8 @@ def test_tables_and_facts_hold_means_over_slides_of_the_rows(tmp_path):
     assert [(row["slide_id"], row["method"]) for row in rows] == [(s, m) for s in "ab" for m in (BICUBIC, SR)]
     lines = means_table([*rows, *detail_rows(slides, "other", "box")]).splitlines()
     assert [line.split(" | ")[1] for line in lines[2:]] == [BICUBIC, "mine", "other"]
+    write_csv(rows, tmp_path / "nuclei.csv")
+    assert means_table(read_detail(tmp_path / "nuclei.csv")) == means_table(rows)
     write_detail_json(rows, tmp_path / "nuclei.json")
     told = json.loads((tmp_path / "nuclei.json").read_text())["box"]
     assert told["f1"] == pytest.approx(2 * 9 / 19, rel=1e-3)
