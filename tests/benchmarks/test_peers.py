@@ -112,8 +112,9 @@ def test_weights_of_a_shipped_file_are_counted():
 
 
 def test_weights_of_an_ncnn_graph_are_counted(tmp_path):
-    (tmp_path / "x.param").write_text("7767517\n3 3\nInput input.1 0 1 data\nConvolution Conv_0 1 1 data a 0=64 1=3 "
-                                      "4=1 5=1 6=1728\nConvolution Conv_1 1 1 a output 0=3 1=3 6=1728 -23310=1,2.0e-01\n")
+    lines = ("7767517", "3 3", "Input input.1 0 1 data", "Convolution Conv_0 1 1 data a 0=64 1=3 4=1 5=1 6=1728",
+             "Convolution Conv_1 1 1 a output 0=3 1=3 4=1 5=1 6=1728 9=2 -23310=1,2.0e-01")
+    (tmp_path / "x.param").write_text("\n".join(lines))
     assert real_esrgan.weight_bytes(tmp_path / "x.param") == 4 * (64 + 1728 + 3 + 1728)
 
 
