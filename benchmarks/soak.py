@@ -120,7 +120,7 @@ def jobs(root: Path) -> list[Job]:
         return ["study", f"--train_data={root / 'tiles' / 'train'}", f"--val_data={root / 'tiles' / 'val'}",
                 f"--work={folder / 'work'}", f"--output={folder / 'out'}", "--patch_size=168",
                 "--eval_patch_size=168", "--min_tissue=0", *NETWORK, "--steps_per_epoch=2", "--autoencoder_epochs=1",
-                "--warmup_epochs=1", "--adversarial_epochs=1", "--best_by=last", "--vgg_weights=random", "--seeds=0",
+                "--warmup_epochs=1", "--adversarial_epochs=1", "--best_by=last", "--vgg_weights=hed", "--seeds=0",
                 "--magnifications=slide-c:20x", "--grid=method=srgan_sqe; fraction=0.5", "--at_once=1"]
 
     return [

@@ -18,7 +18,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 TINY = ["--patch_size=168", "--eval_patch_size=168", "--min_tissue=0", "--blocks=1", "--filters=4", "--crop_size=32",
         "--batch_size=2", "--steps_per_epoch=2", "--autoencoder_epochs=1", "--warmup_epochs=1",
-        "--adversarial_epochs=1", "--best_by=last", "--val_patches=2", "--vgg_weights=random", "--seeds=0",
+        "--adversarial_epochs=1", "--best_by=last", "--val_patches=2", "--vgg_weights=hed", "--seeds=0",
         "--magnifications=slide-c:20x", "--deterministic"]
 GRID = "--grid=method=srgan_sqe; fraction=0.5"
 EQUAL = "--grid=method=srgan_sqe; balance=equal; q=2; fraction=0.5"
