@@ -11,11 +11,12 @@
 
     lr        cut the patches and make their LR, of every kind
     sr        have every method super-resolve them
-    score     write docs/peers.csv: a row for each slide, kind of LR and method
+    score     write docs/peers.csv: a row for each slide, kind of LR and method; see `benchmarks.peers.scores`
     time      write docs/peers_speed.csv: seconds and memory on one core, all methods in turn
     report    write the tables of docs/peers.md and README.md and docs/peers.png, from the two files alone
 
-Patches, LR and SR are kept in --work: what is there is not made again. `--steps=time,report` repeats the times.
+Patches, LR, SR and scores are kept in --work, and what is there is not made again. `--steps=time,report` repeats the
+times.
 """
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ from pipelines import console
 from pipelines.errors import require
 from pipelines.options import define_paths
 
+MEASURES = ["pixels", "nuclei", "perceptual"]
 STEPS = ["lr", "sr", "score", "time", "report"]
 SCORES, SPEEDS, PICTURE, PAGE = (ROOT / "docs" / name for name in
                                  ("peers.csv", "peers_speed.csv", "peers.png", "peers.md"))
@@ -41,13 +43,16 @@ flags.DEFINE_string("peers_python", ".venv-peers/bin/python", "Python of the env
 flags.DEFINE_string("esrgan_thick", None, "model.json of ESRGAN-thick x4.", flag_values=FLAGS)
 flags.DEFINE_integer("per_slide", 20, "Patches of each slide and kind of LR.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("rounds", 15, "Rounds that are timed.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_list("measures", MEASURES, f"Some of {', '.join(MEASURES)}, for the step score; what was measured before "
+                  "stays.", flag_values=FLAGS)
 flags.DEFINE_list("steps", STEPS, f"Some of {', '.join(STEPS)}.", flag_values=FLAGS)
 
 
 def main() -> int:
     """Do the steps."""
-    for step in FLAGS.steps:
-        require(step in STEPS, "steps", f"be some of {', '.join(STEPS)}", "check the spelling", step)
+    for name, known in (("steps", STEPS), ("measures", MEASURES)):
+        for one in FLAGS[name].value:
+            require(one in known, name, f"be some of {', '.join(known)}", "check the spelling", one)
     work, peers_python = Path(FLAGS.work).absolute(), Path(FLAGS.peers_python).absolute()
     if {"lr", "sr", "score"} & set(FLAGS.steps):
         console.import_tensorflow()
@@ -56,10 +61,7 @@ def main() -> int:
     if {"sr", "time"} & set(FLAGS.steps):
         _run(work, peers_python)
     if "score" in FLAGS.steps:
-        from benchmarks.peers.scores import score
-        from sr_keras.evaluation import write_csv
-
-        write_csv(list(score(work)), SCORES)
+        _score(work)
     if "report" in FLAGS.steps:
         _report()
     return 0
@@ -91,6 +93,23 @@ def _run(work: Path, peers_python: Path) -> None:
         super_resolve(method, commands[method.name], work)
     if "time" in FLAGS.steps:
         write_csv(measure(commands, FLAGS.rounds), SPEEDS)
+
+
+def _score(work: Path) -> None:
+    from benchmarks.peers.patches import KINDS
+    from benchmarks.peers.scores import joined, read_rows, score
+    from sr_keras.evaluation import write_csv
+
+    tables = {}
+    for measure in MEASURES:
+        for kind in KINDS:
+            path = work / "scores" / f"{measure}-{kind}.csv"
+            if measure in FLAGS.measures and not path.exists():
+                print(f"scoring {measure}: {kind}", flush=True)
+                write_csv(score(work, measure, kind), path)
+            if path.exists():
+                tables[measure, kind] = read_rows(path)
+    write_csv(joined(tables), SCORES)
 
 
 def _report() -> None:

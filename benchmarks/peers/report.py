@@ -6,6 +6,7 @@ A score of a kind of LR is the mean over slides of each slide's mean.
 from __future__ import annotations
 
 import logging
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from pipelines.files import atomic_path, read_table, write_text
 from sr_keras.evaluation.patches import METRICS, STANDARD, Metric
 from sr_keras.evaluation.tables import GAIN_METRICS, finite_mean, table
 
-SHOWN = {name: METRICS[name] for name in GAIN_METRICS}
+SHOWN = {**{name: METRICS[name] for name in GAIN_METRICS}, "lpips_like": Metric("LPIPS-like", False, 3),
+         "dists_like": Metric("DISTS-like", False, 3), "nuclei_f1": Metric("nuclei F1", True, 3)}
+COMPARED = ("psnr", "ms_ssim", "qilv", "lpips_like", "nuclei_f1")
 REAL = KINDS[0]
 KIND_LABELS = {condition.name: condition.label for condition in STANDARD if condition.name in KINDS}
 BEGIN, END = "<!-- python -m benchmarks.peers --steps=report writes from here -->", "<!-- to here -->"
@@ -29,7 +32,7 @@ Row = dict[str, Any]
 
 
 class Score(msgspec.Struct):
-    """A line of the table of scores: of a slide, a kind of LR and a method."""
+    """A line of the table of scores: of a slide, a kind of LR and a method; NaN is not measured."""
 
     slide: str
     lr: str
@@ -39,6 +42,9 @@ class Score(msgspec.Struct):
     ms_ssim: float
     qilv: float
     rrmse: float
+    lpips_like: float = nan
+    dists_like: float = nan
+    nuclei_f1: float = nan
 
 
 class Speed(msgspec.Struct):
@@ -92,7 +98,7 @@ class Results:
 
 def short_table(results: Results) -> str:
     """Return the table of the README: size, time, scores on real LR, and PSNR on the other kinds."""
-    real = [name for name in SHOWN if name != "rrmse"]
+    real = [name for name in COMPARED if _is_measured(results, REAL, name)]
     others = [kind for kind in KINDS if kind != REAL]
     columns = [_column(results, REAL, name) for name in real] + [_column(results, kind, "psnr") for kind in others]
     heads = ["weights, MB", "s a tile", *(_head(SHOWN[name]) for name in real),
@@ -106,8 +112,9 @@ def page_tables(results: Results) -> str:
     """Return the tables of the page: size and time; scores on each kind of LR; slides on which ours is better."""
     parts = [_speed_table(results)]
     for kind in KINDS:
-        columns = [_column(results, kind, name) for name in SHOWN]
-        parts.append(f"**{KIND_LABELS[kind]}**\n\n" + table("method", [_head(metric) for metric in SHOWN.values()], (
+        names = [name for name in SHOWN if _is_measured(results, kind, name)]
+        columns = [_column(results, kind, name) for name in names]
+        parts.append(f"**{KIND_LABELS[kind]}**\n\n" + table("method", [_head(SHOWN[name]) for name in names], (
             [method.label, *cells] for method, *cells in zip(METHODS, *columns, strict=True))))
     parts.append(_slides_table(results))
     return "\n".join(parts)
@@ -170,16 +177,20 @@ def _speed_table(results: Results) -> str:
 def _slides_table(results: Results) -> str:
     """Return on how many slides the default model is better than each other method, by kind of LR and metric."""
     others = [method for method in METHODS if method.name != OURS]
-    names = [name for name in SHOWN if name != "rrmse"]
     rows = []
     for kind in KINDS:
-        for name in names:
-            sign = 1 if SHOWN[name].higher_is_better else -1
-            mine = results.by_slide(kind, OURS, name)
-            wins = [int((sign * (mine - results.by_slide(kind, one.name, name)) > 0).sum()) for one in others]
-            rows.append([f"{KIND_LABELS[kind]}, {SHOWN[name].label}", *map(str, wins)])
-    return (f"**Slides, of {len(results.slides)}, on which our default model is better than**\n\n"
+        for name in (name for name in COMPARED if _is_measured(results, kind, name)):
+            mine, wins = results.by_slide(kind, OURS, name), []
+            for method in others:
+                gains = (mine - results.by_slide(kind, method.name, name)) * (1 if SHOWN[name].higher_is_better else -1)
+                wins.append(f"{np.sum(gains > 0)} of {np.isfinite(gains).sum()}")
+            rows.append([f"{KIND_LABELS[kind]}, {SHOWN[name].label}", *wins])
+    return ("**Slides on which our default model is better than**\n\n"
             + table("LR and score", [one.label for one in others], rows))
+
+
+def _is_measured(results: Results, kind: str, name: str) -> bool:
+    return all(isfinite(results.mean(kind, method.name, name)) for method in METHODS)
 
 
 def _size(results: Results, name: str) -> tuple[str, str]:

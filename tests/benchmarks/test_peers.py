@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import bicubic, esrgan_thick, litert, real_esrgan
 from benchmarks.peers.methods import BY_NAME, METHODS, OURS, ROOT
 from benchmarks.peers.patches import KINDS, commands_of, measure, read, super_resolve, write_patches
 from benchmarks.peers.runner import rounded
-from benchmarks.peers.scores import score
+from benchmarks.peers.scores import MPP, Slide, joined, of_nuclei, score
 from pipelines import console
 from pipelines.config import PatchOptions
 from pipelines.errors import UserError
@@ -72,7 +73,8 @@ def test_every_kind_of_lr_has_its_hr(work):
 def test_scores_are_those_of_evaluate(work, data, tmp_path, monkeypatch):
     monkeypatch.setattr(patches, "standard_conditions", lambda scale, real: [
         condition_named(kind).at_scale(scale) for kind in KINDS])
-    rows = {(row["slide"], row["lr"], row["method"]): row for row in score(work, LITTLE)}
+    rows = {(row["slide"], row["lr"], row["method"]): row
+            for kind in KINDS for row in score(work, "pixels", kind, LITTLE)}
     sets = find_sets(data, tmp_path / "cut", PatchOptions(max_patches=2), 4)
     gains = {gain.condition.name: gain for gain in score_standard(load_generator(ROOT / "saved_models" / OURS), sets,
                                                                   4, 2)}
@@ -87,10 +89,36 @@ def test_sr_of_other_patches_is_refused(work, tmp_path):
     shutil.copytree(work, tmp_path / "work")
     np.savez(tmp_path / "work" / "sr" / "bicubic" / "box.npz", **{"slide-a/other": np.zeros((256, 256, 3), np.uint8)})
     with pytest.raises(ValueError, match=r"`sr` must have the patches of hr; remove .*sr/bicubic.*box"):
-        list(score(tmp_path / "work", LITTLE))
+        score(tmp_path / "work", "pixels", "box", LITTLE)
     (tmp_path / "work" / "sr" / "bicubic" / "pairs.npz").unlink()
     with pytest.raises(FileNotFoundError, match=r"run the steps lr and sr first\. Received: .*pairs\.npz"):
-        list(score(tmp_path / "work", LITTLE))
+        score(tmp_path / "work", "pixels", "pairs", LITTLE)
+
+
+def test_nuclei_are_those_of_hr_and_blur_loses_them(histology, monkeypatch):
+    monkeypatch.setitem(MPP, "slide", 0.5)
+    hr = [histology[:256, :256], histology[256:, 256:]]
+    blurred = [np.rint(gaussian_filter(one, (6, 6, 0), output=np.float32)).astype(np.uint8) for one in hr]
+    found = of_nuclei(Slide("slide", hr, hr, {"same": hr, "blurred": blurred}))
+    assert found["same"]["nuclei_f1"] == 1
+    assert found["blurred"]["nuclei_f1"] < 0.9
+
+
+def test_slides_that_the_detector_can_not_judge_have_no_score(histology, monkeypatch):
+    monkeypatch.setitem(MPP, "glass", 0.5)
+    glass = [np.full((128, 128, 3), 245, np.uint8)]
+    for name, pictures in (("glass", glass), ("of unknown mpp", [histology[:128, :128]])):
+        assert np.isnan(of_nuclei(Slide(name, pictures, pictures, {"x": pictures}))["x"]["nuclei_f1"])
+
+
+def test_measures_are_joined_and_what_is_not_measured_is_not_a_number():
+    key = {"slide": "a", "method": "bicubic", "patches": 2}
+    rows = joined({("pixels", "pairs"): [{**key, "lr": "pairs", "psnr": 20.0}],
+                   ("pixels", "box"): [{**key, "lr": "box", "psnr": 21.0}],
+                   ("nuclei", "box"): [{**key, "lr": "box", "nuclei_f1": 0.9}]})
+    assert [(row["lr"], row["psnr"]) for row in rows] == [("pairs", 20.0), ("box", 21.0)]
+    assert np.isnan(rows[0]["nuclei_f1"])
+    assert rows[1]["nuclei_f1"] == 0.9
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (13, 40)])
@@ -179,6 +207,7 @@ def test_runner_that_dies_is_said(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--steps=paint"], "`steps` must be some of lr, sr, score, time, report; check the spelling. Received: "),
+    (["--measures=beauty"], "`measures` must be some of pixels, nuclei, perceptual; check the spelling. Received: "),
     (["--steps=lr"], "`data` must be given; "),
     (["--steps=lr", "--data=nosuch"], "`data` must exist; check the spelling. Received: data='nosuch'"),
     (["--steps=sr", "--peers_python=nosuch"], "`peers_python` must be the Python of the peers' environment; "),

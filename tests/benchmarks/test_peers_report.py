@@ -55,9 +55,20 @@ def test_slides_are_counted_on_which_ours_is_better(tmp_path):
     table = page_tables(Results(*write(tmp_path, dat_light=99))).split("our default model is better than**")[1]
     columns = rows_of(table)["LR and score"]
     row = dict(zip(columns, rows_of(table)["real pairs, PSNR (dB)"], strict=True))
-    assert row == {"bicubic": "2", "Real-ESRGAN x4plus": "2", "DAT-light x4": "0", "ESRGAN-thick x4": "2",
-                   "ours, light": "2"}
-    assert set(rows_of(table)["real pairs, QILV"]) == {"0"}  # equal is not better
+    assert row == {"bicubic": "2 of 2", "Real-ESRGAN x4plus": "2 of 2", "DAT-light x4": "0 of 2",
+                   "ESRGAN-thick x4": "2 of 2", "ours, light": "2 of 2"}
+    assert set(rows_of(table)["real pairs, QILV"]) == {"0 of 2"}  # equal is not better
+
+
+def test_slide_that_can_not_be_judged_counts_nowhere(tmp_path):
+    scores, speeds = write(tmp_path)
+    head, *lines = scores.read_text().splitlines()
+    judged = [f"{line},{'nan' if line.startswith('a,') else 0.5 + i / 1000}" for i, line in enumerate(lines)]
+    scores.write_text("\n".join([f"{head},nuclei_f1", *judged]) + "\n")
+    results = Results(scores, speeds)
+    assert set(rows_of(page_tables(results))["real pairs, nuclei F1"]) == {"1 of 1"}
+    assert "nuclei F1 ↑" in short_table(results)
+    assert "LPIPS-like" not in page_tables(results)
 
 
 def test_busy_machine_is_said(tmp_path):
