@@ -117,7 +117,7 @@ def _report() -> None:
 
     results = Results(SCORES, SPEEDS)
     write_between(PAGE, page_tables(results))
-    write_between(ROOT / "README.md", short_table(results))
+    write_between(ROOT / "README.md", short_table(results), gap="\n")  # which has to be short
     draw(results, PICTURE)
     print(short_table(results))
 

@@ -27,6 +27,7 @@ from pipelines.errors import UserError
 from pipelines.files import atomic_path
 
 KINDS = ("pairs", "textbook", "box", "jpeg-80")  # names of `sr_keras.evaluation.patches.STANDARD`
+LARGEST_DEPARTURE = 25  # of 255, the mean over a patch; right ones depart by 2 to 10
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Images = dict[str, np.ndarray]  # by example id
 
@@ -81,6 +82,28 @@ def super_resolve(method: Method, command: Sequence[str], work: Path) -> None:
                               stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise UserError(f"{method.label} failed on {kind}: {_last_line(done.stderr)}")
+        try:
+            check_resembles(read(work / "lr" / f"{kind}.npz"), read(path), method.label)
+        except UserError:
+            path.unlink()
+            raise
+
+
+def check_resembles(lr: Images, sr: Images, label: str) -> None:
+    """Refuse SR that cannot be of this LR: a peer whose range or layout is mistaken would only look bad.
+
+    Raises:
+        UserError: A size is wrong, or the mean of SCALE x SCALE pixels of SR is far from LR.
+    """
+    for name, image in sr.items():
+        height, width = lr[name].shape[:2]
+        if image.shape != (SCALE * height, SCALE * width, 3):
+            raise UserError(f"{label} is run wrongly: from {height}x{width} pixels of {name} it makes {image.shape}")
+        means = image.reshape(height, SCALE, width, SCALE, 3).mean((1, 3))
+        departure = np.abs(means - lr[name]).mean()
+        if departure > LARGEST_DEPARTURE:
+            raise UserError(f"{label} is run wrongly: its SR of {name}, averaged, departs from LR by {departure:.0f} "
+                            "levels; check the range and the layout of its pixels")
 
 
 def read(path: Path) -> Images:

@@ -29,8 +29,9 @@ def open_peer() -> Peer:
     net.load_model(str(weights))
 
     def run(lr: np.ndarray) -> np.ndarray:
+        pixels = lr.transpose(2, 0, 1).astype(np.float32, order="C") / 255  # ncnn does not copy it: it must stay
         extractor = net.create_extractor()
-        extractor.input("data", ncnn.Mat(np.ascontiguousarray(lr.transpose(2, 0, 1), np.float32) / 255).clone())
+        extractor.input("data", ncnn.Mat(pixels))
         return rounded(np.array(extractor.extract("output")[1]).transpose(1, 2, 0))
 
     return Peer(run, weight_bytes(graph), weights.stat().st_size, f"ncnn {ncnn.__version__}")

@@ -25,6 +25,7 @@ SHOWN = {**{name: METRICS[name] for name in GAIN_METRICS}, "lpips_like": Metric(
 COMPARED = ("psnr", "ms_ssim", "qilv", "lpips_like", "nuclei_f1")
 REAL = KINDS[0]
 KIND_LABELS = {condition.name: condition.label for condition in STANDARD if condition.name in KINDS}
+SHORT_LABELS = {"textbook": "textbook", "box": "box", "jpeg-80": "JPEG 80"}
 BEGIN, END = "<!-- python -m benchmarks.peers --steps=report writes from here -->", "<!-- to here -->"
 MEGA, MIB = 10**6, 2**20
 INK, FAINT, PEER, MINE = "#1d1d1f", "#5f5f66", "#8f8f96", "#0b6cc4"
@@ -69,16 +70,17 @@ class Results:
 
         Raises:
             FileNotFoundError: One does not exist.
-            ValueError: One is damaged, or a method lacks a kind of LR or a slide.
+            ValueError: One is damaged, or a method lacks a slide or its time.
         """
         self.scores = [msgspec.convert(row, Score, strict=False) for row in read_table(scores, Score, "score again")]
         rows = (msgspec.convert(row, Speed, strict=False) for row in read_table(speeds, Speed, "time again"))
         self.speeds = {row.method: row for row in rows}
         self.slides = sorted({row.slide for row in self.scores})
+        self.kinds = [kind for kind in KINDS if kind in {REAL, *(row.lr for row in self.scores)}]
         found = {(row.slide, row.lr, row.method) for row in self.scores}
-        wanted = {(slide, kind, name) for slide in self.slides for kind in KINDS for name in BY_NAME}
+        wanted = {(slide, kind, name) for slide in self.slides for kind in self.kinds for name in BY_NAME}
         require(found == wanted and self.speeds.keys() == BY_NAME.keys(), "scores",
-                "have every method on every kind of LR and slide, and its time", "run the steps score and time",
+                "have every method on every slide, and its time", "run the steps score and time",
                 str(sorted(found ^ wanted)[:1] or sorted(self.speeds.keys() ^ BY_NAME.keys())))
 
     def by_slide(self, kind: str, method: str, metric: str) -> np.ndarray:
@@ -97,13 +99,12 @@ class Results:
 
 
 def short_table(results: Results) -> str:
-    """Return the table of the README: size, time, scores on real LR, and PSNR on the other kinds."""
+    """Return the table of the README: weights in MB, time, scores on real LR, and PSNR on the other kinds."""
     real = [name for name in COMPARED if _is_measured(results, REAL, name)]
-    others = [kind for kind in KINDS if kind != REAL]
+    others = [kind for kind in results.kinds if kind != REAL]
     columns = [_column(results, REAL, name) for name in real] + [_column(results, kind, "psnr") for kind in others]
-    heads = ["weights, MB", "s a tile", *(_head(SHOWN[name]) for name in real),
-             *(f"{KIND_LABELS[kind].partition(' (')[0].removeprefix('textbook + ').partition(' 4:')[0]}: PSNR"
-               for kind in others)]
+    heads = ["MB", "s a tile", *(_head(SHOWN[name]).replace(" (dB)", "") for name in real),
+             *(SHORT_LABELS[kind] for kind in others)]
     return table("method", heads, ([method.label, *_size(results, method.name), *cells] for method, *cells in
                                    zip(METHODS, *columns, strict=True)))
 
@@ -111,7 +112,7 @@ def short_table(results: Results) -> str:
 def page_tables(results: Results) -> str:
     """Return the tables of the page: size and time; scores on each kind of LR; slides on which ours is better."""
     parts = [_speed_table(results)]
-    for kind in KINDS:
+    for kind in results.kinds:
         names = [name for name in SHOWN if _is_measured(results, kind, name)]
         columns = [_column(results, kind, name) for name in names]
         parts.append(f"**{KIND_LABELS[kind]}**\n\n" + table("method", [_head(SHOWN[name]) for name in names], (
@@ -148,8 +149,8 @@ def draw(results: Results, path: Path) -> None:
         figure.savefig(temporary, pil_kwargs={"optimize": True})
 
 
-def write_between(path: Path, text: str) -> None:
-    """Replace what is between BEGIN and END in a file.
+def write_between(path: Path, text: str, gap: str = "\n\n") -> None:
+    """Replace what is between BEGIN and END in a file, with `gap` before and after it.
 
     Raises:
         ValueError: It lacks these lines.
@@ -159,7 +160,7 @@ def write_between(path: Path, text: str) -> None:
     _, end, after = rest.partition(END)
     require(bool(begin and end), "page", "have the lines between which tables are written", f"restore {BEGIN!r} and "
             f"{END!r}", str(path))
-    write_text(path, f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}")
+    write_text(path, f"{before}{BEGIN}{gap}{text.strip()}{gap}{END}{after}")
 
 
 def _speed_table(results: Results) -> str:
@@ -178,7 +179,7 @@ def _slides_table(results: Results) -> str:
     """Return on how many slides the default model is better than each other method, by kind of LR and metric."""
     others = [method for method in METHODS if method.name != OURS]
     rows = []
-    for kind in KINDS:
+    for kind in results.kinds:
         for name in (name for name in COMPARED if _is_measured(results, kind, name)):
             mine, wins = results.by_slide(kind, OURS, name), []
             for method in others:

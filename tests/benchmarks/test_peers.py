@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import bicubic, esrgan_thick, litert, real_esrgan
 from benchmarks.peers.methods import BY_NAME, METHODS, OURS, ROOT
-from benchmarks.peers.patches import KINDS, commands_of, measure, read, super_resolve, write_patches
+from benchmarks.peers.patches import KINDS, check_resembles, commands_of, measure, read, super_resolve, write_patches
 from benchmarks.peers.runner import rounded
 from benchmarks.peers.scores import MPP, Slide, joined, of_nuclei, score
 from pipelines import console
@@ -203,6 +203,17 @@ def test_runner_that_dies_is_said(tmp_path):
         measure(commands, rounds=1)
     with pytest.raises(UserError, match=r"bicubic failed on pairs: .*No module named .*nosuch"):
         super_resolve(BY_NAME["bicubic"], commands["nosuch"], tmp_path)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda sr: sr // 255, "averaged, departs from LR by .* levels; check the range and the layout of its pixels"),
+    (lambda sr: sr.transpose(1, 0, 2), "averaged, departs from LR by"),
+    (lambda sr: sr[::2, ::2], "it makes .128, 128, 3.")])
+def test_peer_that_is_run_wrongly_is_found(change, words, work):
+    lr, sr = (read(work / folder / "pairs.npz") for folder in ("lr", "sr/bicubic"))
+    check_resembles(lr, sr, "x")
+    with pytest.raises(UserError, match=f"x is run wrongly: .*{words}"):
+        check_resembles(lr, {name: change(image) for name, image in sr.items()}, "x")
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
