@@ -2,8 +2,10 @@
 """Open a generator on an engine: the same weights, run by TensorFlow, LiteRT or ONNX Runtime.
 
     generator = open_engine("auto", "saved_models/demo", threads=2)
-    print(generator.why)                           # litert: 0.104 s a tile of 128x128, tensorflow 0.121, onnx 0.117
+    print(generator.why)                           # litert (the fastest on most CPUs)
     sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
+
+"auto" is TensorFlow where it sees a GPU, and LiteRT elsewhere. "fastest" measures those that are installed.
 
 The results of the engines agree within 1/255. Every engine opens whatever `load_generator` loads. All run on the CPU;
 TensorFlow uses a GPU where there is one. Each runs the two parts of a network, see `sr_keras.model.tiles`, so that a
@@ -36,19 +38,20 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from pipelines.console import import_optional
+from pipelines.console import import_optional, one_line
 from pipelines.errors import require
 from pipelines.files import Count, Positive, Side, atomic_path, cache_home, parse_json, read_json, write_text
 from pipelines.pixels import to_float, to_uint8
 from pipelines.workers import cores
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
 from sr_keras.model.loading import LoadedGenerator, find_generator, input_signature, load_generator
-from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, RUNTIMES, Function, check_parity
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, FASTEST, RUNTIMES, Function, check_parity
 from sr_keras.model.tiles import Parts
 
 REVISION = 2  # of the cache; raise it to invalidate all entries
 TILE = 128
 BUDGET_S = 1.0
+LONGEST_REASON = 200
 DIGEST = hashlib.sha256().digest_size
 CUT = re.compile(r"(^|/)long_skip(_\d+)?/[^/]+$")  # the last operation of `networks.generator` at LR size
 
@@ -69,7 +72,8 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
     """Open a generator on an engine.
 
     Args:
-        name: One of ENGINES, or "auto": the fastest that is installed, measured once on this machine.
+        name: One of ENGINES; "auto": TensorFlow on a GPU, else LiteRT, and TensorFlow if LiteRT can't run the model;
+            or "fastest": of those that are installed, measured once on this machine.
         model_path: What `sr_keras.model.loading.load_generator` takes.
         threads: Threads that compute; all cores of this process if left out. TensorFlow's are those of the process.
 
@@ -82,9 +86,11 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
     require(name in ENGINE_CHOICES, "engine", f"be one of {', '.join(ENGINE_CHOICES)}", "check the spelling", name)
     require(threads is None or threads > 0, "threads", "be 1 or more", "leave it out for all cores", threads)
     found = find_generator(model_path)
-    if name in ("tensorflow", AUTO):
+    if name == AUTO:
+        return _usual(found, threads)
+    if name in ("tensorflow", FASTEST):
         _limit_tensorflow(threads)
-    return _fastest(found, threads) if name == AUTO else _open(name, found, threads, "asked for")
+    return _fastest(found, threads) if name == FASTEST else _open(name, found, threads, f"{name} (asked for)")
 
 
 def installed() -> list[str]:
@@ -172,11 +178,26 @@ def _parts_of_files(name: str, models: list[bytes], threads: int, scale: int) ->
     return Parts(trunk, tail, scale)
 
 
+def _usual(found: Path, threads: int | None) -> Engine:
+    """Open LiteRT; TensorFlow where it has a GPU, or where LiteRT can't run the model."""
+    if tf.config.list_physical_devices("GPU"):
+        why = "it has a GPU"
+    elif "litert" not in installed():
+        why = "LiteRT is not installed"
+    else:
+        try:
+            return _open("litert", found, threads, "litert (the fastest on most CPUs)")
+        except Exception as error:  # converters and native code raise exceptions of every kind
+            why = f"LiteRT can't run this model: {one_line(error)[:LONGEST_REASON]}"
+    _limit_tensorflow(threads)
+    return _open("tensorflow", found, threads, f"tensorflow ({why})")
+
+
 def _fastest(found: Path, threads: int | None) -> Engine:
     """Open the engine that is fastest by a measurement, which is kept in the cache."""
     names = installed()
     if len(names) == 1:
-        return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
+        return _open(names[0], found, threads, f"{names[0]} (no other engine is installed)")
     kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or cores())}.json"
     try:
         content = read_json(kept, dict[str, Positive], "remove it")
@@ -188,7 +209,7 @@ def _fastest(found: Path, threads: int | None) -> Engine:
             write_text(kept, json.dumps(seconds))
     first, *others = sorted(names, key=seconds.__getitem__)
     slower = ", ".join(f"{name} {seconds[name]:.3f}" for name in others)
-    return _open(first, found, threads, f"{first}: {seconds[first]:.3f} s a tile of {TILE}x{TILE}, {slower}")
+    return _open(first, found, threads, f"{first} ({seconds[first]:.3f} s a tile of {TILE}x{TILE}; {slower})")
 
 
 def _seconds(name: str, found: Path, threads: int | None) -> float:

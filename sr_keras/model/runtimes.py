@@ -148,8 +148,8 @@ RUNTIMES = {
                     open_onnx),
 }
 ENGINES = ("tensorflow", *RUNTIMES)
-AUTO = "auto"
-ENGINE_CHOICES = (*ENGINES, AUTO)  # the values of --engine
+AUTO, FASTEST = "auto", "fastest"
+ENGINE_CHOICES = (AUTO, *ENGINES, FASTEST)  # the values of --engine
 
 
 def check_parity(expected: Pixels, converted: Pixels) -> None:
