@@ -267,7 +267,7 @@ def test_fastest_really_measures_what_is_installed_in_other_processes(run, empty
 @pytest.mark.parametrize("name", EVERY)
 def test_engine_computes_a_core_without_the_rest_of_the_window(name, run):
     opened, lr = open_engine(name, run), pixels(60, 50)
-    core = opened.parts.core(lr, slice(10, 30), slice(0, 50))
+    core = opened.stream.core(lr, slice(10, 30), slice(0, 50))
     assert np.abs(core.astype(int) - opened(lr[np.newaxis])[0][40:120]).max() <= 1
 
 
