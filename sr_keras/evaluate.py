@@ -78,7 +78,8 @@ flags.DEFINE_boolean("perceptual", False, "With --nuclei: perceptual distances t
                      flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the random parts of LR.", flag_values=FLAGS)
 flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
-                  "What computes SR; auto is the fastest. They agree within one grey level of 255.", flag_values=FLAGS)
+                  "What computes SR; auto takes LiteRT where there is no GPU. They agree within one grey level "
+                  "of 255, so scores may differ in the last digits.", flag_values=FLAGS)
 flags.DEFINE_float("blur_sigma", None, "Blur that the model was trained on, in HR pixels, if it has no record of it.",
                    flag_values=FLAGS)
 define_patch_flags(FLAGS)
