@@ -107,8 +107,9 @@ class Spread(NamedTuple):
 def main() -> int:
     """Train, calibrate, score and write a head, and print its table."""
     options, patches = read(FLAGS, HeadOptions), patch_options(FLAGS, seed=FLAGS.seed)
-    for path in (*options.train_data, *options.val_data):
-        require(path == "sample" or Path(path).exists(), "data", "exist", "check the spelling", path)
+    for name in ("train_data", "val_data"):
+        for path in getattr(options, name):
+            require(path == "sample" or Path(path).exists(), name, "exist", "check the spelling", path)
 
     console.import_tensorflow()
     import keras

@@ -131,7 +131,8 @@ def measure_file(lr: LRPlane, output: Path, scale: int, progress: Callable[[int]
         windows = sample_windows(lr.shape, WINDOWS, WINDOW, has_tissue)
         pairs = ((lr[rows, columns], sr[_times(rows, scale), _times(columns, scale)]) for rows, columns in windows)
         fitted = fit_degradation(pairs, scale)
-        expect = Expect(head, halo, has_tissue) if head and head.facts.is_better else None
+        large = scale * max(lr.shape[:2]) > BLOCK  # in a small picture the network has computed glass, too
+        expect = Expect(head, halo, has_tissue if large else None) if head and head.facts.is_better else None
         found = measure(lr, sr, fitted, None if lr.mpp is None else lr.mpp / scale, progress, expect)
         return replace(found, usual=usual, measured=head and head.facts)
 
