@@ -31,7 +31,7 @@ from scipy.special import gammainc
 from tqdm import tqdm
 
 from pipelines import console
-from pipelines.config import PatchOptions, define_patch_flags, patch_options
+from pipelines.config import define_patch_flags, patch_options
 from pipelines.errors import require
 from pipelines.files import atomic_path, remove
 from pipelines.options import AT_LEAST_1, FINITE, GIVEN, SEED, Options, Rule, define, option, read
@@ -114,7 +114,8 @@ def main() -> int:
     console.import_tensorflow()
     import keras
 
-    from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, write_head
+    from sr_keras.evaluation.patches import find_sets
+    from sr_keras.formats.saved_model import write_head
     from sr_keras.model.loading import load_generator
     from sr_keras.model.uncertainty import folder_of, table
 
@@ -123,9 +124,12 @@ def main() -> int:
             "name another folder, or replace it by --overwrite", str(folder))
     keras.utils.set_random_seed(options.seed % 2**32)
     generator = load_generator(FLAGS.model)
-    trained, scored = (read_groups(generator, data, options, patches, name) for data, name in
-                       ((options.train_data, "training"), (options.val_data, "validation")))
-    check_apart(trained, scored)
+    with tempfile.TemporaryDirectory() as temporary:
+        patches = replace(patches, scale=generator.scale, max_patches=patches.max_patches or options.per_slide)
+        sets = [find_sets(data, Path(temporary) / name, patches, generator.scale) for data, name in
+                ((options.train_data, "train"), (options.val_data, "val"))]
+        check_sets(*sets, generator.scale)
+        trained, scored = (read_groups(generator, some, options) for some in sets)
     network, cost = build(trained, generator, options)
     print(f"the head has {network.count_params():,} parameters and costs {cost:.1%} of the generator's multiply-adds",
           flush=True)
@@ -135,59 +139,45 @@ def main() -> int:
     if folder.exists():
         remove(folder)
     with atomic_path(folder, folder=True) as temporary:
-        write_head(generator, network, facts, temporary, max_pixels=DEFAULT_MAX_PIXELS)
+        write_head(generator, network, facts, temporary)
     print(f"\n{table(facts)}\n\n{folder}")
     return 0
 
 
-def read_groups(generator: LoadedGenerator, data: Sequence[str], options: HeadOptions, patches: PatchOptions,
-                name: str) -> list[Group]:
+def check_sets(trained: Sequence[ShardSet], scored: Sequence[ShardSet], scale: int) -> None:
+    """Raise a ValueError if a slide is in both, if one is not enough, or if patches are too small."""
+    slides, others = ({slide for one in sets for slide in one.slide_ids} for sets in (trained, scored))
+    require(not slides & others, "val_data", "have other slides than train_data", "remove them from one of the two",
+            ", ".join(sorted(slides & others)))
+    require(len(slides) > 1, "train_data", "have two slides or more", "one of them fits the factor", len(slides))
+    side, least = min(one.patch_size for one in (*trained, *scored)), scale * (2 * MARGIN + 8)
+    require(side >= least, "patch_size", f"be {least} or more", "the borders are not scored", side)
+
+
+def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: HeadOptions) -> list[Group]:
     """Run the generator on patches: real LR of pairs, and made LR of every slide."""
     from pipelines.pixels import to_uint8
     from pipelines.shards.records import batches_of
-    from sr_keras.evaluation.patches import (
-        REAL,
-        find_sets,
-        limit_of,
-        lr_dataset,
-        pairs_of,
-        share_out,
-        text,
-        trained_condition,
-    )
+    from sr_keras.evaluation.patches import REAL, limit_of, lr_dataset, pairs_of, share_out, text, trained_condition
     from sr_keras.model.engines import cut
 
     scale, (trunk, tail) = generator.scale, cut(generator.run)
     found: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        sets = find_sets(data, Path(folder) / "data", replace(patches, scale=scale, max_patches=options.per_slide),
-                         scale)
-        real = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards])
-        made = trained_condition(generator.degrade)
-        parts: list[tuple[Any, ShardSet]] = [*((REAL, one) for one in real), *((made, one) for one in share_out(sets))]
-        with tqdm(desc=f"{name} patches", unit="patch",
-                  total=sum(limit_of(one, options.per_slide) or 0 for _, one in parts)) as bar:
-            for condition, one in parts:
-                dataset = lr_dataset(one, condition, scale, limit_of(one, options.per_slide), options.seed)
-                for batch in batches_of(dataset, one):
-                    lr, hr = to_uint8(np.asarray(batch["lr"])), to_uint8(np.asarray(batch["hr"]))
-                    middle = trunk(lr)
-                    images = middle.numpy().astype(np.float16), lr, tail(middle).numpy(), hr
-                    for slide, *arrays in zip(batch["slide_id"], *images, strict=True):
-                        found[text(slide), condition.label].append(tuple(arrays))
-                    bar.update(len(lr))
+    real = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards])
+    made = trained_condition(generator.degrade)
+    parts: list[tuple[Any, ShardSet]] = [*((REAL, one) for one in real), *((made, one) for one in share_out(sets))]
+    with tqdm(desc="super-resolving", unit="patch",
+              total=sum(limit_of(one, options.per_slide) or 0 for _, one in parts)) as bar:
+        for condition, one in parts:
+            dataset = lr_dataset(one, condition, scale, limit_of(one, options.per_slide), options.seed)
+            for batch in batches_of(dataset, one):
+                lr, hr = to_uint8(np.asarray(batch["lr"])), to_uint8(np.asarray(batch["hr"]))
+                middle = trunk(lr)
+                images = middle.numpy().astype(np.float16), lr, tail(middle).numpy(), hr
+                for slide, *arrays in zip(batch["slide_id"], *images, strict=True):
+                    found[text(slide), condition.label].append(tuple(arrays))
+                bar.update(len(lr))
     return [Group(*key, *map(np.stack, zip(*arrays, strict=True))) for key, arrays in sorted(found.items())]
-
-
-def check_apart(trained: Sequence[Group], scored: Sequence[Group]) -> None:
-    """Raise a ValueError if a slide is in both, or if too few are left to fit the factor."""
-    slides, others = ({group.slide for group in groups} for groups in (trained, scored))
-    require(not slides & others, "val_data", "have other slides than train_data", "remove them from one of the two",
-            ", ".join(sorted(slides & others)))
-    require(len(slides) > 1, "train_data", "have two slides or more", "one of them fits the factor", len(slides))
-    side = min(min(group.lr.shape[1:3]) for group in (*trained, *scored))
-    require(side > 2 * MARGIN + 8, "patch_size", f"be more than {2 * MARGIN + 8} LR pixels",
-            "the borders are not scored", side)
 
 
 def build(groups: Sequence[Group], generator: LoadedGenerator, options: HeadOptions) -> tuple[keras.Model, float]:
