@@ -126,10 +126,10 @@ def main() -> int:
     generator = load_generator(FLAGS.model)
     with tempfile.TemporaryDirectory() as temporary:
         patches = replace(patches, scale=generator.scale, max_patches=patches.max_patches or options.per_slide)
-        sets = [find_sets(data, Path(temporary) / name, patches, generator.scale) for data, name in
-                ((options.train_data, "train"), (options.val_data, "val"))]
-        check_sets(*sets, generator.scale)
-        trained, scored = (read_groups(generator, some, options) for some in sets)
+        train_sets, val_sets = (find_sets(data, Path(temporary) / name, patches, generator.scale) for data, name in
+                                ((options.train_data, "train"), (options.val_data, "val")))
+        check_sets(train_sets, val_sets, generator.scale)
+        trained, scored = (read_groups(generator, sets, options) for sets in (train_sets, val_sets))
     network, cost = build(trained, generator, options)
     print(f"the head has {network.count_params():,} parameters and costs {cost:.1%} of the generator's multiply-adds",
           flush=True)
@@ -214,7 +214,7 @@ def train(network: keras.Model, groups: Sequence[Group], scale: int, options: He
     def crops() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(options.seed)
         while True:
-            group = groups[rng.integers(len(groups))]
+            group = groups[int(rng.integers(len(groups)))]
             i, y, x = (rng.integers(most) for most in (len(group.lr), *(n - side + 1 for n in group.lr.shape[1:3])))
             inside = i, slice(scale * y, scale * (y + side)), slice(scale * x, scale * (x + side))
             yield (group.trunk[i, y:y + side, x:x + side].astype(np.float32),
@@ -241,7 +241,8 @@ def facts_of(network: keras.Model, held_out: Sequence[Group], scored: Sequence[G
 
     factor = fit_factor([spread(network, group, generator.scale) for group in held_out], LEVELS)
     spreads = [spread(network, group, generator.scale) for group in scored]
-    coverage = [Coverage(one.slide, one.kind, *(covered(one, by, LEVELS) for by in (1.0, factor))) for one in spreads]
+    coverage = [Coverage(one.slide, one.kind, covered(one, 1.0, LEVELS), covered(one, factor, LEVELS))
+                for one in spreads]
     head, departure = (Prediction(*np.mean([predicts(getattr(one, name), one.error) for one in spreads], 0).tolist())
                        for name in ("expected", "departure"))
     return HeadFacts(digest(read_weights(generator.path)), factor, cost, head, departure, coverage)

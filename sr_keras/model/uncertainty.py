@@ -65,8 +65,8 @@ class Coverage:
 
     slide: str
     lr: str
-    raw: tuple[Share, Share, Share]
-    calibrated: tuple[Share, Share, Share]
+    raw: tuple[Share, ...]
+    calibrated: tuple[Share, ...]
 
 
 @dataclass(frozen=True)

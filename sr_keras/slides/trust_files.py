@@ -90,7 +90,7 @@ def write_trust(path: Path, trust: TrustMap, title: str, to_input: Transform) ->
 def predicts(trust: TrustMap) -> dict[str, dict[str, float]] | None:
     """Return how well each map predicts the real error; None if it was not measured."""
     found = trust.measured
-    return found and {EXPECTED: asdict(found.uncertainty), DIFFERENCE: asdict(found.departure)}
+    return {EXPECTED: asdict(found.uncertainty), DIFFERENCE: asdict(found.departure)} if found else None
 
 
 def caption(trust: TrustMap) -> str:

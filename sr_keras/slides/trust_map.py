@@ -134,7 +134,7 @@ def measure_file(lr: LRPlane, output: Path, scale: int, progress: Callable[[int]
         large = scale * max(lr.shape[:2]) > BLOCK  # in a small picture the network has computed glass, too
         expect = Expect(head, halo, has_tissue if large else None) if head and head.facts.is_better else None
         found = measure(lr, sr, fitted, None if lr.mpp is None else lr.mpp / scale, progress, expect)
-        return replace(found, usual=usual, measured=head and head.facts)
+        return replace(found, usual=usual, measured=head.facts if head else None)
 
 
 class Expect(NamedTuple):
