@@ -128,6 +128,9 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     check_writable("output", [output for output in outputs if not (options.resume and output.exists())])
     maps: Sequence[Path | None] = [None] * len(pairs)
     if FLAGS.trust_map:
+        from sr_keras.model.uncertainty import load_uncertainty
+
+        load_uncertainty(generator.path)  # it may be another generator's, which is told before hours of work
         maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)
         check_writable("trust_map", [path for path in maps if path])
     key = read_key(options.anonymous)
