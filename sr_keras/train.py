@@ -11,6 +11,7 @@ sr_keras/training/run_folder.py.
 """
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import astuple
@@ -32,6 +33,7 @@ from sr_keras.training.flags import (
     train_defaults,
     train_options,
 )
+from sr_keras.training.machines import Team, joined, read_team
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -47,37 +49,50 @@ def main() -> int:
     loss, size = objective(FLAGS), generator_options(FLAGS)
     _check_stages(options, loss, degrade)
     _check_paths(options)
+    team = read_team(os.environ.get("TF_CONFIG")) if options.strategy == "multi_worker" else Team()
 
-    from sr_keras.training.split import find_parts, patch_size, read_parts
+    from sr_keras.training.split import PARTS_FILE, find_parts, open_part, patch_size, read_parts
 
     found = find_parts(data, patches, options.seed)
     whole, evaluated, _ = (patch_size(part, slides, data, patches) for part, slides in found.items())
     _check_sizes(options, whole, evaluated, degrade.scale)
 
-    console.import_tensorflow()
-    import keras
-    import tensorflow as tf
+    with joined(team, console.resolved(FLAGS), options.worker_wait_s) as all_answered:
+        console.import_tensorflow()
+        import keras
+        import tensorflow as tf
 
-    from sr_keras.training.plan import Plan
-    from sr_keras.training.run_folder import open_run
-    from sr_keras.training.stages import train_stages
+        from sr_keras.training.plan import Plan
+        from sr_keras.training.run_folder import open_run
+        from sr_keras.training.several import strategy_of, wait_for_all
+        from sr_keras.training.stages import train_stages
 
-    if options.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    if options.mixed_precision:
-        keras.mixed_precision.set_global_policy(f"mixed_{options.mixed_precision}")
-    _try_files(options, loss, size, corrupt, options.crop_size or whole)
-    run = Path(options.run)
-    open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
-    mpp = patches.mpp and patches.mpp * degrade.scale
-    write_run_facts(run, ModelFacts(lr_mpp=(mpp, mpp) if mpp else None, degradation=degrade, filters=size.filters,
-                                    flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
-    parts = read_parts(found, data, patches, run)
-    best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"]))
-    quoted, name = shlex.quote(str(run)), shlex.quote(run.name)
-    print(f"\nthe generator: {best}\n"
-          f"score it:      python -m sr_keras.evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
-          f"export it:     python -m sr_keras.export --model={quoted} --name={name}")
+        if options.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        strategy = strategy_of(options.strategy)  # before TensorFlow computes anything
+        wait_for_all(strategy)
+        all_answered()
+        if options.mixed_precision:
+            keras.mixed_precision.set_global_policy(f"mixed_{options.mixed_precision}")
+        _try_files(options, loss, size, corrupt, options.crop_size or whole)
+        run = Path(options.run)
+        if team.leads:
+            open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
+            mpp = patches.mpp and patches.mpp * degrade.scale
+            write_run_facts(run, ModelFacts(lr_mpp=(mpp, mpp) if mpp else None, degradation=degrade,
+                                            filters=size.filters, flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
+            parts = read_parts(found, data, patches, run)
+        wait_for_all(strategy)
+        if not team.leads:
+            require((run / PARTS_FILE).exists(), "run", "be a folder that all workers see under this name",
+                    "use shared storage", str(run.absolute()))
+            parts = {part: open_part(run, part) for part in ("train", "val")}
+        best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"], team.leads))
+    if team.leads:
+        quoted, name = shlex.quote(str(run)), shlex.quote(run.name)
+        print(f"\nthe generator: {best}\n"
+              f"score it:      python -m sr_keras.evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
+              f"export it:     python -m sr_keras.export --model={quoted} --name={name}")
     return 0
 
 
@@ -130,6 +145,7 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     """Read every file that the flags name, because a stage may need it only after hours."""
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
+    from sr_keras.features import vgg_features
     from sr_keras.model.loading import load_weights
     from sr_keras.training.plan import start_from
 
@@ -138,7 +154,7 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     if options.autoencoder and loss.lambda_m:
         load_weights(networks.autoencoder(), Path(options.autoencoder))
     if loss.lambda_v and options.stages[-1].epochs:
-        networks.vgg19_features(options.vgg_weights)
+        vgg_features(options.vgg_weights)
     if corrupt.fraction and "outlier" in corrupt.kinds and corrupt.outlier_dir:
         load_outliers(corrupt.outlier_dir, crop)
 

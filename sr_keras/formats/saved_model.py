@@ -44,6 +44,9 @@ from sr_keras.templates import MODEL_NAME, render
 if TYPE_CHECKING:
     import keras
 
+    from sr_keras.model.loading import LoadedGenerator
+    from sr_keras.model.uncertainty import HeadFacts
+
 DEFAULT_MAX_PIXELS = 2**20
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 WARMUP_TILE = 256  # the client's default tile, which every model must accept
@@ -99,6 +102,27 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: Mod
         if extra is not None:
             extra(temporary)
     return target
+
+
+def write_head(generator: LoadedGenerator, head: keras.Model, facts: HeadFacts, folder: Path, *,
+               max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+    """Write an uncertainty head into a folder, with its facts; see `sr_keras.formats.signatures.write_uncertainty`.
+
+    Raises:
+        OSError: It can't be written.
+        ParityError: Its SR differs from the generator's by more than 1/255.
+    """
+    import tensorflow as tf
+
+    from sr_keras.formats.signatures import write_uncertainty
+    from sr_keras.model import uncertainty
+    from sr_keras.model.runtimes import check_parity
+
+    write_uncertainty(generator, head, facts.factor, folder, max_pixels=max_pixels)
+    loaded = tf.saved_model.load(str(folder))
+    signature = loaded.signatures[uncertainty.SIGNATURE]
+    check_parity(generator, lambda lr: signature(lr=tf.constant(lr))["sr"].numpy())
+    (folder / uncertainty.FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
 
 
 def next_version(folder: Path) -> Path:

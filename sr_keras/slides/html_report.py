@@ -122,7 +122,7 @@ def choose_places(lr: LRPlane, sr: LRPlane, scale: int, worst: tuple[int, ...] |
         return [Place(*window, "tissue") for window in windows[:PLACES]]
     pairs = [(lr[window], sr[_times(window[0], scale), _times(window[1], scale)]) for window in windows]
     fitted = fit_degradation(pairs, scale)
-    errors = [measure(*pair, fitted).quartiles[1] for pair in pairs]
+    errors = [measure(*pair, fitted).lr_median for pair in pairs]
     order = np.argsort(errors)[::-1].tolist()
     words = {order[-1]: "agrees most with its input", order[len(order) // 2]: "agrees as most do",
              order[0]: "agrees least with its input"}
