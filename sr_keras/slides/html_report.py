@@ -119,19 +119,23 @@ def choose_places(lr: LRPlane, sr: LRPlane, scale: int, worst: tuple[int, ...] |
     if not any(is_full(*window) for window in windows):  # a small biopsy
         windows = sample_windows(lr.shape, CANDIDATES, side, has_tissue)
     if scale not in SCALES:  # what degrades SR again is defined for these
-        return [Place(*window, "tissue") for window in windows[:PLACES]]
+        return [Place(rows, columns, "tissue") for rows, columns in windows[:PLACES]]
     pairs = [(lr[window], sr[_times(window[0], scale), _times(window[1], scale)]) for window in windows]
     fitted = fit_degradation(pairs, scale)
     errors = [measure(*pair, fitted).lr_median for pair in pairs]
     order = np.argsort(errors)[::-1].tolist()
     words = {order[-1]: "agrees most with its input", order[len(order) // 2]: "agrees as most do",
              order[0]: "agrees least with its input"}
-    places = [Place(*windows[i], f"{why}, of {len(windows)} places with tissue: differs by {errors[i]:.1f} of 255 at "
-                    "the median") for i, why in reversed(words.items())]
+    places = []
+    for i, why in reversed(words.items()):
+        rows, columns = windows[i]
+        places.append(Place(rows, columns, f"{why}, of {len(windows)} places with tissue: differs by {errors[i]:.1f} "
+                            "of 255 at the median"))
     if worst:
         centre = (worst[1] + worst[3]) // 2, (worst[0] + worst[2]) // 2
-        places[0] = Place(*(_around(at // scale, side, length)
-                            for at, length in zip(centre, lr.shape[:2], strict=True)), "worst region of the trust map")
+        rows, columns = (_around(at // scale, side, length)
+                         for at, length in zip(centre, lr.shape[:2], strict=True))
+        places[0] = Place(rows, columns, "worst region of the trust map")
     return places
 
 
