@@ -117,7 +117,7 @@ def overview(scene: Scene, x: Range1d, y: Range1d) -> Any:
     whole = ColumnDataSource(as_data(Picture(thumbnail, (0, 0, width, height)), unit))
     made = bare_figure("overview", "", Range1d(0, unit * width), Range1d(unit * height, 0), size, [whole])
     seen = BoxAnnotation(left=x.start, right=x.end, top=y.end, bottom=y.start, fill_alpha=0, line_color="black",
-                         line_width=2)
+                         line_alpha=1, line_width=2)
     for one, end, side in ((x, "start", "left"), (x, "end", "right"), (y, "end", "top"), (y, "start", "bottom")):
         one.js_link(end, seen, side)
     made.add_layout(seen)

@@ -73,8 +73,8 @@ class Page:
         self._lens_sources = {name: figures.source(f"magnified {name}") for name in self._lens.layers}
         self._chosen = Select(options=scene.enlarged, value=scene.enlarged[0], width=300, title="SR in the wipe",
                               visible=len(scene.enlarged) > 1)
-        self._lens_box = BoxAnnotation(fill_alpha=0, line_color="black", left=0, right=0, top=0, bottom=0)
-        self._marked = BoxAnnotation(fill_alpha=0, line_color="#00b050", line_width=2, visible=False)
+        self._lens_box = BoxAnnotation(fill_alpha=0, line_color="black", line_alpha=1, left=0, right=0, top=0, bottom=0)
+        self._marked = BoxAnnotation(fill_alpha=0, line_color="#00b050", line_alpha=1, line_width=2, visible=False)
         self._build()
         document.title = f"{scene.path.name} - sr_keras, {NOT_FOR_DIAGNOSIS}"
         document.on_session_destroyed(lambda context: self.leave())

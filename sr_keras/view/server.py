@@ -153,7 +153,11 @@ class Viewer:
             require(bool(known), "slide", f"be one of the {len(self._slides)} that were given",
                     "choose one in the gallery", asked[:LONGEST_SHOWN])
             scene = Scene(self._slides[known[0]], self._generators, self._options, self._finished)
-            Page(document, scene, known[0], self.tiles, self._save)
+            try:
+                Page(document, scene, known[0], self.tiles, self._save)
+            except BaseException:
+                scene.close()
+                raise
         except (UserError, ValueError, OSError) as error:
             document.clear()
             document.add_root(Div(name="failure", text=f"<b>{escape(one_line(error))}</b>"))

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from sr_keras.slides.enlarge import enlarge_image
-from sr_keras.view import server
 from sr_keras.view.page import LENS_ZOOM, PANEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
@@ -268,19 +267,6 @@ def test_slide_that_vanishes_is_named_and_the_others_go_on(chromium, serve, samp
         page.wait(lambda: "gone.tif: is not there any more" in page.value("notes", "text"))
         Driven(chromium, f"{viewer.url}view?slide=1").wait_for_tiles()
         assert "`path` must name a slide" in Driven(chromium, f"{viewer.url}view?slide=0").value("failure", "text")
-
-
-def test_browser_that_goes_away_is_forgotten(chromium, serve, sample_slide, small, monkeypatch):
-    monkeypatch.setattr(server, "UNUSED_MS", 300)
-    with serve([sample_slide], [small]) as viewer:
-        page = Driven(chromium, viewer.url)
-        page.wait_for_tiles()
-        assert len(viewer.sessions()) == 1
-        chromium.get("about:blank")
-        page.wait(lambda: not viewer.sessions())
-        before = viewer.tiles.computed
-        Driven(chromium, viewer.url).wait_for_tiles()
-        assert viewer.tiles.computed == before  # the tiles are kept for whoever comes next
 
 
 def test_gallery_leads_to_the_slides(chromium, serve, sample_slide, small, tmp_path):

@@ -8,11 +8,13 @@ import io
 import re
 import shutil
 import socket
+import time
 from dataclasses import replace
 
 import numpy as np
 import openslide
 import pytest
+from bokeh.client import pull_session
 from bokeh.document import Document
 from PIL import Image
 from tornado.httpclient import HTTPClientError, HTTPRequest
@@ -20,6 +22,7 @@ from tornado.websocket import websocket_connect
 
 from pipelines.slide import open_slide
 from sr_keras.slides import EnlargeOptions, enlarge_file
+from sr_keras.view import server
 from sr_keras.view.scene import Scene
 from sr_keras.view.server import listen, save_region
 
@@ -144,3 +147,25 @@ def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, small, 
             save_region(scene, small, region, tmp_path / "new")
     with open_slide(path) as slide:
         assert slide.mpp == pytest.approx(0.125)
+
+
+def test_browser_that_goes_away_is_forgotten_and_its_tiles_are_kept_for_the_next(serve, sample_slide, small,
+                                                                               monkeypatch):
+    monkeypatch.setattr(server, "UNUSED_MS", 200)
+    with serve([sample_slide], [small]) as viewer:
+        session = pull_session(url=f"{viewer.url}view", arguments={"slide": "0"})
+        assert len(viewer.sessions()) == 1
+        wait(lambda: viewer.tiles.computed > 3)
+        session.close()
+        wait(lambda: not viewer.sessions())
+        wait(lambda: not viewer.tiles.busy)
+        before = viewer.tiles.computed
+        time.sleep(0.3)
+        assert viewer.tiles.computed == before
+
+
+def wait(holds):
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
