@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sr_keras import networks
+from sr_keras.model.engines import installed
 
 
 def run_command(*arguments):
@@ -29,9 +30,20 @@ def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slid
     randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
     ran = run_command(f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
     assert ran.returncode == 0, ran.stderr
-    for words in ("2048x2048 pixels by litert", "| bare engine, tissue alone |", "| whole run, file to file | 4.2",
-                  "of the bare engine's rate; by CPU time", "Glass: ", "Peak memory: "):
+    for words in ("2048x2048 pixels by litert", "| bare engine, one window of ", "| whole run, file to file | ",
+                  "of the bare engine's rate; by CPU time", "Computed twice: ", "Peak memory: "):
         assert words in ran.stdout
+
+
+@pytest.mark.slow
+def test_command_measures_every_engine_beside_the_matrix_product(randomised, tmp_path):
+    randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
+    ran = run_command("--rates", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
+    assert ran.returncode == 0, ran.stderr
+    # first 81*3*4, block 2*9*4*4, trunk 9*4*4 at 1/16; up 9*4*16 at 1/16 and 1/4; last 81*4*3: multiply-adds
+    operations = 2 * ((972 + 288 + 144 + 576) / 16 + 576 / 4 + 972)
+    assert f"{operations / 1e3:.1f} kFLOP for an SR pixel" in ran.stdout
+    assert {line.split()[1] for line in ran.stdout.splitlines()[4:]} == set(installed())
 
 
 def test_command_measures_every_form_that_runs_here(randomised, tmp_path):
@@ -68,7 +80,8 @@ def test_what_can_not_be_measured_is_one_line_before_anything_else(flag, words):
 
 
 @pytest.mark.parametrize(("flag", "words"), [("--engines=torch", "`engines` must be some of all, keras"),
-                                             ("--engines=onnx --slide_side=512", "`engines` must be left out with a")])
+                                             ("--engines=onnx --slide_side=512", "`engines` must be left out with a"),
+                                             ("--rates --engines=onnx", "`rates` must be left out with a slide")])
 def test_engines_that_can_not_be_measured_are_refused(flag, words):
     ran = run_command(*flag.split())
     assert ran.returncode == 2
