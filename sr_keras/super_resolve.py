@@ -53,6 +53,7 @@ from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
 from sr_keras.slides.enlarge import Job, try_job
+from sr_keras.slides.html_report import write_html
 from sr_keras.slides.outputs import (
     alias_of,
     check_output,
@@ -82,6 +83,8 @@ flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES),
                   "installed, once.", flag_values=FLAGS)
 flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "Arithmetic; auto is 8-bit integers by LiteRT where the "
                   "processor is faster with them (VNNI) and the model's int8 file passes its check.", flag_values=FLAGS)
+flags.DEFINE_enum("report", None, ["html"], "Also write a page for people beside each output, NAME.report.html.",
+                  flag_values=FLAGS)
 flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
                     "HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
 define(FLAGS, EnlargeOptions)
@@ -102,6 +105,8 @@ def main() -> int:
         else:
             model = describe_model(generator)
             outcomes = ((job, try_job(generator, job, options, model=model)) for job in jobs)
+        if FLAGS.report:
+            outcomes = _with_pages(outcomes, options, generator)
         return _print_outcomes(outcomes, len(jobs))
 
 
@@ -131,6 +136,9 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     check_writable("output", [output for output in outputs if not (options.resume and output.exists())])
     maps: Sequence[Path | None] = [None] * len(pairs)
     if FLAGS.trust_map:
+        from sr_keras.model.uncertainty import load_uncertainty
+
+        load_uncertainty(generator.path)  # it may be another generator's, which is told before hours of work
         maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)
         check_writable("trust_map", [path for path in maps if path])
     key = read_key(options.anonymous)
@@ -140,6 +148,14 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
         if job.alias:  # the screen is the only place where a name stands beside its hash
             print(f"{job.source} is {job.alias}")
     return jobs
+
+
+def _with_pages(outcomes: Iterator[Outcome], options: EnlargeOptions, generator: Engine) -> Iterator[Outcome]:
+    """Write the page of each output that is finished."""
+    for job, outcome in outcomes:
+        if isinstance(outcome, dict):
+            write_html(outcome, job.source, job.output, options, generator)
+        yield job, outcome
 
 
 def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:
