@@ -48,7 +48,7 @@ def measure(model: str | Path, rounds: int) -> Rates:
     network = tf.function(eight_bit(as_keras(loaded)), autograph=False)
     graph = network.get_concrete_function(tf.TensorSpec([1, COUNTED, COUNTED, 3], tf.uint8)).graph
     lr = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    calls = {"": product.call} | {name: lambda engine=engine: engine.stream(lr) for name, engine in engines.items()}
+    calls = {"": product.call} | {name: lambda engine=engine: engine(lr) for name, engine in engines.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():

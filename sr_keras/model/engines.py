@@ -210,7 +210,7 @@ def _seconds(name: str, found: Path, threads: int | None) -> float:
     _limit_tensorflow(threads)
     engine = _open(name, found, threads, "")
     lr = np.random.default_rng(0).integers(0, 256, (1, TILE, TILE, 3), dtype=np.uint8)
-    return measure(lambda: engine.stream(lr), BUDGET_S)
+    return measure(lambda: engine(lr), BUDGET_S)
 
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:

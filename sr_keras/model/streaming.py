@@ -70,7 +70,7 @@ class Stream:
         bottom = rows.stop + behind > lr.shape[0]
         stop = lr.shape[0] if bottom else rows.stop + behind
         sr = np.empty((scale * (rows.stop - rows.start), scale * (columns.stop - columns.start), 3), np.uint8)
-        done, kept = -scale * rows.start, []  # row of `sr` that comes next
+        done, kept = -scale * rows.start, list[np.ndarray]()  # `done` is the row of `sr` that comes next
         for band in bands(stop, behind + 2, self.band_pixels // lr.shape[1], bottom):
             made, *kept = self._in_pieces(band.start == 0, bottom and band.stop == stop, behind, lr[np.newaxis, band],
                                           *kept)
@@ -103,13 +103,16 @@ def _columns(array: np.ndarray, columns: slice, width: int) -> np.ndarray:
 def bands(height: int, first: int, usual: int, bottom: bool) -> Iterator[slice]:
     """Cut rows into bands: the first has `first` or more, the last LAST_BAND if it ends at the `bottom`.
 
-    All others have `usual` rows, or MIN_BAND if that is more, so that they have one shape.
+    All others have one height: of `usual` to half of it, but MIN_BAND at least, that which leaves the first lowest.
     """
-    usual, last = max(MIN_BAND, usual), LAST_BAND if bottom else 0
+    last = LAST_BAND if bottom else 0
     if height <= first + last:
         yield slice(0, height)
         return
-    start = first + (height - last - first) % usual
+    rest = height - first - last
+    heights = range(max(MIN_BAND, usual // 2), max(MIN_BAND, usual) + 1)
+    usual = min(heights, key=lambda rows: (rest % rows, -rows))
+    start = first + rest % usual
     yield slice(0, start)
     for row in range(start, height - last, usual):
         yield slice(row, row + usual)

@@ -116,6 +116,10 @@ def test_bands_cover_the_rows_once_and_have_one_shape(height, bottom):
     assert set(middle) <= {MIN_BAND}
 
 
+def test_heights_are_chosen_so_that_the_first_band_is_low():
+    assert [band.stop - band.start for band in bands(192, first=34, usual=85, bottom=False)] == [34, 79, 79]
+
+
 def test_saved_model_becomes_the_same_keras_model(network, lr, tmp_path):
     loaded = load_generator(export_saved_model(network, tmp_path / "small"))
     rebuilt = as_keras(loaded)
