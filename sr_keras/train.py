@@ -197,6 +197,7 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     """Read every file that the flags name, because a stage may need it only after hours."""
     from pipelines.corrupt import load_outliers
     from sr_keras import networks
+    from sr_keras.features import vgg_features
     from sr_keras.model.loading import load_weights
     from sr_keras.training.plan import start_from
 
@@ -205,7 +206,7 @@ def _try_files(options: TrainOptions, loss: Objective, size: GeneratorOptions, c
     if options.autoencoder and loss.lambda_m:
         load_weights(networks.autoencoder(), Path(options.autoencoder))
     if loss.lambda_v and options.stages[-1].epochs:
-        networks.vgg19_features(options.vgg_weights)
+        vgg_features(options.vgg_weights)
     if corrupt.fraction and "outlier" in corrupt.kinds and corrupt.outlier_dir:
         load_outliers(corrupt.outlier_dir, crop)
 

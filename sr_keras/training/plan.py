@@ -17,6 +17,7 @@ from pipelines.errors import require
 from pipelines.shards import ShardSet
 from sr_keras import networks
 from sr_keras.config import GeneratorOptions, Objective, StageOptions, TrainOptions
+from sr_keras.features import vgg_features
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
 from sr_keras.model.loading import PROBE_SIDE, eight_bit, in_float32, load_generator, load_weights, read_weights
@@ -93,7 +94,7 @@ def build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Path
     generator = networks.generator(*astuple(plan.generator))
     encoder = plan.encoder() if objective.lambda_m else None
     discriminator = networks.discriminator() if objective.lambda_d else None
-    features = networks.vgg19_features(plan.options.vgg_weights) if objective.lambda_v else None
+    features = vgg_features(plan.options.vgg_weights) if objective.lambda_v else None
     if start:  # after all random initial weights, so that a seed gives the same ones with and without `start`
         start_from(generator, start)
     model = SuperResolutionGAN(

@@ -259,9 +259,9 @@ def test_checkpoint_of_the_whole_model_is_restored_to_the_last_bit_or_refused(pl
 
 @pytest.fixture(scope="module")
 def srgan(tmp_path_factory, shards) -> Path:
-    """The run folder of SRGAN with VGG19 features of random weights: a warm-up and an adversarial stage."""
+    """The run folder of SRGAN with the features of VGG16: a warm-up and an adversarial stage."""
     run = tmp_path_factory.mktemp("srgan") / "run"
-    train_stages(tiny(run, shards, METHODS["srgan"], (0, 1, 1), vgg_weights="random"))
+    train_stages(tiny(run, shards, METHODS["srgan"], (0, 1, 1), vgg_weights="hed"))
     return run
 
 
