@@ -53,6 +53,7 @@ from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
 from sr_keras.slides.enlarge import Job, try_job
+from sr_keras.slides.html_report import write_html
 from sr_keras.slides.outputs import (
     alias_of,
     check_output,
@@ -80,6 +81,8 @@ flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference bet
 flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES),
                   "What runs the network; auto is TensorFlow on a GPU and LiteRT elsewhere; fastest measures what is "
                   "installed, once.", flag_values=FLAGS)
+flags.DEFINE_enum("report", None, ["html"], "Also write a page for people beside each output, NAME.report.html.",
+                  flag_values=FLAGS)
 flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
                     "HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
 define(FLAGS, EnlargeOptions)
@@ -100,6 +103,8 @@ def main() -> int:
         else:
             model = describe_model(generator)
             outcomes = ((job, try_job(generator, job, options, model=model)) for job in jobs)
+        if FLAGS.report:
+            outcomes = _with_pages(outcomes, options, generator)
         return _print_outcomes(outcomes, len(jobs))
 
 
@@ -140,6 +145,14 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
         if job.alias:  # the screen is the only place where a name stands beside its hash
             print(f"{job.source} is {job.alias}")
     return jobs
+
+
+def _with_pages(outcomes: Iterator[Outcome], options: EnlargeOptions, generator: Engine) -> Iterator[Outcome]:
+    """Write the page of each output that is finished."""
+    for job, outcome in outcomes:
+        if isinstance(outcome, dict):
+            write_html(outcome, job.source, job.output, options, generator)
+        yield job, outcome
 
 
 def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:
