@@ -159,7 +159,7 @@ def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: H
     from pipelines.pixels import to_uint8
     from pipelines.shards.records import batches_of
     from sr_keras.evaluation.patches import REAL, limit_of, lr_dataset, pairs_of, share_out, text, trained_condition
-    from sr_keras.model.engines import cut
+    from sr_keras.model.trunk import cut
 
     scale, (trunk, tail) = generator.scale, cut(generator.run)
     found: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = defaultdict(list)
