@@ -7,12 +7,14 @@
     NAME/VERSION/assets.extra/tf_serving_warmup_requests
     models.config              for TensorFlow Serving: the models; rewritten after each export, reread by a server
     batching_parameters.txt    how requests share a GPU
-    compose.yaml               the official images, CPU and GPU
+    compose.yaml               the official images: CPU, GPU, or two replicas
+    nginx.conf                 gives each request to the replica that has the fewest
+    monitoring.config, prometheus.yml      what the replicas count, and who asks them for it
     health.sh                  whether each model is ready; for bash alone, since the images have no curl
 
 Conversion to float, clipping, rounding, PNG and JPEG are in the graph. A version is written whole or not at all and is
-never replaced: an export takes the next free number, and TensorFlow Serving loads it by itself. The last three files
-are written only if they are missing, so you can edit them.
+never replaced: an export takes the next free number, and TensorFlow Serving loads it by itself. All files but
+models.config are written only if they are missing, so you can edit them.
 
 Batching in TensorFlow Serving (tensorflow_serving/batching/batching_session.cc) joins requests for one signature along
 B and fills B up to the next allowed size. Tensors of one batch must have the same height and width, otherwise all
@@ -53,7 +55,10 @@ BATCH_SIZES = (1, 2, 4, 8)
 GREY = 128
 IMAGE = "tensorflow/serving:2.21.0"  # of the TensorFlow that wrote the models; an older one may not read them
 CONFIG_FILE = "models.config"
-EDITABLE_FILES = ("batching_parameters.txt", "compose.yaml", "health.sh")
+EDITABLE_FILES = ("batching_parameters.txt", "compose.yaml", "health.sh", "monitoring.config", "nginx.conf",
+                  "prometheus.yml")
+REPLICAS = ("replica-1", "replica-2")
+GRPC_PORT, REST_PORT = 8500, 8501
 
 
 def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: ModelFacts | None = None,
@@ -196,7 +201,10 @@ def write_serving_files(output: Path) -> list[Path]:
     write_text(output / CONFIG_FILE, render(CONFIG_FILE, names=names))
     for name in EDITABLE_FILES:
         if not (output / name).exists():
-            write_text(output / name, render(name, image=IMAGE, sizes=BATCH_SIZES))
+            write_text(output / name, render(name, image=IMAGE, sizes=BATCH_SIZES, replicas=REPLICAS,
+                                             grpc_port=GRPC_PORT, rest_port=REST_PORT,
+                                             grpc=[f"{replica}:{GRPC_PORT}" for replica in REPLICAS],
+                                             rest=[f"{replica}:{REST_PORT}" for replica in REPLICAS]))
     return [output / name for name in (CONFIG_FILE, *EDITABLE_FILES)]
 
 

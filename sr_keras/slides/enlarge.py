@@ -34,7 +34,7 @@ from sr_keras.slides.inspection import find_mismatches, inspect_input
 from sr_keras.slides.loop import Work, super_resolve_plane
 from sr_keras.slides.lr_plane import CELL, HasTissue, LRPlane, UnreadablePlaces, find_tissue
 from sr_keras.slides.outputs import Output, PictureOutput, PyramidOutput, check_size, is_picture, write_image
-from sr_keras.slides.plan import EnlargeOptions, WindowPlan, plan_windows, window_pixels
+from sr_keras.slides.plan import EnlargeOptions, WindowPlan, plan_windows, window_limits
 from sr_keras.slides.trust_files import trust_paths, write_trust
 from sr_keras.slides.trust_map import measure_file
 
@@ -114,7 +114,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
 def enlarge_image(generator: LoadedGenerator, lr: np.ndarray, tile: int | None = None) -> np.ndarray:
     """Super-resolve a picture in memory: uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3]; `tile` in LR pixels."""
     scale = generator.scale
-    windows = plan_windows(lr.shape, scale, generator.halo, window_pixels(generator, scale), tile, 1 if tile else None)
+    windows = plan_windows(lr.shape, scale, generator.halo, window_limits(generator, scale), tile, 1 if tile else None)
     output = PictureOutput(scale * lr.shape[1], scale * lr.shape[0])
     super_resolve_plane(generator, lr, windows, output)
     return output.pixels
@@ -130,7 +130,7 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, output: Path, optio
                    ) -> dict[str, Any]:
     """Write the output, and return its report."""
     lr, scale, source = open_plane(slide, options), generator.scale, slide.path
-    windows = plan_windows(lr.shape, scale, generator.halo, window_pixels(generator, scale, options.memory),
+    windows = plan_windows(lr.shape, scale, generator.halo, window_limits(generator, scale, options.memory),
                            options.tile, 1 if options.tile and is_picture(output) else None)
     if is_picture(output):
         check_size(lr.shape, scale, source, output, read_again=read_again)
