@@ -21,6 +21,7 @@ from sr_keras import __version__, shipped_flagfile, shipped_model
 
 COMMANDS = {
     "super-resolve": ("sr_keras.super_resolve", "enlarge pictures and whole slides"),
+    "view": ("sr_keras.view", "look at slides in a browser, super-resolved where you look"),
     "train": ("sr_keras.train", "train a model on your slides"),
     "evaluate": ("sr_keras.evaluate", "score a model beside bicubic interpolation"),
     "export": ("sr_keras.export", "write a trained model as SavedModel, LiteRT, ONNX or TensorRT"),

@@ -48,7 +48,7 @@ MOST_COST = 0.15  # of the generator's multiply-adds
 HELD_OUT = 5  # every so manieth slide of the training data fits the factor
 MARGIN = 8  # LR pixels at the borders of a patch that are not scored: the generator does not see beyond them
 EDGE = 2  # LR pixels at the borders of a crop that the head's convolutions fill with zeros
-STRIDE = 3  # pixels between those that are trained on and counted; no multiple of 2, so that all places come up
+STRIDE, COUNTED = 3, 7  # every so manieth pixel is trained on, and counted; odd, so that all places come up
 SQUARE = 16  # SR pixels, as in the trust map
 WORST = 0.1  # share of the squares that a map should find
 
@@ -159,7 +159,7 @@ def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: H
     from pipelines.pixels import to_uint8
     from pipelines.shards.records import batches_of
     from sr_keras.evaluation.patches import REAL, limit_of, lr_dataset, pairs_of, share_out, text, trained_condition
-    from sr_keras.model.engines import cut
+    from sr_keras.model.trunk import cut
 
     scale, (trunk, tail) = generator.scale, cut(generator.run)
     found: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = defaultdict(list)
@@ -263,8 +263,8 @@ def spread(network: keras.Model, group: Group, scale: int) -> Spread:
         expected = np.asarray(mean_error(logs))[0, core, core]
         spreads = np.exp(np.asarray(logs))[0, core, core]
         departure = measure(lr, sr, degrade).lr_error[least:squares - least, least:squares - least]
-        kept.append(((residual / spreads[..., :3])[::STRIDE, ::STRIDE].ravel(),
-                     spreads[::STRIDE, ::STRIDE, 3:].ravel(), _squares(residual), _squares(expected),
+        kept.append(((residual / spreads[..., :3])[::COUNTED, ::COUNTED].ravel(),
+                     spreads[::COUNTED, ::COUNTED, 3:].ravel(), _squares(residual), _squares(expected),
                      departure.ravel()))
     return Spread(group.slide, group.kind, *map(np.concatenate, zip(*kept, strict=True)))
 

@@ -3,9 +3,14 @@
 
     WORK/train, WORK/test           HR tiles of every slide, to train on and to score
     WORK/pairs                      tiles with their scanned LR, to score cells that are not the textbook degradation's
-    WORK/autoencoders               one for each fold and corruption, with q = 0.5: all methods have the same manifold
+    WORK/shared                     for each fold and corruption an autoencoder, trained with q = 0.5, and a generator
+                                    to start from, trained by L_F alone with q = 1 for as long as the warm-up: all
+                                    methods have the same manifold and start
     WORK/cells/NAME                 run of a cell: metrics.csv, generator.keras, and log.txt with what was printed
     OUTPUT/results.csv              rewritten after every cell
+
+Without a common start, squared error stays at interpolation for hundreds of steps where half of the examples are
+corrupted, and short trainings compare nothing but that.
 
 A cell is trained on the slides of all folds but its own, and scored on the slides of its own. Its seed is the number of
 its fold, so the five networks of a setting are independent, and all settings of a fold begin alike. An interrupted cell
@@ -31,6 +36,7 @@ from pipelines.errors import require
 from pipelines.files import atomic_path, remove
 from pipelines.sources import Source
 from pipelines.workers import Died, run_jobs
+from sr_keras.config import METHODS, Objective
 from sr_keras.training.flags import define_train_flags, generator_options, objective, train_options
 from sr_keras.training.run_folder import read_metrics, versions
 from study.folds import Slide
@@ -42,6 +48,8 @@ if TYPE_CHECKING:
 
 COMMON_FLAGS, RESULTS_FILE = "common.flags", "results.csv"
 SEEN = 4  # tiles in a batch of scoring
+# Objectives of what cells share, by stage. With q = 1 the start is neither squared error's nor the quasi-norm's.
+SHARED = {"autoencoder": METHODS["srgan_sqe"], "warmup": Objective(q=1.0, lambda_m=0, lambda_s=0, lambda_d=0)}
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,8 @@ def train_cells(cells: Sequence[Cell], study: Study, at_once: int) -> list[Faile
     failed: list[Failed] = []
     with tqdm(total=len(cells), initial=len(cells) - len(missing), unit="cell", miniters=0) as bar:
         for job, outcome in run_jobs(partial(_job, study=study), [*bicubics, *missing], at_once, lambda count: None):
-            outcome = Failed(job.name, str(outcome)) if isinstance(outcome, Died) else outcome
+            name = job.name if isinstance(job, Cell) else f"{BICUBIC}-fold{job}"
+            outcome = Failed(name, str(outcome)) if isinstance(outcome, Died) else outcome
             if isinstance(outcome, Failed):
                 failed.append(outcome)
                 tqdm.write(f"failed: {outcome.cell}: {outcome.reason}", file=sys.stderr)
@@ -148,8 +157,10 @@ def _cell_rows(cell: Cell, folder: Path, study: Study) -> list[Row]:
     plan = _plan(cell, folder, study)
     if plan.options.deterministic:
         tf.config.experimental.enable_op_determinism()
+    shared = {"generator": str(_shared("warmup", cell, plan, study))}
     if plan.objective.lambda_m:
-        plan = replace(plan, options=replace(plan.options, autoencoder=str(_autoencoder(cell, plan, study))))
+        shared["autoencoder"] = str(_shared("autoencoder", cell, plan, study))
+    plan = replace(plan, options=replace(plan.options, **shared))
     generator = load_generator(train_stages(plan), plan.degrade.scale)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     metrics, setting = read_metrics(folder), cell.setting
@@ -179,24 +190,24 @@ def _plan(cell: Cell, folder: Path, study: Study) -> Plan:
                 open_shards(study.work / "test", own))
 
 
-def _autoencoder(cell: Cell, plan: Plan, study: Study) -> Path:
-    """Return the autoencoder of a fold and corruption, trained if there is none yet."""
-    from sr_keras.config import METHODS
+def _shared(stage: str, cell: Cell, plan: Plan, study: Study) -> Path:
+    """Return what the cells of a fold and corruption share: what this stage trains, if it is not there yet."""
     from sr_keras.training.stages import train_stages
 
-    path = study.work / "autoencoders" / f"{cell.setting.corruption}-fold{cell.fold}.keras"
+    others = "".join(f"-{one}" for one in cell.setting.variant.split(";") if one and not one.startswith("lambda_"))
+    path = study.work / "shared" / f"{stage}-{cell.setting.corruption}{others}-fold{cell.fold}.keras"
     if not path.exists():
-        first, *others = plan.options.stages
-        options = replace(plan.options, stages=(first, *(replace(stage, epochs=0) for stage in others)))
-        train_stages(replace(plan, run=plan.run / "autoencoder", options=options, objective=METHODS["srgan_sqe"]))
+        run = plan.run / stage
+        stages = tuple(one if one.name == stage else replace(one, epochs=0) for one in plan.options.stages)
+        options = replace(plan.options, stages=stages)
+        train_stages(replace(plan, run=run, options=options, objective=SHARED[stage]))
         with atomic_path(path) as temporary:
-            shutil.copyfile(plan.run / "autoencoder" / "autoencoder.keras", temporary)
+            shutil.copyfile(run / f"{stage}.keras", temporary)
     return path
 
 
 def _bicubic_rows(fold: int, study: Study) -> list[Row]:
     """Return the rows of bicubic on the textbook LR and, where there are pairs, on the scanned LR."""
-    from sr_keras.config import METHODS
     from sr_keras.metrics import bicubic
     from study.grid import Setting
 

@@ -28,7 +28,8 @@ NONE = "none"
 LAMBDAS = ("lambda_m", "lambda_s", "lambda_d", "lambda_v")
 # Flags of `sr_keras.train` that the study sets; they are not accepted on its command line.
 SET_BY_STUDY = ("method", "q", *LAMBDAS, "corrupt_fraction", "corrupt_kinds", "corrupt_side", "seed", "run",
-                "autoencoder", "train_data", "val_data", "test_data", "train_region", "val_region", "test_region")
+                "autoencoder", "generator", "train_data", "val_data", "test_data", "train_region", "val_region",
+                "test_region")
 REMEDY = "correct the grid"
 
 

@@ -10,7 +10,7 @@ quasi-norm, with a scale a and a shape b of its own at every pixel (b = 2: Gauss
 
     p(r) = b / (2 a Gamma(1/b)) exp(-(|r| / a)^b)
 
-The head sees what the generator's trunk makes at LR size, `sr_keras.model.engines.cut`, and computes at that size, so
+The head sees what the generator's trunk makes at LR size, `sr_keras.model.trunk.cut`, and computes at that size, so
 it is cheap. One factor, fitted on slides that neither the head nor the scores use, corrects its scales.
 
 A head belongs to one generator: the digest of that generator's weights is stored with it and checked when it is loaded.

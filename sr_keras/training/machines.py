@@ -39,6 +39,7 @@ EXAMPLE = '{"cluster": {"worker": ["host-a:4000", "host-b:4000"]}, "task": {"typ
 COMPARED = ("tensorflow", "keras", "numpy")
 SILENT_SECONDS = 30  # until a machine that no longer answers counts as lost
 HELLO_SECONDS = 5.0  # for one attempt to connect, and for a caller to say who it is
+GRACE_SECONDS = 2.0  # for this worker to end with the error that another ended with
 LARGEST_HELLO = 2**20  # bytes
 DONE = "done"
 
@@ -270,7 +271,7 @@ def _watch(team: Team, index: int, connections: dict[int, socket.socket], over: 
     said = ""
     with suppress(OSError):
         said = _line(connection, None).decode(errors="replace").strip()
-    if said == DONE or over.is_set():
+    if said == DONE or over.wait(GRACE_SECONDS if said else 0):  # this worker may be about to say the same
         return
     _end(connections, said or f"{_name(team, index)} was lost: its process or its machine has died")
 

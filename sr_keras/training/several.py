@@ -34,6 +34,18 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
         strategy.run(tf.function(lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.constant(1.0))))
 
 
+def replica_batch(batch_size: int, strategy: tf.distribute.Strategy) -> int:
+    """Return the size of each replica's part of a batch.
+
+    Raises:
+        ValueError: The batch can't be divided evenly.
+    """
+    replicas = strategy.num_replicas_in_sync
+    require(batch_size % replicas == 0, "batch_size", f"be divisible by the {replicas} devices", "choose a multiple",
+            batch_size)
+    return batch_size // replicas
+
+
 def fit(model: keras.Model, strategy: tf.distribute.Strategy, pairs: Callable[[tuple[int, int]], tf.data.Dataset],
         validation: tf.data.Dataset, *, batch_size: int, steps: int, first_epoch: int, epochs: int,
         callbacks: list[keras.callbacks.Callback]) -> None:
@@ -53,14 +65,12 @@ def fit(model: keras.Model, strategy: tf.distribute.Strategy, pairs: Callable[[t
     Raises:
         ValueError: The batch can't be divided.
     """
-    replicas = strategy.num_replicas_in_sync
-    require(batch_size % replicas == 0, "batch_size", f"be divisible by the {replicas} devices", "choose a multiple",
-            batch_size)
+    size = replica_batch(batch_size, strategy)
 
     def part_of(context: tf.distribute.InputContext) -> tf.data.Dataset:
         workers = context.num_input_pipelines
         part = pairs((context.input_pipeline_id, workers))
-        return part if workers == replicas else part.rebatch(batch_size // replicas)
+        return part if size * workers == batch_size else part.rebatch(size)
 
     batches = iter(strategy.distribute_datasets_from_function(part_of))
     train, test = _mean_logs(strategy, model.train_step), _mean_logs(strategy, model.test_step)
