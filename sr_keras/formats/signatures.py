@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from pipelines.pixels import WHITE, to_float, to_uint8
 from sr_keras.model import uncertainty
@@ -84,19 +85,20 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, factor: flo
         OSError: It can't be written.
         ValueError: The generator was not made by `networks.generator`.
     """
-    trunk, tail = cut(generator.run)
+    # Converted once more, which drops the trunk's weights from the tail.
+    trunk, tail = (convert_variables_to_constants_v2(part.get_concrete_function()) for part in cut(generator.run))
     calibration = tf.constant([math.log(factor)] * 3 + [0.0] * 3)
 
     def logs_of(middle: tf.Tensor) -> tf.Tensor:
         return head(middle, training=False) + calibration
 
     def run(lr: tf.Tensor) -> dict[str, tf.Tensor]:
-        middle = trunk(_within_limit(lr, max_pixels))
+        [middle] = trunk(_within_limit(lr, max_pixels))
         scale, shape = tf.split(tf.exp(logs_of(middle)), 2, axis=-1)
-        return {"sr": tail(middle), "scale": scale, "shape": shape}
+        return {"sr": tail(middle)[0], "scale": scale, "shape": shape}
 
     def expected(lr: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(uncertainty.mean_error(logs_of(trunk(lr))), -1)
+        return tf.reduce_mean(uncertainty.mean_error(logs_of(trunk(lr)[0])), -1)
 
     _save(folder, head, uncertainty.EXPECTED, expected, {uncertainty.SIGNATURE: Signature(run, input_signature())})
 
