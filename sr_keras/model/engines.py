@@ -22,13 +22,11 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,6 +40,7 @@ from pipelines.console import import_optional, one_line
 from pipelines.errors import require
 from pipelines.files import Count, Positive, Side, atomic_path, cache_home, parse_json, read_json, write_text
 from pipelines.workers import cores
+from sr_keras.model.apart import call_apart
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json, read_facts
 from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
 from sr_keras.model.runtimes import (
@@ -197,7 +196,7 @@ def _fastest(found: Path, threads: int | None) -> Engine:
         seconds = {name: content[name] for name in names}
     except (OSError, ValueError, KeyError):  # not measured yet, or damaged
         # One after the other: all at once would take more memory than a slide does.
-        seconds = {name: _apart(_seconds, name, found, threads) for name in names}
+        seconds = {name: call_apart(_seconds, name, found, threads) for name in names}
         with contextlib.suppress(OSError):
             write_text(kept, json.dumps(seconds))
     first, *others = sorted(names, key=seconds.__getitem__)
@@ -213,12 +212,6 @@ def _seconds(name: str, found: Path, threads: int | None) -> float:
     return measure(lambda: engine(lr), BUDGET_S)
 
 
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of this module in a process of its own: converters and TensorFlow give no memory back."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def _converted(name: str, found: Path) -> tuple[list[bytes], int, dict[str, Any]]:
     """Return bands in an engine's format, their delay, and scale, halo and facts; from the cache if possible."""
     kept = cache_folder() / _key(found, name)
@@ -226,7 +219,7 @@ def _converted(name: str, found: Path) -> tuple[list[bytes], int, dict[str, Any]
     with contextlib.suppress(OSError):
         entry = kept.read_bytes()
     if entry[:DIGEST] != hashlib.sha256(entry[DIGEST:]).digest():
-        entry = _apart(_convert, name, found)
+        entry = call_apart(_convert, name, found)
         with contextlib.suppress(OSError), atomic_path(kept) as temporary:
             temporary.write_bytes(entry)
     line, _, rest = entry[DIGEST:].partition(b"\n")

@@ -163,7 +163,7 @@ def test_status_says_that_nothing_was_done(run, tmp_path):
 def test_engine_makes_the_same_picture_within_one_step(engine, package, picture, run, tmp_path, monkeypatch):
     pytest.importorskip(package)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(engines, "_apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(engines, "call_apart", lambda function, *arguments: function(*arguments))
     assert run(f"--input={picture}", f"--output={tmp_path / 'keras.png'}") == 0
     assert run(f"--input={picture}", f"--output={tmp_path / 'other.png'}", f"--engine={engine}") == 0
     assert difference(pixels(tmp_path / "keras.png"), pixels(tmp_path / "other.png")) <= 1

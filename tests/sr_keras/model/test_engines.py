@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +28,7 @@ from sr_keras.model.loading import LoadedGenerator, find_generator
 from sr_keras.model.runtimes import ENGINES, RUNTIMES, LiteRTRunner
 from sr_keras.networks import generator, receptive_field
 
-APART = engines._apart
+APART = engines.call_apart
 FLAGS = "--blur_sigma=0.8\n--q=1.0\n"
 
 
@@ -51,7 +53,7 @@ def cache(tmp_path_factory) -> Path:
 def own_cache(cache, monkeypatch):
     """And no process of its own for each conversion, in which TensorFlow takes seconds to import."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(engines, "_apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(engines, "call_apart", lambda function, *arguments: function(*arguments))
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def stubbed(monkeypatch) -> dict[str, float]:
         said["asked"] += 1
         return said[name]
 
-    monkeypatch.setattr(engines, "_apart", stub)
+    monkeypatch.setattr(engines, "call_apart", stub)
     monkeypatch.setattr(engines, "installed", lambda: list(ENGINES))
     monkeypatch.setattr(engines, "_open", lambda name, found, threads, why: engines.Engine(
         found, 4, 9, {}, lambda lr: lr, name, why, None))
@@ -263,7 +265,7 @@ def test_fastest_alone_takes_tensorflow_unmeasured(run, empty_cache, monkeypatch
 
 @pytest.mark.slow
 def test_fastest_really_measures_what_is_installed_in_other_processes(run, empty_cache, monkeypatch):
-    monkeypatch.setattr(engines, "_apart", APART)
+    monkeypatch.setattr(engines, "call_apart", APART)
     opened = open_engine("fastest", run)
     [kept] = empty_cache.glob("*.json")
     assert set(json.loads(kept.read_text())) == set(installed())
@@ -322,6 +324,17 @@ def test_auto_tells_what_is_no_generator(tmp_path):
 @pytest.fixture
 def vnni(monkeypatch) -> None:
     monkeypatch.setattr(runtimes, "_cpu_words", lambda: {"fpu", "avx512_vnni"})
+
+
+@needs_litert
+@pytest.mark.slow
+def test_script_is_not_run_again_for_a_conversion(run, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("print('once', flush=True)\nfrom sr_keras.model.engines import open_engine\n"
+                      f"print(open_engine('auto', {str(run)!r}).name)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=600,
+                          env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(Path.cwd())})
+    assert done.stdout.splitlines() == ["once", "litert"], done.stderr
 
 
 @needs_litert
