@@ -32,7 +32,7 @@ from bokeh.models import (
 from pipelines.console import one_line
 from pipelines.sources import Region
 from sr_keras.view import figures
-from sr_keras.view.figures import LENS, LENS_ZOOM, NOT_FOR_DIAGNOSIS, PANEL, as_data
+from sr_keras.view.figures import LENS, LENS_ZOOM, NOT_FOR_DIAGNOSIS, PANEL
 from sr_keras.view.looking import Box, Look
 from sr_keras.view.scene import BICUBIC, LR, Scene, names_of
 from sr_keras.view.tiles import Tiles
@@ -210,14 +210,14 @@ class Page:
     def _draw_lens(self) -> None:
         pictures = self._lens.pictures()
         for name, source in self._lens_sources.items():
-            source.data = as_data(pictures.get(name), self._scene.unit)
+            figures.show(source, pictures.get(name), self._scene.unit)
 
     def _draw(self) -> None:
         unit, pictures = self._scene.unit, self._main.pictures()
         for name, source in self._sources.items():
-            source.data = as_data(pictures.get(name), unit)
+            figures.show(source, pictures.get(name), unit)
         for name, source in self._trust_sources.items():
-            source.data = as_data(self._main.trust_picture(name) if self._main.trust else None, unit)
+            figures.show(source, self._main.trust_picture(name) if self._main.trust else None, unit)
         waiting = self._main.waiting
         if self._main.is_overview:
             self._status.text = "reading the slide" if waiting else "the slide itself: zoom in to see bicubic and SR"
