@@ -62,6 +62,7 @@ class Page:
         names = list(scene.layers)
         self._main = Look(scene, key, tiles, names)
         self._lens = Look(scene, key, tiles, [LR, BICUBIC, scene.enlarged[0]], trust=False)
+        self._left = False
         self._due: set[Callable[[], None]] = set()
         self._mark: tuple[int, int, int, int] | None = None
         self._notes: list[str] = []
@@ -84,6 +85,7 @@ class Page:
 
     def leave(self) -> None:
         """Compute nothing more, and close the files when nothing reads them."""
+        self._left = True
         for viewer in (self, self._lens):
             self._tiles.forget(viewer)
         self._tiles.forget(self._main, self._scene.close)
@@ -200,7 +202,12 @@ class Page:
 
     def _tell(self, draw: Callable[[], None], error: Exception | None) -> None:
         """Be told of a tile by the thread that computes them."""
-        self._document.add_next_tick_callback(partial(self._told, draw, error))
+        self._later(partial(self._told, draw, error))
+
+    def _later(self, what: Callable[[], None]) -> None:
+        """Do something in the server's loop, from another thread."""
+        if not self._left:
+            self._document.add_next_tick_callback(what)
 
     def _told(self, draw: Callable[[], None], error: Exception | None) -> None:
         if error is not None and one_line(error) not in self._notes:
@@ -254,7 +261,7 @@ class Page:
             number = names.index(self._chosen.value) if self._chosen.value in names else 0
             self._region.update(disabled=True, label="Super-resolving the marked region ...")
             future = self._save_region(self._scene, number, self._scene.lr.l0_rectangle(*self._mark))
-            future.add_done_callback(lambda done: self._document.add_next_tick_callback(partial(self._saved, done)))
+            future.add_done_callback(lambda done: self._later(partial(self._saved, done)))
 
     def _saved(self, done: Future[Path]) -> None:
         error = done.exception()

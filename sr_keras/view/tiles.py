@@ -105,7 +105,9 @@ class Tiles:
                 try:
                     wish.tell(error)
                 except Exception:  # its browser is gone, and its document with it; the others go on
-                    self.forget(viewer)
+                    with self._changed:
+                        if self._wishes.get(viewer) is wish:
+                            del self._wishes[viewer]
 
     def _compute(self, key: Hashable, compute: Compute) -> Exception | None:
         try:
