@@ -42,7 +42,7 @@ def _weight(default: float, term: str) -> Any:
 class Objective(Options):
     """min_G max_D  L_F + lambda_m L_M + lambda_s L_S + lambda_d L_D + lambda_v L_V + lambda_c L_C.
 
-    L_V, the VGG19 feature distance, is for the SRGAN baseline only. L_C is the difference between LR and degraded SR;
+    L_V, the VGG feature distance, is for the SRGAN baseline only. L_C is the difference between LR and degraded SR;
     no method of the paper has it. A term with weight 0 is not computed. Source: paper, section 2.2; L_V: Ledig et al.
     2017, equation 5.
     """
@@ -54,7 +54,7 @@ class Objective(Options):
     lambda_m: float = _weight(0.2, "manifold")
     lambda_s: float = _weight(2.0, "SSIM")
     lambda_d: float = _weight(0.016, "adversarial")
-    lambda_v: float = _weight(0.0, "VGG19 feature")
+    lambda_v: float = _weight(0.0, "VGG feature")
     lambda_c: float = _weight(0.0, "LR consistency")
     reduction: str = option("mean", "Mean over the pixels, or the paper's sum", flag="loss_reduction",
                             choices=REDUCTIONS, group="loss")
@@ -163,7 +163,10 @@ class TrainOptions(Options):
     mixed_precision: str | None = option(None, "16-bit arithmetic", "by default float32",
                                          choices=("bfloat16", "float16"))
     jit_compile: bool | None = option(None, "Compile the steps with XLA", "by default on a GPU, where it is faster")
-    strategy: str = option("none", "mirrored trains on all GPUs of this machine", choices=("none", "mirrored"))
+    strategy: str = option("none", "mirrored trains on all GPUs of this machine, multi_worker on the machines that "
+                           "TF_CONFIG names", choices=("none", "mirrored", "multi_worker"))
+    worker_wait_s: float = option(300.0, "Time for the other workers of multi_worker to answer", "", FINITE,
+                                  unit="seconds")
     deterministic: bool = option(False, "Give bit-identical weights for the same seed")
     cache: str = same_as(DatasetOptions, "cache")
     seed: int = same_as(DatasetOptions, "seed")
@@ -175,4 +178,5 @@ class TrainOptions(Options):
                                    group="model")
     freeze_statistics: bool = option(False, "Keep the generator's batch-norm statistics fixed, so that it trains as it "
                                      "infers", group="model")
-    vgg_weights: str = option("imagenet", "VGG19 weights for srgan: imagenet, random or a file", group="loss")
+    vgg_weights: str = option("imagenet", "VGG weights for srgan: imagenet (VGG19), hed (VGG16 fine-tuned for edges; "
+                              "extra perceptual) or a file of VGG19's weights", group="loss")

@@ -103,7 +103,7 @@ class SuperResolutionGAN(keras.Model):
             filters: Channels of the inner convolutions.
             encoder: A trained encoder, the layer "encoder" of `networks.autoencoder`. Without one the manifold term is
                 left out (lambda_m = 0).
-            features: `networks.vgg19_features()`, needed by the method srgan.
+            features: `features.vgg_features(...)`, needed by the method srgan.
             ema_decay: As in the class.
             learning_rate: Of both Adam optimizers.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks: generator, autoencoder, discriminator, and the VGG19 features of the SRGAN baseline.
+"""The networks: generator, autoencoder and discriminator.
 
 Each is a Keras functional model on float RGB images [B, H, W, 3] in [0, 1] of any height and width. Outputs are float32
 under every precision policy and are not clipped; conversion to 8 bit clips them.
@@ -7,7 +7,6 @@ under every precision policy and are not clipped; conversion to 8 bit clips them
     generator        lr [B, h, w, 3] -> sr [B, scale*h, scale*w, 3]
     autoencoder      hr -> hr, through "encoder" [B, H/4, W/4, code_channels] and "decoder"
     discriminator    image -> P(image is HR) [B, 1]; `logits_of` gives it before the sigmoid
-    vgg19_features   image -> features [B, H/16, W/16, 512]
 
 Arguments out of range raise a ValueError. Batch normalisation is synchronised: under a distribution strategy every
 replica normalises by the whole batch.
@@ -17,8 +16,6 @@ Source: paper, section 2.1 and figure 1; generator: Ledig et al. 2017 (SRGAN).
 from __future__ import annotations
 
 import math
-import socket
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -35,7 +32,6 @@ BATCH_NORM_MOMENTUM = 0.9
 # 81 * filters of them. With a gain of 1 the second step at 1e-3 is 5 dB worse than interpolation and most features die
 # (H&E, 150 steps: no better than interpolation; with a gain of 0.01 to 0.1, 1.7 to 2 dB better).
 SKIP_GAIN = 0.03
-VGG19_TIMEOUT_S = 10  # Keras downloads weights without a timeout
 
 
 def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: bool = True) -> keras.Model:
@@ -116,41 +112,6 @@ def discriminator(filters: int = 32, halvings: int = 5) -> keras.Model:
 def logits_of(discriminator: keras.Model) -> keras.Model:
     """Return the part of a discriminator before its sigmoid: image [B, H, W, 3] -> logit [B, 1], on shared weights."""
     return keras.Model(discriminator.inputs, discriminator.get_layer("logits").output)
-
-
-def vgg19_features(weights: str = "imagenet") -> keras.Model:
-    """Build the VGG19 features that the SRGAN baseline compares: block5_conv4 after its ReLU, before pooling.
-
-    Args:
-        weights: "imagenet" (from Keras' cache, else downloaded), "random", or the path of a weights file
-            (`vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5` of Keras).
-
-    Raises:
-        FileNotFoundError: There is no such file, or the ImageNet weights could not be downloaded.
-
-    Source: Ledig et al. 2017, section 2.2.1 (VGG54: "after activation").
-    """
-    if weights not in ("imagenet", "random") and not Path(weights).is_file():
-        raise FileNotFoundError(f"`vgg_weights` must name a file; give 'imagenet', 'random' or a path. "
-                                f"Received: vgg_weights={weights!r}")
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(VGG19_TIMEOUT_S)
-    try:
-        vgg = keras.applications.VGG19(include_top=False, weights=None if weights == "random" else weights)
-    except Exception as error:
-        if weights != "imagenet":
-            raise
-        raise FileNotFoundError(
-            "`vgg_weights` could not be downloaded; get vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras "
-            "and give its path. Received: vgg_weights='imagenet'") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-    image = keras.Input((None, None, 3), name="image")
-    # VGG19 was trained on BGR in 0..255 minus the mean colour of ImageNet.
-    centred = layers.Rescaling(255.0, [-123.68, -116.779, -103.939], dtype="float32", name="imagenet_range")(image)
-    features = keras.Model(vgg.input, vgg.get_layer("block5_conv4").output, name="vgg19")(centred[..., ::-1])
-    features = layers.Activation("linear", dtype="float32", name="features")(features)
-    return keras.Model(image, features, name="vgg19_features")
 
 
 def receptive_field(model: keras.Model) -> int:

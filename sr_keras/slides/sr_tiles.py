@@ -21,7 +21,7 @@ import numpy as np
 from sr_keras.model.tiles import Box, Span
 from sr_keras.slides.loop import near_tissue, super_resolve_plane
 from sr_keras.slides.lr_plane import HasTissue, LRPlane, find_tissue
-from sr_keras.slides.plan import EnlargeOptions, Window, WindowPlan, plan_windows, pyramid_tile, window_pixels
+from sr_keras.slides.plan import EnlargeOptions, WindowPlan, plan_windows, pyramid_tile, window_limits
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -37,10 +37,10 @@ class SRTiles:
         self._generator, self._lr = generator, lr
         # The windows of a run that writes a file: they decide which tiles of glass the network gets.
         self._plan = plan_windows(lr.shape, generator.scale, generator.halo,
-                                  window_pixels(generator, generator.scale, options.memory), options.tile)
+                                  window_limits(generator, generator.scale, options.memory), options.tile)
         self._everywhere = options.everywhere or len(self._plan) == 1
         self._has_tissue: HasTissue | None = None
-        self._near_tissue = lru_cache(WINDOWS)(lambda window: near_tissue(*window, self._plan, self._has_tissue))
+        self._near_tissue = lru_cache(WINDOWS)(lambda y, x: near_tissue(y, x, self._plan, self._has_tissue))
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._cache_bytes, self._bytes = cache_bytes, 0
         self._caching, self._computing = Lock(), Lock()
@@ -100,10 +100,9 @@ class SRTiles:
         if self._has_tissue is None:
             with self.reading:
                 self._has_tissue = find_tissue(self._lr)
-        around = Window(*(next(span for span in spans if _holds(span, one))
-                          for spans, one in ((self._plan.rows, y), (self._plan.columns, x))))
-        inner = self._near_tissue(around)
-        return inner is not None and _holds(inner.y, y) and _holds(inner.x, x)
+        parts = self._near_tissue(*(next(span for span in spans if _holds(span, one))
+                                    for spans, one in ((self._plan.rows, y), (self._plan.columns, x))))
+        return any(_holds(part.y, y) and _holds(part.x, x) for part in parts)
 
 
 class _Tile:

@@ -92,7 +92,7 @@ class SuperResolvedSlide(openslide.AbstractSlide):
         return f"{type(self).__name__}({str(self._path)!r}, {str(self.generator.path)!r})"
 
     @classmethod
-    def detect_format(cls, filename: str | os.PathLike[str]) -> str | None:  # type: ignore[override]
+    def detect_format(cls, filename: str | os.PathLike[str]) -> str | None:
         """Return "sr_keras" if the file can be opened, else None."""
         try:
             open_slide(filename).close()
@@ -103,8 +103,9 @@ class SuperResolvedSlide(openslide.AbstractSlide):
     def close(self) -> None:
         """Close the file and forget the tiles; may be called again."""
         with self._tiles.reading:
-            self._closed = True
-            self._source.close()
+            if not self._closed:
+                self._closed = True
+                self._source.close()
         self._tiles.clear()
 
     @property

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""networks: shapes, values at the start, independent references, reach, precision, saving, weights of VGG19."""
+"""networks: shapes, values at the start, independent references, reach, precision, saving."""
 from __future__ import annotations
-
-import socket
 
 import keras
 import numpy as np
@@ -172,37 +170,3 @@ def test_generator_exports_with_open_height_and_width(tmp_path):
     served = tf.saved_model.load(tmp_path / "model")
     for image in (LR, IMAGE):
         np.testing.assert_allclose(served.serve(image), model(image), rtol=1e-5)
-
-
-# VGG19
-
-
-def test_vgg19_features_see_what_keras_preprocessing_makes():
-    features = networks.vgg19_features("random")
-    vgg = features.get_layer("vgg19")
-    golden = vgg(keras.applications.vgg19.preprocess_input(255 * IMAGE))
-    assert golden.shape == (2, 2, 3, 512)
-    np.testing.assert_allclose(features(IMAGE), golden, rtol=1e-4, atol=1e-4 * np.abs(golden).max())
-
-
-def test_vgg19_weights_come_from_a_file(tmp_path):
-    model = networks.vgg19_features("random")
-    model.get_layer("vgg19").save_weights(tmp_path / "vgg19.weights.h5")
-    loaded = networks.vgg19_features(str(tmp_path / "vgg19.weights.h5"))
-    np.testing.assert_array_equal(loaded(IMAGE), model(IMAGE))
-
-
-def test_missing_vgg19_file_is_named():
-    with pytest.raises(FileNotFoundError, match=r"`vgg_weights` must .*no_such\.h5"):
-        networks.vgg19_features("no_such.h5")
-
-
-def test_imagenet_weights_without_a_network_say_how_to_supply_them(monkeypatch, tmp_path):
-    def refuse(*_args, **_kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(keras.config, "keras_home", lambda: str(tmp_path), raising=False)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"notop\.h5 of Keras and give its path"):
-        networks.vgg19_features("imagenet")
