@@ -38,8 +38,8 @@ from sr_keras.view.scene import BICUBIC, LR, Scene, names_of
 from sr_keras.view.tiles import Tiles
 
 WAIT_MS = 40  # changes within this time are answered together
-TRUST = ("Orange: SR, degraded again, differs from LR by more than is usual for the model. It cannot show invented "
-         "detail that is finer than a pixel of LR.")
+TRUST = ("Orange: where the model's uncertainty head, if it has one, expects larger errors; else where SR, degraded "
+         "again, differs from LR by more than is usual, which cannot show detail finer than a pixel of LR.")
 REGION_LABEL = "Super-resolve the marked region to a file"
 
 
