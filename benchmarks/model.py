@@ -30,7 +30,7 @@ from absl import flags
 from pipelines import console
 from pipelines.errors import require
 from sr_keras.config import SHIPPED_MODEL, GeneratorOptions
-from sr_keras.model.runtimes import ENGINE_CHOICES
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES
 
 EXECUTORS = ["XLA", "graph"]
 
@@ -48,7 +48,7 @@ flags.DEFINE_integer("slide_side", None, "Side in pixels of a slide to write and
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "The model for a slide and for --engines.", flag_values=FLAGS)
 flags.DEFINE_list("engines", None, "Formats to measure, instead of a training step: all, or some of keras, "
                   "saved_model, litert, onnx and tensorrt. litert:int8 measures one precision.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES), "What runs the model on a slide.",
+flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES), "What runs the model on a slide.",
                   flag_values=FLAGS)
 flags.DEFINE_float("mpp", None, "Microns per pixel to read the slide at.", flag_values=FLAGS)
 

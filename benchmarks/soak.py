@@ -94,11 +94,14 @@ def make_inputs(root: Path, slides: int) -> None:
             shutil.copy(sample, root / folder / f"slide{number:02d}.tif")
     with open_slide(sample) as slide:
         pixels = slide.read_region(0, 0, 0, 512, 512)
-    for slide_id, top, part in (("slide-a", 0, "train"), ("slide-b", 170, "train"), ("slide-c", 340, "val")):
-        (root / "tiles" / part / slide_id).mkdir(parents=True)
+    for slide_id, top in (("slide-a", 0), ("slide-b", 170), ("slide-c", 340)):
+        (root / "tiles" / slide_id).mkdir(parents=True)
         for column in range(2):
             tile = pixels[top:top + 168, column * 168:column * 168 + 168]
-            Image.fromarray(tile).save(root / "tiles" / part / slide_id / f"{column}.png")
+            Image.fromarray(tile).save(root / "tiles" / slide_id / f"{column}.png")
+    (root / "folds.csv").write_text("slide,case,magnification,fold\nslide-a,a,20x,0\nslide-b,b,20x,0\n"
+                                    "slide-c,c,20x,1\n")
+    (root / "claims.yaml").write_text("alpha: 0.05\neffects: {ms_ssim: 0.002}\nclaims: []\n")
     finish(train(root / "model", root / "two" / "slide00.tif", 1))
 
 
@@ -117,11 +120,11 @@ def jobs(root: Path) -> list[Job]:
         return train(folder / "run", sample, 3)
 
     def study(folder: Path) -> list[str]:
-        return ["study", f"--train_data={root / 'tiles' / 'train'}", f"--val_data={root / 'tiles' / 'val'}",
-                f"--work={folder / 'work'}", f"--output={folder / 'out'}", "--patch_size=168",
-                "--eval_patch_size=168", "--min_tissue=0", *NETWORK, "--steps_per_epoch=2", "--autoencoder_epochs=1",
-                "--warmup_epochs=1", "--adversarial_epochs=1", "--best_by=last", "--vgg_weights=hed", "--seeds=0",
-                "--magnifications=slide-c:20x", "--grid=method=srgan_sqe; fraction=0.5", "--at_once=1"]
+        return ["study", f"--data={root / 'tiles'}", f"--folds={root / 'folds.csv'}",
+                f"--claims={root / 'claims.yaml'}", f"--work={folder / 'work'}", f"--output={folder / 'out'}",
+                "--patch_size=168", "--eval_patch_size=168", "--min_tissue=0", *NETWORK, "--steps_per_epoch=2",
+                "--autoencoder_epochs=1", "--warmup_epochs=1", "--adversarial_epochs=1", "--best_by=last",
+                "--scored_tiles=2", "--grid=method=srgan_sqe; fraction=0.5", "--at_once=1"]
 
     return [
         Job("extraction", lambda folder: [
@@ -230,7 +233,8 @@ def table_of_study(folder: Path) -> Results:
     """Return the rows of a study without their times."""
     with open(folder / "out" / "results.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {row["cell"]: str({name: value for name, value in row.items() if name != "seconds"}) for row in rows}
+    return {f"{row['cell']} {row['slide']}": str({name: value for name, value in row.items() if name != "seconds"})
+            for row in rows}
 
 
 def long_runs(root: Path, epochs: int) -> list[tuple[str, list[str]]]:

@@ -5,6 +5,8 @@
         for job, outcome in cluster.run_jobs(work, jobs, report):
             ...
 
+`run_together` runs one job on all workers at once, which is lost with any of them.
+
 `run_jobs` works like that of `pipelines.workers`: each job ends once, with an outcome or a `Died`. Workers are Ray
 actors, one per GPU, or per `CPUS` cores if the cluster has no GPU. A worker keeps what a job loaded (a model) for the
 next. Machines that join are used. If one is lost, its job runs again on another; a job that kills its workers is given
@@ -24,7 +26,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +134,47 @@ class Cluster:
             for lane in [lane for lane in self._lanes if lane.job]:
                 self._drop(lane)
 
+    def run_together(self, work: Work, jobs_of: Callable[[list[str]], list[Any]],
+                     meanwhile: Callable[[], None]) -> None:
+        """Run one job on every worker at the same time; they must end all when one does.
+
+        Args:
+            work: As in `run_jobs`.
+            jobs_of: HOST:PORT of each worker, with a port that is free there -> the job of each.
+            meanwhile: Called every second or so.
+
+        Raises:
+            UserError: A worker was lost.
+            Exception: The exception of `work`.
+        """
+        self._feed(work, deque())
+        told, lost = list[Exception](), list[Exception]()
+        try:
+            self._ray.get([lane.future for lane in self._lanes])
+            places = self._ray.get([lane.actor.place.remote() for lane in self._lanes])
+            waiting = [lane.actor.run.remote(work, job)
+                       for lane, job in zip(self._lanes, jobs_of(places), strict=True)]
+            while waiting:
+                ended, waiting = self._ray.wait(waiting, timeout=LOOK_SECONDS)
+                meanwhile()
+                for future in ended:
+                    try:
+                        self._ray.get(future)
+                    except self._ray.exceptions.RayTaskError as error:
+                        told.append(error.cause or error)
+                    except self._ray.exceptions.RayError as error:
+                        lost.append(error)
+        except self._ray.exceptions.RayError as error:
+            lost.append(error)
+        finally:
+            for lane in list(self._lanes):
+                self._drop(lane)
+        if told:
+            raise told[0]  # those of the others follow from it
+        if lost:
+            raise UserError(f"all workers must stay alive; resume when the cluster is well again. Received: "
+                            f"{one_line(lost[0])[:300]}") from lost[0]
+
     def _feed(self, work: Work, waiting: _Waiting) -> None:
         """Start workers where there is room, and give a job to each idle one."""
         for _ in range(self.workers - len(self._lanes)):
@@ -225,6 +268,12 @@ class _Worker:
             raise UserError("the current folder must exist on every machine; run the command in a folder on "
                             f"shared storage. Received: {socket.gethostname()}: {one_line(error)}") from error
         return ray.get_runtime_context().get_node_id()
+
+    def place(self) -> str:
+        """Return HOST:PORT of this machine, with a port that is free now."""
+        host = import_optional("ray", "cluster").util.get_node_ip_address()
+        with socket.create_server(("", 0)) as server:
+            return f"{host}:{server.getsockname()[1]}"
 
     def run(self, work: Work, job: Any) -> tuple[Any, int]:
         """Do a job; return its outcome and the sum of what it reported."""

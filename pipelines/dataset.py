@@ -49,7 +49,7 @@ _as_it_is = tf.autograph.experimental.do_not_convert  # converting takes 2 s, an
 def training_dataset(
     shards: Shards, options: DatasetOptions | None = None, degrade: DegradeOptions | None = None,
     corrupt: CorruptOptions | None = None, *, first_epoch: int = 0, epochs: int | None = None,
-    slides: Iterable[str] | None = None, **changes: Any,
+    slides: Iterable[str] | None = None, share: tuple[int, int] = (0, 1), **changes: Any,
 ) -> tf.data.Dataset:
     """Return shuffled batches of (lr, hr): an infinite stream, or some epochs of it.
 
@@ -61,11 +61,12 @@ def training_dataset(
         first_epoch: The epoch to start with.
         epochs: How many epochs; None for an infinite stream. `model.fit` needs no `steps_per_epoch` if it is given.
         slides: Ids of the slides to use; None for all.
+        share: (i, n) for the i-th, from 0, of n equal parts of each batch, for one of n machines that train together.
         **changes: Fields of `options` to replace, such as batch_size=8.
 
     Returns:
         lr float32 [batch_size, crop_size/scale, crop_size/scale, 3] in 8-bit steps; hr float32 [batch_size, crop_size,
-        crop_size, 3].
+        crop_size, 3]. With `share`, batches have batch_size / n.
 
     Raises:
         FileNotFoundError: A folder does not exist.
@@ -76,6 +77,10 @@ def training_dataset(
     degrade, corrupt = degrade or DegradeOptions(), corrupt or CorruptOptions()
     require(first_epoch >= 0, "first_epoch", "be 0 or more", "0 is the first", first_epoch)
     require(epochs is None or epochs > 0, "epochs", "be positive", "leave it out for an infinite stream", epochs)
+    part, parts = share
+    require(0 <= part < parts and options.batch_size % parts == 0, "batch_size", f"be divisible by {parts} machines",
+            "choose a multiple", options.batch_size)
+    size = options.batch_size // parts
     seed, shrink, augment, pair_share = options.seed, options.shrink, options.augment, options.pair_share
     chosen = _chosen(shards, slides)
     least = np.float32(options.min_tissue)  # as the records hold it
@@ -100,6 +105,8 @@ def training_dataset(
             real = _passes(orders[1], fold([seed, _PAIR_ORDER], epoch)).map(lambda record: (record, True))
             records = _mixed(records, real, pair_share, fold([seed, _CHOICE], epoch))
         records = records.take(options.batch_size * steps).enumerate()
+        if parts > 1:
+            records = records.filter(lambda position, record: position % options.batch_size // size == part)
         return records.map(lambda position, record: (epoch, position, *record))
 
     @_as_it_is
@@ -123,9 +130,9 @@ def training_dataset(
 
     numbers = tf.data.Dataset.counter(first_epoch).take(-1 if epochs is None else epochs)
     examples = numbers.flat_map(epoch_of).map(pair_of, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = examples.batch(options.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-    size = tf.data.INFINITE_CARDINALITY if epochs is None else epochs * steps
-    return _in_order(batches.apply(tf.data.experimental.assert_cardinality(size)))
+    batches = examples.batch(size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    number = tf.data.INFINITE_CARDINALITY if epochs is None else epochs * steps
+    return _in_order(batches.apply(tf.data.experimental.assert_cardinality(number)))
 
 
 def evaluation_dataset(

@@ -3,7 +3,9 @@
 
 Source: Upadhyay and Awate, "Robust super-resolution GAN, with manifold-based and perception loss", ISBI 2019.
 """
+import importlib
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 PACKAGE = Path(__file__).parent
@@ -22,3 +24,10 @@ def shipped_model(name: str = "srgan_sqe_x4") -> Path:
 def shipped_flagfile(name: str) -> Path:
     """Return the path of a shipped flagfile, such as "quick.flags"."""
     return PACKAGE / "flagfiles" / name
+
+
+def __getattr__(name: str) -> Any:
+    """Return `SuperResolvedSlide`; imported only then, since it needs readers of slides."""
+    if name == "SuperResolvedSlide":
+        return importlib.import_module("sr_keras.slides.super_resolved").SuperResolvedSlide
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

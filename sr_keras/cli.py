@@ -21,9 +21,11 @@ from sr_keras import __version__, shipped_flagfile, shipped_model
 
 COMMANDS = {
     "super-resolve": ("sr_keras.super_resolve", "enlarge pictures and whole slides"),
+    "view": ("sr_keras.view", "look at slides in a browser, super-resolved where you look"),
     "train": ("sr_keras.train", "train a model on your slides"),
     "evaluate": ("sr_keras.evaluate", "score a model beside bicubic interpolation"),
     "export": ("sr_keras.export", "write a trained model as SavedModel, LiteRT, ONNX or TensorRT"),
+    "uncertainty": ("sr_keras.uncertainty", "train a head that predicts the error of each pixel"),
     "client": ("sr_keras.client", "enlarge pictures by a model on a server"),
     "extract": ("pipelines.extract", "cut slides into patches and store them as TFRecord"),
     "preview": ("pipelines.preview", "draw what the training data will look like"),

@@ -163,7 +163,10 @@ class TrainOptions(Options):
     mixed_precision: str | None = option(None, "16-bit arithmetic", "by default float32",
                                          choices=("bfloat16", "float16"))
     jit_compile: bool | None = option(None, "Compile the steps with XLA", "by default on a GPU, where it is faster")
-    strategy: str = option("none", "mirrored trains on all GPUs of this machine", choices=("none", "mirrored"))
+    strategy: str = option("none", "mirrored trains on all GPUs of this machine, multi_worker on the machines that "
+                           "TF_CONFIG names", choices=("none", "mirrored", "multi_worker"))
+    worker_wait_s: float = option(300.0, "Time for the other workers of multi_worker to answer", "", FINITE,
+                                  unit="seconds")
     deterministic: bool = option(False, "Give bit-identical weights for the same seed")
     cache: str = same_as(DatasetOptions, "cache")
     seed: int = same_as(DatasetOptions, "seed")

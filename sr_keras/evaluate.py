@@ -3,6 +3,7 @@
 
     python -m sr_keras.evaluate --lr=standard --data=tiles/val,pairs/val --output=scores
     python -m sr_keras.evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
+    python -m sr_keras.evaluate --nuclei --perceptual --lr=pairs --data=pairs/val --output=scores
     python -m sr_keras.evaluate --data=my_slides --output=scores --mpp=0.5 --max_patches=100
 
 The default model ships with the code.
@@ -21,6 +22,11 @@ slides that the model was not trained on.
 By default it is the LR that the model was trained on. Runs and exported models record it; give --blur_sigma for a
 .keras file. For one kind of LR, OUTPUT gets scores.csv (a row per patch and method), scores.md (the table) and
 sheet.png (the best, median and worst patches).
+
+--nuclei asks whether the nuclei of SR are those of HR; --perceptual adds perceptual distances. OUTPUT gets nuclei.md
+(tables), nuclei.csv (a row per slide and method), nuclei.json (means, for the model card) and nuclei.png (the worst
+patch of each slide, invented and lost nuclei marked). There --lr=standard means the scanned LR of pairs, if the data
+has some, and the textbook's LR. The resolution of the slides must be known.
 
 Results of the same model and data are replaced; those of others are not.
 """
@@ -44,6 +50,7 @@ from sr_keras.config import SHIPPED_MODEL
 from sr_keras.model.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
     from pipelines.shards import ShardSet
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
 
 FILES = TABLE_FILE, ROWS_FILE, SHEET_FILE = "scores.md", "scores.csv", "sheet.png"
+NUCLEI_FILES = "nuclei.md", "nuclei.csv", "nuclei.json", "nuclei.png"
 STANDARD_FILES = "standard.md", "standard.csv", "standard.json", "standard.png"
 PER_SLIDE = 25  # patches of a slide for each kind of LR; about ten minutes on two cores with the shipped model
 FLAGS = flags.FlagValues()
@@ -63,10 +71,15 @@ flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
 flags.DEFINE_string("lr", None, "Kind of LR: standard (the whole list), pairs (the scanned LR in the data), or a kind "
                     "by its name; by default as in training.", flag_values=FLAGS)
 flags.DEFINE_integer("limit", None, "Number of patches to score, the same from each slide if possible; 0 for all. With "
-                     "--lr=standard it is the number for each slide and kind of LR, by default 25.", flag_values=FLAGS)
+                     "--lr=standard or --nuclei it is the number for each slide and kind of LR, by default 25.",
+                     flag_values=FLAGS)
+flags.DEFINE_boolean("nuclei", False, "Score the nuclei of SR against those of HR instead.", flag_values=FLAGS)
+flags.DEFINE_boolean("perceptual", False, "With --nuclei: perceptual distances too; needs the extra `perceptual`.",
+                     flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the random parts of LR.", flag_values=FLAGS)
 flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
-                  "What computes SR; auto is the fastest. They agree within one grey level of 255.", flag_values=FLAGS)
+                  "What computes SR; auto takes LiteRT where there is no GPU. They agree within one grey level "
+                  "of 255, so scores may differ in the last digits.", flag_values=FLAGS)
 flags.DEFINE_float("blur_sigma", None, "Blur that the model was trained on, in HR pixels, if it has no record of it.",
                    flag_values=FLAGS)
 define_patch_flags(FLAGS)
@@ -79,13 +92,16 @@ def main() -> int:
     require(FLAGS.limit is None or FLAGS.limit >= 0, "limit", "be 0 or more", "0 takes all patches", FLAGS.limit)
     require(FLAGS.lr is None or FLAGS.blur_sigma is None, "blur_sigma", "be left out with --lr",
             "remove one of the two", FLAGS.blur_sigma)
+    require(FLAGS.nuclei or not FLAGS.perceptual, "perceptual", "be given with --nuclei", "add it", FLAGS.perceptual)
     check_seed(FLAGS.seed)
     output, standard = Path(FLAGS.output), FLAGS.lr == "standard"
     title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}{f', LR {FLAGS.lr}' if FLAGS.lr else ''}"
     for path in FLAGS.data:
         require(path == "sample" or Path(path).exists(), "data", "exist", "check the spelling", path)
-    check_output(output, title, STANDARD_FILES if standard else FILES)
-    (score_on_standard if standard else score_on_one)(output, title)
+    files, run = ((NUCLEI_FILES, score_on_nuclei) if FLAGS.nuclei else
+                  (STANDARD_FILES, score_on_standard) if standard else (FILES, score_on_one))
+    check_output(output, title, files)
+    run(output, title)
     return 0
 
 
@@ -97,9 +113,8 @@ def score_on_standard(output: Path, title: str) -> None:
     from sr_keras.evaluation.tables import standard_page, write_gains_csv, write_gains_json
 
     generator = _open_generator()
-    scale, per_slide = generator.scale, (PER_SLIDE if FLAGS.limit is None else FLAGS.limit) or None
-    patches = _patch_options(scale)
-    sets = find_sets(FLAGS.data, output / "data", replace(patches, max_patches=patches.max_patches or per_slide), scale)
+    scale, per_slide = generator.scale, _per_slide()
+    sets = find_sets(FLAGS.data, output / "data", _few_patches(scale), scale)
     gains = score_standard(generator, sets, scale, per_slide, FLAGS.seed)
     slides = {slide_id for gain in gains for slide_id in gain.slides}
     heading = f"{title}: x{scale}, {len(slides)} slides, {per_slide or 'all'} patches a slide, seed {FLAGS.seed}."
@@ -140,6 +155,67 @@ def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide
             batches = _batches(lr_dataset(one, condition, scale, limit, seed), one, bar)
             rows.setdefault(condition, []).extend(score(upscale, batches, DegradeOptions(scale), GAIN_METRICS))
     return [Gain(condition, by_slide(scores)) for condition, scores in rows.items()]
+
+
+def score_on_nuclei(output: Path, title: str) -> None:
+    """Score nuclei, and perceptual distances if asked, write NUCLEI_FILES, and print the tables."""
+    console.import_tensorflow()
+    import numpy as np
+
+    from sr_keras.evaluation import detail
+    from sr_keras.evaluation.patches import (
+        condition_named,
+        find_sets,
+        limit_of,
+        lr_dataset,
+        pairs_of,
+        share_out,
+        trained_condition,
+    )
+    from sr_keras.evaluation.perceptual import extractor
+    from sr_keras.evaluation.pictures import draw_nuclei
+    from sr_keras.evaluation.tables import write_csv
+
+    named = [] if FLAGS.lr is None else [condition_named(name) for name in (
+        ("pairs", "textbook") if FLAGS.lr == "standard" else (FLAGS.lr,))]
+    extract, generator = extractor() if FLAGS.perceptual else None, _open_generator()
+    scale = generator.scale
+    sets = find_sets(FLAGS.data, output / "data", _few_patches(scale), scale)
+    conditions = [one.at_scale(scale) for one in named if FLAGS.lr != "standard" or not one.is_real
+                  or any(some.pairs.shards for some in sets)]
+    slides, rows = {}, []
+    for condition in conditions or [trained_condition(trained_degrade(generator, FLAGS.blur_sigma))]:
+        chosen = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards or FLAGS.lr == "pairs"]
+                           if condition.is_real else sets)
+        found: list[detail.SlideDetail] = []
+        for one in chosen:
+            mpp, limit = detail.slide_mpp(one), limit_of(one, _per_slide())
+            with tqdm(desc=f"scoring {condition.name}", unit="patch", total=limit or one.count) as bar:
+                batches = _batches(lr_dataset(one, condition, scale, limit, FLAGS.seed), one, bar)
+                found += detail.score_detail(generator, batches, mpp, scale, _lr_errors, extract)
+        require(any(np.isfinite(slide.check) for slide in found), "data", "show nuclei, and the detector finds none in "
+                "HR", "check that this is H&E and that its mpp is right", ",".join(FLAGS.data))
+        slides[condition.label] = sorted(found, key=lambda slide: slide.slide_id)
+        rows += detail.detail_rows(slides[condition.label], Path(FLAGS.model).name, condition.name)
+    heading = (f"{title}: x{scale}, nuclei of {len({row['slide_id'] for row in rows})} slides, "
+               f"{_per_slide() or 'all'} patches a slide, seed {FLAGS.seed}.")
+    page, table, programs, picture = (output / name for name in NUCLEI_FILES)
+    text = detail.detail_page(rows, slides)
+    write_text(page, f"{heading}\n\n{text}")
+    write_csv(rows, table)
+    detail.write_detail_json(rows, programs)
+    draw_nuclei(next(iter(slides.values())), picture)
+    shown = text.partition("**By slide**")[0]
+    print(f"\n{heading}\n\n{shown}{', '.join(str(output / name) for name in NUCLEI_FILES)}")
+
+
+def _lr_errors(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Return the LR error of each pair of LR and SR of a slide, by the degradation that fits the slide."""
+    from sr_keras.slides.trust_map import WINDOWS, fit_degradation, measure
+
+    scale = pairs[0][1].shape[0] // pairs[0][0].shape[0]
+    fitted = fit_degradation(pairs[::-(-len(pairs) // WINDOWS)], scale)
+    return [measure(lr, sr, fitted).lr_error for lr, sr in pairs]
 
 
 def score_on_one(output: Path, title: str) -> None:
@@ -199,6 +275,17 @@ def trained_degrade(generator: LoadedGenerator, blur_sigma: float | None) -> Deg
     require(known in (None, asked), "blur_sigma", f"be {assumed.blur_sigma}, which {generator.path} was trained with",
             "leave it out", blur_sigma)
     return asked
+
+
+def _per_slide() -> int | None:
+    """Return how many patches of a slide are scored on several kinds of LR; None for all."""
+    return (PER_SLIDE if FLAGS.limit is None else FLAGS.limit) or None
+
+
+def _few_patches(scale: int) -> PatchOptions:
+    """Return the options of patches that are cut, no more of them than are scored."""
+    options = _patch_options(scale)
+    return replace(options, max_patches=options.max_patches or _per_slide())
 
 
 def _patch_options(scale: int) -> PatchOptions:

@@ -8,13 +8,15 @@ r"""Export a trained generator, in the formats you deploy, as the next version o
 
 Each file is run by its own runtime on real tissue and compared with Keras. If one differs by more than its precision
 allows, nothing is kept. The comparison is written to parity.json and to the model card, README.md. On a machine without
-TensorRT or a GPU, the commands that build the engines elsewhere are printed.
+TensorRT or a GPU, the commands that build the engines elsewhere are printed. The uncertainty head beside the generator,
+if sr_keras.uncertainty wrote one, comes along.
 """
 from __future__ import annotations
 
 import platform
 import re
 import shlex
+import shutil
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +29,7 @@ from absl import flags
 
 from pipelines import console
 from pipelines.errors import require
-from pipelines.files import Finite, read_json
+from pipelines.files import Finite, read_json, read_text
 from sr_keras.formats import FORMATS, PRECISIONS, with_required
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model, next_version, write_serving_files
 from sr_keras.model.facts import ModelFacts, Scores, in_words
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
 
     from sr_keras.formats.parity import ExportReport
     from sr_keras.formats.run_data import Tissue
+    from sr_keras.model.uncertainty import HeadFacts
 
 SCORES_FILES = ("standard.md", "scores.md")  # of all kinds of LR, and of one
 GAINS_FILE = "standard.json"
+NUCLEI_FILE, NUCLEI_FACTS_FILE = "nuclei.md", "nuclei.json"
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.:<])/(?:[^\s,/]+/)+([^\s,/]+)")  # of which the last part is kept
 CODE_LICENCE = "Apache-2.0"
 CARD_FILE = "README.md"
@@ -79,19 +83,22 @@ flags.DEFINE_string("data", None, "For the card: the training data (tissue, stai
                     flag_values=FLAGS)
 flags.DEFINE_string("data_licence", None, "For the card: the licence of that data.", flag_values=FLAGS)
 flags.DEFINE_string("scores", None, f"For the card: a Markdown table, or the folder with "
-                    f"{' or '.join(SCORES_FILES)} that sr_keras.evaluate wrote.", flag_values=FLAGS)
+                    f"{' or '.join(SCORES_FILES)} that sr_keras.evaluate wrote, and {NUCLEI_FILE} if it is there.",
+                    flag_values=FLAGS)
 
 
 def main() -> int:
     """Export a model, and print where it is and how to use it."""
     _check()
     scores, gains = _read_scores(FLAGS.scores)
+    nuclei, nuclei_facts = _read_nuclei(FLAGS.scores)
 
     console.import_tensorflow()
     from sr_keras.formats.parity import parity_table
     from sr_keras.formats.run_data import compared_tissue, departure_batches, facts_of
     from sr_keras.formats.tensorrt import engine_commands
     from sr_keras.model.loading import find_generator, load_generator, load_keras, scale_of
+    from sr_keras.model.uncertainty import check_owner, folder_of
     from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     for name in with_required(FLAGS.formats):
@@ -99,16 +106,19 @@ def main() -> int:
     path = find_generator(FLAGS.model)
     require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
             FLAGS.model)
+    head = check_owner(folder_of(path), path) if folder_of(path).exists() else None
     generator, loaded = load_keras(path), load_generator(path)
     facts = facts_of(path.parent, scale_of(generator), lr_mpp=_range("lr_mpp", FLAGS.lr_mpp), stain=FLAGS.stain,
-                     trained_on=FLAGS.data, filters=loaded.facts.filters, scores=gains)
+                     trained_on=FLAGS.data, filters=loaded.facts.filters, scores=gains,
+                     nuclei=nuclei_facts)
     batches = departure_batches(FLAGS.departure_data, path.parent, loaded, PATCHES)
     facts = replace(facts, usual_departure=usual_departure(loaded, batches))
     compared = compared_tissue(path.parent, loaded.degrade)
     reports: list[ExportReport] = []
     exported = export_saved_model(
         generator, Path(FLAGS.output) / FLAGS.name, facts=facts, max_pixels=FLAGS.max_pixels,
-        extra=lambda folder: reports.append(_write_files(generator, path, folder, facts, compared, scores)))
+        extra=lambda folder: reports.append(_write_files(generator, path, folder, facts, compared, scores,
+                                                          nuclei, head)))
     write_serving_files(Path(FLAGS.output))
     (report,) = reports
     print(f"{parity_table([file.parity for file in report.files])}\n\n"
@@ -123,7 +133,8 @@ def main() -> int:
 
 
 def model_card(name: str, *, scale: int, halo: int, parameters: int, facts: ModelFacts | None = None,
-               data_licence: str | None = None, scores: str | None = None, parity: str | None = None) -> str:
+               data_licence: str | None = None, scores: str | None = None, nuclei: str | None = None,
+               parity: str | None = None, uncertainty: str | None = None) -> str:
     """Return the card of a model, Markdown. A value that is not given is called unknown; the card invents nothing.
 
     Its sections follow Mitchell et al. 2019, "Model cards for model reporting".
@@ -136,7 +147,9 @@ def model_card(name: str, *, scale: int, halo: int, parameters: int, facts: Mode
         facts: What it was made for and how it was trained.
         data_licence: Licence of the training data.
         scores: A table of scores in Markdown, and the data they were measured on.
+        nuclei: The same of its nuclei and of perceptual distances.
         parity: The text of templates/parity.md; its section is left out if it is not given.
+        uncertainty: The table of the model's head, likewise.
     """
     facts = facts or ModelFacts()
     exported_with = {"Python": platform.python_version()}
@@ -150,7 +163,8 @@ def model_card(name: str, *, scale: int, halo: int, parameters: int, facts: Mode
         degradation=facts.degradation and in_words(facts.degradation),
         departure=facts.usual_departure and "{:.1f} to {:.1f} of 255 at a slide's median".format(
             *facts.usual_departure),
-        data_licence=data_licence, scores=scores, parity=parity, date=f"{datetime.now(UTC):%Y-%m-%d}",
+        data_licence=data_licence, scores=scores, nuclei=nuclei, parity=parity, uncertainty=uncertainty,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
         exported_with=_listed(exported_with), trained_with=_listed(facts.versions or {}))
 
 
@@ -159,14 +173,17 @@ def _listed(versions: dict[str, str]) -> str:
 
 
 def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelFacts, compared: Tissue,
-                 scores: str | None) -> ExportReport:
-    """Write the other formats beside the SavedModel in `folder`, and the model card."""
+                 scores: str | None, nuclei: str | None, head: HeadFacts | None) -> ExportReport:
+    """Write the other formats beside the SavedModel in `folder`, the head, and the model card."""
     from sr_keras.formats.format import Source
     from sr_keras.formats.parity import parity_table, write_formats
     from sr_keras.formats.run_data import calibration_tissue
     from sr_keras.model.loading import load_generator
+    from sr_keras.model.uncertainty import folder_of, table
 
     loaded = load_generator(folder)
+    if head:
+        shutil.copytree(folder_of(path), folder_of(folder))
     about = {"name": FLAGS.name, "version": next_version(Path(FLAGS.output) / FLAGS.name).name,
              "scale": loaded.scale, "halo": loaded.halo, "code_licence": CODE_LICENCE,
              "data_licence": FLAGS.data_licence or "unknown"}
@@ -174,11 +191,12 @@ def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelF
     report = write_formats(
         Source(lambda: generator, lambda: calibration.lr, about), folder, FLAGS.formats, FLAGS.precisions,
         compared=compared, calibrated=calibration.name)
-    table = parity_table([file.parity for file in report.files])
+    compared_forms = parity_table([file.parity for file in report.files])
     card = model_card(
         FLAGS.name, scale=loaded.scale, halo=loaded.halo, parameters=generator.count_params(),
-        facts=facts, data_licence=FLAGS.data_licence, scores=scores,
-        parity=render("parity.md", table=table, compared=compared.name, calibrated=calibration.name,
+        facts=facts, data_licence=FLAGS.data_licence, scores=scores, nuclei=nuclei,
+        uncertainty=table(head) if head else None,
+        parity=render("parity.md", table=compared_forms, compared=compared.name, calibrated=calibration.name,
                       missing=report.missing))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return report
@@ -211,6 +229,15 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
     scores = {kind: {name: value for name, value in measured["gain"].items() if value is not None}
               for kind, measured in gains.items()}
     return ABSOLUTE_PATH.sub(r"\1", text), scores or None
+
+
+def _read_nuclei(path: str | None) -> tuple[str | None, Scores | None]:
+    """Return the same of what `sr_keras.evaluate --nuclei` wrote; None if there is none."""
+    if path is None or not (Path(path) / NUCLEI_FILE).is_file():
+        return None, None
+    remedy = "score the nuclei again"
+    text = read_text(Path(path) / NUCLEI_FILE, remedy)
+    return ABSOLUTE_PATH.sub(r"\1", text), read_json(Path(path) / NUCLEI_FACTS_FILE, Scores, remedy)
 
 
 def _range(name: str, given: list[str] | None) -> tuple[float, float] | None:

@@ -78,29 +78,31 @@ def ms_ssim(hr: Images, sr: Images) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable("sr_keras")
-def qilv(hr: Images, sr: Images) -> tf.Tensor:
+def qilv(hr: Images, sr: Images, peak: float = 255.0) -> tf.Tensor:
     """Return the quality index based on local variance, of the luma; sides of 11 pixels or more.
 
     With V the variance under each window, m, s and c the mean, deviation and covariance of two such maps:
 
         (2 m_V m_W + C1) (2 s_V s_W + C2) (c_VW + C2/2) / ((m_V^2 + m_W^2 + C1) (s_V^2 + s_W^2 + C2) (s_V s_W + C2/2))
 
-    On the 0..255 scale, with C1 = (0.01*255)^2 and C2 = (0.03*255)^2; on [0, 1] these constants exceed the variances.
-    In [-1, 1]; 1 for equal images, and for any two flat ones.
+    On the scale 0..peak, with C1 = (0.01*peak)^2 and C2 = (0.03*peak)^2; with a peak of 1, as others may have computed
+    it, these constants exceed the variances. In [-1, 1]; 1 for equal images, and for any two flat ones.
 
     Source: Aja-Fernandez et al., "Image quality assessment based on local variance", EMBS 2006, with the constants of
     SSIM against division by zero.
     """
     hr, sr = _pair(hr, sr, WINDOW)
+    # The variances stay on 0..255, with the constants that have the same effect there.
+    c1, c2 = QILV_C1 * (255 / peak)**2, QILV_C2 * (255 / peak)**2
     v, w = _local_variance(_luma_255(hr)), _local_variance(_luma_255(sr))
     m_v, m_w = tf.reduce_mean(v, _SPACE, keepdims=True), tf.reduce_mean(w, _SPACE, keepdims=True)
     v, w = v - m_v, w - m_w
     m_v, m_w = m_v[:, 0, 0, 0], m_w[:, 0, 0, 0]
     var_v, var_w, covariance = (tf.reduce_mean(product, _SPACE) for product in (v * v, w * w, v * w))
     deviations = tf.sqrt(var_v) * tf.sqrt(var_w)
-    return ((2 * m_v * m_w + QILV_C1) / (tf.square(m_v) + tf.square(m_w) + QILV_C1)
-            * (2 * deviations + QILV_C2) / (var_v + var_w + QILV_C2)
-            * (covariance + QILV_C2 / 2) / (deviations + QILV_C2 / 2))
+    return ((2 * m_v * m_w + c1) / (tf.square(m_v) + tf.square(m_w) + c1)
+            * (2 * deviations + c2) / (var_v + var_w + c2)
+            * (covariance + c2 / 2) / (deviations + c2 / 2))
 
 
 def lr_consistency(lr: Images, sr: Images, scale: int = 4, blur_sigma: float = 1.6) -> tf.Tensor:

@@ -48,11 +48,12 @@ from pipelines.errors import require
 from pipelines.names import COMMAS
 from pipelines.options import define, read
 from sr_keras.config import SHIPPED_MODEL
-from sr_keras.model.runtimes import ENGINE_CHOICES
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES
 from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
 from sr_keras.slides.enlarge import Job, try_job
+from sr_keras.slides.html_report import write_html
 from sr_keras.slides.outputs import (
     alias_of,
     check_output,
@@ -77,8 +78,11 @@ flags.DEFINE_string("input", None, f"A slide or picture, a folder of them, or a 
 flags.DEFINE_string("output", None, "A .tif, .dicom, .zarr, .png or .jpg to write, or a folder.", flag_values=FLAGS)
 flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference between output and input, or a folder, "
                     "for NAME_trust.tif.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
-                  "What runs the network; auto is the fastest that is installed, measured once.", flag_values=FLAGS)
+flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES),
+                  "What runs the network; auto is TensorFlow on a GPU and LiteRT elsewhere; fastest measures what is "
+                  "installed, once.", flag_values=FLAGS)
+flags.DEFINE_enum("report", None, ["html"], "Also write a page for people beside each output, NAME.report.html.",
+                  flag_values=FLAGS)
 flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
                     "HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
 define(FLAGS, EnlargeOptions)
@@ -99,6 +103,8 @@ def main() -> int:
         else:
             model = describe_model(generator)
             outcomes = ((job, try_job(generator, job, options, model=model)) for job in jobs)
+        if FLAGS.report:
+            outcomes = _with_pages(outcomes, options, generator)
         return _print_outcomes(outcomes, len(jobs))
 
 
@@ -106,11 +112,13 @@ def _open_generator(cluster: Cluster | None) -> Engine:
     console.import_tensorflow()
     from sr_keras.model.engines import open_engine
 
+    engine = FLAGS.engine
     if cluster:
         cluster.leave_gpus()
-    generator = open_engine(FLAGS.engine, FLAGS.model)
-    if FLAGS.engine == "auto":
-        print(generator.why)
+        if engine == AUTO and cluster.threads is None:  # the workers have GPUs, which this process does not see
+            engine = "tensorflow"
+    generator = open_engine(engine, FLAGS.model)
+    print(f"engine: {generator.why}")
     return generator
 
 
@@ -125,6 +133,9 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     check_writable("output", [output for output in outputs if not (options.resume and output.exists())])
     maps: Sequence[Path | None] = [None] * len(pairs)
     if FLAGS.trust_map:
+        from sr_keras.model.uncertainty import load_uncertainty
+
+        load_uncertainty(generator.path)  # it may be another generator's, which is told before hours of work
         maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)
         check_writable("trust_map", [path for path in maps if path])
     key = read_key(options.anonymous)
@@ -134,6 +145,14 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
         if job.alias:  # the screen is the only place where a name stands beside its hash
             print(f"{job.source} is {job.alias}")
     return jobs
+
+
+def _with_pages(outcomes: Iterator[Outcome], options: EnlargeOptions, generator: Engine) -> Iterator[Outcome]:
+    """Write the page of each output that is finished."""
+    for job, outcome in outcomes:
+        if isinstance(outcome, dict):
+            write_html(outcome, job.source, job.output, options, generator)
+        yield job, outcome
 
 
 def _print_outcomes(outcomes: Iterator[Outcome], count: int) -> int:

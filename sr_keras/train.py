@@ -4,6 +4,7 @@
     python -m sr_keras.train --flagfile=sr_keras/flagfiles/demo.flags
     python -m sr_keras.train --train_data=my_slides --run=runs/mine
     python -m sr_keras.train --flagfile=runs/mine/flags.txt --resume
+    python -m sr_keras.train --train_data=my_slides --run=runs/mine --ray=auto
 
 Whole slides are split into training, validation and test sets; with fewer than
 three slides, each is cut into bands instead. The files of a run are listed in
@@ -11,10 +12,14 @@ sr_keras/training/run_folder.py.
 """
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -32,6 +37,7 @@ from sr_keras.training.flags import (
     train_defaults,
     train_options,
 )
+from sr_keras.training.machines import Team, joined, read_team
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -47,38 +53,99 @@ def main() -> int:
     loss, size = objective(FLAGS), generator_options(FLAGS)
     _check_stages(options, loss, degrade)
     _check_paths(options)
+    if FLAGS.ray:
+        return _train_on_ray(options)
+    team = read_team(os.environ.get("TF_CONFIG")) if options.strategy == "multi_worker" else Team()
 
-    from sr_keras.training.split import find_parts, patch_size, read_parts
+    from sr_keras.training.split import PARTS_FILE, find_parts, open_part, patch_size, read_parts
 
     found = find_parts(data, patches, options.seed)
     whole, evaluated, _ = (patch_size(part, slides, data, patches) for part, slides in found.items())
     _check_sizes(options, whole, evaluated, degrade.scale)
 
-    console.import_tensorflow()
-    import keras
-    import tensorflow as tf
+    with joined(team, console.resolved(FLAGS), options.worker_wait_s) as all_answered:
+        console.import_tensorflow()
+        import keras
+        import tensorflow as tf
 
-    from sr_keras.training.plan import Plan
-    from sr_keras.training.run_folder import open_run
-    from sr_keras.training.stages import train_stages
+        from sr_keras.training.plan import Plan
+        from sr_keras.training.run_folder import open_run
+        from sr_keras.training.several import replica_batch, strategy_of, wait_for_all
+        from sr_keras.training.stages import train_stages
 
-    if options.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    if options.mixed_precision:
-        keras.mixed_precision.set_global_policy(f"mixed_{options.mixed_precision}")
-    _try_files(options, loss, size, corrupt, options.crop_size or whole)
-    run = Path(options.run)
-    open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
-    mpp = patches.mpp and patches.mpp * degrade.scale
-    write_run_facts(run, ModelFacts(lr_mpp=(mpp, mpp) if mpp else None, degradation=degrade, filters=size.filters,
-                                    flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
-    parts = read_parts(found, data, patches, run)
-    best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"]))
+        if options.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        strategy = strategy_of(options.strategy)  # before TensorFlow computes anything
+        wait_for_all(strategy)
+        all_answered()
+        replica_batch(options.batch_size, strategy)
+        if options.mixed_precision:
+            keras.mixed_precision.set_global_policy(f"mixed_{options.mixed_precision}")
+        _try_files(options, loss, size, corrupt, options.crop_size or whole)
+        run = Path(options.run)
+        if team.leads:
+            open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
+            mpp = patches.mpp and patches.mpp * degrade.scale
+            write_run_facts(run, ModelFacts(lr_mpp=(mpp, mpp) if mpp else None, degradation=degrade,
+                                            filters=size.filters, flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
+            parts = read_parts(found, data, patches, run)
+        wait_for_all(strategy)
+        if not team.leads:
+            require((run / PARTS_FILE).exists(), "run", "be a folder that all workers see under this name",
+                    "use shared storage", str(run.absolute()))
+            parts = {part: open_part(run, part) for part in ("train", "val")}
+        best = train_stages(Plan(run, options, loss, size, degrade, corrupt, parts["train"], parts["val"], team.leads))
+    if team.leads:
+        _print_end(run, best)
+    return 0
+
+
+def _print_end(run: Path, best: Path) -> None:
     quoted, name = shlex.quote(str(run)), shlex.quote(run.name)
     print(f"\nthe generator: {best}\n"
           f"score it:      python -m sr_keras.evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
           f"export it:     python -m sr_keras.export --model={quoted} --name={name}")
+
+
+def _train_on_ray(options: TrainOptions) -> int:
+    """Start a worker on each GPU of a Ray cluster, or on some cores each, and print the epochs that end."""
+    from pipelines.cluster import CPUS, Cluster
+    from sr_keras.train import train_in_worker  # by the name that other machines know
+    from sr_keras.training.run_folder import read_metrics
+
+    run, given = Path(options.run), [line for line in console.resolved(FLAGS).splitlines()
+                                     if not line.startswith("--ray=")]
+    shown = len(read_metrics(run)) if FLAGS.resume else 0
+
+    def print_epochs() -> None:
+        nonlocal shown
+        for row in (rows := read_metrics(run))[shown:]:
+            scores = [f"{name} {row[name]}" for name in ("loss", "val_psnr", "val_ssim") if row.get(name)]
+            print(f"{row['stage']}, epoch {row['epoch']}: {', '.join(scores)}", flush=True)
+        shown = max(shown, len(rows))
+
+    with Cluster(FLAGS.ray, gpu=True, cpus=CPUS) as cluster:
+        print(f"{cluster.workers} workers train", flush=True)
+
+        def jobs_of(places: list[str]) -> list[Any]:
+            return [([*given, "--strategy=multi_worker", *(["--resume"] if FLAGS.resume else [])], cluster.threads,
+                     json.dumps({"cluster": {"worker": places}, "task": {"type": "worker", "index": index}}))
+                    for index in range(len(places))]
+
+        cluster.run_together(train_in_worker, jobs_of, print_epochs)
+    _print_end(run, run / "generator.keras")
     return 0
+
+
+def train_in_worker(job: tuple[list[str], int | None, str], report: Callable[[int], None]) -> int:
+    """Be a worker in a process of Ray: set TF_CONFIG, parse the flags, and train."""
+    given, threads, tf_config = job
+    os.environ["TF_CONFIG"] = tf_config
+    if threads:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
+    console.quiet_tensorflow()
+    console.parse(["train", *given], FLAGS)
+    return main()
 
 
 def _keep_degradation() -> None:

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the study, in the order of the paper's figure 3, as PNG and SVG.
+"""The three figures of a study, as SVG and PNG. The same rows give the same bytes of SVG.
 
-    figure_3a_KIND_SIDE           MS-SSIM, QILV and RRMSE against the corrupted fraction, one line per method
-    figure_3b_KIND_SIDE_PERCENT   the same against q at one fraction; figure_3b_clean without corruption
-    robustness_KIND_SIDE          loss against a clean training set, per method and q
-    ..._by_magnification, ..._MAGNIFICATION    the same by magnification, if there are several
+    methods     mean MS-SSIM, QILV and RRMSE over slides against the corrupted share, a line for each method
+    stability   how much every slide loses from a clean training set to the largest corrupted share, by method
+    claims      every claim: the mean difference in units of the effect that counts, and its interval
 
-Lines are means over (slide, seed) pairs, whiskers the 95% interval of a bootstrap crossed over slides and seeds, faint
-points the single pairs. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; markers and
-dashes differ as well. A VGG19 with random weights has hollow markers. The same rows give the same bytes of SVG.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; markers and dashes differ as well.
 """
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,251 +19,142 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.files import atomic_path
-from sr_keras.evaluation import METRICS
-from study.results import (
-    BICUBIC,
-    NAMES,
-    NOT_RUN,
-    Q_SERIES,
-    Corruption,
-    Curve,
-    Row,
-    along_q,
-    corruptions,
-    curves,
-    fractions,
-    heading,
-    percent,
-    scopes,
-    title,
-)
-from study.statistics import Estimate, Units, estimate, falls, units
+from sr_keras.config import METHODS
+from sr_keras.evaluation.patches import METRICS
+from study.claims import FAILED, HELD, NOT_RUN, UNDECIDED, Answer, signed
+from study.folds import Slide
+from study.grid import BICUBIC, Setting
+from study.results import Row, by_slide, finished, label
+from study.statistics import interval
 
 SHOWN = ("ms_ssim", "qilv", "rrmse")
-CLEAN = ("none", "none")
-INK, FAINT, BICUBIC_GREY, RULE = "#1d1d1f", "#5f5f66", "#8a8a90", "#e4e4e8"
-DPI = 200
-WIDTH = 7.2  # inches, the text width of a page
-FONT = 8.0  # points at that width
+INK, FAINT, RULE = "#1d1d1f", "#5f5f66", "#e4e4e8"
+DPI, WIDTH, FONT = 200, 7.2, 8.0  # WIDTH in inches, the text width of a page; FONT in points at that width
 RC: Any = {"svg.hashsalt": "sr_keras", "font.family": "DejaVu Sans", "font.size": FONT, "axes.titlesize": FONT + 1,
-      "axes.labelsize": FONT, "xtick.labelsize": FONT, "ytick.labelsize": FONT, "legend.fontsize": FONT,
-      "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-      "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.formatter.useoffset": False}
-# Colour, marker and dashes of each method, and of equal balance.
-STYLES: dict[str, tuple[str, str, Any]] = {
+           "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+           "axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False}
+STYLES: dict[str, tuple[str, str, Any]] = {  # colour, marker and dashes of each method
     "srgan": ("#D55E00", "s", (0, (5, 1.5))), "srgan_e": ("#E69F00", "^", (0, (4, 1.2, 1, 1.2))),
-    "srgan_qe": ("#0072B2", "D", (0, (1.2, 1.2))), "srgan_sqe": ("#009E73", "o", "-"),
-    "equal": ("#56B4E9", "P", (0, (5, 1.5))), "fidelity": ("#CC79A7", "v", (0, (1.2, 1.2)))}
-FRACTION_STYLES = (("#56B4E9", "o"), ("#E69F00", "^"), ("#0072B2", "D"), ("#D55E00", "s"), ("#CC79A7", "v"),
-                   ("#009E73", "P"))
-
-Scopes = dict[str, list[Row]]  # by name, such as "all slides" or "40x"
-Falls = dict[Curve, dict[float, dict[str, Units]]]  # by fraction and metric
+    "srgan_qe": ("#0072B2", "D", (0, (1.2, 1.2))), "srgan_sqe": ("#009E73", "o", "-")}
+ANSWERS = {HELD: ("#009E73", "o"), FAILED: ("#D55E00", "X"), UNDECIDED: ("#8a8a90", "s")}
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a panel: label, style, and x -> rows."""
-
-    label: str
-    style: dict[str, Any]
-    rows: dict[float, list[Row]]
-
-
-def write_figures(rows: Sequence[Row], folder: str | os.PathLike[str]) -> list[Path]:
-    """Draw every figure that there are rows for, as PNG and SVG, atomically.
-
-    Args:
-        rows: From `results.read_results`; cells may be missing, variants are left out.
-        folder: Created if it does not exist.
-
-    Returns:
-        The files.
-    """
+def write_figures(settings: Sequence[Setting], rows: Sequence[Row], answers: Sequence[Answer],
+                  slides: dict[str, Slide], folder: Path, vgg_weights: str) -> list[Path]:
+    """Draw every figure that there are complete cells for; return the files."""
+    plain = [one for one in settings if one.method in METHODS and one.q == METHODS[one.method].q and not one.variant
+             and one.kind in ("mixed", "none") and finished(rows, one.name, slides)]
     paths = []
     with rc_context(RC):
-        for name, figure in _figures([row for row in rows if not row["variant"]]):
+        figures = {"methods": _methods(plain, rows, vgg_weights), "stability": _stability(plain, rows, vgg_weights),
+                   "claims": _claims(answers)}
+        for name, figure in ((name, figure) for name, figure in figures.items() if figure):
             for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
-                paths.append(Path(folder) / f"{name}{suffix}")
+                paths.append(folder / f"{name}{suffix}")
                 with atomic_path(paths[-1]) as temporary:
                     figure.savefig(temporary, dpi=DPI, metadata=metadata)
     return paths
 
 
-def _figures(rows: list[Row]) -> Iterator[tuple[str, Figure]]:
-    """Yield name and figure of everything that can be drawn."""
-    for corruption in corruptions(rows):
-        name = "clean" if corruption == CLEAN else "_".join(corruption)
-        for suffix, scoped in _cuts(rows):
-            yield from _fraction_figure(f"figure_3a_{name}{suffix}", scoped, corruption)
-            for fraction in filter(None, fractions(rows, corruption)):
-                at = f"{name}_{percent(fraction).rstrip('%')}"
-                yield from _q_figure(f"figure_3b_{at}{suffix}", scoped, corruption, fraction)
-        for scope, mine in scopes(rows).items():
-            suffix = "" if scope == "all slides" else f"_{scope}"
-            yield from _robustness_figure(f"robustness_{name}{suffix}", mine, corruption, scope)
-    for suffix, scoped in _cuts(rows):
-        yield from _q_figure(f"figure_3b_clean{suffix}", scoped, CLEAN, 0.0)
-
-
-def _cuts(rows: list[Row]) -> Iterator[tuple[str, Scopes]]:
-    """Yield a suffix and the rows of each row of panels: all slides, then by magnification if there are several."""
-    overall, *by_magnification = scopes(rows).items()
-    yield "", dict([overall])
-    if by_magnification:
-        yield "_by_magnification", dict(by_magnification)
-
-
-def _fraction_figure(name: str, scoped: Scopes, corruption: Corruption) -> Iterator[tuple[str, Figure]]:
-    """Yield a figure with a line for each method of the paper against the corrupted fraction."""
-    lines = {scope: [Line(curve.label, _style(curve), {100 * one: mine for one in fractions(rows, corruption)
-                                                       if (mine := curve.rows(rows, one, corruption))})
-                     for curve in curves(rows) if curve.is_paper] for scope, rows in scoped.items()}
-    if any(line.rows for some in lines.values() for line in some):
-        ticks = {100 * one: percent(one) for rows in scoped.values() for one in fractions(rows, corruption)}
-        yield name, _panels(scoped, lines, "a", ticks, "Corrupted share of the training examples", title(corruption))
-
-
-def _q_figure(name: str, scoped: Scopes, corruption: Corruption, fraction: float) -> Iterator[tuple[str, Figure]]:
-    """Yield a figure with a line for each of Q_SERIES against q, evenly spaced, if one has several q."""
-    by_q = {scope: {one: {curve.q: mine for curve, mine in along_q(rows, *one, fraction, corruption).items()
-                          if curve.q is not None} for one in Q_SERIES} for scope, rows in scoped.items()}
-    if all(len(found) < 2 for series in by_q.values() for found in series.values()):
-        return
-    place = {q: float(i) for i, q in enumerate(sorted({q for series in by_q.values() for found in series.values()
-                                                       for q in found}))}
-    balances = {"equal": ", equal balance", "paper": ", the paper's λ"}
-    lines = {scope: [Line(NAMES[method] + (balances[balance] if method != "fidelity" else ""),
-                          _style(Curve(method, balance=balance)), {place[q]: mine for q, mine in found.items()})
-                     for (method, balance), found in series.items() if found] for scope, series in by_q.items()}
-    what = f"{percent(fraction)} corrupted: {title(corruption)}" if fraction else "no corruption"
-    yield name, _panels(scoped, lines, "b", {place[q]: f"{q:g}" for q in place}, "q of the quasi-norm", what)
-
-
-def _style(curve: Curve) -> dict[str, Any]:
-    colour, marker, dashes = STYLES["equal" if curve.balance == "equal" else curve.method]
-    filled = "white" if curve.vgg_weights == "random" else colour
-    return {"color": colour, "marker": marker, "linestyle": dashes, "markerfacecolor": filled, "markersize": 4.5,
-            "linewidth": 1.4, "markeredgewidth": 1.1}
-
-
-def _panels(scoped: Scopes, lines: dict[str, list[Line]], letter: str, ticks: dict[float, str], xlabel: str,
-            what: str) -> Figure:
-    """Draw a row of panels for each scope, with a column for each metric."""
-    figure, grid = _new_figure(1.15 + 2.05 * len(scoped), len(scoped), sharex=True)
-    for j, (scope, rows) in enumerate(scoped.items()):
-        for i, (axes, metric) in enumerate(zip(grid[j], SHOWN, strict=True)):
-            axes.set_title(f"({letter}{i + 1}) {heading(metric)}" if j == 0 else heading(metric), loc="left")
-            axes.set_ylabel(scope if i == 0 and len(scoped) > 1 else "", fontweight="bold")
-            axes.set_xticks(list(ticks), list(ticks.values()))
-            axes.grid(axis="y", color=RULE, linewidth=0.6)
-            axes.set_axisbelow(True)
-            _draw_lines(axes, lines[scope], metric, list(ticks))
-            bicubic = units(BICUBIC.rows(rows, 0.0, CLEAN), metric)
-            if bicubic:
-                axes.axhline(estimate(bicubic).mean, color=BICUBIC_GREY, linestyle=(0, (3, 2)), linewidth=1.1,
-                             label="bicubic", zorder=1)
-    grid[-1, 1].set_xlabel(xlabel)
-    drawn = [units(rows, SHOWN[0]) for some in lines.values() for line in some for rows in line.rows.values()]
-    _add_legend(figure, grid, f"{what}\n{_counts(drawn)}", columns=3)
+def _methods(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str) -> Figure | None:
+    """Draw the means of each method at each corrupted share, beside bicubic."""
+    if not settings:
+        return None
+    figure, panels = _panels(2.9)
+    shares = sorted({100 * one.fraction for one in settings})
+    for axes, metric in zip(panels, SHOWN, strict=True):
+        axes.set_title(_heading(metric), loc="left")
+        axes.set_xticks(shares, [f"{share:g}%" for share in shares])
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        for number, method in enumerate(METHODS):
+            mine = [one for one in settings if one.method == method]
+            means = [interval(list(by_slide(rows, one.name, metric).values())) for one in mine]
+            _whiskers(axes, [100 * one.fraction + 1.2 * (number - 1.5) for one in mine], means, method,
+                      label(mine[0], vgg_weights, corruption=False) if mine else "")
+        bicubic = list(by_slide(rows, BICUBIC, metric).values())
+        if bicubic:
+            axes.axhline(float(np.mean(bicubic)), color="#8a8a90", linestyle=(0, (3, 2)), linewidth=1, label="bicubic")
+    panels[1].set_xlabel("Corrupted share of the training examples")
+    _legend(figure, panels[0], "Mean over slides that the network never saw; whiskers: 95% interval over slides", 3)
     return figure
 
 
-def _new_figure(height: float, rows: int, sharex: bool = False, sharey: bool = False) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
-    return figure, figure.subplots(rows, len(SHOWN), squeeze=False, sharex=sharex, sharey=sharey)
-
-
-def _draw_lines(axes: Axes, lines: Sequence[Line], metric: str, ticks: Sequence[float]) -> None:
-    """Draw lines with a small offset along x, so that no whisker hides another."""
-    span = max(ticks) - min(ticks) or 1.0
-    shown = [(line, {x: found for x, rows in line.rows.items() if (found := units(rows, metric))}) for line in lines]
-    for i, (line, places) in enumerate(shown):
-        offset = (i - (len(shown) - 1) / 2) * 0.014 * span
-        for x, found in places.items():
-            axes.plot([x + offset] * len(found), list(found.values()), color=line.style["color"],
-                      marker=line.style["marker"], linestyle="", markersize=3.5, alpha=0.45, markeredgewidth=0)
-        if places:
-            means = [estimate(found) for found in places.values()]
-            axes.errorbar([x + offset for x in places], [one.mean for one in means], _whiskers(means), label=line.label,
-                          capsize=1.8, elinewidth=0.9, **line.style)
-    axes.set_xlim(min(ticks) - 0.07 * span, max(ticks) + 0.07 * span)
-    if not any(places for _, places in shown):
-        axes.text(0.5, 0.5, NOT_RUN, transform=axes.transAxes, ha="center", va="center", color=FAINT)
-        axes.set_yticks([])
-
-
-def _robustness_figure(name: str, rows: list[Row], corruption: Corruption, scope: str
-                       ) -> Iterator[tuple[str, Figure]]:
-    """Yield a figure with the falls of every curve, one below the other, with a marker for each fraction."""
-    fallen = _all_falls(rows, corruption)
-    if not fallen:
-        return
-    every = sorted({fraction for found in fallen.values() for fraction in found})
-    figure, grid = _new_figure(1.3 + len(fallen) * max(0.2, 0.075 * (1 + len(every))), 1, sharey=True)
-    for axes, metric in zip(grid[0], SHOWN, strict=True):
+def _stability(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str) -> Figure | None:
+    """Draw how much each slide loses from the clean training set to the largest corrupted share."""
+    by_method = {method: sorted((one for one in settings if one.method == method), key=lambda one: one.fraction)
+                 for method in METHODS}
+    pairs = {method: (mine[0], mine[-1]) for method, mine in by_method.items()
+             if len(mine) > 1 and not mine[0].fraction}
+    if not pairs:
+        return None
+    figure, panels = _panels(0.9 + 0.42 * len(pairs), sharey=True)
+    worst = max(last.fraction for _, last in pairs.values())
+    for axes, metric in zip(panels, SHOWN, strict=True):
         axes.axvline(0, color=FAINT, linewidth=0.8)
-        for i, fraction in enumerate(every):
-            offset = (i - (len(every) - 1) / 2) * 0.7 / len(every)
-            places = {y + offset: found[fraction][metric] for y, found in enumerate(fallen.values())
-                      if found.get(fraction, {}).get(metric)}
-            _draw_falls(axes, places, FRACTION_STYLES[i % len(FRACTION_STYLES)], f"{percent(fraction)} corrupted")
+        for y, (method, (clean, last)) in enumerate(pairs.items()):
+            values = list(signed(rows, clean.name, last.name, metric).values())
+            spread = np.random.default_rng(0).uniform(-0.22, 0.22, len(values))  # so that points do not hide others
+            colour, marker, _ = STYLES[method]
+            axes.plot(values, y + spread, linestyle="", marker=marker, markersize=3, alpha=0.45, color=colour,
+                      markeredgewidth=0)
+            mean, low, high = interval(values)
+            axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], color=INK, marker="|", markersize=11, capsize=2)
         axes.set_title(METRICS[metric].label, loc="left")
-        axes.set_yticks(range(len(fallen)), [curve.label for curve in fallen])
-        axes.set_ylim(len(fallen) - 0.4, -0.6)
-        axes.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
-        axes.tick_params(axis="y", length=0)
-        for y in range(1, len(fallen)):
-            axes.axhline(y - 0.5, color=RULE, linewidth=0.6)
-    grid[0, 1].set_xlabel("Fall from a clean training set: right of 0 is worse")
-    drawn = [fall[SHOWN[0]] for found in fallen.values() for fall in found.values()]
-    _add_legend(figure, grid, f"{title(corruption)}, {scope}\n{_counts(drawn)}", columns=len(every))
-    yield name, figure
+        axes.set_yticks(range(len(pairs)), [label(one, vgg_weights, corruption=False).replace(", ", ",\n", 1)
+                                            for one, _ in pairs.values()])
+        axes.set_ylim(len(pairs) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=4)
+    panels[1].set_xlabel(f"Loss from 0 to {worst:.0%} corrupted, a point for each slide: right of 0 is worse")
+    return figure
 
 
-def _all_falls(rows: list[Row], corruption: Corruption) -> Falls:
-    """Return the falls of every curve that has both a clean and a corrupted cell."""
-    found: Falls = {}
-    for curve in curves(rows):
-        for fraction in filter(None, fractions(rows, corruption)):
-            fall = {metric: falls(rows, curve, fraction, corruption, metric) for metric in SHOWN}
-            if any(fall.values()):
-                found.setdefault(curve, {})[fraction] = fall
-    return found
+def _claims(answers: Sequence[Answer]) -> Figure | None:
+    """Draw every claim that was run, in units of the effect that counts."""
+    claims = list(dict.fromkeys(one.claim for one in answers if one.answer != NOT_RUN))
+    if not claims:
+        return None
+    figure, panels = _panels(1.0 + 0.24 * len(claims), sharey=True)
+    for axes, metric in zip(panels, SHOWN, strict=True):
+        axes.axvline(0, color=FAINT, linewidth=0.8)
+        for one in (one for one in answers if one.metric == metric and one.claim in claims):
+            y, unit = claims.index(one.claim), one.threshold / one.claim.by
+            mean, low, high = (value / unit for value in (one.compared.mean, one.compared.low, one.compared.high))
+            colour, marker = ANSWERS[one.answer]
+            axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], color=colour, marker=marker, markersize=4,
+                          capsize=1.5, linestyle="", label=one.answer)
+            axes.plot([one.claim.by] * 2, [y - 0.35, y + 0.35], color=INK, linewidth=1)
+        axes.set_title(METRICS[metric].label, loc="left")
+        axes.set_yticks(range(len(claims)), [claim.claim for claim in claims])
+        axes.set_ylim(len(claims) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=5)
+    panels[1].set_xlabel("Better by, in effects that count (black mark: what is claimed)")
+    _legend(figure, *panels, "Answers; whiskers: 95% interval over slides, before Holm's correction", 3)
+    return figure
 
 
-def _draw_falls(axes: Axes, places: dict[float, Units], style: tuple[str, str], label: str) -> None:
-    colour, marker = style
-    for y, found in places.items():
-        axes.plot(list(found.values()), [y] * len(found), color=colour, marker=marker, linestyle="", markersize=3.5,
-                  alpha=0.45, markeredgewidth=0)
-    if places:
-        means = [estimate(found) for found in places.values()]
-        axes.errorbar([one.mean for one in means], list(places), xerr=_whiskers(means), label=label, capsize=1.5,
-                      elinewidth=0.9, color=colour, marker=marker, linestyle="", markersize=4)
+def _panels(height: float, sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
+    return figure, list(figure.subplots(1, len(SHOWN), squeeze=False, sharey=sharey)[0])
 
 
-def _whiskers(means: Sequence[Estimate]) -> np.ndarray:
-    """Return [2, N] lengths below and above; 0 without an interval."""
-    return np.nan_to_num([[max(0.0, one.mean - one.low) for one in means],
-                          [max(0.0, one.high - one.mean) for one in means]])
+def _whiskers(axes: Axes, x: Sequence[float], means: Sequence[tuple[float, float, float]], method: str,
+              name: str) -> None:
+    if means:
+        colour, marker, dashes = STYLES[method]
+        middle, low, high = np.array(means).T
+        axes.errorbar(x, middle, [middle - low, high - middle], color=colour, marker=marker, linestyle=dashes,
+                      label=name, capsize=1.8, elinewidth=0.9, markersize=4.5, linewidth=1.4)
 
 
-def _add_legend(figure: Figure, grid: np.ndarray, caption: str, columns: int) -> None:
-    """Put one legend for all panels below the figure, bicubic last, with a caption."""
-    entries = {label: handle for axes in grid.flat
-               for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if "bicubic" in entries:
-        entries["bicubic"] = entries.pop("bicubic")
+def _legend(figure: Figure, *axes_and_caption: Any) -> None:
+    """Put one legend below the figure; the last two arguments are its caption and columns."""
+    *panels, caption, columns = axes_and_caption
+    entries = {name: handle for axes in panels
+               for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns,
-                           frameon=False, handlelength=3.4, title=caption[0].upper() + caption[1:], title_fontsize=FONT)
-    legend.get_title().set(multialignment="center", color=FAINT)
+                           frameon=False, handlelength=3.4, title=caption, title_fontsize=FONT)
+    legend.get_title().set_color(FAINT)
 
 
-def _counts(drawn: Sequence[Units]) -> str:
-    """Return the numbers of slides and seeds behind the whiskers; marks may differ in their seeds."""
-    slides = max(len({slide for slide, _ in found}) for found in drawn)
-    seeds = sorted({len({seed for _, seed in found}) for found in drawn})
-    many = " or ".join(map(str, seeds)) if len(seeds) < 3 else f"{seeds[0]} to {seeds[-1]}"
-    return (f"Whiskers: 95% interval of the mean over {slides} slide{'s' * (slides != 1)} × {many} "
-            f"seed{'s' * (seeds != [1])}; faint: single (slide, seed) pairs")
+def _heading(metric: str) -> str:
+    return f"{METRICS[metric].label} {'↑' if METRICS[metric].higher_is_better else '↓'}"

@@ -1,118 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cells of a study, and the flags of `sr_keras.train` for each.
 
-A grid is text, AXIS=VALUES joined by ";", and means every combination of its values:
+A grid is text, AXIS=VALUES joined by ";", and means every combination of its values, in that order:
 
     method=srgan,srgan_e,srgan_qe,srgan_sqe; fraction=0,0.3,0.5
-    method=srgan_sqe; q=0.25,0.5,0.75,1,1.5,2; fraction=0.3; balance=paper,equal
+    method=fidelity; q=0.5,1,2; fraction=0.3
 
-Axes are method, q, balance, fraction, kind, side, seed, and any flag of `sr_keras.train`, including the lambdas.
-Defaults: the method's own q, the paper's balance, fraction 0, mixed kinds, the HR side. A cell that two grids contain
-is trained once. Cells with fraction 0 are the same for all kinds and sides.
+Axes are method, q, fraction, kind, side, and any flag of `sr_keras.train`, including the lambdas. Defaults: the
+method's own q, fraction 0, mixed kinds, the HR side. A combination is a `Setting`; with a fold it is a `Cell`, one
+training run. Settings with fraction 0 are the same for all kinds and sides.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 from pipelines.config import SIDES
 from pipelines.errors import require
 from sr_keras.config import METHODS
 
-# Methods that are not in the paper: L_F with at most one other term.
-TERMS_ALONE = {"fidelity": (), "fidelity_m": ("m",), "fidelity_s": ("s",), "fidelity_d": ("d",)}
+FIDELITY = "fidelity"  # L_F alone
+BICUBIC = "bicubic"  # is scored and not trained
 KINDS = {"noise": ("noise",), "blur": ("blur",), "contrast": ("contrast",), "outlier": ("outlier",),
          "mixed": ("noise", "blur", "contrast")}
-BALANCES = ("paper", "equal")
 NONE = "none"
-LAMBDAS = ("m", "s", "d", "v")
-# Flags that the grid sets; they are not accepted on the command line of the study.
-WEIGHTS = tuple(f"lambda_{term}" for term in LAMBDAS)
-SET_BY_GRID = ("method", "q", *WEIGHTS, "corrupt_fraction", "corrupt_kinds", "corrupt_side",
-           "seed", "run", "train_region", "val_region", "test_region")
+LAMBDAS = ("lambda_m", "lambda_s", "lambda_d", "lambda_v")
+# Flags of `sr_keras.train` that the study sets; they are not accepted on its command line.
+SET_BY_STUDY = ("method", "q", *LAMBDAS, "corrupt_fraction", "corrupt_kinds", "corrupt_side", "seed", "run",
+                "autoencoder", "generator", "train_data", "val_data", "test_data", "train_region", "val_region",
+                "test_region")
+REMEDY = "correct the grid"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training run."""
+class Setting:
+    """What a cell is trained on and by."""
 
     method: str
     q: float
-    balance: str = "paper"
     fraction: float = 0.0
     kind: str = "mixed"
     side: str = "hr"
-    seed: int = 0
     variant: str = ""
 
     def __post_init__(self) -> None:
         """Check the values."""
-        methods = (*METHODS, *TERMS_ALONE)
-        require(self.method in methods, "method", f"be one of {methods}", "correct the grid", self.method)
-        require(0 < self.q <= 2, "q", "lie in (0, 2]", "correct the grid", self.q)
-        require(self.balance in BALANCES, "balance", f"be one of {BALANCES}", "correct the grid", self.balance)
+        methods = (*METHODS, FIDELITY)
+        require(self.method in methods, "method", f"be one of {methods}", REMEDY, self.method)
+        require(0 < self.q <= 2, "q", "lie in (0, 2]", REMEDY, self.q)
         require(0 <= self.fraction <= 1, "fraction", "lie in [0, 1]", "0.3 means 30% of the examples", self.fraction)
         if self.fraction == 0:
             object.__setattr__(self, "kind", NONE)
             object.__setattr__(self, "side", NONE)
             return
-        require(self.kind in KINDS, "kind", f"be one of {tuple(KINDS)}", "correct the grid", self.kind)
-        require(self.side in SIDES, "side", f"be one of {SIDES}", "correct the grid", self.side)
+        require(self.kind in KINDS, "kind", f"be one of {tuple(KINDS)}", REMEDY, self.kind)
+        require(self.side in SIDES, "side", f"be one of {SIDES}", REMEDY, self.side)
+
+    @property
+    def corruption(self) -> str:
+        """Name of what is corrupted."""
+        return f"{self.fraction:g}-{self.kind}-{self.side}" if self.fraction else "clean"
+
+    @property
+    def name(self) -> str:
+        """Unique name, by which claims call it."""
+        variant = f"-{self.variant.replace(';', '-')}" if self.variant else ""
+        return f"{self.method}-q{self.q:g}-{self.corruption}{variant}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: a setting trained on all folds but this one."""
+
+    setting: Setting
+    fold: int
 
     @property
     def name(self) -> str:
         """Unique name, also the name of the folder."""
-        corrupted = f"{self.fraction:g}-{self.kind}-{self.side}" if self.fraction else "clean"
-        variant = f"-{self.variant.replace(';', '-')}" if self.variant else ""
-        return f"{self.method}-q{self.q:g}-{self.balance}-{corrupted}-seed{self.seed}{variant}"
-
-    @property
-    def columns(self) -> dict[str, object]:
-        """The columns of the results that describe the cell."""
-        return {"cell": self.name, **asdict(self)}
+        return f"{self.setting.name}-fold{self.fold}"
 
 
-def parse_grids(grids: Sequence[str], seeds: Iterable[int], train_flags: Iterable[str]) -> list[Cell]:
-    """Return the cells of all grids, each once, sorted by seed.
+def parse_grids(grids: Sequence[str], train_flags: Iterable[str]) -> list[Setting]:
+    """Return the settings of all grids in their order, each once.
 
     Args:
         grids: See the module.
-        seeds: Seeds of the grids that have no seed axis.
         train_flags: Names of the flags that may be axes.
 
     Raises:
         ValueError: A grid cannot be parsed, or has an unknown axis or value.
     """
     require(bool(grids), "grid", "be set", "write --grid='method=srgan_sqe; fraction=0,0.3', for example", grids)
-    free = {*train_flags} - {*SET_BY_GRID} | {*WEIGHTS}
-    axes = [_axes(grid, [str(seed) for seed in seeds], free) for grid in grids]
-    cells = [_cell(dict(zip(one, values, strict=True))) for one in axes for values in product(*one.values())]
-    return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
+    free = {*train_flags} - {*SET_BY_STUDY} | {*LAMBDAS}
+    axes = [_axes(grid, free) for grid in grids]
+    return list(dict.fromkeys(_setting(dict(zip(one, values, strict=True)))
+                              for one in axes for values in product(*one.values())))
 
 
-def cell_flags(cell: Cell, factors: Mapping[str, float] | None = None) -> list[str]:
-    """Return the flags of `sr_keras.train` for this cell.
-
-    Args:
-        cell: The cell.
-        factors: Term -> factor of its lambda, for the balance "equal".
-    """
-    method = "srgan_sqe" if cell.method in TERMS_ALONE else cell.method
-    weights = {term: getattr(METHODS[method], f"lambda_{term}") for term in LAMBDAS}
-    if cell.method in TERMS_ALONE:
-        weights = {term: weight if term in TERMS_ALONE[cell.method] else 0.0 for term, weight in weights.items()}
-    for term, factor in (factors or {}).items():
-        weights[term] *= factor
-    flags = [f"--method={method}", f"--q={cell.q:g}", *(f"--lambda_{t}={w:.4g}" for t, w in weights.items())]
-    if cell.fraction:
-        flags += [f"--corrupt_fraction={cell.fraction:g}", f"--corrupt_kinds={','.join(KINDS[cell.kind])}",
-                  f"--corrupt_side={cell.side}"]
-    return [*flags, *(f"--{setting}" for setting in cell.variant.split(";") if setting), f"--seed={cell.seed}"]
+def setting_flags(setting: Setting) -> list[str]:
+    """Return the flags of `sr_keras.train` for a setting."""
+    alone = setting.method == FIDELITY
+    flags = [f"--method={'srgan_sqe' if alone else setting.method}", f"--q={setting.q:g}"]
+    flags += [f"--{weight}=0" for weight in LAMBDAS if alone]
+    if setting.fraction:
+        flags += [f"--corrupt_fraction={setting.fraction:g}", f"--corrupt_kinds={','.join(KINDS[setting.kind])}",
+                  f"--corrupt_side={setting.side}"]
+    return [*flags, *(f"--{one}" for one in setting.variant.split(";") if one)]
 
 
-def _axes(grid: str, seeds: list[str], more: set[str]) -> dict[str, list[str]]:
-    known = ("method", "q", "balance", "fraction", "kind", "side", "seed")
+def _axes(grid: str, more: set[str]) -> dict[str, list[str]]:
+    known = ("method", "q", "fraction", "kind", "side")
     found: dict[str, list[str]] = {}
     for part in filter(None, (part.strip() for part in grid.split(";"))):
         name, _, values = part.partition("=")
@@ -122,19 +121,17 @@ def _axes(grid: str, seeds: list[str], more: set[str]) -> dict[str, list[str]]:
         require(name not in found, "grid", "contain each axis once", f"join the values of {name!r}", grid)
         found[name] = [value.strip() for value in values.split(",")]
     require("method" in found, "grid", "have a method axis", "add method=srgan_sqe, for example", grid)
-    return {"seed": seeds, **found}
+    return found
 
 
-def _cell(values: dict[str, str]) -> Cell:
+def _setting(values: dict[str, str]) -> Setting:
     variant = ";".join(f"{name}={value}" for name, value in sorted(values.items())
-                       if name not in Cell.__dataclass_fields__)
+                       if name not in Setting.__dataclass_fields__)
     method = values["method"]
     default = METHODS[method].q if method in METHODS else METHODS["srgan_sqe"].q
     try:
-        numbers = {"q": float(values.get("q", default)), "fraction": float(values.get("fraction", 0)),
-                   "seed": int(values["seed"])}
+        q, fraction = float(values.get("q", default)), float(values.get("fraction", 0))
     except ValueError as error:
-        raise ValueError(f"`grid` must have numbers for q, fraction and seed; correct them. Received: {values}"
-                         ) from error
-    words = {name: values[name] for name in ("balance", "kind", "side") if name in values}
-    return Cell(method, variant=variant, **numbers, **words)  # type: ignore[arg-type]
+        raise ValueError(f"`grid` must have numbers for q and fraction; correct them. Received: {values}") from error
+    words = {name: values[name] for name in ("kind", "side") if name in values}
+    return Setting(method, q, fraction, variant=variant, **words)

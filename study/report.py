@@ -1,161 +1,179 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the results of a study: figures, tables, residuals, and an HTML page with patches.
-
-    OUTPUT/figures, tables.md, residuals/    numbers and plots
-    WORK/report.html, patches.png            the same with patches; they show slides, so keep them with the runs
-
-The page is one file that loads nothing from elsewhere: figures and patches are data: URIs. All text is escaped.
-"""
+"""Tables and figures of a study, from its results and claims. Cells may be missing: they are "not run"."""
 from __future__ import annotations
 
-import base64
-import io
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
-from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from pipelines.errors import require
-from pipelines.files import write_text
-from sr_keras.config import Objective
+from pipelines.files import read_text, write_text
+from sr_keras.evaluation.patches import METRICS
+from study.claims import NOT_RUN, Answer, Claims, answer
 from study.figures import write_figures
-from study.grid import KINDS, Cell
-from study.patches import Panel, ShownPatch, shown_patches, write_sheet
-from study.residuals import cell_residuals, write_residuals
-from study.results import Row, curve_of, read_results
-from study.tables import write_tables
-from study.training import COMMON_FLAGS, RESULTS_FILE, Failed, Study
+from study.folds import Slide
+from study.grid import BICUBIC, Setting
+from study.results import JUDGEMENTS, SCORES, Row, by_slide, finished, label, read_results
+from study.statistics import interval
 
-MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-MAX_BYTES = 11_000_000  # of the data: URIs of patches; further patches are left out, and the page says so
-RESIDUAL_PATCHES = 110
-COLUMNS = ("cell", "method", "fraction", "kind", "side", "q", "balance", "seed", "variant", "seconds", "commit",
-           "flags")
-TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                        lstrip_blocks=True)
-# Part of Keras' requirements. HTML, links and images are shown as text.
-MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+BEGIN, END = "<!-- claims: written by python -m study --page -->", "<!-- end of claims -->"
+MEANS = ("ms_ssim", "qilv", "rrmse", "psnr", "ssim")
+TITLES = {"rrmse_squared": "RRMSE squared", "qilv_unit": "QILV on [0, 1]", "d_hr": "D(HR)", "d_sr": "D(SR)",
+          "d_accuracy": "accuracy of D"}
 
 
-def write_outputs(cells: Sequence[Cell], failed: Sequence[Failed], study: Study) -> None:
-    """Write figures, tables, residuals, patches and the page from the finished cells, and print where they are."""
-    work, output = study.work, study.output
-    rows = read_results(output / RESULTS_FILE)
-    figures = write_figures(rows, output / "figures")
-    write_tables(rows, output / "tables.md")
-    figures += write_study_residuals(cells, study)
-    patches = shown_patches(rows, study)
-    if patches:
-        write_sheet(patches, work / "patches.png")
-    write_page(rows, work / "report.html", tables=(output / "tables.md").read_text(encoding="utf-8"),
-               figures=[path for path in figures if path.suffix == ".svg"], patches=patches, planned=len(cells),
-               failures={one.cell.name: one.reason for one in failed},
-               facts={"flags of all cells": (output / COMMON_FLAGS).read_text(encoding="utf-8").replace("\n", " ")})
-    written = [output / name for name in (RESULTS_FILE, "tables.md", "figures") if (output / name).exists()]
-    print(f"\n{', '.join(map(str, written))}\n"
-          f"{work / 'report.html'}: the same with patches. It shows slides: do not publish it without permission")
-
-
-def write_study_residuals(cells: Sequence[Cell], study: Study) -> list[Path]:
-    """Fit residuals of SRGAN_SQE on clean, corrupted and test pairs, and by kind of corruption; return the figures."""
-    trained = [cell for cell in cells if cell.method == "srgan_sqe" and cell.q == Objective().q and cell.fraction
-               and cell.balance == "paper" and not cell.variant and (study.run(cell.name) / "generator.keras").exists()]
-    if not trained:
-        return []
-    cell, shards = trained[0], study.work / "shards"
-
-    def residuals(part: str, fraction: float = 0.0, kinds: tuple[str, ...] = KINDS["mixed"]) -> np.ndarray:
-        corrupt = replace(study.corrupt, fraction=fraction, kinds=kinds, side=cell.side if fraction else "hr")
-        return cell_residuals(study.run(cell.name), shards / part, study.degrade, RESIDUAL_PATCHES, cell.seed, corrupt)
-
-    folder = study.output / "residuals"
-    write_residuals({"clean training pairs": residuals("train"),
-                     f"{cell.fraction:.0%} corrupted ({cell.kind})": residuals("train", cell.fraction,
-                                                                                KINDS[cell.kind]),
-                     "test slides": residuals("test")}, folder)
-    write_residuals({f"every pair with {kind}": residuals("train", 1.0, (kind,)) for kind in KINDS[cell.kind]},
-                    folder / "by_kind")
-    return [folder / "residuals.svg", folder / "by_kind" / "residuals.svg"]
-
-
-def write_page(rows: Sequence[Row], path: str | os.PathLike[str], *, tables: str = "", figures: Iterable[Path] = (),
-               patches: Sequence[ShownPatch] = (), failures: Mapping[str, str] | None = None,
-               planned: int | None = None, facts: Mapping[str, str] | None = None) -> None:
-    """Write the HTML page, atomically; it says what is not there yet.
+def write_report(settings: Sequence[Setting], claims: Claims, slides: dict[str, Slide], folds: str, output: Path,
+                 vgg_weights: str, page: str | None = None) -> None:
+    """Write OUTPUT/tables.md and OUTPUT/figures, and the table of claims into a page.
 
     Args:
-        rows: Rows of the results.
-        path: An .html file.
-        tables: Markdown.
-        figures: .svg or .png files; the caption is the name.
-        patches: From `patches.shown_patches`.
-        failures: Cell -> reason.
-        planned: Number of cells of the whole study.
-        facts: Other settings to list: name -> text.
-
-    Raises:
-        ValueError: A figure is neither .svg nor .png.
-        FileNotFoundError: A figure does not exist.
+        settings: The settings of the grid, in its order.
+        claims: From `claims.read_claims`.
+        slides: From `folds.read_folds`.
+        folds: Checksum of the file of folds.
+        output: The folder with results.csv.
+        vgg_weights: Of SRGAN.
+        page: A Markdown file with the lines BEGIN and END.
     """
-    shown = _fitting([_patch(patch) for patch in patches])
-    cells = {row["cell"]: {**row, "method": curve_of(row).name} for row in rows if row["flags"]}
-    write_text(path, TEMPLATES.get_template("report.html.jinja").render(
-        figures=[_figure(Path(figure)) for figure in figures], tables=Markup(MARKDOWN.render(tables)),
-        patches=shown, omitted=len(patches) - len(shown), facts=_run_facts(rows, planned) | dict(facts or {}),
-        failures=failures or {}, columns=COLUMNS,
-        cells=[[_text(row.get(name)) for name in COLUMNS] for row in cells.values()]))
+    rows = read_results(output / "results.csv", folds)
+    answers = answer(claims, rows, slides)
+    done = [setting for setting in settings if finished(rows, setting.name, _scored_slides(rows, setting.name, slides))]
+    write_text(output / "tables.md", "\n\n".join((
+        "# Tables of the study by slide", _progress(settings, rows, slides),
+        f"## Claims\n\n{long_claims_table(answers)}",
+        f"## Means over slides\n\n{means_table(settings, rows, slides, vgg_weights)}",
+        f"## By magnification\n\n{magnification_table(done, rows, slides, vgg_weights)}",
+        f"## The discriminator in its last epoch\n\n{judgements_table(done, rows, vgg_weights)}",
+        f"## The paper's scales\n\n{paper_table(done, rows, vgg_weights)}")) + "\n")
+    write_figures(settings, rows, answers, slides, output / "figures", vgg_weights)
+    if page:
+        _into_page(Path(page), f"{claims_table(answers)}\n\n{_progress(settings, rows, slides)}")
+    print(f"{output / 'tables.md'}, {output / 'figures'}{f', {page}' if page else ''}")
 
 
-def _figure(path: Path) -> dict[str, str]:
-    require(path.suffix in MEDIA_TYPES, "figures", f"be one of {tuple(MEDIA_TYPES)}", "draw it in that format",
-            str(path))
-    return {"name": path.stem.replace("_", " "), "uri": _data_uri(path.read_bytes(), path.suffix)}
+def claims_table(answers: Sequence[Answer]) -> str:
+    """Return a narrow table: a line for each claim, with its answer and the mean difference in each metric."""
+    metrics = list(dict.fromkeys(one.metric for one in answers))
+    lines = []
+    for claim in dict.fromkeys(one.claim for one in answers):
+        cells = [one.answer if one.answer == NOT_RUN else
+                 f"{_strong(one.answer)} {_signed(one.compared.mean, one.metric)}"
+                 for one in answers if one.claim == claim]
+        lines.append([claim.claim, *cells])
+    return _table(["claim", *(METRICS[metric].label for metric in metrics)], lines, 0)
 
 
-def _data_uri(data: bytes, suffix: str) -> str:
-    return f"data:{MEDIA_TYPES[suffix]};base64,{base64.b64encode(data).decode()}"
+def long_claims_table(answers: Sequence[Answer]) -> str:
+    """Return a line for each claim and metric, with interval, p, effect size, and how many folds agree."""
+    lines = []
+    for one in answers:
+        leading = [one.claim.claim, METRICS[one.metric].label, _signed(one.threshold, one.metric), one.answer]
+        found = one.compared
+        lines.append([*leading, *(["", "", "", ""] if one.answer == NOT_RUN else [
+            f"{_signed(found.mean, one.metric)} ({_signed(found.low, one.metric)} to "
+            f"{_signed(found.high, one.metric)})", f"{found.p:.2g}, {one.corrected:.2g}", f"{found.effect:+.2f}",
+            "{} of {}".format(*one.agreeing)])])
+    return _table(["claim", "metric", "more than", "answer", "better by (95% interval)", "p, after Holm", "Cohen's d",
+                   "folds agreeing"], lines, 0)
 
 
-def _patch(patch: ShownPatch) -> dict[str, Any]:
-    panels = [{"column": 1 + column, "row": 1 + row, "title": title, "uri": _picture(panel),
-               "caption": panel.caption if panel else "", "cell": panel.cell if panel else ""}
-              for (column, row), (title, panel) in patch.placed().items()]
-    return {"name": patch.example_id, "columns": 1 + len(patch.labels), "panels": panels}
+def means_table(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str, Slide], vgg_weights: str) -> str:
+    """Return the mean over slides of every setting with its interval, bicubic first."""
+    lines = []
+    for name, words in ((BICUBIC, "bicubic"), (f"{BICUBIC}-real", "bicubic, scanned LR"),
+                        *((setting.name, label(setting, vgg_weights)) for setting in settings)):
+        found = {metric: list(by_slide(rows, name, metric).values()) for metric in MEANS}
+        count = max(map(len, found.values()))
+        # Means over other slides than those of the rest would be compared with them.
+        whole = count == len(_scored_slides(rows, name, slides))
+        cells = [_mean(values, metric) for metric, values in found.items()] if whole else [NOT_RUN] * len(MEANS)
+        lines.append([words, f"{count} of {len(slides)}", *cells])
+    return _table(["method, corrupted share", "slides", *(f"{METRICS[metric].label}{_arrow(metric)}"
+                                                         for metric in MEANS)], lines)
 
 
-def _picture(panel: Panel | None) -> str:
-    """Return a picture as a data: URI, empty without a panel."""
-    from PIL import Image
-
-    if panel is None:
-        return ""
-    data = io.BytesIO()
-    Image.fromarray(panel.image).save(data, "PNG", optimize=True)
-    return _data_uri(data.getvalue(), ".png")
-
-
-def _fitting(patches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first patches that together stay below MAX_BYTES, at least one."""
-    sizes = np.cumsum([sum(len(panel["uri"]) for panel in patch["panels"]) for patch in patches])
-    return list(patches[:max(1, int(np.sum(sizes <= MAX_BYTES)))])
-
-
-def _run_facts(rows: Sequence[Row], planned: int | None) -> dict[str, str]:
-    cells = {row["cell"]: row for row in rows if row["seconds"] is not None}
-    slides = {row["slide"]: row["patches"] for row in rows}
-    return {
-        "cells": f"{len(cells)} finished" + (f" of {planned}" if planned is not None else ""),
-        "test patches": f"{sum(slides.values())} of {len(slides)} slides: {', '.join(sorted(slides))}",
-        "training time": f"{sum(row['seconds'] for row in cells.values()) / 3600:.1f} hours in total",
-        "commits": ", ".join(sorted({row["commit"] for row in cells.values() if row["commit"]})) or "unknown",
-    }
+def magnification_table(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str, Slide],
+                        vgg_weights: str) -> str:
+    """Return the mean MS-SSIM and RRMSE of finished settings by magnification."""
+    groups = sorted({slide.magnification for slide in slides.values()})
+    lines = []
+    for setting in settings:
+        cells = []
+        for group in groups:
+            mine = [row for row in rows if row["magnification"] == group]
+            found = [list(by_slide(mine, setting.name, metric).values()) for metric in ("ms_ssim", "rrmse")]
+            cells.append(f"{np.mean(found[0]):.4f} / {np.mean(found[1]):.4f}" if all(found) else "")
+        lines.append([label(setting, vgg_weights), *cells])
+    counts = [sum(slide.magnification == group for slide in slides.values()) for group in groups]
+    return _table(["MS-SSIM / RRMSE", *(f"{group} ({count})" for group, count in zip(groups, counts, strict=True))],
+                  lines)
 
 
-def _text(value: object) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def judgements_table(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str) -> str:
+    """Return the mean over folds of what the discriminator gave HR and SR; 0.5 and 0.5 is a blind one."""
+    lines = []
+    for setting in settings:
+        cells = {row["cell"]: row for row in rows if row["setting"] == setting.name and row["d_hr"] is not None}
+        if cells:
+            lines.append([label(setting, vgg_weights), *(
+                f"{np.mean([row[name] for row in cells.values()]):.3f}" for name in JUDGEMENTS)])
+    return _table(["method, corrupted share", *(TITLES[name] for name in JUDGEMENTS)], lines)
+
+
+def paper_table(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str) -> str:
+    """Return RRMSE and QILV as defined, and as the paper's numbers seem to be made."""
+    names = ("ms_ssim", "rrmse", "rrmse_squared", "qilv", "qilv_unit")
+    lines = [[words, *(f"{np.mean(list(by_slide(rows, name, metric).values())):.4f}" for metric in names)]
+             for name, words in ((BICUBIC, "bicubic"), *((one.name, label(one, vgg_weights)) for one in settings))
+             if by_slide(rows, name, "rrmse")]
+    assert set(names) <= set(SCORES)
+    return _table(["method, corrupted share", *(TITLES.get(name) or METRICS[name].label for name in names)], lines)
+
+
+def _scored_slides(rows: Sequence[Row], setting: str, slides: dict[str, Slide]) -> set[str]:
+    """Return the slides that a setting is scored on: all, or those with scanned LR."""
+    if setting != f"{BICUBIC}-real" and "degradation=" not in setting:
+        return set(slides)
+    return {row["slide"] for row in rows if row["setting"] == f"{BICUBIC}-real"} or set(slides)
+
+
+def _progress(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str, Slide]) -> str:
+    folds = len({slide.fold for slide in slides.values()})
+    cells = {row["cell"] for row in rows if row["method"] != BICUBIC}
+    seconds = {row["cell"]: row["seconds"] for row in rows if row["seconds"] is not None}
+    trained = f" They took {sum(seconds.values()) / 3600:.1f} hours to train." if seconds else ""
+    return (f"{len(cells)} of {folds * len(settings)} cells have been run, {len(slides)} slides in {folds} folds."
+            f"{trained}")
+
+
+def _into_page(path: Path, table: str) -> None:
+    text = read_text(path, "restore it")
+    require(BEGIN in text and END in text, "page", f"have the lines {BEGIN} and {END}", "add them", str(path))
+    write_text(path, re.sub(f"(?s){re.escape(BEGIN)}.*?{re.escape(END)}",
+                            lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text))
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int | None = None) -> str:
+    """Return a Markdown table; all columns but the first are numbers, unless `numbers` says how many of the last."""
+    right = len(head) - 1 if numbers is None else numbers
+    rule = ["---"] * (len(head) - right) + ["---:"] * right
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines)) if lines else "Nothing yet."
+
+
+def _mean(values: Sequence[float], metric: str) -> str:
+    (mean, low, high), digits = interval(values), METRICS[metric].digits
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _signed(value: float, metric: str) -> str:
+    return f"{value:+.{METRICS[metric].digits + 1}f}"
+
+
+def _strong(word: str) -> str:
+    return f"**{word}**" if word != "undecided" else word
+
+
+def _arrow(metric: str) -> str:
+    return " ↑" if METRICS[metric].higher_is_better else " ↓"

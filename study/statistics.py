@@ -1,137 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means, intervals and paired tests for a few slides and seeds.
+"""Paired comparisons over slides: mean, bootstrap interval, sign-flip test, effect size, and Holm's correction.
 
-A unit is one (slide, seed) pair; its value is the mean over the patches of that slide. Rows without a seed, such as
-those of bicubic, have units with seed None. Slides and seeds are crossed: every run is scored on every slide. The units
-of one slide share stain and tissue, those of one seed share a network, so four units of two slides and two seeds carry
-less information than four independent values.
+The unit is the slide: one number for each slide and setting, the mean over its tiles. A difference of two settings is
+taken slide by slide. The slides of one fold were scored by the same two networks and share their luck, so intervals are
+somewhat too narrow; `folds_agreeing` says how many folds point the same way.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import permutation_test
+from scipy.stats import bootstrap, permutation_test
 
-from pipelines.errors import require
-from sr_keras.evaluation import METRICS
-from sr_keras.evaluation.tables import Estimate
-from study.results import Corruption, Curve, Row
-
-RESAMPLES = 4000
-SIGN_FLIPS = 10_000  # all 2^n flips are tried where there are no more than that: up to 13 pairs
-Units = dict[tuple[str, int | None], float]
+RESAMPLES = 9_999
+FLIPS = 19_999  # all 2^n where there are no more
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A mean difference over `pairs` units, and the two-sided p of a difference of 0."""
+class Compared:
+    """Mean of differences with its 95% interval over slides; p of that mean being the threshold; effect size.
 
-    difference: Estimate
+    `effect` is Cohen's d of the differences, mean / standard deviation: 0.2 is small, 0.5 medium, 0.8 large.
+    """
+
+    mean: float
+    low: float
+    high: float
     p: float
-    pairs: int
+    effect: float
+    slides: int
 
 
-def units(rows: Sequence[Row], metric: str) -> Units:
-    """Return the value of every (slide, seed) in these rows; missing and non-finite values are left out.
+def compare(differences: Sequence[float], threshold: float = 0.0, seed: int = 0) -> Compared:
+    """Return the comparison of differences, one a slide; NaN and p = 1 for fewer than two.
 
-    Raises:
-        ValueError: Two rows of one unit have different values, so they come from different cells.
-    """
-    found: Units = {}
-    for row in rows:
-        value = row.get(metric)
-        if value is not None and np.isfinite(value):
-            unit = (row["slide"], row.get("seed"))
-            require(found.setdefault(unit, value) == value, "rows", "belong to one cell and its seeds",
-                    "select a single method, q, fraction and variant", (unit, row.get("cell")))
-    return found
-
-
-def subtract(a: Units, b: Units) -> Units:
-    """Return a - b over the units in both; a unit of b without a seed is used for every seed of its slide."""
-    others = {unit: b.get(unit, b.get((unit[0], None))) for unit in a}
-    return {unit: a[unit] - other for unit, other in others.items() if other is not None}
-
-
-def falls(rows: Sequence[Row], curve: Curve, fraction: float, corruption: Corruption, metric: str) -> Units:
-    """Return how much worse each unit is than at fraction 0: positive is worse for every metric."""
-    clean, corrupted = (units(curve.rows(rows, one, corruption), metric) for one in (0.0, fraction))
-    return subtract(clean, corrupted) if METRICS[metric].higher_is_better else subtract(corrupted, clean)
-
-
-def estimate(values: Units, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Return the mean of units and the 95% percentile interval of a crossed bootstrap.
-
-    Not scipy.stats.bootstrap, which draws single values: here slides and seeds are drawn independently, and a unit
-    counts as often as its slide times its seed was drawn. With one slide only seeds are drawn, with one seed only
-    slides. With two or three slides or seeds the interval is too narrow, as with any bootstrap. If a unit's noise is
-    shared with neither its slide nor its seed, the interval is too wide, by up to the root of 3.
-
-    Args:
-        values: By (slide, seed); pairs may be missing.
-        resamples: Number of draws.
-        seed: Seed of the draws.
-    """
-    if len(values) < 2:
-        return Estimate(next(iter(values.values()), np.nan), np.nan, np.nan)
-    grid, there = _grid(values)
-    rng = np.random.default_rng(seed)
-    slides, seeds = (rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float) for n in grid.shape)
-    sums, counts = (np.einsum("rs,st,rt->r", slides, table, seeds) for table in (grid, there))
-    means = sums[counts > 0] / counts[counts > 0]  # a draw may contain only pairs that are missing
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(grid.sum() / there.sum()), float(low), float(high))
-
-
-def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
-    """Return the two-sided p of a sign-flip permutation test of mean 0.
-
-    All 2^n flips are tried up to 13 pairs, and SIGN_FLIPS random ones above. The test treats pairs as independent, but
-    pairs of one seed share a network and pairs of one slide share its tissue. So p is a lower bound: if all slides
-    agree for every network, n seeds cannot give less than 2 / 2^n, however many slides there are. It says little about
-    other slides.
+    The test flips the signs of differences - threshold (two-sided).
     """
     values = np.asarray(differences, float)
     if len(values) < 2:
-        return 1.0 if len(values) else np.nan
-    return float(permutation_test((values, np.zeros_like(values)), lambda a, b, axis: np.abs(np.mean(a - b, axis=axis)),
-                                  permutation_type="samples", alternative="greater", n_resamples=SIGN_FLIPS,
-                                  rng=seed).pvalue)
+        mean = float(values.mean()) if len(values) else np.nan
+        return Compared(mean, mean, mean, 1.0, np.nan, len(values))
+    p = permutation_test((values - threshold,), np.mean, permutation_type="samples", n_resamples=FLIPS,
+                         vectorized=True, rng=seed).pvalue
+    mean, low, high = interval(values, seed)
+    spread = float(values.std(ddof=1))
+    return Compared(mean, low, high, float(p), mean / spread if spread else np.nan, len(values))
 
 
-def smallest_p(pairs: int) -> float:
-    """Return the smallest p that `sign_flip_p` can give for so many pairs."""
-    return min(1.0, 2 / 2**pairs) if 2**pairs <= SIGN_FLIPS else 1 / (SIGN_FLIPS + 1)
+def interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Return the mean of values, one a slide, and the bounds of its 95% interval: the percentile bootstrap's."""
+    mean = float(np.mean(values))
+    if np.ptp(values) == 0:
+        return mean, mean, mean
+    low, high = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=seed).confidence_interval
+    return mean, float(low), float(high)
 
 
-def compare(differences: Units) -> Paired:
-    """Return mean, interval and p of differences by unit."""
-    return Paired(estimate(differences), sign_flip_p(list(differences.values())), len(differences))
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return the p of a family of tests, corrected for their number.
 
-
-def paired(rows_a: Sequence[Row], rows_b: Sequence[Row], metric: str) -> Paired:
-    """Compare two cells over the (slide, seed) pairs that both have: a - b with its interval and p.
-
-    With 5 pairs or fewer p cannot get below 0.05, however large the difference (see `smallest_p`).
-
-    Args:
-        rows_a: Rows of one cell and its seeds.
-        rows_b: Rows of another; rows without a seed are paired with every seed of their slide.
-        metric: A column of the table.
-
-    Returns:
-        The comparison; NaN and 0 pairs if the cells have no unit in common.
+    Source: Holm 1979: the k-th smallest of n is multiplied by n - k + 1, and none is smaller than one before it.
     """
-    return compare(subtract(units(rows_a, metric), units(rows_b, metric)))
+    order = np.argsort(ps, kind="stable")
+    factors = len(ps) - np.arange(len(ps))
+    corrected = np.empty(len(ps))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(ps, float)[order] * factors))
+    return corrected.tolist()
 
 
-def _grid(values: Units) -> tuple[np.ndarray, np.ndarray]:
-    """Return values [slides, seeds], 0 where missing, and a mask of the same shape with 1 where there is a value."""
-    slides, seeds = (list(dict.fromkeys(unit[axis] for unit in sorted(values, key=str))) for axis in (0, 1))
-    grid, there = np.zeros((2, len(slides), len(seeds)))
-    for (slide, seed), value in values.items():
-        place = slides.index(slide), seeds.index(seed)
-        grid[place], there[place] = value, 1
-    return grid, there
+def folds_agreeing(differences: Mapping[str, float], fold_of: Mapping[str, int]) -> tuple[int, int]:
+    """Return in how many folds the mean difference has the sign of the whole, and the number of folds."""
+    folds = {fold_of[slide] for slide in differences}
+    means = [np.mean([value for slide, value in differences.items() if fold_of[slide] == fold]) for fold in folds]
+    whole = np.sign(np.mean(list(differences.values()))) if differences else 0
+    return int(sum(np.sign(mean) == whole for mean in means)), len(folds)

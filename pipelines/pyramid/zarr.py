@@ -28,7 +28,8 @@ def write_zarr(path: Path, levels: Sequence[Level], tiles: Callable[[int], Itera
     for number, level in enumerate(levels):
         array = group.create_array(str(number), shape=(3, level.height, level.width), dtype=np.uint8,
                                    chunks=(3, level.tile, level.tile), compressors=codec, fill_value=0,
-                                   chunk_key_encoding={"name": "v2", "separator": "/"})
+                                   chunk_key_encoding={"name": "v2", "separator": "/"},
+                                   config={"write_empty_chunks": True})  # a chunk that is missing is then a loss
         for index, data in enumerate(tiles(number)):
             x, y, width, height = level.box(*divmod(index, level.columns))
             array[:, y:y + height, x:x + width] = np.moveaxis(decode(data, options)[:height, :width], -1, 0)

@@ -2,6 +2,7 @@
 """OME-Zarr, of version 0.1 to 0.5: one plane of grey or RGB, read chunk by chunk. Needs the extra `zarr`."""
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ class ZarrReader:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See `pipelines.readers.Reader`."""
         window = {"y": slice(y, y + height), "x": slice(x, x + width), "c": slice(None)}
-        pixels = self._levels[level][tuple(window.get(name, 0) for name in self._axes)]
+        where = tuple(window.get(name, 0) for name in self._axes)
+        self._check_stored(self._levels[level], where)
+        pixels = self._levels[level][where]
         kept = [name for name in self._axes if name in window]
         pixels = np.moveaxis(pixels, [kept.index("y"), kept.index("x")], [0, 1])
         return pixels if "c" in kept else pixels[..., np.newaxis]
@@ -57,6 +60,24 @@ class ZarrReader:
 
     def close(self) -> None:
         """See `pipelines.readers.Reader`. Nothing stays open between reads."""
+
+    def _check_stored(self, level: Any, where: tuple[slice | int, ...]) -> None:
+        """Refuse to read chunks that are not there, which Zarr would show as black; where they show as white is glass.
+
+        Raises:
+            SlideError: A chunk is missing.
+        """
+        if level.fill_value == np.iinfo(level.dtype).max if level.dtype != np.bool_ else level.fill_value:
+            return
+        spans = [part.indices(side) if isinstance(part, slice) else (part, part + 1, 1)
+                 for part, side in zip(where, level.shape, strict=True)]
+        ranges = [range(start // size, -(-stop // size))
+                  for (start, stop, _), size in zip(spans, level.shards or level.chunks, strict=True)]
+        for chunk in product(*ranges):
+            file = Path(str(level.store.root)) / level.path / level.metadata.encode_chunk_key(chunk)
+            if not file.is_file():
+                raise SlideError(f"{file}: is missing, and would be read as black; copy the slide again, or write "
+                                 "black chunks too")
 
     def _mpp(self, image: dict[str, Any], axes: Any) -> tuple[float, float] | None:
         """Return the scale of x and y in microns; None if the axes have no unit."""

@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipelines import console
-from pipelines.errors import require
+from pipelines.errors import SlideError, require
 from pipelines.files import atomic_path
 from pipelines.options import define, read
 from pipelines.slide import open_slide
@@ -65,14 +65,14 @@ def main() -> int:
             print(f"{client.server}: {client.model_name} {states}")
             return 0
         started = time.monotonic()
-        lr = _read(Path(FLAGS.input), client)
+        lr, profile = _read(Path(FLAGS.input), client)
         with tqdm(desc="tiles", unit="tile") as bar:
             def show(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
             sr = client.super_resolve(lr, progress=show)
-    _write(sr, Path(FLAGS.output), FLAGS.quality or JPEG_QUALITY)
+    _write(sr, Path(FLAGS.output), FLAGS.quality or JPEG_QUALITY, profile)
     print(f"{FLAGS.output}: {lr.shape[1]}x{lr.shape[0]} -> {sr.shape[1]}x{sr.shape[0]} pixels by {client.model_name} "
           f"at {client.server} in {time.monotonic() - started:.1f} s")
     return 0
@@ -118,8 +118,8 @@ def _check_paths(source: Path, target: Path) -> None:
                          f"created in {folder} ({error.strerror}). Received: output={str(target)!r}") from error
 
 
-def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:
-    """Return the pixels of a picture, whose size is checked before they are decoded."""
+def _read(source: Path, client: SuperResolutionClient) -> tuple[np.ndarray, bytes | None]:
+    """Return the pixels of a picture, whose size is checked before they are decoded, and its colour profile."""
     with open_slide(source) as slide:
         width, height = slide.dimensions
         client.check_size(height, width)
@@ -127,13 +127,19 @@ def _read(source: Path, client: SuperResolutionClient) -> np.ndarray:
         require(Path(FLAGS.output).suffix.lower() == ".png" or longest <= JPEG_LONGEST_SIDE, "output",
                 f"be .png: JPEG has {JPEG_LONGEST_SIDE} pixels a side at most", "name another",
                 f"{FLAGS.output} of {longest}")
-        return slide.read_region(0, 0, 0, width, height)
+        try:
+            profile = slide.icc_profile
+        except SlideError as error:
+            print(f"warning: {error}: the output has none", file=sys.stderr)
+            profile = None
+        return slide.read_region(0, 0, 0, width, height), profile
 
 
-def _write(sr: np.ndarray, target: Path, quality: int) -> None:
+def _write(sr: np.ndarray, target: Path, quality: int, profile: bytes | None) -> None:
     file = io.BytesIO()  # in memory first: on a full disk PIL leaves half a JPEG and reports nothing
     kind = "PNG" if target.suffix.lower() == ".png" else "JPEG"
-    Image.fromarray(sr).save(file, kind, quality=quality, subsampling=0)  # a PNG takes no notice of these two
+    # A PNG takes no notice of quality and subsampling.
+    Image.fromarray(sr).save(file, kind, quality=quality, subsampling=0, icc_profile=profile)
     with atomic_path(target) as temporary:
         temporary.write_bytes(file.getbuffer())
 

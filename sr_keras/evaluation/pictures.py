@@ -17,7 +17,19 @@ from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.files import atomic_path, side_product
 from pipelines.pixels import quantise, to_float
-from sr_keras.evaluation.patches import BICUBIC, CURVES, METRICS, REAL, SR, Condition, Row, score_images, text
+from sr_keras.evaluation.detail import SlideDetail
+from sr_keras.evaluation.patches import (
+    BICUBIC,
+    CURVES,
+    METHODS,
+    METRICS,
+    REAL,
+    SR,
+    Condition,
+    Row,
+    score_images,
+    text,
+)
 from sr_keras.evaluation.tables import DIFFERENCE, Gain, metrics_of
 from sr_keras.metrics import bicubic
 
@@ -26,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, LINE, THIN = "#1d1d1f", "#5f5f66", "#0b6cc4", "#9cc4e8"
+INVENTED, LOST, RING = "#ff7f00", "#0000ff", 10.0  # and the diameter of a ring in microns
 ACCENT = "#00b050"  # a green that is not a colour of any stain
 DPI = 100
 MARGIN, GAP = 28, 14
@@ -141,6 +154,32 @@ def draw_curves(gains: Sequence[Gain], path: str | os.PathLike[str]) -> None:
     _save(figure, path)
 
 
+def draw_nuclei(slides: Sequence[SlideDetail], path: str | os.PathLike[str]) -> None:
+    """Draw the worst patch of each slide as a PNG, atomically: lost nuclei on HR, invented ones on bicubic and SR."""
+    side = max(slide.picture.hr.shape[0] for slide in slides)
+    panel = -(-SIDE // side) * side
+    top, pitch = MARGIN + 54, panel + 50
+    figure = _figure(2 * MARGIN + 3 * panel + 2 * GAP, top + len(slides) * pitch + MARGIN - GAP)
+    _text(figure, MARGIN, MARGIN + 8, "Nuclei that SR loses (blue, on HR), and nuclei that HR lacks (orange): the "
+          "worst patch of each slide", size=13, weight="bold")
+    for i, title in enumerate(("HR", "Bicubic", "SR")):
+        _text(figure, MARGIN + i * (panel + GAP), top - 12, title, size=14, weight="bold")
+    for j, slide in enumerate(slides):
+        patch, found = slide.picture, slide.picture.found
+        lost = patch.truth.places[found[SR].lost]
+        panels = ((patch.hr, lost, LOST, f"{_ending(patch.example_id, panel)}"),
+                  *((patch.pictures[method], patch.nuclei[method].places[found[method].invented], INVENTED,
+                     f"{len(found[method].same)} the same, {len(found[method].lost)} lost, "
+                     f"{len(found[method].invented)} invented") for method in METHODS))
+        for i, (picture, places, colour, caption) in enumerate(panels):
+            place = (MARGIN + i * (panel + GAP), top + j * pitch, panel, panel)
+            axes = _image(figure, picture, place)
+            ring = RING / slide.mpp * panel / side * 72 / DPI  # in points
+            axes.scatter(places[:, 1], places[:, 0], s=ring**2, linewidths=1.8, facecolors="none", edgecolors=colour)
+            _text(figure, place[0], place[1] + panel + 18, caption, size=10, color=FAINT)
+    _save(figure, path)
+
+
 def pick(rows: Sequence[Row], metric: str, each: int = 2) -> dict[str, str]:
     """Return example id -> "best", "median" or "worst": `each` patches of every kind by SR's score, no patch twice."""
     ranked = sorted((row for row in rows if row["method"] == SR), key=lambda row: row[metric],
@@ -228,10 +267,11 @@ def _box(figure: Figure, place: Place) -> Place:
     return left / across, 1 - (top + height) / down, width / across, height / down
 
 
-def _image(figure: Figure, image: Any, place: Place) -> None:
+def _image(figure: Figure, image: Any, place: Place) -> Axes:
     axes = figure.add_axes(_box(figure, place))
     axes.imshow(np.asarray(image), interpolation="nearest", aspect="auto", vmin=0, vmax=1)
     axes.set_axis_off()
+    return axes
 
 
 def _frame(figure: Figure, place: Place) -> None:

@@ -64,7 +64,8 @@ def convert_onnx(generator: keras.Model | LoadedGenerator, facts: dict[str, Any]
 
     from sr_keras.model.loading import eight_bit, input_signature
 
-    model = to_onnx(tf.function(eight_bit(generator), input_signature=input_signature(), autograph=False))
+    run = eight_bit(generator)
+    model = to_onnx(tf.function(lambda lr: {"sr": run(lr)}, input_signature=input_signature(), autograph=False))
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=False):
             dimension.dim_param = name

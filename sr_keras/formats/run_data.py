@@ -123,7 +123,8 @@ def departure_batches(data: str | None, run: Path, generator: LoadedGenerator,
 
 
 def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str | None = None,
-             trained_on: str | None = None, filters: int | None = None, scores: Scores | None = None) -> ModelFacts:
+             trained_on: str | None = None, filters: int | None = None, scores: Scores | None = None,
+             nuclei: Scores | None = None) -> ModelFacts:
     """Return the facts of the generator of a run, without paths of this machine.
 
     Args:
@@ -134,6 +135,7 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
         trained_on: The training data, in words.
         filters: Of its convolutions.
         scores: Gain over bicubic, by kind of LR and by score.
+        nuclei: Scores of nuclei, likewise.
 
     Raises:
         ValueError: The run's files are damaged, or `lr_mpp` is not a range.
@@ -147,7 +149,7 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
         if path.exists() else None
     return replace(facts, lr_mpp=lr_mpp or seen or facts.lr_mpp, stain=stain, trained_on=trained_on,
                    flags=without_paths(facts.flags) if facts.flags else None, versions=versions,
-                   filters=filters or facts.filters, scores=scores)
+                   filters=filters or facts.filters, scores=scores, nuclei=nuclei)
 
 
 def mpp_range(shards: ShardSet) -> Range | None:

@@ -7,12 +7,14 @@
     NAME/VERSION/assets.extra/tf_serving_warmup_requests
     models.config              for TensorFlow Serving: the models; rewritten after each export, reread by a server
     batching_parameters.txt    how requests share a GPU
-    compose.yaml               the official images, CPU and GPU
+    compose.yaml               the official images: CPU, GPU, or two replicas
+    nginx.conf                 gives each request to the replica that has the fewest
+    monitoring.config, prometheus.yml      what the replicas count, and who asks them for it
     health.sh                  whether each model is ready; for bash alone, since the images have no curl
 
 Conversion to float, clipping, rounding, PNG and JPEG are in the graph. A version is written whole or not at all and is
-never replaced: an export takes the next free number, and TensorFlow Serving loads it by itself. The last three files
-are written only if they are missing, so you can edit them.
+never replaced: an export takes the next free number, and TensorFlow Serving loads it by itself. All files but
+models.config are written only if they are missing, so you can edit them.
 
 Batching in TensorFlow Serving (tensorflow_serving/batching/batching_session.cc) joins requests for one signature along
 B and fills B up to the next allowed size. Tensors of one batch must have the same height and width, otherwise all
@@ -42,6 +44,9 @@ from sr_keras.templates import MODEL_NAME, render
 if TYPE_CHECKING:
     import keras
 
+    from sr_keras.model.loading import LoadedGenerator
+    from sr_keras.model.uncertainty import HeadFacts
+
 DEFAULT_MAX_PIXELS = 2**20
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 WARMUP_TILE = 256  # the client's default tile, which every model must accept
@@ -50,7 +55,10 @@ BATCH_SIZES = (1, 2, 4, 8)
 GREY = 128
 IMAGE = "tensorflow/serving:2.21.0"  # of the TensorFlow that wrote the models; an older one may not read them
 CONFIG_FILE = "models.config"
-EDITABLE_FILES = ("batching_parameters.txt", "compose.yaml", "health.sh")
+EDITABLE_FILES = ("batching_parameters.txt", "compose.yaml", "health.sh", "monitoring.config", "nginx.conf",
+                  "prometheus.yml")
+REPLICAS = ("replica-1", "replica-2")
+GRPC_PORT, REST_PORT = 8500, 8501
 
 
 def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: ModelFacts | None = None,
@@ -94,6 +102,27 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: Mod
         if extra is not None:
             extra(temporary)
     return target
+
+
+def write_head(generator: LoadedGenerator, head: keras.Model, facts: HeadFacts, folder: Path, *,
+               max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+    """Write an uncertainty head into a folder, with its facts; see `sr_keras.formats.signatures.write_uncertainty`.
+
+    Raises:
+        OSError: It can't be written.
+        ParityError: Its SR differs from the generator's by more than 1/255.
+    """
+    import tensorflow as tf
+
+    from sr_keras.formats.signatures import write_uncertainty
+    from sr_keras.model import uncertainty
+    from sr_keras.model.runtimes import check_parity
+
+    write_uncertainty(generator, head, facts.factor, folder, max_pixels=max_pixels)
+    loaded = tf.saved_model.load(str(folder))
+    signature = loaded.signatures[uncertainty.SIGNATURE]
+    check_parity(generator, lambda lr: signature(lr=tf.constant(lr))["sr"].numpy())
+    (folder / uncertainty.FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
 
 
 def next_version(folder: Path) -> Path:
@@ -172,7 +201,10 @@ def write_serving_files(output: Path) -> list[Path]:
     write_text(output / CONFIG_FILE, render(CONFIG_FILE, names=names))
     for name in EDITABLE_FILES:
         if not (output / name).exists():
-            write_text(output / name, render(name, image=IMAGE, sizes=BATCH_SIZES))
+            write_text(output / name, render(name, image=IMAGE, sizes=BATCH_SIZES, replicas=REPLICAS,
+                                             grpc_port=GRPC_PORT, rest_port=REST_PORT,
+                                             grpc=[f"{replica}:{GRPC_PORT}" for replica in REPLICAS],
+                                             rest=[f"{replica}:{REST_PORT}" for replica in REPLICAS]))
     return [output / name for name in (CONFIG_FILE, *EDITABLE_FILES)]
 
 

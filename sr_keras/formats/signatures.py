@@ -14,11 +14,16 @@ All pictures of a request together may have `max_pixels` pixels. The graph check
 `encoded`, before it decodes: a file of 100 bytes can hold a picture that fills memory. A refusal is an
 InvalidArgumentError that says what is allowed.
 
+A head of `sr_keras.uncertainty` is a SavedModel of its own, so that the four above stay as they are:
+
+    uncertainty       lr uint8 [B, h, w, 3] -> sr uint8, scale and shape float32, each [B, scale*h, scale*w, 3]
+
 Memory on a CPU: the paper's network of 64 filters takes about 14 KiB a pixel, so 14 GiB for the default of 2**20
 pixels. Lower `max_pixels` (--max_pixels of sr_keras.export) for a server with less memory.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +33,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.pixels import WHITE, to_float, to_uint8
-from sr_keras.model.loading import SIGNATURE, UNLIMITED, eight_bit, input_signature
+from sr_keras.model import uncertainty
+from sr_keras.model.engines import cut
+from sr_keras.model.loading import SIGNATURE, UNLIMITED, LoadedGenerator, eight_bit, input_signature
 from sr_keras.model.runtimes import ParityError, check_parity
 
 FLOAT, ENCODED, ABOUT = "float", "encoded", "about"
@@ -55,13 +62,54 @@ def write_graph(generator: keras.Model, folder: Path, *, scale: int, halo: int, 
     Raises:
         OSError: It can't be written.
     """
+    _save(folder, generator, UNLIMITED, eight_bit(generator),
+          signatures_of(generator, scale=scale, halo=halo, max_pixels=max_pixels))
+
+
+def write_uncertainty(generator: LoadedGenerator, head: keras.Model, factor: float, folder: Path, *,
+                      max_pixels: int) -> None:
+    """Write a head with its generator as a SavedModel into a folder.
+
+    Besides the signature it has a function without a limit of pixels, which computes the expected error alone:
+    lr uint8 [B, h, w, 3] -> mean of |HR - SR|, grey levels of 255, float32 [B, scale*h, scale*w].
+
+    Args:
+        generator: The generator; its graph is stored with the weights as constants.
+        head: Made by `sr_keras.model.uncertainty.head` for this generator.
+        factor: What its scales are multiplied by.
+        folder: An existing folder.
+        max_pixels: How many LR pixels a call of the signature may have.
+
+    Raises:
+        OSError: It can't be written.
+        ValueError: The generator was not made by `networks.generator`.
+    """
+    trunk, tail = cut(generator.run)
+    calibration = tf.constant([math.log(factor)] * 3 + [0.0] * 3)
+
+    def logs_of(middle: tf.Tensor) -> tf.Tensor:
+        return head(middle, training=False) + calibration
+
+    def run(lr: tf.Tensor) -> dict[str, tf.Tensor]:
+        middle = trunk(_within_limit(lr, max_pixels))
+        scale, shape = tf.split(tf.exp(logs_of(middle)), 2, axis=-1)
+        return {"sr": tail(middle), "scale": scale, "shape": shape}
+
+    def expected(lr: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(uncertainty.mean_error(logs_of(trunk(lr))), -1)
+
+    _save(folder, head, uncertainty.EXPECTED, expected, {uncertainty.SIGNATURE: Signature(run, input_signature())})
+
+
+def _save(folder: Path, model: keras.Model, name: str, run: Callable[[tf.Tensor], Any],
+          signatures: dict[str, Signature]) -> None:
+    """Write a SavedModel of signatures on the weights of a model, and of a function of lr called `name`."""
     def graph(run: Callable[[tf.Tensor], Any], inputs: list[tf.TensorSpec]) -> Any:
         return tf.function(run, input_signature=inputs, autograph=False)
 
     module = tf.Module()
-    module.weights = [weight.value for weight in generator.weights]  # saves the variables that the graphs use
-    setattr(module, UNLIMITED, graph(eight_bit(generator), input_signature()))
-    signatures = signatures_of(generator, scale=scale, halo=halo, max_pixels=max_pixels)
+    module.weights = [weight.value for weight in model.weights]  # saves the variables that the graphs use
+    setattr(module, name, graph(run, input_signature()))
     try:
         tf.saved_model.save(module, str(folder), signatures={
             name: graph(*signature).get_concrete_function() for name, signature in signatures.items()})

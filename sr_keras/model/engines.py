@@ -2,12 +2,14 @@
 """Open a generator on an engine: the same weights, run by TensorFlow, LiteRT or ONNX Runtime.
 
     generator = open_engine("auto", "saved_models/demo", threads=2)
-    print(generator.why)                           # litert: 0.104 s a tile of 128x128, tensorflow 0.121, onnx 0.117
+    print(generator.why)                           # litert (the fastest on most CPUs)
     sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
+"auto" is TensorFlow where it sees a GPU, and LiteRT elsewhere. "fastest" measures those that are installed.
+
 The results of the engines agree within 1/255. Every engine opens whatever `load_generator` loads. All run on the CPU;
-TensorFlow uses a GPU where there is one. Each runs the two parts of a network, see `sr_keras.model.tiles`, so that a
-large window takes little memory.
+TensorFlow uses a GPU where there is one. Each runs a network in bands, see `sr_keras.model.streaming`, so that a large
+window takes little memory.
 
 Conversions and measurements run in processes of their own, whose memory is then free again. Their results are kept in
 the user's cache folder ($XDG_CACHE_HOME or ~/.cache), under a hash of all that they depend on. Deleting the cache is
@@ -18,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,7 +29,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -34,42 +37,41 @@ from typing import Any, TypedDict
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from pipelines.console import import_optional
+from pipelines.console import import_optional, one_line
 from pipelines.errors import require
 from pipelines.files import Count, Positive, Side, atomic_path, cache_home, parse_json, read_json, write_text
-from pipelines.pixels import to_float, to_uint8
 from pipelines.workers import cores
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
-from sr_keras.model.loading import LoadedGenerator, find_generator, input_signature, load_generator
-from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, RUNTIMES, Function, check_parity
-from sr_keras.model.tiles import Parts
+from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, FASTEST, RUNTIMES, check_parity
+from sr_keras.model.streaming import KINDS, Stream, as_keras, banded, frozen, kept_by, stream_of
 
-REVISION = 2  # of the cache; raise it to invalidate all entries
+REVISION = 3  # of the cache; raise it to invalidate all entries
 TILE = 128
 BUDGET_S = 1.0
+LONGEST_REASON = 200
 DIGEST = hashlib.sha256().digest_size
-CUT = re.compile(r"(^|/)long_skip(_\d+)?/[^/]+$")  # the last operation of `networks.generator` at LR size
 
 
 @dataclass(frozen=True)
 class Engine(LoadedGenerator):
     """A generator on an engine: `name`, one of ENGINES, and `why` that one, in a line.
 
-    `parts` takes arrays, and can skip the part of a window that is not kept.
+    `stream` takes arrays, and can skip the part of a window that is not kept.
     """
 
     name: str
     why: str
-    parts: Parts
+    stream: Stream
 
 
 def open_engine(name: str, model_path: str | Path, threads: int | None = None) -> Engine:
     """Open a generator on an engine.
 
     Args:
-        name: One of ENGINES, or "auto": the fastest that is installed, measured once on this machine.
+        name: One of ENGINES; "auto": TensorFlow on a GPU, else LiteRT, and TensorFlow if LiteRT can't run the model;
+            or "fastest": of those that are installed, measured once on this machine.
         model_path: What `sr_keras.model.loading.load_generator` takes.
         threads: Threads that compute; all cores of this process if left out. TensorFlow's are those of the process.
 
@@ -82,9 +84,11 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
     require(name in ENGINE_CHOICES, "engine", f"be one of {', '.join(ENGINE_CHOICES)}", "check the spelling", name)
     require(threads is None or threads > 0, "threads", "be 1 or more", "leave it out for all cores", threads)
     found = find_generator(model_path)
-    if name in ("tensorflow", AUTO):
+    if name == AUTO:
+        return _usual(found, threads)
+    if name in ("tensorflow", FASTEST):
         _limit_tensorflow(threads)
-    return _fastest(found, threads) if name == AUTO else _open(name, found, threads, "asked for")
+    return _fastest(found, threads) if name == FASTEST else _open(name, found, threads, f"{name} (asked for)")
 
 
 def installed() -> list[str]:
@@ -111,72 +115,46 @@ def measure(run: Callable[[], object], budget_s: float, clock: Callable[[], floa
     return median(seconds)
 
 
-def cut(run: Callable[[Any], Any]) -> tuple[Function, Function]:
-    """Return trunk and tail of a generator as functions of tensors, with its weights as constants.
-
-    Values equal those of the whole generator except for the order in which floats are summed.
-
-    Args:
-        run: lr uint8 [B, h, w, 3] -> sr uint8 [B, scale*h, scale*w, 3], with a graph made by `networks.generator`.
-
-    Raises:
-        ValueError: It has another graph.
-    """
-    signature = input_signature()
-    whole = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
-    constant = convert_variables_to_constants_v2(whole)
-    places = [op.outputs[0].name for op in constant.graph.get_operations() if CUT.search(op.name) and op.outputs]
-    if len(places) != 1:
-        raise ValueError("`model` must be made by networks.generator, whose long_skip ends its trunk; train or export "
-                         f"it again. Received: {len(places)} such layers")
-    graph = constant.graph.as_graph_def()
-    for node in graph.node:  # without the assert that limits the size of an image on a server
-        node.input[:] = [name for name in node.input if not name.startswith("^")]
-    imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
-    lr, middle, sr = (imported.graph.get_tensor_by_name(name) for name in
-                      (constant.inputs[0].name, places[0], constant.outputs[0].name))
-    to_middle, from_middle = imported.prune([lr], [middle]), imported.prune([middle, lr], [sr])
-    channels = middle.shape[-1]
-
-    # LR is passed on in the last channels, because every engine takes a model with one input.
-    def trunk(lr: tf.Tensor) -> tf.Tensor:
-        return tf.concat([to_middle(lr)[0], to_float(lr)], -1)
-
-    def tail(middle: tf.Tensor) -> tf.Tensor:
-        return from_middle(middle[..., :channels], to_uint8(middle[..., channels:]))[0]
-
-    return (tf.function(trunk, input_signature=signature, autograph=False),
-            tf.function(tail, input_signature=[tf.TensorSpec([None, None, None, channels + 3])], autograph=False))
-
-
-def parts_of(run: Callable[[Any], Any], scale: int) -> Parts:
-    """Return the two parts of a generator, run by TensorFlow; see `cut`."""
-    trunk, tail = cut(run)
-    return Parts(lambda lr: trunk(tf.constant(lr)).numpy(), lambda middle: tail(tf.constant(middle)).numpy(), scale)
-
-
 def _open(name: str, found: Path, threads: int | None, why: str) -> Engine:
     if name in RUNTIMES:
         import_optional(RUNTIMES[name].packages[0], RUNTIMES[name].extra)  # before a conversion, which takes long
-        models, about = _converted(name, found)
-        parts = _parts_of_files(name, models, threads or cores(), about["scale"])
+        with contextlib.suppress(ValueError):  # it makes the glass, and may run already with another number
+            _limit_tensorflow(threads)
+        models, delay, about = _converted(name, found)
+        stream = _stream_of_files(name, models, threads or cores(), about["scale"], delay)
     else:
         loaded = load_generator(found)
         about = {"scale": loaded.scale, "halo": loaded.halo, "facts": loaded.facts}
-        parts = parts_of(loaded.run, loaded.scale)
-    return Engine(path=found, **about, run=lambda lr: tf.constant(parts(lr.numpy())), name=name, why=why, parts=parts)
+        stream = stream_of(as_keras(loaded))
+    return Engine(path=found, **about, run=lambda lr: tf.constant(stream(lr.numpy())), name=name, why=why,
+                  stream=stream)
 
 
-def _parts_of_files(name: str, models: list[bytes], threads: int, scale: int) -> Parts:
-    trunk, tail = (RUNTIMES[name].open(model, threads) for model in models)
-    return Parts(trunk, tail, scale)
+def _stream_of_files(name: str, models: list[bytes], threads: int, scale: int, delay: int) -> Stream:
+    bands = dict(zip(KINDS, RUNTIMES[name].open(models, threads), strict=True))
+    return Stream(lambda top, bottom: bands[top, bottom], scale, delay)
+
+
+def _usual(found: Path, threads: int | None) -> Engine:
+    """Open LiteRT; TensorFlow where it has a GPU, or where LiteRT can't run the model."""
+    if tf.config.list_physical_devices("GPU"):
+        why = "it has a GPU"
+    elif "litert" not in installed():
+        why = "LiteRT is not installed"
+    else:
+        try:
+            return _open("litert", found, threads, "litert (the fastest on most CPUs)")
+        except Exception as error:  # converters and native code raise exceptions of every kind
+            why = f"LiteRT can't run this model: {one_line(error)[:LONGEST_REASON]}"
+    _limit_tensorflow(threads)
+    return _open("tensorflow", found, threads, f"tensorflow ({why})")
 
 
 def _fastest(found: Path, threads: int | None) -> Engine:
     """Open the engine that is fastest by a measurement, which is kept in the cache."""
     names = installed()
     if len(names) == 1:
-        return _open(names[0], found, threads, f"{names[0]}: no other engine is installed")
+        return _open(names[0], found, threads, f"{names[0]} (no other engine is installed)")
     kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or cores())}.json"
     try:
         content = read_json(kept, dict[str, Positive], "remove it")
@@ -188,7 +166,7 @@ def _fastest(found: Path, threads: int | None) -> Engine:
             write_text(kept, json.dumps(seconds))
     first, *others = sorted(names, key=seconds.__getitem__)
     slower = ", ".join(f"{name} {seconds[name]:.3f}" for name in others)
-    return _open(first, found, threads, f"{first}: {seconds[first]:.3f} s a tile of {TILE}x{TILE}, {slower}")
+    return _open(first, found, threads, f"{first} ({seconds[first]:.3f} s a tile of {TILE}x{TILE}; {slower})")
 
 
 def _seconds(name: str, found: Path, threads: int | None) -> float:
@@ -196,7 +174,7 @@ def _seconds(name: str, found: Path, threads: int | None) -> float:
     _limit_tensorflow(threads)
     engine = _open(name, found, threads, "")
     lr = np.random.default_rng(0).integers(0, 256, (1, TILE, TILE, 3), dtype=np.uint8)
-    return measure(lambda: engine.parts(lr), BUDGET_S)
+    return measure(lambda: engine.stream(lr), BUDGET_S)
 
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -205,8 +183,8 @@ def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
-    """Return a model's parts in an engine's format, and its scale, halo and facts; from the cache if possible."""
+def _converted(name: str, found: Path) -> tuple[list[bytes], int, dict[str, Any]]:
+    """Return bands in an engine's format, their delay, and scale, halo and facts; from the cache if possible."""
     kept = cache_folder() / _key(found, name)
     entry = b""
     with contextlib.suppress(OSError):
@@ -217,9 +195,10 @@ def _converted(name: str, found: Path) -> tuple[list[bytes], dict[str, Any]]:
             temporary.write_bytes(entry)
     line, _, rest = entry[DIGEST:].partition(b"\n")
     about = parse_json(line, _About, kept, "remove it")
-    trunk = about["trunk_bytes"]
-    return [rest[:trunk], rest[trunk:]], {"scale": about["scale"], "halo": about["halo"],
-                                          "facts": from_json(about["facts"], found)}
+    ends = list(itertools.accumulate(about["bytes"]))
+    models = [rest[end - size:end] for end, size in zip(ends, about["bytes"], strict=True)]
+    return models, about["delay"], {"scale": about["scale"], "halo": about["halo"],
+                                    "facts": from_json(about["facts"], found)}
 
 
 class _About(TypedDict):
@@ -227,21 +206,27 @@ class _About(TypedDict):
 
     scale: Side
     halo: Count
+    delay: Count
     facts: dict[str, Any]
-    trunk_bytes: Count
+    bytes: list[Count]
 
 
 def _convert(name: str, found: Path) -> bytes:
-    """Return a cache entry: SHA-256 of the rest, a line of JSON, trunk, tail.
+    """Return a cache entry: SHA-256 of the rest, a line of JSON, the bands of KINDS.
 
     Raises:
-        ParityError: The converted parts differ from the generator.
+        ParityError: The converted bands differ from the generator.
     """
     loaded = load_generator(found)
-    trunk, tail = models = [RUNTIMES[name].convert(part) for part in cut(loaded.run)]
-    check_parity(loaded, _parts_of_files(name, models, 1, loaded.scale))
-    about = {"scale": loaded.scale, "halo": loaded.halo, "facts": asdict(loaded.facts), "trunk_bytes": len(trunk)}
-    content = json.dumps(about).encode() + b"\n" + trunk + tail
+    model = as_keras(loaded)
+    specs, delay, _ = kept_by(model)
+    models = [RUNTIMES[name].convert(frozen(banded(model, *kind, specs))) for kind in KINDS]
+    stream = _stream_of_files(name, models, 1, loaded.scale, delay)
+    check_parity(loaded, lambda lr: replace(stream, band_pixels=1)(lr))
+    check_parity(loaded, stream)
+    about = {"scale": loaded.scale, "halo": loaded.halo, "delay": delay, "facts": asdict(loaded.facts),
+             "bytes": [*map(len, models)]}
+    content = json.dumps(about).encode() + b"\n" + b"".join(models)
     return hashlib.sha256(content).digest() + content
 
 

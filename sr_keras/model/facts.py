@@ -11,6 +11,7 @@
     trained_on                the data, in words
     usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.trust_map` finds at the median
     scores                    gain over bicubic, by kind of LR and by score
+    nuclei                    nuclei and perceptual distances, by kind of LR: nuclei.json of `evaluate --nuclei`
     flags, versions           of the training run, for readers; an export leaves out flags that name paths
 
 All but the first line may be null, which means unknown. Runs and exports that are older than one of these fields are
@@ -62,6 +63,7 @@ class ModelFacts:
     versions: dict[str, str] | None = None
     filters: int | None = None
     scores: Scores | None = None
+    nuclei: Scores | None = None
 
     def __post_init__(self) -> None:
         for name, most in (("lr_mpp", LARGEST_MPP), ("usual_departure", LARGEST_DEPARTURE)):

@@ -4,7 +4,8 @@
     run = LiteRTRunner(Path("float16.tflite").read_bytes(), threads=2)
     sr = run(lr)                                   # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
-A model file has one input and one output, `lr` and `sr`. `RUNTIMES` lists what can run a model in place of TensorFlow.
+A model file has the input `lr` and the output `sr`; a band of `sr_keras.model.streaming` has kept rows beside them.
+`RUNTIMES` lists what can run a model in place of TensorFlow.
 To add an engine, add an entry there. Importing this module imports neither TensorFlow nor a runtime.
 """
 from __future__ import annotations
@@ -13,8 +14,9 @@ import os
 import sys
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -58,34 +60,96 @@ class LiteRTRunner:
     def __init__(self, model: bytes, threads: int, kept: int = KEPT_SHAPES) -> None:
         import_optional("ai_edge_litert", "litert")
         self._model, self._threads, self._kept_shapes = model, threads, kept
-        self._kept: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
         self._lock = Lock()
 
     def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """Run the model on one array."""
+        """Return the output of a model with one input."""
+        return self.run(lr)[0]
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs of inputs; both have `lr` or `sr` first, and others by name."""
         with self._lock:
-            if lr.shape not in self._kept:
+            shapes = tuple(array.shape for array in inputs)
+            if shapes not in self._kept:
                 while len(self._kept) >= self._kept_shapes:  # first: large tiles fill the memory
                     self._kept.popitem(last=False)
-                self._kept[lr.shape] = self._allocate(lr.shape)
-            self._kept.move_to_end(lr.shape)
-            interpreter = self._kept[lr.shape]
-            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], lr)
+                self._kept[shapes] = self._allocate(shapes)
+            self._kept.move_to_end(shapes)
+            interpreter, given, found = self._kept[shapes]
+            for index, array in zip(given, inputs, strict=True):
+                interpreter.set_tensor(index, array)
             interpreter.invoke()
-            return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+            return [interpreter.get_tensor(index) for index in found]
 
-    def _allocate(self, shape: tuple[int, ...]) -> Any:
+    def release(self) -> None:
+        """Give back the memory."""
+        with self._lock:
+            self._kept.clear()
+
+    def _allocate(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, list[int], list[int]]:
+        """Return an interpreter, and the numbers of its inputs and outputs."""
         from ai_edge_litert.interpreter import Interpreter
 
         with without_chatter():
+            # In an interpreter of its own, because it holds memory, which must not be resized.
+            signature = Interpreter(model_content=self._model).get_signature_runner()
+            given, found = ([details[name]["index"] for name in _first(first, details)] for first, details in (
+                ("lr", signature.get_input_details()), ("sr", signature.get_output_details())))
             interpreter = Interpreter(model_content=self._model, num_threads=self._threads)
-            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], shape)
+            for index, shape in zip(given, shapes, strict=True):
+                interpreter.resize_tensor_input(index, shape)
             interpreter.allocate_tensors()
-        return interpreter
+        return interpreter, given, found
+
+
+def open_litert_bands(models: Sequence[bytes], threads: int) -> list[Callable[..., list[np.ndarray]]]:
+    """Open the bands of a network; only the one that ran last has memory.
+
+    Raises:
+        UserError: LiteRT is not installed.
+    """
+    runners = [LiteRTRunner(model, threads, kept=1) for model in models]
+
+    def run(runner: LiteRTRunner, *inputs: np.ndarray) -> list[np.ndarray]:
+        for other in runners:
+            if other is not runner:
+                other.release()
+        return runner.run(*inputs)
+
+    return [partial(run, runner) for runner in runners]
+
+
+def open_onnx_bands(models: Sequence[bytes], threads: int) -> list[Callable[..., list[np.ndarray]]]:
+    """Open the bands of a network by ONNX Runtime.
+
+    Raises:
+        UserError: ONNX Runtime is not installed.
+    """
+    def run(session: Any, *inputs: np.ndarray) -> list[np.ndarray]:
+        given, found = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
+        return session.run(_first("sr", found), dict(zip(_first("lr", given), inputs, strict=True)))
+
+    return [partial(run, _session(model, threads)) for model in models]
 
 
 def open_onnx(model: bytes, threads: int) -> Pixels:
     """Open the bytes of an .onnx on the CPU.
+
+    Raises:
+        UserError: ONNX Runtime is not installed.
+    """
+    session = _session(model, threads)
+    return lambda lr: session.run(["sr"], {"lr": lr})[0]
+
+
+def _first(first: str, names: Iterable[str]) -> list[str]:
+    """Return names sorted, but for the first."""
+    return [first, *sorted(name for name in names if name != first)]
+
+
+def _session(model: bytes, threads: int) -> Any:
+    """Open an .onnx.
 
     Raises:
         UserError: ONNX Runtime is not installed.
@@ -96,8 +160,7 @@ def open_onnx(model: bytes, threads: int) -> Pixels:
     options.log_severity_level = ERRORS_ONLY
     # Otherwise its threads spin between calls and take the cores from the next model.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda lr: session.run(["sr"], {"lr": lr})[0]
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def litert_converter(function: Function) -> Any:
@@ -111,18 +174,13 @@ def litert_converter(function: Function) -> Any:
 
 
 def to_onnx(function: Function) -> Any:
-    """Return a function as an onnx.ModelProto.
+    """Return a function with named inputs and outputs as an onnx.ModelProto.
 
     Raises:
         UserError: tf2onnx is not installed.
     """
-    import tensorflow as tf
-
     tf2onnx = import_optional("tf2onnx", "onnx")
-    [spec] = function.input_signature
-    signature = [tf.TensorSpec(spec.shape, spec.dtype, name="lr")]
-    named = tf.function(lambda lr: {"sr": function(lr)}, input_signature=signature, autograph=False)
-    return tf2onnx.convert.from_function(named, input_signature=signature, opset=ONNX_OPSET)[0]
+    return tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=ONNX_OPSET)[0]
 
 
 class Runtime(NamedTuple):
@@ -132,24 +190,24 @@ class Runtime(NamedTuple):
         packages: What must be installed; the first runs the model, the others convert it.
         extra: The extra of sr_keras that installs them.
         convert: Converts a TensorFlow function to the bytes of a float32 model file.
-        open: Opens these bytes with a number of threads.
+        open: Opens such files, the bands of a network, with a number of threads.
     """
 
     packages: tuple[str, ...]
     extra: str
     convert: Callable[[Function], bytes]
-    open: Callable[[bytes, int], Pixels]
+    open: Callable[[Sequence[bytes], int], list[Callable[..., list[np.ndarray]]]]
 
 
 RUNTIMES = {
     "litert": Runtime(("ai_edge_litert",), "litert", lambda function: litert_converter(function).convert(),
-                      LiteRTRunner),
+                      open_litert_bands),
     "onnx": Runtime(("onnxruntime", "tf2onnx", "onnx"), "onnx", lambda function: to_onnx(function).SerializeToString(),
-                    open_onnx),
+                    open_onnx_bands),
 }
 ENGINES = ("tensorflow", *RUNTIMES)
-AUTO = "auto"
-ENGINE_CHOICES = (*ENGINES, AUTO)  # the values of --engine
+AUTO, FASTEST = "auto", "fastest"
+ENGINE_CHOICES = (AUTO, *ENGINES, FASTEST)  # the values of --engine
 
 
 def check_parity(expected: Pixels, converted: Pixels) -> None:

@@ -14,19 +14,11 @@ depends on an LR pixel further than `halo` from its own.
 
 With a `step`, cores begin at multiples of it, so that a core is whole tiles of the output file.
 
-`Parts` is a network in two parts, which `sr_keras.model.engines.cut` makes, so that a large window needs little memory:
-
-    trunk    lr uint8 [1, h, w, 3] -> float32 [1, h, w, C]: everything computed at LR size, and LR itself
-    tail     that -> sr uint8 [1, scale*h, scale*w, 3]: the layers that enlarge
-
-The trunk has a wide receptive field and needs little memory; the tail sees `TAIL_REACH` LR pixels and needs almost all
-(48 filters, x4, TensorFlow: 590 of 640 bytes per SR pixel). So the trunk computes a window at once and the tail tile
-after tile of its core. In the same memory a window is ten times as large, and less is computed twice.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -35,10 +27,6 @@ import numpy as np
 from pipelines.errors import require
 
 Pixels = Callable[[np.ndarray], np.ndarray]
-# Receptive field of the tail in LR pixels: 1, 1/2, 1/4 for the sub-pixel steps and 4/scale for the last convolution
-# give 3, 2.5 and 2.25 for scales 2, 4 and 8.
-TAIL_REACH = 3
-TAIL_SR = 512  # side of the tail's tiles in SR pixels
 
 
 class Box(NamedTuple):
@@ -105,8 +93,19 @@ def super_resolve(fn: Callable[[np.ndarray], Any], image: np.ndarray, scale: int
     return whole
 
 
-def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
-    """Cut an axis of `side` pixels into windows of `tile`; their cores cover it once, from multiples of `step` on."""
+class Limits(NamedTuple):
+    """What a window may have: LR pixels, and columns; and whether all must have one shape."""
+
+    pixels: float
+    columns: float = math.inf
+    one_shape: bool = True
+
+
+def spans(side: int, tile: int, halo: int, step: int = 1, one_shape: bool = True) -> list[Span]:
+    """Cut an axis of `side` pixels into windows of `tile`; their cores cover it once, from multiples of `step` on.
+
+    The last window is moved inwards, or is smaller if they need not have one shape.
+    """
     require(halo >= 0, "halo", "be 0 or more", "it is the reach of the network in LR pixels", halo)
     require(tile >= 1, "tile", "be 1 or more", "it is the side of a window in LR pixels", tile)
     if side <= tile:
@@ -114,8 +113,10 @@ def spans(side: int, tile: int, halo: int, step: int = 1) -> list[Span]:
     check_tile(tile, halo, step)
     found, core_start = [], 0
     while core_start < side:
-        start = min(max(core_start - halo, 0), side - tile)
-        stop = start + tile
+        start = max(core_start - halo, 0)
+        if one_shape:
+            start = min(start, side - tile)
+        stop = min(start + tile, side)
         core_stop = side if stop == side else (stop - halo) // step * step
         found.append(Span(start, stop, core_start, core_stop))
         core_start = core_stop
@@ -129,19 +130,20 @@ def check_tile(tile: int, halo: int, step: int = 1) -> None:
             "the output", "enlarge it", tile)
 
 
-def best_spans(shape: tuple[int, ...], halo: int, step: int, most_pixels: float) -> tuple[list[Span], list[Span]]:
+def best_spans(shape: tuple[int, ...], halo: int, step: int, limits: Limits) -> tuple[list[Span], list[Span]]:
     """Return the rows and columns of windows that compute the fewest pixels, halos included.
 
     Args:
         shape: Height and width of the image in LR pixels; more is ignored.
         halo: As in `super_resolve`.
         step: Cores begin at multiples of it.
-        most_pixels: Limit on the LR pixels of a window; the smallest possible window may exceed it.
+        limits: Of a window; the smallest possible window may exceed them.
     """
     smallest = [min(side, 2 * halo + step) for side in shape[:2]]
-    limit = max(most_pixels, smallest[0] * smallest[1])
-    tall, wide = (_choices(side, halo, step, limit / other)
-                  for side, other in zip(shape[:2], smallest[::-1], strict=True))
+    limit = max(limits.pixels, smallest[0] * smallest[1])
+    tall, wide = (_choices(side, halo, step, min(limit / other, longest), limits.one_shape)
+                  for side, other, longest in zip(
+                      shape[:2], smallest[::-1], (math.inf, max(limits.columns, smallest[1])), strict=True))
     fitting = [pair for pair in product(tall, wide) if pair[0][0].side * pair[1][0].side <= limit]
     return min(fitting, key=lambda pair: computed(*pair))
 
@@ -151,10 +153,10 @@ def computed(rows: list[Span], columns: list[Span]) -> int:
     return sum(row.side for row in rows) * sum(column.side for column in columns)
 
 
-def _choices(side: int, halo: int, step: int, longest: float) -> list[list[Span]]:
+def _choices(side: int, halo: int, step: int, longest: float, one_shape: bool) -> list[list[Span]]:
     """Return the ways to cut an axis: into cores of every multiple of `step`, or one window."""
     tiles = {min(side, 2 * halo + times * step) for times in range(1, -(-side // step) + 1)} | {side}
-    return [spans(side, tile, halo, step) for tile in sorted(tiles) if tile <= longest]
+    return [spans(side, tile, halo, step, one_shape) for tile in sorted(tiles) if tile <= longest]
 
 
 def box_of(y: Span, x: Span, scale: int) -> Box:
@@ -176,30 +178,3 @@ def checked(outputs: np.ndarray, windows: np.ndarray, scale: int) -> np.ndarray:
     require(outputs.ndim == 4 and outputs.shape[:3] == (count, scale * height, scale * width),
             "fn", f"return {scale} times the sides of its input, {windows.shape}", "check `scale`", outputs.shape)
     return outputs
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Trunk and tail as functions of arrays; `scale` is SR side / LR side."""
-
-    trunk: Pixels
-    tail: Pixels
-    scale: int
-
-    def __call__(self, lr: np.ndarray) -> np.ndarray:
-        """Super-resolve lr uint8 [B, h, w, 3] -> [B, scale*h, scale*w, 3]."""
-        return np.stack([self.core(image, slice(0, lr.shape[1]), slice(0, lr.shape[2])) for image in lr])
-
-    def core(self, lr: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        """Super-resolve rows and columns of lr uint8 [h, w, 3]; the trunk sees all of it."""
-        tile = max(1, TAIL_SR // self.scale) + 2 * TAIL_REACH
-        y, x = (_seen(part, side, tile) for part, side in zip((rows, columns), lr.shape[:2], strict=True))
-        middle = self.trunk(lr[np.newaxis])[0, y.window, x.window]
-        sr = super_resolve(self.tail, middle, self.scale, halo=TAIL_REACH, tile=tile)
-        return core_of(sr, y, x, self.scale)[1]
-
-
-def _seen(part: slice, side: int, tile: int) -> Span:
-    """Return the pixels of the window that the tail sees; at least a tile, so that its input has one shape."""
-    start = max(0, min(part.start - TAIL_REACH, side - tile))
-    return Span(start, min(side, max(part.stop + TAIL_REACH, start + tile)), part.start, part.stop)

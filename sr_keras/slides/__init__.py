@@ -14,6 +14,9 @@ The modules in the order of the data:
     enlarge        one file by all of these
     distributed    many files on a cluster, large ones in batches of windows
     reports        the description in the file, the JSON report, the summary
+    html_report    the page for people
+    sr_tiles       tiles of SR, computed when they are asked for
+    super_resolved a slide made of them, by the interface of openslide-python
     trust_map      how the finished file, degraded again, differs from its input
     trust_files    the map, its worst regions and an overview
 

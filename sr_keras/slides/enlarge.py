@@ -34,9 +34,9 @@ from sr_keras.slides.inspection import find_mismatches, inspect_input
 from sr_keras.slides.loop import Work, super_resolve_plane
 from sr_keras.slides.lr_plane import CELL, HasTissue, LRPlane, UnreadablePlaces, find_tissue
 from sr_keras.slides.outputs import Output, PictureOutput, PyramidOutput, check_size, is_picture, write_image
-from sr_keras.slides.plan import EnlargeOptions, WindowPlan, plan_windows, window_pixels
-from sr_keras.slides.trust_files import write_trust
-from sr_keras.slides.trust_map import measure_file, trust_paths
+from sr_keras.slides.plan import EnlargeOptions, WindowPlan, plan_windows, window_limits
+from sr_keras.slides.trust_files import trust_paths, write_trust
+from sr_keras.slides.trust_map import measure_file
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -114,7 +114,7 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
 def enlarge_image(generator: LoadedGenerator, lr: np.ndarray, tile: int | None = None) -> np.ndarray:
     """Super-resolve a picture in memory: uint8 [H, W, 3] -> uint8 [scale*H, scale*W, 3]; `tile` in LR pixels."""
     scale = generator.scale
-    windows = plan_windows(lr.shape, scale, generator.halo, window_pixels(generator, scale), tile, 1 if tile else None)
+    windows = plan_windows(lr.shape, scale, generator.halo, window_limits(generator, scale), tile, 1 if tile else None)
     output = PictureOutput(scale * lr.shape[1], scale * lr.shape[0])
     super_resolve_plane(generator, lr, windows, output)
     return output.pixels
@@ -130,7 +130,7 @@ def _super_resolve(generator: LoadedGenerator, slide: Slide, output: Path, optio
                    ) -> dict[str, Any]:
     """Write the output, and return its report."""
     lr, scale, source = open_plane(slide, options), generator.scale, slide.path
-    windows = plan_windows(lr.shape, scale, generator.halo, window_pixels(generator, scale, options.memory),
+    windows = plan_windows(lr.shape, scale, generator.halo, window_limits(generator, scale, options.memory),
                            options.tile, 1 if options.tile and is_picture(output) else None)
     if is_picture(output):
         check_size(lr.shape, scale, source, output, read_again=read_again)
@@ -245,12 +245,15 @@ def _has_trust_map(report: dict[str, Any], trust_map: Path) -> bool:
 def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, options: EnlargeOptions,
                    trust_map: Path, title: str) -> dict[str, Any]:
     """Write the trust map of a finished output, and return what its report says of it."""
+    from sr_keras.model.uncertainty import load_uncertainty
+
     started, scale = time.monotonic(), generator.scale
     for old in trust_paths(trust_map):  # they may belong to another output
         old.unlink(missing_ok=True)
     lr = open_plane(slide, options)  # a new one: the file of the other's unreadable places is deleted
     with _progress_bar(f"{slide.path.name}, trust map", lr, scale) as bar:
-        trust = measure_file(lr, output, scale, partial(_update, bar), generator.facts.usual_departure)
+        trust = measure_file(lr, output, scale, partial(_update, bar), generator.facts.usual_departure,
+                             load_uncertainty(generator.path), generator.halo)
     found = write_trust(trust_map, trust, printable(title),
                         lambda hr_x, hr_y: lr.l0_point(hr_x / scale, hr_y / scale))
     return {"trust": found | {"seconds": time.monotonic() - started}, "peak_rss_bytes": reports.peak_rss()}

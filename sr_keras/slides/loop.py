@@ -27,6 +27,8 @@ WRITE_BEHIND = 1  # cores that may wait to be written while the next is computed
 BICUBIC_REACH = 2
 
 Generator = Callable[[np.ndarray], np.ndarray]  # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
+_Tiles = tuple[int, int, int, int]  # top, bottom, left, right; in tiles of a window
+
 
 @dataclass
 class Work:
@@ -106,10 +108,10 @@ def by_network(generator: Generator, pixels: np.ndarray, y: Span, x: Span, scale
     """
     import tensorflow as tf
 
-    parts = getattr(generator, "parts", None)
+    stream = getattr(generator, "stream", None)
     try:
-        if parts is not None:  # an engine with a split network computes only the core
-            return parts.core(pixels, *(slice(span.core_start - span.window_start, span.core_stop - span.window_start)
+        if stream is not None:  # an engine that runs in bands computes only the core
+            return stream.core(pixels, *(slice(span.core_start - span.window_start, span.core_stop - span.window_start)
                                         for span in (y, x)))
         batch = pixels[np.newaxis]
         output = checked(np.asarray(generator(batch)), batch, scale)
@@ -119,21 +121,52 @@ def by_network(generator: Generator, pixels: np.ndarray, y: Span, x: Span, scale
     return core_of(output[0], y, x, scale)[1]
 
 
-def near_tissue(y: Span, x: Span, windows: WindowPlan, has_tissue: HasTissue | None) -> Window | None:
-    """Return the smallest part of a window whose core holds all its tiles near tissue; None if there are none.
+def near_tissue(y: Span, x: Span, windows: WindowPlan, has_tissue: HasTissue | None) -> list[Window]:
+    """Return parts of a window whose cores hold all its tiles near tissue, once, and as little glass as pays.
 
-    In some slides windows are larger than the islands of tissue.
+    In most slides windows are larger than the islands of tissue.
     """
     if has_tissue is None:
-        return Window(y, x)
+        return [Window(y, x)]
     side = pyramid_tile(windows.scale) // windows.scale
-    near = [(rows, columns) for rows in _tiles(y, side) for columns in _tiles(x, side)
-            if has_tissue(_part(y, rows, windows.halo).window, _part(x, columns, windows.halo).window)]
-    if not near:
+    rows, columns = list(_tiles(y, side)), list(_tiles(x, side))
+    near = np.array([[has_tissue(_part(y, row, windows.halo).window, _part(x, column, windows.halo).window)
+                      for column in columns] for row in rows])
+
+    def part(box: _Tiles) -> Window:
+        core = slice(rows[box[0]].start, rows[box[1] - 1].stop), slice(columns[box[2]].start, columns[box[3] - 1].stop)
+        return Window(_part(y, core[0], windows.halo), _part(x, core[1], windows.halo))
+
+    def cost(box: _Tiles | None) -> int:
+        return part(box).y.side * part(box).x.side if box else 0
+
+    def covered(box: _Tiles | None) -> list[Window]:
+        if box is None:
+            return []
+        halves = min(_halves(near, box), key=lambda pair: sum(map(cost, pair)), default=None)
+        if halves is None or sum(map(cost, halves)) >= cost(box):
+            return [part(box)]
+        return [window for half in halves for window in covered(half)]
+
+    return covered(_around(near, (0, len(rows), 0, len(columns))))
+
+
+def _halves(near: np.ndarray, box: _Tiles) -> Iterator[tuple[_Tiles | None, _Tiles | None]]:
+    """Yield the ways to cut a box in two, each shrunk to its tissue."""
+    top, bottom, left, right = box
+    for row in range(top + 1, bottom):
+        yield _around(near, (top, row, left, right)), _around(near, (row, bottom, left, right))
+    for column in range(left + 1, right):
+        yield _around(near, (top, bottom, left, column)), _around(near, (top, bottom, column, right))
+
+
+def _around(near: np.ndarray, box: _Tiles) -> _Tiles | None:
+    """Return the smallest box around the tissue in a box; None if it has none."""
+    rows, columns = near[box[0]:box[1], box[2]:box[3]].nonzero()
+    if not len(rows):
         return None
-    rows, columns = (slice(min(one.start for one in axis), max(one.stop for one in axis))
-                     for axis in zip(*near, strict=True))
-    return Window(_part(y, rows, windows.halo), _part(x, columns, windows.halo))
+    return (box[0] + int(rows.min()), box[0] + int(rows.max()) + 1,
+            box[2] + int(columns.min()), box[2] + int(columns.max()) + 1)
 
 
 def _tiles(span: Span, side: int) -> list[slice]:
@@ -147,27 +180,26 @@ def _part(span: Span, core: slice, halo: int) -> Span:
                 core.start, core.stop)
 
 
-def _compute_core(generator: Generator, pixels: np.ndarray, window: Window, inner: Window | None, scale: int,
+def _compute_core(generator: Generator, pixels: np.ndarray, window: Window, inner: list[Window], scale: int,
                   work: Work) -> np.ndarray:
-    """Return the core of a window: by the network in the core of `inner`, and by bicubic around it."""
+    """Return the core of a window: by the network in the cores of `inner`, and by bicubic around them."""
     box, started = box_of(*window, scale), time.monotonic()
     work.pixels += box.hr_width * box.hr_height
-    if inner == window:
+    if inner == [window]:
         sr = by_network(generator, pixels, *window, scale)
-    else:
-        sr = _by_bicubic(pixels, window, scale)
-        work.glass_seconds += time.monotonic() - started
-    if inner is None:
+        work.network_seconds += time.monotonic() - started
+        work.network_pixels += box.hr_width * box.hr_height
         return sr
-    if inner != window:
+    sr = _by_bicubic(pixels, window, scale)
+    work.glass_seconds += time.monotonic() - started
+    for part in inner:
         started = time.monotonic()
-        inside = box_of(*inner, scale)
+        inside = box_of(*part, scale)
         top, left = inside.hr_y - box.hr_y, inside.hr_x - box.hr_x
         sr[top:top + inside.hr_height, left:left + inside.hr_width] = by_network(
-            generator, _crop(pixels, window, inner), *inner, scale)
-        box = inside
-    work.network_seconds += time.monotonic() - started
-    work.network_pixels += box.hr_width * box.hr_height
+            generator, _crop(pixels, window, part), *part, scale)
+        work.network_seconds += time.monotonic() - started
+        work.network_pixels += inside.hr_width * inside.hr_height
     return sr
 
 

@@ -31,7 +31,7 @@ from pipelines.sources import INPUT_SUFFIXES, SLIDE_SUFFIXES, TIFF_SUFFIXES
 from pipelines.workers import available_memory
 from sr_keras.model.tiles import Box
 from sr_keras.slides.plan import EnlargeOptions
-from sr_keras.slides.trust_map import is_trust_map, trust_paths
+from sr_keras.slides.trust_files import is_trust_map, trust_paths
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 OUTPUT_SUFFIXES = (*PICTURE_SUFFIXES, ".tif", ".tiff", *FOLDER_SUFFIXES)
@@ -149,7 +149,7 @@ def plan_outputs(inputs: str, output: Path, scale: int, options: EnlargeOptions)
     """
     paths = find_inputs(inputs)
     suffix = f"_x{scale}{FORMAT_SUFFIXES[options.format or 'tiff']}"
-    found = {path: _find_files(path, output) if path.is_dir() else [dicom_slide_of(path)] for path in paths}
+    found = {path: find_files(path, output) if path.is_dir() else [dicom_slide_of(path)] for path in paths}
     one = len(paths) == 1 and (paths[0].is_file() or found[paths[0]] == paths)
     named = FOLDER_SUFFIXES if output.is_dir() else OUTPUT_SUFFIXES
     if one and output.suffix.lower() in named:
@@ -298,7 +298,7 @@ def _trust_map_paths(pairs: list[tuple[Path, Path]], output: Path, trust_map: Pa
             for (_, path), root, name in zip(pairs, roots, names, strict=True)]
 
 
-def _find_files(folder: Path, output: Path) -> list[Path]:
+def find_files(folder: Path, output: Path) -> list[Path]:
     """Return the slides and pictures under a folder, except outputs, trust maps and the JPEGs that a slide consists of.
 
     Broken links, pipes and sockets are included, so that they are reported as failures.

@@ -19,7 +19,7 @@ from pipelines.options import AT_LEAST_1, Options, Rule, option, same_as, within
 from pipelines.pyramid import PyramidOptions
 from pipelines.pyramid.tiff import FORMATS
 from pipelines.sources import Region
-from sr_keras.model.tiles import TAIL_REACH, TAIL_SR, Span, best_spans, computed, spans
+from sr_keras.model.tiles import Limits, Span, best_spans, computed, spans
 
 SUFFIX_FORMATS = {".ome.tif": "ome", ".ome.tiff": "ome", ".dicom": "dicom", ".zarr": "zarr"}  # others are TIFFs
 SR_TILE = 512  # largest side of a pyramid tile, in SR pixels
@@ -29,9 +29,10 @@ FIXED_GIB = 1.1
 MEMORY_GIB = 2.0
 # Memory of a whole network for each SR pixel, measured with 6 to 64 filters; the engines differ by a tenth.
 BYTES_PER_PIXEL, BYTES_PER_FILTER = 430, 7.5
-# Memory of the trunk of a split network for each LR pixel of a window: a constant and a part for each filter, cores on
-# their way to the disk included. LiteRT keeps 8 bytes for each pixel that each convolution reads.
-TRUNK_BYTES = {"tensorflow": (300, 24), "onnx": (300, 27), "litert": (3500, 33)}
+# A network that runs in bands takes most memory for the last one, which has LAST_BAND rows and those of the delay. What
+# is left holds windows: LR, read ahead, and cores on their way to the disk, in bytes for each LR pixel.
+BAND_SHARE, LAST_BAND = 0.6, 4
+HELD_BYTES = 9, 9  # a constant, and for each SR pixel
 DEFAULT_FILTERS = 64  # of the largest default network
 
 
@@ -135,21 +136,23 @@ def pyramid_tile(scale: int) -> int:
     return max(1, SR_TILE // unit) * unit
 
 
-def window_pixels(generator: Any, scale: int, memory: float = MEMORY_GIB) -> float:
-    """Return how many LR pixels a window may have, for a run that takes `memory` GiB as a whole.
+def window_limits(generator: Any, scale: int, memory: float = MEMORY_GIB) -> Limits:
+    """Return the limits of a window, for a run that takes `memory` GiB as a whole.
 
-    An engine that runs a split network takes less memory than any other. Without a generator it is the largest default
+    An engine that runs in bands takes less memory than any other. Without a generator it is the largest default
     network, run as a whole.
     """
     filters = getattr(getattr(generator, "facts", None), "filters", None) or DEFAULT_FILTERS
     whole, left = BYTES_PER_PIXEL + BYTES_PER_FILTER * filters, (memory - FIXED_GIB) * 2**30
-    if getattr(generator, "parts", None) is None:
-        return left / (whole * scale**2)
-    constant, by_filter = TRUNK_BYTES[generator.name]
-    return (left - whole * (TAIL_SR + 2 * scale * TAIL_REACH)**2) / (constant + by_filter * filters)
+    if getattr(generator, "stream", None) is None:
+        return Limits(left / (whole * scale**2))
+    constant, by_pixel = HELD_BYTES
+    column = (generator.halo + LAST_BAND) * scale**2 * whole
+    return Limits((1 - BAND_SHARE) * left / (constant + by_pixel * scale**2), BAND_SHARE * left / column,
+                  one_shape=False)
 
 
-def plan_windows(shape: tuple[int, ...], scale: int, halo: int, most_pixels: float | None = None,
+def plan_windows(shape: tuple[int, ...], scale: int, halo: int, limits: Limits | None = None,
                  tile: int | None = None, step: int | None = None) -> WindowPlan:
     """Choose the windows of a plane.
 
@@ -157,8 +160,8 @@ def plan_windows(shape: tuple[int, ...], scale: int, halo: int, most_pixels: flo
         shape: Height and width in LR pixels.
         scale: SR side over LR side.
         halo: Receptive field of the network in LR pixels.
-        most_pixels: LR pixels of a window; by default `window_pixels(None, scale)`.
-        tile: Side of a window in LR pixels, in place of `most_pixels`.
+        limits: Of a window; by default `window_limits(None, scale)`.
+        tile: Side of a window in LR pixels, in place of `limits`.
         step: Cores begin at multiples of it; by default the side of an output tile.
 
     Raises:
@@ -166,7 +169,7 @@ def plan_windows(shape: tuple[int, ...], scale: int, halo: int, most_pixels: flo
     """
     step = step or pyramid_tile(scale) // scale
     if tile is None:
-        rows, columns = best_spans(shape, halo, step, most_pixels or window_pixels(None, scale))
+        rows, columns = best_spans(shape, halo, step, limits or window_limits(None, scale))
     else:
         rows, columns = (spans(side, tile, halo, step) for side in shape[:2])
     return WindowPlan(rows, columns, scale, halo)

@@ -154,7 +154,10 @@ def trust_line(trust: dict[str, Any]) -> str:
             f"{', '.join(map(str, trust['worst'][0]['hr_box']))}" if trust["worst"] else \
             f"no region above {trust['threshold']:.1f}"
     fitted = f", assuming {trust['degradation']['words']}" if trust["degradation"] else ""
-    return f"differs from the input by {trust['median']:.2f} of 255 at the median{usual}{unfamiliar}; {worst}; " \
+    departure = trust.get("lr_median", trust["median"])  # older reports have one value
+    if trust.get("shows", "").startswith("the expected"):
+        worst = f"expected error {trust['median']:.2f} at the median, {worst}"
+    return f"differs from the input by {departure:.2f} of 255 at the median{usual}{unfamiliar}; {worst}; " \
            f"measured in {_time(trust['seconds'])}{fitted}"
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a trust map: the map, its worst regions as GeoJSON, and a picture of both.
 
-    case_trust.tif                 float32, the LR error of each square of the output, in grey levels of 255
+    case_trust.tif                 float32, what is shown of each square of the output, in grey levels of 255: the
+                                   expected error, with the LR error as the second page; or the LR error alone
     case_trust.on_output.geojson   regions with outliers, worst first, in pixels of the output
     case_trust.on_input.geojson    the same in level-0 pixels of the input, for QuPath with that slide open
     case_trust.overview.png        the input beside the map, the regions outlined and numbered
@@ -11,17 +12,20 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import tifffile
 from scipy import ndimage
 
-from pipelines.files import atomic_path, write_text
+from pipelines.files import atomic_path, fitting_name, write_text
+from pipelines.pyramid.tiff import MICRONS_PER_CM
 from sr_keras.model.facts import in_words
-from sr_keras.slides.trust_map import UNIT, TrustMap, trust_paths, write_map
+from sr_keras.slides.trust_map import UNIT, TrustMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,16 +34,24 @@ SMALLEST = 32  # side of the smallest region, in pixels of the output: half a nu
 REGIONS = 20
 VERMILION = (213, 94, 0)
 DPI = 150
+DESCRIPTION_START = '{"departure": '
 CAPTION = """Compared at the size of the input's pixels. The input is assumed to be made by
 {}.
 Finer detail that the network invents is removed before the comparison: this map cannot show it."""
+NOT_MEASURED = "\nHow well it predicts the real error of this model was not measured."
+EXPECTED_CAPTION = """The mean error of the squares that the model's uncertainty head expects of such input: an
+estimate, not a measurement of this picture. 0 is glass. The compression of the output comes on top of it."""
+PREDICTS = """
+On validation slides {} predicts the real error of squares of 16 pixels with a rank correlation of {:.2f}
+(area under the ROC for the worst tenth: {:.2f}); {}, with {:.2f} ({:.2f})."""
+EXPECTED, DIFFERENCE = "the expected error", "the difference to the input"
 
 Point = tuple[int, int]
 Transform = Callable[[float, float], tuple[float, float]]  # x and y of the output -> x and y of another image
 
 
 class TrustRegion(NamedTuple):
-    """A region of large LR error: its closed outline and its `area` in pixels of the output, and the errors."""
+    """A region of large values: its closed outline and its `area` in pixels of the output, and the values."""
 
     ring: list[Point]
     largest: float
@@ -61,36 +73,54 @@ def write_trust(path: Path, trust: TrustMap, title: str, to_input: Transform) ->
     regions = worst_regions(trust)
     paths = trust_paths(path)
     write_map(paths[0], trust)
-    write_text(paths[1], json.dumps(geojson(regions)) + "\n")
-    write_text(paths[2], json.dumps(geojson(regions, to_input)) + "\n")
+    write_text(paths[1], json.dumps(geojson(regions, expected=trust.expected is not None)) + "\n")
+    write_text(paths[2], json.dumps(geojson(regions, to_input, trust.expected is not None)) + "\n")
     write_overview(paths[3], trust, regions, title)
     fitted = trust.degradation
     return {"map": str(paths[0]), "on_output": str(paths[1]), "on_input": str(paths[2]), "overview": str(paths[3]),
-            "unit": UNIT, "square": trust.square, "median": trust.quartiles[1], "threshold": trust.threshold,
+            "unit": UNIT, "shows": DIFFERENCE if trust.expected is None else EXPECTED, "predicts": predicts(trust),
+            "square": trust.square, "median": trust.quartiles[1], "threshold": trust.threshold,
+            "lr_median": trust.lr_median,
             "usual": trust.usual and list(trust.usual), "unusual": trust.is_unusual,
             "degradation": fitted and {"words": in_words(fitted), **asdict(fitted)},
-            "largest": float(trust.lr_error.max()), "far_share": float((trust.lr_error > trust.threshold).mean()),
+            "largest": float(trust.shown.max()), "far_share": float((trust.shown > trust.threshold).mean()),
             "worst": [{"hr_box": list(region.box), "largest": region.largest, "rms": region.rms} for region in regions]}
 
 
+def predicts(trust: TrustMap) -> dict[str, dict[str, float]] | None:
+    """Return how well each map predicts the real error; None if it was not measured."""
+    found = trust.measured
+    return {EXPECTED: asdict(found.uncertainty), DIFFERENCE: asdict(found.departure)} if found else None
+
+
+def caption(trust: TrustMap) -> str:
+    """Return what stands below the overview: what is shown, and how well it predicts the real error."""
+    known = predicts(trust)
+    shown, other = (DIFFERENCE, EXPECTED) if trust.expected is None else (EXPECTED, DIFFERENCE)
+    text = EXPECTED_CAPTION if trust.expected is not None else CAPTION.format(
+        in_words(trust.degradation) if trust.degradation else "an unknown degradation")
+    return text + (PREDICTS.format(shown, *known[shown].values(), other, *known[other].values()) if known else
+                   NOT_MEASURED)
+
+
 def worst_regions(trust: TrustMap, count: int = REGIONS) -> list[TrustRegion]:
-    """Return the regions of outliers, the largest LR error first.
+    """Return the regions of outliers, the largest value first.
 
     Outliers with up to two squares between them form one region. Its outline has a margin of one square and no
     holes; `rms` and `area` are those of the outliers alone.
     """
-    outliers = trust.lr_error > trust.threshold
+    outliers = trust.shown > trust.threshold
     labels, found = ndimage.label(ndimage.binary_dilation(outliers, np.ones((3, 3))))
     if not found:
         return []
     own = np.where(outliers, labels, 0)
     numbers, counts = np.arange(1, found + 1), np.bincount(own.ravel(), minlength=found + 1)[1:]
-    largest = np.asarray(ndimage.maximum(trust.lr_error, own, numbers))
+    largest = np.asarray(ndimage.maximum(trust.shown, own, numbers))
     places, least = ndimage.find_objects(labels), math.ceil((SMALLEST / trust.square) ** 2)
     regions = []
     for i in [i for i in np.argsort(-largest, kind="stable") if counts[i] >= least][:count]:
         rows, columns = places[i]
-        values = trust.lr_error[rows, columns][own[rows, columns] == i + 1].astype(np.float64)
+        values = trust.shown[rows, columns][own[rows, columns] == i + 1].astype(np.float64)
         corners = outline(labels[rows, columns] == i + 1)
         ring = [(min((columns.start + x) * trust.square, trust.width),
                  min((rows.start + y) * trust.square, trust.height)) for x, y in corners]
@@ -121,8 +151,14 @@ def outline(mask: np.ndarray) -> list[Point]:
     return [*turns, turns[0]]
 
 
-def geojson(regions: list[TrustRegion], transform: Transform | None = None) -> dict[str, Any]:
-    """Return regions as annotations that QuPath imports, in pixels of the output, or of another image."""
+def geojson(regions: list[TrustRegion], transform: Transform | None = None, expected: bool = False) -> dict[str, Any]:
+    """Return regions as annotations that QuPath imports, in pixels of the output, or of another image.
+
+    `expected` says that they are regions of large expected error.
+    """
+    about, title, value = ("expected error up to", "SR may be wrong", "Expected error") if expected else (
+        "departs by up to", "SR departs from LR", "Departure")
+
     def feature(number: int, region: TrustRegion) -> dict[str, Any]:
         ring = [[round(at, 2) for at in transform(*point)] if transform else list(point) for point in region.ring]
         return {
@@ -130,11 +166,11 @@ def geojson(regions: list[TrustRegion], transform: Transform | None = None) -> d
             "geometry": {"type": "Polygon", "coordinates": [ring]},
             "properties": {
                 "objectType": "annotation",
-                "name": f"{number}: departs by up to {region.largest:.1f}",
-                "classification": {"name": "SR departs from LR", "color": list(VERMILION)},
-                "measurements": {f"Departure, largest ({UNIT})": round(region.largest, 3),
-                                 f"Departure, RMS ({UNIT})": round(region.rms, 3),
-                                 "Departing area (pixels of the output)": region.area}}}
+                "name": f"{number}: {about} {region.largest:.1f}",
+                "classification": {"name": title, "color": list(VERMILION)},
+                "measurements": {f"{value}, largest ({UNIT})": round(region.largest, 3),
+                                 f"{value}, RMS ({UNIT})": round(region.rms, 3),
+                                 f"{'Area' if expected else 'Departing area'} (pixels of the output)": region.area}}}
 
     return {"type": "FeatureCollection", "features": [feature(i + 1, region) for i, region in enumerate(regions)]}
 
@@ -154,25 +190,64 @@ def write_overview(path: Path, trust: TrustMap, regions: list[TrustRegion], titl
     if trust.mpp is not None:
         small = trust.mpp * max(trust.width, trust.height) < 2000
         unit, pixel = ("µm", trust.mpp) if small else ("mm", trust.mpp / 1000)
-    rows, columns = trust.lr_error.shape
+    rows, columns = trust.shown.shape
     place = {"extent": (0, columns * trust.square * pixel, rows * trust.square * pixel, 0)}
     left.imshow(trust.thumbnail, **place)
-    image = right.imshow(trust.lr_error, cmap="cividis", vmin=0, vmax=2 * trust.threshold, **place)
-    bar = figure.colorbar(image, ax=[left, right] if wide else right, extend="max", label=f"RMS in {UNIT}", aspect=30)
+    map_title, label = ("difference between degraded output and input", f"RMS in {UNIT}")
+    if trust.expected is not None:
+        map_title, label = "expected error", f"mean of |HR - SR| in {UNIT}"
+    image = right.imshow(trust.shown, cmap="cividis", vmin=0, vmax=2 * trust.threshold, **place)
+    bar = figure.colorbar(image, ax=[left, right] if wide else right, extend="max", label=label, aspect=30)
     bar.ax.axhline(trust.threshold, color="white", linewidth=2)
-    for axes, name in ((left, "input"), (right, "difference between degraded output and input")):
+    for axes, name in ((left, "input"), (right, map_title)):
         axes.set(title=name, xlim=(0, trust.width * pixel), ylim=(trust.height * pixel, 0), xlabel=unit)
         for number, region in enumerate(regions):
             _draw_region(axes, region, str(number + 1), pixel)
-    usual = f" (usual: {trust.usual[0]:.1f} to {trust.usual[1]:.1f})" if trust.usual else ""
+    usual = f" (usual: {trust.usual[0]:.1f} to {trust.usual[1]:.1f})" if trust.usual and trust.expected is None else ""
     unfamiliar = "; unfamiliar input" if trust.is_unusual else ""
     found = f"{len(regions)} worst regions above" if regions else "no region above"
     figure.suptitle(f"{title}: median in tissue {trust.quartiles[1]:.2f}{usual}{unfamiliar}; "
                     f"{found} {trust.threshold:.1f}", fontsize=10, wrap=True)
-    figure.supxlabel(CAPTION.format(in_words(trust.degradation) if trust.degradation else "an unknown degradation"),
-                     fontsize=7, color="0.3")
+    figure.supxlabel(caption(trust), fontsize=7, color="0.3")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def trust_paths(path: Path) -> tuple[Path, Path, Path, Path]:
+    """Return the paths of map, regions on the output, regions on the input, and overview, from that of the map."""
+    on_output, on_input = (path.with_name(fitting_name("", path.stem, f".on_{image}.geojson"))
+                           for image in ("output", "input"))
+    return path, on_output, on_input, path.with_name(fitting_name("", path.stem, ".overview.png"))
+
+
+def write_map(path: Path, trust: TrustMap) -> None:
+    """Write what is shown as a tiled TIFF of one float32 channel, with the mpp of a square.
+
+    The LR error is on the second page if the expected error is shown.
+    """
+    about = {"departure": f"RMS of degrade(sr) - lr, in {UNIT}"}
+    if trust.expected is not None:
+        about = {"departure": f"{about['departure']}; the second page",
+                 "expected": f"mean of |HR - SR| that is expected, in {UNIT}; the first page"}
+    description = json.dumps({**about, "square": trust.square, "width": trust.width, "height": trust.height})
+    resolution: dict[str, Any] = {}
+    if trust.mpp is not None:
+        resolution = {"resolution": (MICRONS_PER_CM / (trust.mpp * trust.square),) * 2, "resolutionunit": "CENTIMETER"}
+    with atomic_path(path) as temporary, tifffile.TiffWriter(temporary) as tiff:
+        for page in [trust.shown] if trust.expected is None else [trust.shown, trust.lr_error]:
+            tiff.write(page, photometric="minisblack", tile=(256, 256), metadata=None, software=False,
+                       compression="adobe_deflate", description=description, **resolution)
+
+
+def is_trust_map(path: Path) -> bool:
+    """Whether `write_map` wrote a file."""
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return False
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.pages[0].description.startswith(DESCRIPTION_START)
+    except Exception:  # decoders of damaged files raise errors of every kind
+        return False
 
 
 def _draw_region(axes: Axes, region: TrustRegion, name: str, pixel: float) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trust map: how much the output, degraded again, differs from its input, square by square.
+"""The trust map: the error to expect of an output, or how much it differs from its input, square by square.
 
     with open_slide("case.svs") as slide:
         trust = measure_file(LRPlane(slide), Path("case_x4.tif"), scale=4)
@@ -9,6 +9,10 @@ The LR error of a square is `metrics.lr_consistency` in it: the root mean square
 `departure`. Rounding the LR to 8 bit leaves 0.3 for a perfect SR, and JPEG of quality 90 adds to it. The map shows what
 SR invents or hides at the size of LR pixels. It cannot show finer detail that is wrong, because the blur removes it.
 
+A model with an uncertainty head (`sr_keras.model.uncertainty`) knows more: `expected`, the mean of |HR - SR| that the
+head predicts from the input. It is shown in place of the LR error if it predicted real errors better on validation
+slides. Blocks of glass, which is only interpolated, have 0.
+
 The point spread of a slide is unknown, so textbook blurs and the mean over `scale` x `scale` pixels are tried;
 `degrade` is the one that comes nearest to the input of this slide.
 
@@ -17,30 +21,26 @@ until the map has no more than LONGEST_SIDE of them a side.
 """
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import tifffile
 
 from pipelines.config import DegradeOptions, Range
 from pipelines.errors import require
-from pipelines.files import atomic_path, fitting_name
 from pipelines.pixels import to_float, to_uint8
-from pipelines.pyramid.tiff import MICRONS_PER_CM
 from pipelines.slide import open_slide
 from pipelines.tissue import TYPICAL_MPP, tissue_mask
-from sr_keras.slides.lr_plane import LRPlane, Plane, find_tissue, sample_windows
+from sr_keras.slides.lr_plane import HasTissue, LRPlane, Plane, find_tissue, sample_windows
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
+    from sr_keras.model.uncertainty import HeadFacts, Uncertainty
 
 FINEST = 16  # least side of a square, in pixels of the output
 LONGEST_SIDE = 2048
@@ -52,7 +52,6 @@ WINDOWS, WINDOW = 8, 96  # number of windows to fit the degradation on, and thei
 PATCHES = 12  # largest number of patches of a slide for `usual_departure`
 SIGMAS = tuple(0.05 * step for step in range(17))  # Gaussian blurs tried, in LR pixels: up to 3.2 HR pixels at scale 4
 UNIT = "grey levels of 255"
-DESCRIPTION_START = '{"departure": '
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class TrustMap:
         mpp: Microns per pixel of the output.
         degradation: How the output was degraded again.
         usual: Usual range of the median LR error of a slide for this model; None if unknown.
+        expected: The expected error, like `lr_error`; None without a head that predicts better.
+        measured: What was measured of the model's head on validation slides; None without a head.
     """
 
     lr_error: np.ndarray
@@ -78,29 +79,46 @@ class TrustMap:
     mpp: float | None = None
     degradation: DegradeOptions | None = None
     usual: Range | None = None
+    expected: np.ndarray | None = None
+    measured: HeadFacts | None = None
+
+    @property
+    def shown(self) -> np.ndarray:
+        """What the map shows: the expected error, or else the LR error."""
+        return self.lr_error if self.expected is None else self.expected
 
     @cached_property
     def quartiles(self) -> tuple[float, float, float]:
-        """Quartiles of the LR error in tissue; of the whole map if there is no tissue."""
+        """Quartiles of what is shown, in tissue; of the whole map if there is no tissue."""
+        return self._quartiles(self.shown)
+
+    @cached_property
+    def lr_median(self) -> float:
+        """Median of the LR error, likewise."""
+        return self._quartiles(self.lr_error)[1]
+
+    def _quartiles(self, values: np.ndarray) -> tuple[float, float, float]:
         tissue = tissue_mask(self.thumbnail, (self.mpp or TYPICAL_MPP) * self.square)
-        low, middle, high = np.percentile(self.lr_error[tissue] if tissue.any() else self.lr_error, (25, 50, 75))
+        low, middle, high = np.percentile(values[tissue] if tissue.any() else values, (25, 50, 75))
         return float(low), float(middle), float(high)
 
     @property
     def threshold(self) -> float:
-        """LR errors above it are outliers."""
+        """Values above it are outliers."""
         low, _, high = self.quartiles
         return max(VISIBLE, high + FENCE * (high - low))
 
     @property
     def is_unusual(self) -> bool:
         """Whether the whole slide has a larger LR error than is usual, so that no region stands out."""
-        return self.usual is not None and self.quartiles[1] > UNUSUAL * self.usual[1]
+        return self.usual is not None and self.lr_median > UNUSUAL * self.usual[1]
 
 
 def measure_file(lr: LRPlane, output: Path, scale: int, progress: Callable[[int], None] | None = None,
-                 usual: Range | None = None) -> TrustMap:
+                 usual: Range | None = None, head: Uncertainty | None = None, halo: int = 0) -> TrustMap:
     """Return the trust map of a finished slide or picture, with the degradation that fits it; see `measure`.
+
+    `head` is used if it predicts errors better than the LR error does.
 
     Raises:
         SlideError: Input or output cannot be read at all. Unreadable places of either are white.
@@ -109,14 +127,37 @@ def measure_file(lr: LRPlane, output: Path, scale: int, progress: Callable[[int]
     with open_slide(output) as slide:
         sr = LRPlane(slide)
         _check_sides(lr, sr, scale)
-        windows = sample_windows(lr.shape, WINDOWS, WINDOW, find_tissue(lr))
+        has_tissue = find_tissue(lr)
+        windows = sample_windows(lr.shape, WINDOWS, WINDOW, has_tissue)
         pairs = ((lr[rows, columns], sr[_times(rows, scale), _times(columns, scale)]) for rows, columns in windows)
         fitted = fit_degradation(pairs, scale)
-        return replace(measure(lr, sr, fitted, None if lr.mpp is None else lr.mpp / scale, progress), usual=usual)
+        large = scale * max(lr.shape[:2]) > BLOCK  # in a small picture the network has computed glass, too
+        expect = Expect(head, halo, has_tissue if large else None) if head and head.facts.is_better else None
+        found = measure(lr, sr, fitted, None if lr.mpp is None else lr.mpp / scale, progress, expect)
+        return replace(found, usual=usual, measured=head.facts if head else None)
+
+
+class Expect(NamedTuple):
+    """How the expected error is computed: the head, how many LR pixels it sees on each side, and where tissue is."""
+
+    head: Uncertainty
+    halo: int
+    has_tissue: HasTissue | None = None
+
+    def squares(self, lr: Plane | np.ndarray, rows: slice, columns: slice, side: int) -> np.ndarray | float:
+        """Return the expected errors of the squares of a block of LR; 0 if it is glass."""
+        if self.has_tissue and not self.has_tissue(rows, columns):
+            return 0.0
+        y, x = _widened(rows, columns, lr, self.halo)
+        expected = self.head.expected(lr[y, x][np.newaxis])[0].numpy()
+        scale = expected.shape[0] // (y.stop - y.start)
+        own = expected[_times(slice(rows.start - y.start, rows.stop - y.start), scale),
+                       _times(slice(columns.start - x.start, columns.stop - x.start), scale)]
+        return _square_means(own[..., np.newaxis], scale * side)[..., 0]
 
 
 def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOptions, mpp: float | None = None,
-            progress: Callable[[int], None] | None = None) -> TrustMap:
+            progress: Callable[[int], None] | None = None, expect: Expect | None = None) -> TrustMap:
     """Return the trust map of an output.
 
     Args:
@@ -125,6 +166,7 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
         degrade: How LR was made: one of `candidates`, or another textbook blur.
         mpp: Microns per pixel of the output.
         progress: Called with the number of SR pixels measured since the last call.
+        expect: What computes the expected error; None for a map without it.
 
     Raises:
         ValueError: The sizes do not fit.
@@ -134,6 +176,7 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
     side = square_side(height, width, scale)
     shape = -(-height // side), -(-width // side)
     lr_error, thumbnail = np.empty(shape, np.float32), np.empty((*shape, 3), np.uint8)
+    expected = np.empty(shape, np.float32) if expect else None
     step = max(1, BLOCK // (scale * side)) * side
     for y, x in ((y, x) for y in range(0, height, step) for x in range(0, width, step)):
         rows, columns = slice(y, min(y + step, height)), slice(x, min(x + step, width))
@@ -141,9 +184,11 @@ def measure(lr: Plane | np.ndarray, sr: Plane | np.ndarray, degrade: DegradeOpti
         squares = slice(y // side, -(-rows.stop // side)), slice(x // side, -(-columns.stop // side))
         lr_error[squares] = 255 * np.sqrt(_square_means(np.square(difference), side).mean(-1))
         thumbnail[squares] = np.rint(_square_means(pixels, side))
+        if expect and expected is not None:
+            expected[squares] = expect.squares(lr, rows, columns, side)
         if progress:
             progress(difference.shape[0] * difference.shape[1] * scale**2)
-    return TrustMap(lr_error, thumbnail, scale * side, scale * width, scale * height, mpp, degrade)
+    return TrustMap(lr_error, thumbnail, scale * side, scale * width, scale * height, mpp, degrade, expected=expected)
 
 
 def usual_departure(generator: LoadedGenerator, batches: Iterable[Mapping[str, Any]]) -> Range | None:
@@ -209,47 +254,23 @@ def square_side(height: int, width: int, scale: int) -> int:
     return finest * 2 ** max(0, math.ceil(math.log2(max(height, width) / (finest * LONGEST_SIDE))))
 
 
-def trust_paths(path: Path) -> tuple[Path, Path, Path, Path]:
-    """Return the paths of map, regions on the output, regions on the input, and overview, from that of the map."""
-    on_output, on_input = (path.with_name(fitting_name("", path.stem, f".on_{image}.geojson"))
-                           for image in ("output", "input"))
-    return path, on_output, on_input, path.with_name(fitting_name("", path.stem, ".overview.png"))
-
-
-def write_map(path: Path, trust: TrustMap) -> None:
-    """Write the LR error as a tiled TIFF of one float32 channel, with the mpp of a square."""
-    description = json.dumps({"departure": f"RMS of degrade(sr) - lr, in {UNIT}", "square": trust.square,
-                              "width": trust.width, "height": trust.height})
-    resolution: dict[str, Any] = {}
-    if trust.mpp is not None:
-        resolution = {"resolution": (MICRONS_PER_CM / (trust.mpp * trust.square),) * 2, "resolutionunit": "CENTIMETER"}
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, trust.lr_error, photometric="minisblack", tile=(256, 256), metadata=None,
-                         compression="adobe_deflate", software=False, description=description, **resolution)
-
-
-def is_trust_map(path: Path) -> bool:
-    """Whether `write_map` wrote a file."""
-    if not os.path.isfile(path):  # opening a pipe would wait for its writer
-        return False
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            return tiff.pages[0].description.startswith(DESCRIPTION_START)
-    except Exception:  # decoders of damaged files raise errors of every kind
-        return False
-
-
 def _compare(lr: Plane | np.ndarray, sr: Plane | np.ndarray, rows: slice, columns: slice,
              options: DegradeOptions) -> tuple[np.ndarray, np.ndarray]:
     """Return a block of LR, uint8, and degrade(sr) - lr of it, on [0, 1]."""
     scale, margin = options.scale, reach(options)
     # The block is read with a margin. It ends where the slide ends, and degrade mirrors there as with the whole slide.
-    y, x = (slice(max(0, core.start - margin), min(side, core.stop + margin))
-            for core, side in zip((rows, columns), lr.shape[:2], strict=True))
+    y, x = _widened(rows, columns, lr, margin)
     again = degrade_again(to_float(sr[_times(y, scale), _times(x, scale)]), options)
     pixels = lr[rows, columns]
     return pixels, again[rows.start - y.start:rows.stop - y.start,
                          columns.start - x.start:columns.stop - x.start] - to_float(pixels)
+
+
+def _widened(rows: slice, columns: slice, lr: Plane | np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Return a block of LR with a margin, as far as there are pixels."""
+    y, x = (slice(max(0, core.start - margin), min(side, core.stop + margin))
+            for core, side in zip((rows, columns), lr.shape[:2], strict=True))
+    return y, x
 
 
 def _check_sides(lr: Plane | np.ndarray, sr: Plane | np.ndarray, scale: int) -> None:

@@ -106,9 +106,9 @@ class Guard(keras.callbacks.Callback):
     Keras' TerminateOnNaN can't name the term.
     """
 
-    def __init__(self, stage: str, run: Path) -> None:
+    def __init__(self, stage: str, run: Path, shown: bool = True) -> None:
         super().__init__()
-        self._stage, self._run, self._epoch = stage, run, 0
+        self._stage, self._run, self._shown, self._epoch = stage, run, shown, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
@@ -126,7 +126,7 @@ class Guard(keras.callbacks.Callback):
             self._check(keras.ops.convert_to_numpy(weight),
                         f"the weight '{weight.path}' is not finite after epoch {epoch + 1}")
         accuracy = (logs or {}).get("d_accuracy")
-        if accuracy is None or UNDECIDED <= accuracy <= WINS:
+        if not self._shown or accuracy is None or UNDECIDED <= accuracy <= WINS:
             return
         found = ("is undecided: the adversarial term teaches little yet; train longer, or raise" if accuracy < UNDECIDED
                  else "is almost never wrong: the generator can't follow; use a larger generator, or lower")
@@ -144,13 +144,14 @@ class Guard(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """One bar for the whole stage, with the time left, the last loss and the last score."""
 
-    def __init__(self, stage: str, epochs: int, steps: int, first_epoch: int, score: str) -> None:
+    def __init__(self, stage: str, epochs: int, steps: int, first_epoch: int, score: str, shown: bool = True) -> None:
         """Open the bar at the first epoch; a terminal is updated every second, a log file every minute."""
         super().__init__()
         self._shown: dict[str, str] = {}
         self._score, self._epochs, self._last = score, epochs, 0.0
         self._bar = tqdm(total=epochs * steps, initial=first_epoch * steps, desc=f"{stage:<11}", unit="step",
-                         dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 60.0, smoothing=0.1)
+                         dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 60.0, smoothing=0.1,
+                         disable=not shown)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         now = time.monotonic()

@@ -24,6 +24,8 @@ def define_train_flags(values: flags.FlagValues) -> None:
         define(values, options)
     flags.DEFINE_boolean("resume", False, "Continue a run that was stopped; start it if there is none.",
                          flag_values=values)
+    flags.DEFINE_string("ray", None, "Train on all machines of a Ray cluster: auto for the one that this machine "
+                        "belongs to, or HOST:PORT. Needs the extra 'cluster'.", flag_values=values)
 
 
 def train_defaults() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sr_keras.features import vgg_features
 from sr_keras.gan import SuperResolutionGAN
 from sr_keras.losses import QuasiNorm
 from sr_keras.model.loading import PROBE_SIDE, eight_bit, in_float32, load_generator, load_weights, read_weights
+from sr_keras.training.machines import scratch_folder
 
 VALIDATION_BATCH = 4
 
@@ -36,6 +38,7 @@ class Plan:
     corrupt: CorruptOptions
     train: ShardSet
     val: ShardSet
+    leads: bool = True  # whether this process writes the run folder; of several workers one does
 
     @property
     def steps(self) -> int:
@@ -48,13 +51,14 @@ class Plan:
         sigma, real = self.degrade.blur_sigma, self.train.pairs.shards and self.options.pair_share
         return None if isinstance(sigma, tuple) or real or not self.degrade.is_textbook else sigma
 
-    def training_pairs(self, first_epoch: int) -> tf.data.Dataset:
-        """Return endless batches of (lr, hr) that begin with an epoch."""
+    def training_pairs(self, first_epoch: int, share: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+        """Return endless batches of (lr, hr) that begin with an epoch, or one worker's share of each batch."""
         options = self.options
         return training_dataset(
             self.train, batch_size=options.batch_size, crop_size=options.crop_size, steps_per_epoch=self.steps,
             first_epoch=first_epoch, degrade=self.degrade, corrupt=self.corrupt, cache=options.cache,
-            shrink=options.shrink, pair_share=options.pair_share, recolour=options.recolour, seed=options.seed)
+            shrink=options.shrink, pair_share=options.pair_share, recolour=options.recolour, seed=options.seed,
+            share=share)
 
     def validation_pairs(self) -> tf.data.Dataset:
         """Return the batches of (lr, hr) on which every epoch is scored."""
@@ -63,6 +67,10 @@ class Plan:
         batches = math.ceil(min(limit, self.val.count) / VALIDATION_BATCH)
         pairs = examples.map(lambda example: (example["lr"], example["hr"])).cache()
         return pairs.apply(tf.data.experimental.assert_cardinality(batches))  # Keras warns if it has to count
+
+    def written(self) -> AbstractContextManager[Path]:
+        """Return the folder that this process writes to: the run's, or a temporary one."""
+        return nullcontext(self.run) if self.leads else scratch_folder()
 
     def encoder(self) -> keras.Model:
         """Return the trained encoder of the manifold term."""
@@ -148,6 +156,6 @@ def adam(learning_rate: float, plan: Plan, stage: StageOptions) -> keras.optimiz
 
 
 def _jit_compile(options: TrainOptions) -> bool | str:
-    if options.strategy == "mirrored":  # replicas can't be compiled
+    if options.strategy != "none":  # replicas can't be compiled
         return False
     return "auto" if options.jit_compile is None else options.jit_compile

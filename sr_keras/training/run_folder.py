@@ -38,8 +38,8 @@ from sr_keras.model.facts import FLAGS_FILE
 VERSIONS_FILE, LOCK_FILE = "versions.json", ".lock"
 BEGUN = ("parts.json", "checkpoints")  # a run has begun once one of these exists
 LEFTOVER = re.compile(r"\.\d+\.tmp\..+")  # files that `pipelines.files.atomic_path` left when it was killed
-# Flags that change no weight; a run may be renamed.
-MAY_CHANGE = ("keep_checkpoints", "max_skipped", "run", "strict", "workers")
+# Flags that change no weight but for rounding; a run may be renamed.
+MAY_CHANGE = ("keep_checkpoints", "max_skipped", "run", "strategy", "strict", "worker_wait_s", "workers")
 
 
 def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None:

@@ -12,7 +12,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from sr_keras.training.callbacks import (
     restore_checkpoint,
 )
 from sr_keras.training.plan import VALIDATION_BATCH, Plan, build_autoencoder, build_gan
+from sr_keras.training.several import fit, strategy_of, wait_for_all
 
 MEASURED = 16  # validation patches on which the movement of the code is measured
 # Largest standard deviation, on [0, 1] images, of the noise that the autoencoder learns to remove. On H&E after 1,000
@@ -61,14 +62,15 @@ def train_stages(plan: Plan) -> Path:
     if plan.objective.lambda_m:
         if not plan.options.autoencoder:
             _stage(plan, autoencoder, partial(build_autoencoder, plan))
-        _measure_manifold(plan)
+        if plan.leads:
+            _measure_manifold(plan)
     # The warm-up has neither discriminator nor, as in SRGAN, the costly features.
     calm = replace(plan.objective, lambda_d=0.0, lambda_v=0.0)
     for stage, objective in ((warmup, calm), (adversarial, plan.objective)):
         if stage.epochs:
             final = _stage(plan, stage, partial(build_gan, plan, stage, objective, final))
     done = plan.run / "generator.keras"
-    if final and not done.exists():
+    if final and plan.leads and not done.exists():
         with atomic_path(done) as temporary:
             shutil.copyfile(final, temporary)
     return done
@@ -78,24 +80,31 @@ def _stage(plan: Plan, stage: StageOptions, build: Callable[[], keras.Model]) ->
     """Train one stage unless it is done, and return the file of its best epoch."""
     done = plan.run / f"{stage.name}.keras"
     if done.exists():
-        print(f"{stage.name}: already trained, skipped")
+        _say(plan, f"{stage.name}: already trained, skipped")
         return done
     keras.utils.set_random_seed(_seed(plan.options.seed, stage))
-    mirrored = plan.options.strategy == "mirrored"
-    with (tf.distribute.MirroredStrategy() if mirrored else tf.distribute.get_strategy()).scope():
+    strategy = strategy_of(plan.options.strategy)
+    with strategy.scope():
         model = build()
     state = restore_checkpoint(plan.run, stage.name, model)
     if state.epoch:
-        print(f"{stage.name}: continues after epoch {state.epoch} of {stage.epochs}")
+        _say(plan, f"{stage.name}: continues after epoch {state.epoch} of {stage.epochs}")
     if state.epoch < stage.epochs:
         with damage_named((*plan.train.shards, *plan.val.shards)), _out_of_memory_named(plan.options):
             _fit(plan, stage, model, state)
+    if plan.leads:
         state = restore_checkpoint(plan.run, stage.name, model)
-    load_checkpoint(plan.run, stage.name, state.best_epoch, model)
-    with atomic_path(done) as temporary:
-        trained = model.best_generator if isinstance(model, SuperResolutionGAN) else model
-        trained.save(temporary, include_optimizer=False)
+        load_checkpoint(plan.run, stage.name, state.best_epoch, model)
+        with atomic_path(done) as temporary:
+            trained = model.best_generator if isinstance(model, SuperResolutionGAN) else model
+            trained.save(temporary, include_optimizer=False)
+    wait_for_all(strategy)  # before another worker reads what this one wrote
     return done
+
+
+def _say(plan: Plan, text: str) -> None:
+    if plan.leads:
+        print(text)
 
 
 def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> None:
@@ -104,19 +113,26 @@ def _fit(plan: Plan, stage: StageOptions, model: keras.Model, state: State) -> N
     score, higher = (f"val_{best_by}", BEST_BY[best_by]) if generates else ("val_loss", False)
     if best_by == "last":
         score, higher = "epoch", True
-    pairs, validation = plan.training_pairs(state.epoch), plan.validation_pairs()
+    validation = plan.validation_pairs()
     picture = comparison(model, validation, plan.degrade.scale) if generates else None
     if not generates:
-        images, validation = pairs.map(lambda lr, hr: hr), validation.map(lambda lr, hr: (hr, hr))
-        pairs = denoising(images, plan.options.seed, state.epoch * plan.steps)
-    progress = Progress(stage.name, stage.epochs, plan.steps, state.epoch, score)
-    try:
-        model.fit(pairs, steps_per_epoch=plan.steps, initial_epoch=state.epoch, epochs=stage.epochs, verbose=0,
-                  shuffle=False, validation_data=validation, callbacks=[
-                      Guard(stage.name, plan.run), progress,
-                      Record(plan.run, stage.name, state, score, higher, plan.options.keep_checkpoints, picture)])
-    finally:
-        progress.close()
+        validation = validation.map(lambda lr, hr: (hr, hr))
+
+    def pairs_of(share: tuple[int, int]) -> tf.data.Dataset:
+        pairs = plan.training_pairs(state.epoch, share)
+        return pairs if generates else denoising(pairs.map(lambda lr, hr: hr), plan.options.seed,
+                                                 state.epoch * plan.steps, share)
+
+    progress = Progress(stage.name, stage.epochs, plan.steps, state.epoch, score, shown=plan.leads)
+    with closing(progress), plan.written() as run:
+        callbacks = [Guard(stage.name, plan.run, plan.leads), progress,
+                     Record(run, stage.name, state, score, higher, plan.options.keep_checkpoints, picture)]
+        if plan.options.strategy == "none":
+            model.fit(pairs_of((0, 1)), steps_per_epoch=plan.steps, initial_epoch=state.epoch, epochs=stage.epochs,
+                      verbose=0, shuffle=False, validation_data=validation, callbacks=callbacks)
+        else:
+            fit(model, strategy_of(plan.options.strategy), pairs_of, validation, batch_size=plan.options.batch_size,
+                steps=plan.steps, first_epoch=state.epoch, epochs=stage.epochs, callbacks=callbacks)
 
 
 def _measure_manifold(plan: Plan) -> None:
@@ -146,7 +162,7 @@ def _out_of_memory_named(options: TrainOptions) -> Iterator[None]:
                         f"Received: batch_size={options.batch_size}") from error
 
 
-def denoising(images: tf.data.Dataset, seed: int, first: int = 0) -> tf.data.Dataset:
+def denoising(images: tf.data.Dataset, seed: int, first: int = 0, share: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
     """Return (noisy, good) of batches of good images, the autoencoder's training data.
 
     The noise is Gaussian, its standard deviation drawn for each image from 0 to MOST_NOISE. It follows from the seed
@@ -156,16 +172,22 @@ def denoising(images: tf.data.Dataset, seed: int, first: int = 0) -> tf.data.Dat
         images: Batches, float32 [B, H, W, 3] in [0, 1].
         seed: Seed of the run.
         first: Position of the first batch; not 0 if the run is resumed.
+        share: (i, n) if `images` are the i-th of n equal parts of each batch.
 
     Returns:
         Batches (noisy, good), both float32 [B, H, W, 3] in [0, 1].
 
     Source: Vincent et al. 2008, "Extracting and composing robust features with denoising autoencoders".
     """
+    part, parts = share
+
     def pair_of(good: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         strengths, values = tf.unstack(tf.random.split(fold([seed, _NOISE], place), 2))
-        strength = tf.random.stateless_uniform([tf.shape(good)[0], 1, 1, 1], strengths, 0.0, MOST_NOISE)
-        return tf.clip_by_value(good + strength * tf.random.stateless_normal(tf.shape(good), values), 0.0, 1.0), good
+        count, sides = tf.shape(good)[0], tf.shape(good)[1:]
+        own = slice(part * count, (part + 1) * count)  # of the noise of the whole batch
+        strength = tf.random.stateless_uniform([count * parts, 1, 1, 1], strengths, 0.0, MOST_NOISE)[own]
+        noise = tf.random.stateless_normal(tf.concat([[count * parts], sides], 0), values)[own]
+        return tf.clip_by_value(good + strength * noise, 0.0, 1.0), good
 
     return tf.data.Dataset.zip(images, tf.data.Dataset.counter(first)).map(pair_of)
 

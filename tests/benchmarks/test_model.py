@@ -29,7 +29,7 @@ def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slid
     randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
     ran = run_command(f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
     assert ran.returncode == 0, ran.stderr
-    for words in ("2048x2048 pixels by tensorflow", "| bare engine, tissue alone |", "| whole run, file to file | 4.2",
+    for words in ("2048x2048 pixels by litert", "| bare engine, tissue alone |", "| whole run, file to file | 4.2",
                   "of the bare engine's rate; by CPU time", "Glass: ", "Peak memory: "):
         assert words in ran.stdout
 

@@ -53,6 +53,20 @@ def say_process(number, report):
     return os.getpid()
 
 
+def meet(job, report):
+    """End when the workers of all places have come."""
+    folder, place, places = job
+    (folder / place).touch()
+    while not all((folder / one).exists() for one in places):
+        time.sleep(0.05)
+
+
+def die_second(job, report):
+    if job:
+        os._exit(7)
+    time.sleep(2)
+
+
 def ignore(count):
     pass
 
@@ -92,6 +106,25 @@ def test_error_in_a_job_reaches_the_caller_and_workers_live_on_from_run_to_run(t
         assert [first] == [process for _, process in cluster.run_jobs(say_process, [7], ignore)] == [second]
         with pytest.raises(ValueError, match="two"):
             list(cluster.run_jobs(fail_on_two, range(4), ignore))
+
+
+def test_jobs_that_run_together_all_run_at_once_and_know_the_place_of_each(two_machines, tmp_path):
+    looked = []
+    with Cluster(two_machines.address) as cluster:
+        cluster.run_together(meet, lambda places: [(tmp_path, place, places) for place in places],
+                             lambda: looked.append(1))
+    found = [path.name.rpartition(":") for path in tmp_path.iterdir()]
+    assert len(found) == len({port for *_, port in found}) == 2
+    assert all(host and 0 < int(port) < 2**16 for host, _, port in found)
+    assert looked
+
+
+def test_error_or_death_of_a_job_that_runs_with_others_reaches_the_caller(two_machines):
+    with Cluster(two_machines.address) as cluster:
+        with pytest.raises(ValueError, match="two"):
+            cluster.run_together(fail_on_two, lambda places: [1, 2], lambda: None)
+        with pytest.raises(UserError, match="all workers must stay alive; resume when the cluster is well again"):
+            cluster.run_together(die_second, lambda places: [0, 1], lambda: None)
 
 
 def test_each_gpu_has_a_worker_of_its_own(ray_machines):

@@ -120,6 +120,17 @@ def test_dataset_of_some_epochs_ends_by_itself_and_is_the_start_of_the_infinite_
         training_dataset(plain, epochs=0)
 
 
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_shares_of_machines_are_together_the_batches_of_one(pairs, tissue, cache):
+    chosen = {"batch_size": 6, "crop_size": 16, "seed": 5, "first_epoch": 1, "cache": cache,
+              "corrupt": CorruptOptions(fraction=0.5)}
+    folders = [tissue, pairs]
+    shares = [batches(3, folders, share=(part, 3), **chosen) for part in range(3)]
+    for whole, *parts in zip(batches(3, folders, **chosen), *shares, strict=True):
+        for images, theirs in zip(whole, zip(*parts, strict=True), strict=True):
+            np.testing.assert_array_equal(np.concatenate(theirs), images)
+
+
 def test_eight_orientations_come_and_keep_pixels_in_place(ramp):
     original = np.stack([*np.mgrid[:SIDE, :SIDE], np.zeros((SIDE, SIDE))], -1) / 255
     turned = [np.rot90(image, k) for image in (original, original[:, ::-1]) for k in range(4)]
@@ -286,6 +297,7 @@ def test_slides_and_tissue_choose_patches(plain, tissue):
     ({"min_tissue": 1.1}, "`min_tissue` must leave at least one patch"),
     ({"batch_size": 0}, "`batch_size` must"),
     ({"steps_per_epoch": 0}, "`steps_per_epoch` must"),
+    ({"batch_size": 6, "share": (0, 4)}, "`batch_size` must be divisible by 4 machines"),
     ({"first_epoch": -1}, "`first_epoch` must"),
     ({"shuffle_buffer": 0}, "`shuffle_buffer` must"),
     ({"seed": -1}, "`seed` must"),

@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import resource
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -209,23 +208,6 @@ def test_jpeg_tiles_are_444_ycbcr_and_in_an_ome_tiff_by_their_own_word_alone(tmp
             with Image.open(io.BytesIO(tiff.filehandle.read(page.databytecounts[0]))) as tile:
                 assert [layer[1:3] for layer in tile.layer] == [(1, 1)] * 3
                 assert "jfif" in tile.info
-
-
-@pytest.mark.skipif(not shutil.which("bfconvert"), reason="Bio-Formats' command-line tools are not on the PATH")
-@pytest.mark.parametrize("quality", [90, None])
-def test_ome_tiff_reads_alike_by_bio_formats(tmp_path, quality):
-    path = write(tmp_path / "a.ome.tif", options=PyramidOptions(tile=128, quality=quality, format="ome"),
-                 description="Größe")
-    told = subprocess.run(["showinf", "-nopix", "-omexml-only", path], capture_output=True, text=True, check=True)
-    said = told.stdout
-    assert 'PhysicalSizeX="0.25" PhysicalSizeXUnit="µm"' in said
-    assert "<Description>Größe</Description>" in said
-    for number, level in enumerate(by_tifffile(path)):
-        raw = tmp_path / f"{number}.tif"
-        subprocess.run(["bfconvert", "-series", str(number), path, raw], capture_output=True, check=True)
-        read = tifffile.imread(raw)
-        read = np.moveaxis(read, 0, -1) if read.shape[0] == 3 else read
-        assert np.abs(read.astype(int) - level).max() <= (JPEG_ROUNDING if quality else 0)
 
 
 def test_ome_tiff_has_its_levels_in_libvips(tmp_path):

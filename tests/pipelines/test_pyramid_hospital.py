@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import struct
@@ -311,6 +312,31 @@ def test_zarr_of_other_axes_and_versions_is_read(tmp_path, axes, version):
 BROKEN = [{"multiscales": []}, {"multiscales": [{"datasets": [{"path": "gone"}]}]}, {"multiscales": {"datasets": 3}},
           {"multiscales": [{"datasets": [{"path": "../a.ome.zarr/0"}]}]}, {"bioformats2raw.layout": 3}, "{",
           "[]", "\xff"]
+
+
+@pytest.mark.parametrize("lost", ["0/0/1/0", "0/0/0/1"])
+def test_missing_chunk_of_a_zarr_is_an_error_and_not_black(tmp_path, lost):
+    black = np.zeros((200, 200, 3), np.uint8)
+    path = write(tmp_path / "a.ome.zarr", black)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 200, 200), black)  # black chunks are written too
+    (path / lost).unlink()
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 100, 100), black[:100, :100])
+        with pytest.raises(SlideError, match=re.escape(f"{path / lost}: is missing")):
+            slide.read_region(0, 0, 0, 200, 200)
+
+
+def test_missing_chunks_that_are_white_are_glass(tmp_path):
+    needs("zarr")
+    import zarr
+
+    path = write(tmp_path / "a.ome.zarr", picture(200, 200))
+    group = zarr.open_group(path, mode="a")
+    group.create_array("0", shape=(3, 200, 200), dtype=np.uint8, chunks=(3, 128, 128), fill_value=255, overwrite=True)
+    with open_slide(path) as slide:
+        assert (slide.read_region(0, 0, 0, 200, 200) == 255).all()
+
 
 
 @pytest.mark.parametrize("broken", BROKEN)

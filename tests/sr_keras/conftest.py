@@ -13,10 +13,14 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def open_once() -> Callable:
-    """Return an `open_engine` that opens a model once: it takes a second, and a command opens one each time."""
+    """Return an `open_engine` that opens a model once: it takes a second, and a command opens one each time.
+
+    The default engine is TensorFlow here: a conversion takes seconds, and no test but that of the engines needs one.
+    """
     from sr_keras.model.engines import open_engine
 
-    return lru_cache(open_engine)
+    opened = lru_cache(open_engine)
+    return lambda name, *rest: opened("tensorflow" if name == "auto" else name, *rest)
 
 
 @pytest.fixture(scope="session")

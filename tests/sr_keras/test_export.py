@@ -61,15 +61,19 @@ def test_no_path_of_this_machine_is_in_an_export(run, export, tmp_path):
     scores.mkdir()
     (scores / "standard.md").write_text(f"Model {run}, data {run}/pairs, LR standard: x4, 2 / 4 slides.\n")
     (scores / "standard.json").write_text('{"lr": {"real pairs": {"gain": {"psnr": 0.42, "ms_ssim": null}}}}')
+    (scores / "nuclei.md").write_text(f"Model {run}, nuclei of 2 slides.\n")
+    (scores / "nuclei.json").write_text('{"pairs": {"f1": 0.93}}')
     export(f"--model={run}", "--name=breast", f"--output={tmp_path / 'models'}", f"--scores={scores}",
            "--stain=H&E")
     version = tmp_path / "models" / "breast" / "1"
     text = "".join((version / name).read_text() for name in ("README.md", "facts.json", "parity.json"))
     assert "Model mine, data pairs, LR standard: x4, 2 / 4 slides." in text
+    assert "Model mine, nuclei of 2 slides." in text
     assert str(tmp_path.parent) not in text
     assert "breast_slides" not in text
     facts = load_generator(version).facts
     assert (facts.scores, facts.filters) == ({"real pairs": {"psnr": 0.42}}, 4)
+    assert facts.nuclei == {"pairs": {"f1": 0.93}}
 
 
 def test_card_has_the_table_of_all_kinds_of_lr_before_that_of_one(run, export, tmp_path):

@@ -16,7 +16,10 @@ FACTS = ModelFacts(
     lr_mpp=(0.9, 2.1), stain="H&E", degradation=DEGRADATIONS["scanner"], trained_on="40 slides of breast, 0.25 mpp",
     usual_departure=(2.0, 3.25), flags="--q=0.5\n--train_data=breast\n",
     versions={"tensorflow": "2.21.0", "commit": "abc123"})
-GIVEN = {"facts": FACTS, "data_licence": "CC BY 4.0", "scores": "| psnr |\n| --- |\n| 27.1 |"}
+GIVEN = {"facts": FACTS, "data_licence": "CC BY 4.0", "scores": "| psnr |\n| --- |\n| 27.1 |",
+         "nuclei": "| F1 |\n| --- |\n| 0.93 |"}
+
+NUCLEI = "Nuclei, what is invented and lost, and perceptual distance"
 
 
 def sections(card: str) -> dict[str, str]:
@@ -25,7 +28,7 @@ def sections(card: str) -> dict[str, str]:
 
 def test_bare_card_says_unknown_wherever_nothing_was_given():
     found = sections(model_card("demo", **SIZE))
-    for heading in ("Training data", "What input it is for", "Scores", "Licence", "Training flags", "Versions"):
+    for heading in ("Training data", "What input it is for", "Scores", NUCLEI, "Licence", "Training flags", "Versions"):
         assert "unknown (not given" in found[heading], heading
     assert found["Training data"].count("unknown") == 2  # the data, and its licence
 
@@ -38,6 +41,8 @@ def test_full_card_holds_what_was_given_and_nothing_unknown():
     assert "CC BY 4.0" in found["Licence"]
     assert "Apache License 2.0" in found["Licence"]
     assert GIVEN["scores"] in found["Scores"]
+    assert GIVEN["nuclei"] in found[NUCLEI]
+    assert "not\nthe published LPIPS" in found[NUCLEI]
     assert f"```\n{FACTS.flags}```" in found["Training flags"]
     assert "commit abc123" in found["Versions"]
     for said in ("0.9 to 2.1 microns per pixel", "H&E", "Gaussian of 0.4 to 3.2 HR pixels",

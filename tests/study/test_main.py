@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: cells from tiles to table, resumed after kill -9, each trained once; and what it refuses."""
+"""The command: cells from tiles to tables, resumed after kill -9; and what it refuses."""
 from __future__ import annotations
 
 import csv
@@ -11,33 +11,38 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--patch_size=168", "--eval_patch_size=168", "--min_tissue=0", "--blocks=1", "--filters=4", "--crop_size=32",
         "--batch_size=2", "--steps_per_epoch=2", "--autoencoder_epochs=1", "--warmup_epochs=1",
-        "--adversarial_epochs=1", "--best_by=last", "--val_patches=2", "--vgg_weights=hed", "--seeds=0",
-        "--magnifications=slide-c:20x", "--deterministic"]
-GRID = "--grid=method=srgan_sqe; fraction=0.5"
-EQUAL = "--grid=method=srgan_sqe; balance=equal; q=2; fraction=0.5"
+        "--adversarial_epochs=1", "--best_by=last", "--val_patches=2", "--vgg_weights=hed", "--scored_tiles=2",
+        "--deterministic"]
+GRID = "--grid=method=srgan_sqe,srgan; fraction=0.5"
+FOLDS = "slide,case,magnification,fold\nslide-a,a,20x,0\nslide-b,b,40x,0\nslide-c,c,40x,1\n"
+CLAIMS = ("alpha: 0.05\neffects: {ms_ssim: 0.002}\nclaims:\n- {claim: SQE beats SRGAN, "
+          "better: srgan_sqe-q0.5-0.5-mixed-hr, than: srgan-q2-0.5-mixed-hr, by: 1}\n")
 
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory, histology) -> Path:
-    """Return two training slides and one test slide, with two tiles of 168 each."""
+    """Return three slides of two tiles, with folds and claims."""
     root = tmp_path_factory.mktemp("study_tiles")
-    for slide, top, part in (("slide-a", 0, "train"), ("slide-b", 170, "train"), ("slide-c", 340, "val")):
-        (root / part / slide).mkdir(parents=True)
+    for slide, top in (("slide-a", 0), ("slide-b", 170), ("slide-c", 340)):
+        (root / "tiles" / slide).mkdir(parents=True)
         for i in range(2):
-            Image.fromarray(histology[top:top + 168, i * 168:i * 168 + 168]).save(root / part / slide / f"t{i}.png")
+            Image.fromarray(histology[top:top + 168, i * 168:i * 168 + 168]).save(
+                root / "tiles" / slide / f"t{i}.png")
+    (root / "folds.csv").write_text(FOLDS)
+    (root / "claims.yaml").write_text(CLAIMS)
     return root
 
 
 def command(tiles: Path, folder: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "study", f"--train_data={tiles / 'train'}", f"--val_data={tiles / 'val'}",
-            f"--work={folder / 'work'}", f"--output={folder / 'out'}", *TINY, *more]
+    return [sys.executable, "-m", "study", f"--data={tiles / 'tiles'}", f"--folds={tiles / 'folds.csv'}",
+            f"--claims={tiles / 'claims.yaml'}", f"--work={folder / 'work'}", f"--output={folder / 'out'}",
+            *TINY, *more]
 
 
 def study(tiles: Path, folder: Path, *more: str) -> subprocess.CompletedProcess:
@@ -45,73 +50,41 @@ def study(tiles: Path, folder: Path, *more: str) -> subprocess.CompletedProcess:
                           check=False)
 
 
-def table(folder: Path) -> list[dict[str, str]]:
+def table(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
     with open(folder / "out" / "results.csv", newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def trainers(folder: Path) -> list[str]:
-    """Return the live processes that train or score a cell of this study."""
-    alive = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue  # it has just ended
-        if str(folder) in words and ("sr_keras.train" in words or "sr_keras.evaluate" in words):
-            alive.append(words)
-    return alive
+        return {(row["cell"], row["slide"]): {name: value for name, value in row.items() if name != "seconds"}
+                for row in csv.DictReader(handle)}
 
 
 @pytest.fixture(scope="module")
 def killed_then_finished(tmp_path_factory, tiles) -> Path:
-    """Return a study that was killed while its first cell trained, and then resumed to its end."""
+    """Return a study that was killed while a cell trained, and then resumed to its end."""
     folder = tmp_path_factory.mktemp("study")
-    with subprocess.Popen(command(tiles, folder, GRID, EQUAL, "--at_once=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
+    with subprocess.Popen(command(tiles, folder, GRID, "--at_once=2"), cwd=ROOT, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(folder.glob("work/cells/*/run/warmup.keras")):
+        while process.poll() is None and not list(folder.glob("work/cells/*/warmup.keras")):
             time.sleep(0.02)
         assert process.poll() is None, "it ended before it could be killed"
         os.kill(process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while trainers(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not trainers(folder), "cells outlive the study that started them"
-    done = study(tiles, folder, GRID, EQUAL, "--at_once=2")
+    done = study(tiles, folder, GRID, "--at_once=2")
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.mark.slow
-def test_killed_study_goes_on_and_has_each_cell_once(killed_then_finished):
-    names = sorted(row["cell"] for row in table(killed_then_finished))
-    assert names == ["bicubic", "srgan_sqe-q0.5-paper-0.5-mixed-hr-seed0",
-                     "srgan_sqe-q2-equal-0.5-mixed-hr-seed0"]
+def test_killed_study_has_every_slide_once_by_a_cell_that_did_not_see_it(killed_then_finished):
+    settings = ("bicubic", "srgan-q2-0.5-mixed-hr", "srgan_sqe-q0.5-0.5-mixed-hr")
+    folds = {"slide-a": 0, "slide-b": 0, "slide-c": 1}
+    assert set(table(killed_then_finished)) == {(f"{setting}-fold{fold}", slide) for setting in settings
+                                                for slide, fold in folds.items()}
 
 
 @pytest.mark.slow
 def test_cell_that_was_killed_ends_as_one_that_was_not(killed_then_finished, tiles, tmp_path):
-    done = study(tiles, tmp_path, "--grid=method=srgan_sqe; fraction=0.5")
+    done = study(tiles, tmp_path, "--grid=method=srgan_sqe; fraction=0.5", "--grid=method=srgan; fraction=0.5",
+                 "--at_once=1")
     assert done.returncode == 0, done.stderr
-    (whole,) = [row for row in table(tmp_path) if row["method"] == "srgan_sqe"]
-    (killed,) = [row for row in table(killed_then_finished) if row["cell"] == whole["cell"]]
-    assert {name: killed[name] for name in killed if name != "seconds"} == {
-        name: whole[name] for name in whole if name != "seconds"}
-
-
-@pytest.mark.slow
-def test_row_says_what_made_it(killed_then_finished):
-    rows = {row["cell"]: row for row in table(killed_then_finished)}
-    equal = rows["srgan_sqe-q2-equal-0.5-mixed-hr-seed0"]
-    assert equal["slide"] == "slide-c"
-    assert equal["magnification"] == "20x"
-    assert equal["patches"] == "2"
-    assert "--q=2 " in equal["flags"]
-    assert "--lambda_s=2 " not in equal["flags"]  # it was weighed anew
-    assert float(equal["seconds"]) > 0
-    assert equal["commit"]
-    for row in rows.values():
-        assert all(np.isfinite(float(row[name])) for name in ("psnr", "ms_ssim", "qilv", "rrmse"))
+    assert table(tmp_path) == table(killed_then_finished)
 
 
 @pytest.mark.slow
@@ -120,62 +93,45 @@ def test_finished_study_trains_nothing_again_even_without_its_runs(killed_then_f
     flags = tmp_path / "out/common.flags"
     assert "--shrink=1.0\n" in flags.read_text()
     flags.write_text(flags.read_text().replace("--shrink=1.0\n", ""))  # as a version before that flag wrote it
-    done = study(tiles, tmp_path, GRID, EQUAL)
+    done = study(tiles, tmp_path, GRID)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "work" / "cells").exists()
     assert table(tmp_path) == table(killed_then_finished)
+    assert "SQE beats SRGAN" in (tmp_path / "out/tables.md").read_text()
 
 
 @pytest.mark.slow
-def test_cells_made_otherwise_are_refused(killed_then_finished, tiles):
+def test_cells_made_otherwise_or_by_other_folds_are_refused(killed_then_finished, tiles, tmp_path):
     done = study(tiles, killed_then_finished, GRID, "--batch_size=3")
     assert done.returncode == 2
     assert done.stderr.startswith("error: `flags` must equal those in")
-    assert "--batch_size=3" in done.stderr
-
-
-@pytest.mark.slow
-def test_cell_that_fails_is_named_and_costs_no_other(tiles, tmp_path):
-    done = study(tiles, tmp_path, "--grid=method=fidelity; warmup_learning_rate=1e30,1e-3")
-    assert done.returncode == 1
-    assert "failed: fidelity-q0.5-paper-clean-seed0-warmup_learning_rate=1e30" in done.stderr
-    assert "warmup_learning_rate=1e30," in (tmp_path / "out/failed.csv").read_text()
-    assert [row["variant"] for row in table(tmp_path) if row["method"] == "fidelity"] == ["warmup_learning_rate=1e-3"]
+    (tmp_path / "folds.csv").write_text(FOLDS.replace("slide-b,b,40x,0", "slide-b,b,40x,1"))
+    done = study(tiles, killed_then_finished, GRID, f"--folds={tmp_path / 'folds.csv'}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: `folds` must be the file that the results were made with")
 
 
 @pytest.mark.parametrize(("more", "message"), [
-    (["--grid=method=srgan"], "`flags` must not include flags that the grid sets"),
+    ([GRID, "--q=1"], "`flags` must not include flags that the study sets"),
+    ([GRID, "--train_data=tiles"], "`flags` must not include flags that the study sets"),
     ([], "`grid` must be set"),
-    (["--grid=method=srgan", "--seeds=a"], "`seeds` must be integers"),
-    (["--grid=method=srgan", "--seeds="], "`seeds` must have at least one value"),
-    (["--grid=method=srgan; blocks=abc"], "`grid` must have valid values"),
-    (["--grid=method=srgan; fraction=0.3; kind=outlier"], "`outlier_dir` must name a folder of tiles"),
-    (["--grid=method=srgan", "--lambda_c=-1"], "`lambda_c` must be 0 or more"),
-    (["--grid=method=srgan", "--train_data=nosuch"], "`train_data` must exist"),
-    (["--grid=method=srgan", "--case_pattern=(slide)"], "`train_data` and `val_data` must share no case (patient)"),
-    (["--grid=method=srgan", "--magnifications=erosion"], "`magnifications` must be SLIDE:MAGNIFICATION"),
-    (["--grid=method=srgan", "--best_by=ssim"], "`best_by` must be last if the validation slides are scored"),
-    (["--grid=method=srgan", "--eval_patch_size=128"], "`eval_patch_size` must be 161 or more"),
+    ([GRID, "--grid=method=srgan; blocks=abc"], "`grid` must have valid values"),
+    ([GRID, "--grid=method=srgan; fraction=0.3; kind=outlier"], "`outlier_dir` must name a folder of tiles"),
+    ([GRID, "--lambda_c=-1"], "`lambda_c` must be 0 or more"),
+    ([GRID, "--data=nosuch"], "`data` must exist"),
+    ([GRID, "--best_by=ssim"], "`best_by` must be last, because the validation slides are scored"),
+    ([GRID, "--folds={root}/shared.csv"], "`folds` must have the slides of a case (patient) in one fold"),
+    ([GRID, "--folds={root}/few.csv"], "`folds` must have every slide of --data in a fold"),
+    ([GRID, "--folds={root}/many.csv"], "`data` must have every slide of"),
+    (["--grid=method=srgan"], "`claims` must name cells of the grid"),
 ])
 def test_mistake_is_one_line_and_makes_nothing(tiles, tmp_path, more, message):
-    done = study(tiles, tmp_path, *more, *(["--q=1"] if "that the grid sets" in message else []))
+    (tmp_path / "shared.csv").write_text(FOLDS.replace("slide-c,c", "slide-c,a"))
+    (tmp_path / "few.csv").write_text(FOLDS.replace("slide-b,b,40x,0\n", ""))
+    (tmp_path / "many.csv").write_text(FOLDS + "slide-d,d,40x,1\n")
+    done = study(tiles, tmp_path, *(flag.format(root=tmp_path) for flag in more))
     assert done.returncode == 2
     assert done.stderr.startswith("error: " + message)
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "work").exists()
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("gib", "expected"), [(64, 4), (5, 3), (0.5, 1)])
-def test_as_many_cells_as_cores_and_memory_have_room_for(monkeypatch, tile_folder, tmp_path, gib, expected):
-    from pipelines.config import PatchOptions
-    from pipelines.shards import write_shards
-    from pipelines.sources import find_sources
-    from study import __main__ as study_command
-
-    write_shards(find_sources(tile_folder), tmp_path, PatchOptions(patch_size=128, min_tissue=0), workers=1,
-                 progress=False)
-    study_command.FLAGS(["study", "--cache=memory"])
-    monkeypatch.setattr(study_command, "cores", lambda: 4)
-    monkeypatch.setattr(study_command, "available_memory", lambda: int(gib * 2**30))
-    assert study_command._at_once(tmp_path) == expected

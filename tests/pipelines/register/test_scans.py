@@ -17,7 +17,8 @@ from .conftest import HR_MPP, distances, second_scan, similarity, write_scan
 
 MATRIX = similarity(3.97, 0.7, 12.3, -3.6)
 SIDE, PATCH = 380, 48
-BLANK, TORN, DEFOCUSED = (96, 240), (240, 96), (96, 96)  # (x, y) of what is wrong on the second scan
+# (x, y) of what is wrong on the second scan.
+BLANK, TORN, DEFOCUSED, FOLDED = (96, 240), (240, 96), (96, 96), (240, 240)
 WRONG = 96
 SLOW = pytest.mark.slow
 
@@ -32,7 +33,7 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory, tissue, hr_path):
-    """A second scan with a blank, a torn and a defocused square, registered."""
+    """A second scan with a blank, a torn, a defocused and a folded square, registered."""
     folder = tmp_path_factory.mktemp("scans")
     lr = second_scan(tissue, MATRIX, SIDE, SIDE)
     (x, y), size = BLANK, WRONG
@@ -41,6 +42,9 @@ def scans(tmp_path_factory, tissue, hr_path):
     lr[y:y + size, x:x + size] = np.roll(lr[y:y + size, x:x + size], (24, 17), (0, 1))[::-1]
     x, y = DEFOCUSED
     lr[y:y + size, x:x + size] = ndimage.gaussian_filter(lr[y:y + size, x:x + size], (2, 2, 0))
+    x, y = FOLDED  # light passes through the tissue and through what lies beside it, turned over
+    beside = second_scan(tissue, MATRIX, SIDE, SIDE)[y:y + size, x - size:x][:, ::-1] / 245
+    lr[y:y + size, x:x + size] = np.clip(np.rint(lr[y:y + size, x:x + size] * beside), 0, 255)
     write_scan(folder / "scan10x.tif", lr, HR_MPP * 3.97)
     found = register_scans(folder / "scan10x.tif", hr_path, folder / "pairs.json", PATCH, 2000, progress=False)
     return Outcome(found, folder)
@@ -65,15 +69,18 @@ def test_residual_that_is_told_is_of_the_size_of_the_error(scans):
 
 
 @pytest.mark.parametrize(("corner", "reasons"), [
-    (BLANK, {"blank"}), (TORN, {"does not match"}), (DEFOCUSED, {"lr out of focus"})])
-def test_patches_that_are_blank_torn_or_out_of_focus_are_left_out_and_why_is_told(scans, corner, reasons):
+    (BLANK, {"blank"}), (TORN, {"does not match"}), (DEFOCUSED, {"lr out of focus"}),
+    (FOLDED, {"does not match", "lr out of focus"})])
+def test_patches_that_are_blank_torn_out_of_focus_or_folded_are_left_out_and_why_is_told(scans, corner, reasons):
     assert not [fit for fit in scans.found.patches if within(fit, corner)]
-    assert {item.reason for item in scans.found.rejected if within(item, corner)} == reasons
+    given = {item.reason for item in scans.found.rejected if within(item, corner)}
+    assert given
+    assert given <= reasons
 
 
 def test_most_of_the_sound_patches_are_accepted(scans):
     sound = [item for item in scans.found.rejected if item.reason not in ("outside", "blank")
-             and not any(_touches(item, corner) for corner in (BLANK, TORN, DEFOCUSED))]
+             and not any(_touches(item, corner) for corner in (BLANK, TORN, DEFOCUSED, FOLDED))]
     assert len(sound) <= 0.1 * len(scans.found.patches)
 
 

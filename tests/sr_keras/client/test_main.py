@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pipelines import console
 from sr_keras.client import __main__ as command
@@ -56,6 +56,16 @@ def test_picture_becomes_a_picture(way, serve, run, lr, tmp_path, capsys):
     assert run(serve(way), halo=4, tile=24) == 0
     np.testing.assert_array_equal(pixels(tmp_path / "out.png"), repeated(lr))
     assert "60x40 -> 240x160 pixels by demo at" in capsys.readouterr().out
+
+
+def test_colour_profile_is_carried_and_a_damaged_one_is_named(serve, run, lr, tmp_path, capsys):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for stored, carried in ((profile, profile), (profile[:200], None)):
+        Image.fromarray(lr).save(tmp_path / "in.png", icc_profile=stored)
+        assert run(serve("rest"), halo=4, tile=24, overwrite=True) == 0
+        with Image.open(tmp_path / "out.png") as image:
+            assert image.info.get("icc_profile") == carried
+        assert ("damaged colour profile" in capsys.readouterr().err) == (carried is None)
 
 
 def test_command_runs_as_its_docstring_says(serve, lr, tmp_path):

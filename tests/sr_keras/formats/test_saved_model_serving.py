@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,7 +52,8 @@ def test_server_is_told_of_every_model_with_a_plain_name_and_of_nothing_else(mod
 
 def test_list_of_models_is_written_anew_and_what_a_user_changed_stays(models):
     first = write_serving_files(models)
-    assert {path.name for path in first} == {"models.config", "batching_parameters.txt", "compose.yaml", "health.sh"}
+    assert {path.name for path in first} == {"models.config", "batching_parameters.txt", "compose.yaml", "health.sh",
+                                             "monitoring.config", "nginx.conf", "prometheus.yml"}
     assert all(path.read_text() for path in first)
     (models / "half/2/saved_model.pb").touch()
     (models / "compose.yaml").write_text("mine")
@@ -81,17 +84,44 @@ def test_compose_runs_the_official_images_on_what_is_written_beside_it(models):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: compose.yaml was not read")
     written = {path.name for path in write_serving_files(models)}
     services = yaml.safe_load((models / "compose.yaml").read_text())["services"]
-    assert {name: service["image"] for name, service in services.items()} == {
-        "cpu": "tensorflow/serving:2.21.0", "gpu": "tensorflow/serving:2.21.0-gpu"}
-    for service in services.values():
+    assert {name: service["image"].split(":")[0] for name, service in services.items()} == {
+        **dict.fromkeys(("cpu", "gpu", "replica-1", "replica-2"), "tensorflow/serving"), "balancer": "nginx",
+        "prometheus": "prom/prometheus"}
+    servers = {name: service for name, service in services.items() if "tensorflow" in service["image"]}
+    assert {service["image"] for service in servers.values()} == {saved_model.IMAGE, f"{saved_model.IMAGE}-gpu"}
+    ports = {name: service["ports"] for name, service in services.items()}
+    assert ports["replica-1"] == ports["replica-2"] == []  # only the balancer's ports are open
+    assert ports["cpu"] == ports["gpu"] == ports["balancer"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+    assert ports["prometheus"] == ["127.0.0.1:9090:9090"]  # nothing is open to others: no TLS, and no password
+    for service in servers.values():
         assert service["volumes"] == [".:/models:ro"]
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])  # there is no TLS, and no password
         words = " ".join([*service["command"], *service["healthcheck"]["test"]])
         assert set(re.findall(r"/models/(\S+)", words)) <= written
         assert "health.sh" in service["healthcheck"]["test"][-1]
-    assert services["gpu"]["command"][:-2] == services["cpu"]["command"]
+        assert service["command"][:len(services["cpu"]["command"])] == services["cpu"]["command"]
+    mounted = [volume for name in ("balancer", "prometheus") for volume in services[name]["volumes"]]
+    assert {volume.split(":")[0].removeprefix("./") for volume in mounted} == {"nginx.conf", "prometheus.yml"} & written
+    assert set(services["balancer"]["depends_on"]) == {"replica-1", "replica-2"}
     assert services["gpu"]["command"][-2:] == ["--enable_batching=true",
                                                "--batching_parameters_file=/models/batching_parameters.txt"]
+
+
+def test_replicas_count_requests_where_prometheus_asks_for_them(models):
+    write_serving_files(models)
+    text = (models / "monitoring.config").read_text()
+    (path,) = re.findall(r'^prometheus_config \{\n  enable: true\n  path: "(.*)"\n\}$', text, re.M)
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed: prometheus.yml was not read")
+    (asked,) = yaml.safe_load((models / "prometheus.yml").read_text())["scrape_configs"]
+    assert asked["metrics_path"] == path
+    assert asked["static_configs"] == [{"targets": ["replica-1:8501", "replica-2:8501"]}]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian's prometheus)")
+def test_prometheus_accepts_its_configuration(models):
+    write_serving_files(models)
+    done = subprocess.run(["promtool", "check", "config", models / "prometheus.yml"], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_image_is_of_the_tensorflow_that_writes_the_models():

@@ -222,41 +222,42 @@ def test_cache_is_where_the_user_has_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fastest", ENGINES)
-def test_auto_takes_the_fastest_says_why_and_measures_once(fastest, run, empty_cache, stubbed):
+def test_fastest_takes_the_fastest_says_why_and_measures_once(fastest, run, empty_cache, stubbed):
     stubbed[fastest] = 0.05
     for _ in range(2):
-        opened = open_engine("auto", run)
+        opened = open_engine("fastest", run)
         assert opened.name == fastest
-        assert opened.why.startswith(f"{fastest}: 0.050 s a tile of 128x128, ")
+        assert opened.why.startswith(f"{fastest} (0.050 s a tile of 128x128; ")
         assert all(name in opened.why for name in ENGINES)
     assert stubbed["asked"] == len(ENGINES)
 
 
-def test_auto_measures_again_on_another_machine_or_with_damage(run, empty_cache, stubbed, monkeypatch):
-    open_engine("auto", run)
+def test_fastest_measures_again_on_another_machine_or_with_damage(run, empty_cache, stubbed, monkeypatch):
+    open_engine("fastest", run)
     monkeypatch.setattr(engines, "_cpu", lambda: "another")
-    open_engine("auto", run)
+    open_engine("fastest", run)
     monkeypatch.setattr(engines, "cores", lambda: 77)
-    open_engine("auto", run)
+    open_engine("fastest", run)
     assert stubbed["asked"] == 3 * len(ENGINES)
     for damage in ("", "[]", '{"tensorflow": 0.1}', '{"tensorflow": 0.1, "litert": "?", "onnx": 0.1}'):
         for kept in empty_cache.glob("*.json"):
             kept.write_text(damage)
-        open_engine("auto", run)
-        open_engine("auto", run)
+        open_engine("fastest", run)
+        open_engine("fastest", run)
     assert stubbed["asked"] == 7 * len(ENGINES)
 
 
-def test_auto_alone_takes_tensorflow_unmeasured(run, empty_cache, monkeypatch):
+def test_fastest_alone_takes_tensorflow_unmeasured(run, empty_cache, monkeypatch):
     monkeypatch.setattr(engines, "installed", lambda: ["tensorflow"])
-    opened = open_engine("auto", run)
-    assert (opened.name, opened.why) == ("tensorflow", "tensorflow: no other engine is installed")
+    opened = open_engine("fastest", run)
+    assert (opened.name, opened.why) == ("tensorflow", "tensorflow (no other engine is installed)")
     assert not empty_cache.exists()
 
 
-def test_auto_really_measures_what_is_installed_in_other_processes(run, empty_cache, monkeypatch):
+@pytest.mark.slow
+def test_fastest_really_measures_what_is_installed_in_other_processes(run, empty_cache, monkeypatch):
     monkeypatch.setattr(engines, "_apart", APART)
-    opened = open_engine("auto", run)
+    opened = open_engine("fastest", run)
     [kept] = empty_cache.glob("*.json")
     assert set(json.loads(kept.read_text())) == set(installed())
     assert opened.name in installed()
@@ -266,8 +267,49 @@ def test_auto_really_measures_what_is_installed_in_other_processes(run, empty_ca
 @pytest.mark.parametrize("name", EVERY)
 def test_engine_computes_a_core_without_the_rest_of_the_window(name, run):
     opened, lr = open_engine(name, run), pixels(60, 50)
-    core = opened.parts.core(lr, slice(10, 30), slice(0, 50))
+    core = opened.stream.core(lr, slice(10, 30), slice(0, 50))
     assert np.abs(core.astype(int) - opened(lr[np.newaxis])[0][40:120]).max() <= 1
+
+
+@needs_litert
+def test_auto_is_litert_unmeasured_and_says_so(run, empty_cache, conversions):
+    opened = open_engine("auto", run)
+    assert (opened.name, opened.why) == ("litert", "litert (the fastest on most CPUs)")
+    assert conversions == ["litert"]
+    assert not list(empty_cache.glob("*.json"))
+
+
+def gpu(monkeypatch):
+    monkeypatch.setattr(engines.tf.config, "list_physical_devices", lambda kind: [kind])
+
+
+def no_litert(monkeypatch):
+    monkeypatch.setattr(engines, "installed", lambda: ["tensorflow", "onnx"])
+
+
+def no_conversion(monkeypatch):
+    def fail(name, found):
+        raise RuntimeError("no such operation" + " and a dump" * 99)
+
+    monkeypatch.setattr(engines, "_convert", fail)
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    (gpu, "it has a GPU"), (no_litert, "LiteRT is not installed"),
+    pytest.param(no_conversion, "LiteRT can't run this model: no such operation", marks=needs_litert)])
+def test_auto_is_tensorflow_on_a_gpu_or_without_litert(change, why, run, empty_cache, monkeypatch):
+    change(monkeypatch)
+    opened = open_engine("auto", run)
+    assert opened.name == "tensorflow"
+    assert opened.why.startswith(f"tensorflow ({why}")
+    assert len(opened.why) < 300
+    assert opened(pixels(1, 5, 7)).shape == (1, 20, 28, 3)
+
+
+def test_auto_tells_what_is_no_generator(tmp_path):
+    (tmp_path / "x.keras").write_text("")
+    with pytest.raises(ValueError, match="damaged"):
+        open_engine("auto", tmp_path / "x.keras")
 
 
 def test_measure_gives_medians_after_warm_up_within_the_budget():
@@ -297,7 +339,7 @@ def test_missing_package_is_one_line_with_the_extra(name, run, monkeypatch):
 
 
 def test_unknown_engine_and_no_threads_are_refused(run):
-    with pytest.raises(ValueError, match=r"`engine` must be one of tensorflow, litert, onnx, auto; .*='torch'"):
+    with pytest.raises(ValueError, match=r"`engine` must be one of auto, .*, litert, onnx, fastest; .*='torch'"):
         open_engine("torch", run)
     with pytest.raises(ValueError, match=r"`threads` must be 1 or more; .*threads=0"):
         open_engine("tensorflow", run, threads=0)

@@ -41,15 +41,15 @@ def pixels(*shape: int) -> np.ndarray:
 def test_last_shapes_are_kept_and_no_more(written):
     run = LiteRTRunner(written, threads=1)
     run(pixels(1, 4, 4))
-    first = run._kept[1, 4, 4, 3]
+    first = run._kept[((1, 4, 4, 3),)]
     run(pixels(1, 5, 4))
     run(pixels(1, 4, 4))
-    assert run._kept[1, 4, 4, 3] is first
+    assert run._kept[((1, 4, 4, 3),)] is first
     for side in range(6, 10):
         run(pixels(1, 4, 4))
         run(pixels(1, side, 4))
         assert len(run._kept) == KEPT_SHAPES
-        assert run._kept[1, 4, 4, 3] is first
+        assert run._kept[((1, 4, 4, 3),)] is first
 
 
 @needs_litert

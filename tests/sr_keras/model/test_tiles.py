@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sr_keras.model.tiles import best_spans, box_of, computed, spans, super_resolve
+from sr_keras.model.tiles import Limits, best_spans, box_of, computed, spans, super_resolve
 
 SCALE = 3
 REACH = 4
@@ -82,7 +82,7 @@ def test_spans_whose_tile_holds_no_step_are_refused():
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1000), (100, 130), (333, 1000)])
 @pytest.mark.parametrize("most", [1, 700, 5000, 10**7])
 def test_best_spans_keep_to_the_limit_and_compute_no_more_than_squares_would(shape, most):
-    rows, columns = best_spans(shape, 3, 16, most)
+    rows, columns = best_spans(shape, 3, 16, Limits(most))
     smallest = min(shape[0], 22) * min(shape[1], 22)
     assert rows[0].side * columns[0].side <= max(most, smallest)
     square = max(22, (int(most**0.5) - 6) // 16 * 16 + 6)

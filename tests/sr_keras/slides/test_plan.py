@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sr_keras.model.engines import ENGINES
 from sr_keras.model.facts import ModelFacts
-from sr_keras.slides.plan import plan_windows, pyramid_tile, window_pixels
+from sr_keras.slides.plan import plan_windows, pyramid_tile, window_limits
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
@@ -24,23 +23,30 @@ def test_cores_are_whole_tiles_of_the_pyramid_and_windows_have_one_shape(scale):
 
 
 def test_more_memory_means_less_computed_twice_and_free_memory_means_nothing():
-    overheads = [plan_windows((20000, 30000), 4, 40, window_pixels(None, 4, memory)).overhead
+    overheads = [plan_windows((20000, 30000), 4, 40, window_limits(None, 4, memory)).overhead
                  for memory in (2, 4, 8, 16)]
     assert overheads == sorted(overheads, reverse=True)
     assert overheads[-1] < 0.25
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_engine_that_runs_in_parts_computes_less_twice_in_as_much_memory(name):
-    engine, whole = (SimpleNamespace(name=name, parts=parts, facts=ModelFacts(filters=48))
-                     for parts in (object(), None))
-    in_parts, at_once = (plan_windows((20000, 30000), 4, 33, window_pixels(one, 4)) for one in (engine, whole))
-    assert in_parts.overhead < 0.6 * at_once.overhead
-    assert max(y.side * x.side for y, x in in_parts) <= window_pixels(engine, 4)
+def engine(halo: int, filters: int) -> SimpleNamespace:
+    return SimpleNamespace(stream=object(), halo=halo, facts=ModelFacts(filters=filters))
+
+
+@pytest.mark.parametrize("shape", [(15000, 15000), (20000, 30000), (5000, 1400), (3000, 60000)])
+def test_engine_that_runs_in_bands_computes_less_than_a_tenth_twice_in_the_default_memory(shape):
+    pixels, widest, _ = limits = window_limits(engine(32, 48), 4)
+    windows = plan_windows(shape, 4, 32, limits)
+    assert windows.overhead < 0.1
+    assert max(y.side * x.side for y, x in windows) <= pixels
+    assert max(x.side for x in windows.columns) <= widest
+
+
+def test_engine_that_runs_at_once_computes_more_twice():
+    assert plan_windows((20000, 30000), 4, 32, window_limits(None, 4)).overhead > 0.3
 
 
 def test_fewer_filters_mean_larger_windows():
-    few, many = (SimpleNamespace(name="tensorflow", parts=object(), facts=ModelFacts(filters=filters))
-                 for filters in (32, 64))
-    less, more = (plan_windows((20000, 30000), 4, 24, window_pixels(one, 4)).overhead for one in (few, many))
+    less, more = (plan_windows((20000, 30000), 4, 24, window_limits(engine(24, filters), 4)).overhead
+                  for filters in (32, 64))
     assert less < more

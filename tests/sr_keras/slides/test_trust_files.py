@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from matplotlib.path import Path as Polygon
 from PIL import Image
 from scipy import ndimage
@@ -18,8 +19,16 @@ from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.slide import open_slide
 from sr_keras.slides import reports, trust_files
 from sr_keras.slides.lr_plane import LRPlane
-from sr_keras.slides.trust_files import geojson, outline, worst_regions, write_trust
-from sr_keras.slides.trust_map import measure, measure_file, trust_paths
+from sr_keras.slides.trust_files import (
+    geojson,
+    is_trust_map,
+    outline,
+    trust_paths,
+    worst_regions,
+    write_map,
+    write_trust,
+)
+from sr_keras.slides.trust_map import measure, measure_file
 
 OPTIONS = DegradeOptions()
 
@@ -88,6 +97,31 @@ def test_slide_that_departs_everywhere_is_flagged_beside_what_is_usual(a_map, tm
 def test_overview_says_what_it_cannot_show():
     assert "Finer detail that the network invents is removed before the comparison" in trust_files.CAPTION
     assert "this map cannot show it" in trust_files.CAPTION
+
+
+def test_map_file_holds_departure_and_its_mpp(invented, tmp_path):
+    write_map(tmp_path / "a.tif", invented)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        page = tiff.pages[0]
+        assert np.array_equal(page.asarray(), invented.lr_error)
+        assert page.is_tiled
+        numerator, denominator = page.tags["XResolution"].value
+        assert 1e4 * denominator / numerator == pytest.approx(16 * 0.25)
+        assert page.tags["ResolutionUnit"].value == 3
+        assert json.loads(page.description)["square"] == 16
+
+
+def test_map_file_of_unknown_mpp_says_none(tmp_path, a_map):
+    write_map(tmp_path / "a.tif", a_map(np.ones((3, 4))))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages[0].tags["ResolutionUnit"].value == 1
+
+
+def test_map_is_told_from_other_files(invented, sample_slide, tmp_path):
+    write_map(tmp_path / "a.tif", invented)
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
+    assert is_trust_map(tmp_path / "a.tif")
+    assert not any(map(is_trust_map, (sample_slide, tmp_path / "cut.tif", tmp_path / "none.tif", tmp_path)))
 
 
 # Regions

@@ -20,8 +20,8 @@ from sr_keras import super_resolve as command
 from sr_keras.metrics import lr_consistency
 from sr_keras.model.facts import ModelFacts
 from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, outputs, reports
-from sr_keras.slides.trust_files import write_trust
-from sr_keras.slides.trust_map import SIGMAS, trust_paths
+from sr_keras.slides.trust_files import trust_paths, write_trust
+from sr_keras.slides.trust_map import SIGMAS
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 from scipy import ndimage
 from skimage.transform import downscale_local_mean
@@ -25,12 +23,10 @@ from sr_keras.slides.trust_map import (
     candidates,
     degrade_again,
     fit_degradation,
-    is_trust_map,
     measure,
     reach,
     square_side,
     usual_departure,
-    write_map,
 )
 
 OPTIONS = DegradeOptions()
@@ -110,34 +106,9 @@ def test_squares_are_the_finest_that_keep_the_map_small(sides, scale, expected):
     assert square_side(*sides, scale) == expected
 
 
-def test_map_file_holds_departure_and_its_mpp(invented, tmp_path):
-    write_map(tmp_path / "a.tif", invented)
-    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
-        page = tiff.pages[0]
-        assert np.array_equal(page.asarray(), invented.lr_error)
-        assert page.is_tiled
-        numerator, denominator = page.tags["XResolution"].value
-        assert 1e4 * denominator / numerator == pytest.approx(16 * 0.25)
-        assert page.tags["ResolutionUnit"].value == 3
-        assert json.loads(page.description)["square"] == 16
-
-
-def test_map_file_of_unknown_mpp_says_none(tmp_path, a_map):
-    write_map(tmp_path / "a.tif", a_map(np.ones((3, 4))))
-    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
-        assert tiff.pages[0].tags["ResolutionUnit"].value == 1
-
-
 def test_sides_that_do_not_fit_are_refused(histology):
     with pytest.raises(ValueError, match=r"`output` must have 4 times the sides of the input, 64x32"):
         measure(histology[:32, :64], histology[:128, :252], OPTIONS)
-
-
-def test_map_is_told_from_other_files(invented, sample_slide, tmp_path):
-    write_map(tmp_path / "a.tif", invented)
-    (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
-    assert is_trust_map(tmp_path / "a.tif")
-    assert not any(map(is_trust_map, (sample_slide, tmp_path / "cut.tif", tmp_path / "none.tif", tmp_path)))
 
 
 # The degradation that fits

@@ -223,8 +223,8 @@ def stopped_after_one_epoch(asked: Plan, monkeypatch) -> None:
 def test_autoencoder_in_float16_goes_on_where_it_stopped(plan, precision, monkeypatch, capsys):
     precision("mixed_float16")
     asked, places = plan(Objective(lambda_d=0.0), (2, 1, 0)), []
-    monkeypatch.setattr(stages, "denoising", lambda images, seed, first: places.append(first) or denoising(
-        images, seed, first))
+    monkeypatch.setattr(stages, "denoising", lambda images, seed, first, share: places.append(first) or denoising(
+        images, seed, first, share))
     stopped_after_one_epoch(asked, monkeypatch)
     train_stages(asked)
     out = capsys.readouterr().out
@@ -423,6 +423,14 @@ def test_noise_follows_from_seed_and_place():
         np.testing.assert_array_equal(ours, golden)
     assert not np.array_equal(whole[0][0], whole[1][0])
     assert not np.array_equal(whole[0][0], other[0][0])
+
+
+def test_noise_of_the_shares_of_a_batch_is_that_of_the_whole():
+    good = np.random.default_rng(1).random((4, 8, 8, 3), np.float32)
+    (whole, _), = denoising(tf.data.Dataset.from_tensors(good), 3).as_numpy_iterator()
+    parts = [next(denoising(tf.data.Dataset.from_tensors(good[2 * i:2 * i + 2]), 3, share=(i, 2)).as_numpy_iterator())
+             for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate([noisy for noisy, _ in parts]), whole)
 
 
 def test_line_names_every_kind():

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: what it is given, and each mistake as one line."""
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipelines import console
+from sr_keras.view import __main__ as program
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.server
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "sr_keras.cli", "view", *arguments, "--nobrowser"], cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_slide_is_served_until_interrupted(sample_slide, small):
+    process = start(str(sample_slide), f"--model={small.path}", "--engine=tensorflow")
+    try:
+        line = next(line for line in iter(process.stdout.readline, "") if "Ctrl-C" in line)
+        url, _, shown = line.partition(" shows ")
+        assert shown == f"{sample_slide}; Ctrl-C ends it\n"
+        with urllib.request.urlopen(f"{url}thumbnail/0.png", timeout=60) as answer:
+            assert answer.headers["Content-Type"] == "image/png"
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_port_in_use_is_one_line_before_a_model_is_loaded(sample_slide):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = start(str(sample_slide), f"--port={taken.getsockname()[1]}", "--model=none")
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.startswith("error: `port` must be free; choose another")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "`input` must be given; name a slide or a folder"),
+    (["--input=nowhere.svs"], "`input` must name existing pictures, slides or folders"),
+    (["--input={empty}"], "`input` must contain slides or pictures; name another folder"),
+    (["--input={slide}", "--mpp=-1"], "`mpp` must be positive"),
+    (["--input={slide},{other}", "--finished={slide}"], "`finished` must be left out for several slides"),
+    (["--input={slide}", "--model=none", "--port=70000"], "flag --port=70000"),
+    (["--input={slide}", "--model=none"], "`model` must exist; check the spelling"),
+    (["--input={slide}", "--finished={other}", "--mpp=1"], "`finished` must be the output of this whole slide"),
+    (["--input={text}", "--finished={slide}"], "text.svs: is not a slide or image that can be read"),
+])
+def test_mistake_is_named_in_one_line(arguments, message, sample_slide, tmp_path):
+    other, text = tmp_path / "other.tif", tmp_path / "text.svs"
+    other.write_bytes(sample_slide.read_bytes())
+    text.write_text("nothing")
+    (tmp_path / "empty").mkdir()
+    values = {"slide": sample_slide, "other": other, "text": text, "empty": tmp_path / "empty"}
+
+    def run():
+        console.parse(["view", *(argument.format(**values) for argument in arguments)], program.FLAGS)
+        program.main()
+
+    with pytest.raises(console.USER_ERRORS) as caught:
+        run()
+    program.FLAGS.unparse_flags()
+    assert message in console.one_line(caught.value)
+
+
+@pytest.mark.parametrize(("typed", "read"), [
+    (["a.svs", "--mpp=1"], ["--input=a.svs", "--mpp=1"]),
+    (["a.svs", "b c.svs"], ["--input=a.svs,b c.svs"]),
+    (["a,b.svs", "c.svs"], ['--input="a,b.svs",c.svs']),
+    (["a,b.svs"], ["--input=a,b.svs"]),
+    (["--mpp=1"], ["--mpp=1"]),
+    ([], []),
+])
+def test_paths_in_front_are_the_input(typed, read):
+    assert program._named(typed) == read
