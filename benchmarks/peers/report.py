@@ -27,7 +27,6 @@ KIND_LABELS = {condition.name: condition.label for condition in STANDARD if cond
 BEGIN, END = "<!-- python -m benchmarks.peers --steps=report writes from here -->", "<!-- to here -->"
 MEGA, MIB = 10**6, 2**20
 INK, FAINT, PEER, MINE = "#1d1d1f", "#5f5f66", "#8f8f96", "#0b6cc4"
-LABELLED_BELOW = "esrgan_thick"  # its neighbour's label would cover it
 
 
 class Score(msgspec.Struct):
@@ -135,9 +134,8 @@ def draw(results: Results, path: Path) -> None:
             axes.scatter(*at, s=area, color=color, alpha=0.55, linewidth=0)
             axes.scatter(*at, s=9, color=color)
             label = f"{method.label.strip('*')}, {speed.weight_bytes / MEGA:.1f} MB"
-            place = (4 + area**0.5 / 2) * (-1 if method.name == LABELLED_BELOW else 1)
-            axes.annotate(label, at, (0, place), textcoords="offset points", ha="center", fontsize=9, color=INK,
-                          va="bottom" if place > 0 else "top")
+            axes.annotate(label, at, (0, 4 + area**0.5 / 2), textcoords="offset points", ha="center", fontsize=9,
+                          color=INK)
         axes.set(xscale="log", xlim=(0.008, 9), xlabel="seconds of one core for a tile of 64x64 LR pixels",
                  ylabel=f"{SHOWN[name].label}, higher is better")
         axes.margins(y=0.25)
