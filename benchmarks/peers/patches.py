@@ -178,7 +178,7 @@ def _environment() -> dict[str, str]:
 def _write(path: Path, images: Images) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **images)
+        np.savez(file, **images)  # type: ignore[arg-type]
 
 
 def _last_line(text: str) -> str:
