@@ -36,7 +36,6 @@ from pipelines.pixels import WHITE, to_float, to_uint8
 from sr_keras.model import uncertainty
 from sr_keras.model.loading import SIGNATURE, UNLIMITED, LoadedGenerator, eight_bit, input_signature
 from sr_keras.model.runtimes import ParityError, check_parity
-from sr_keras.model.trunk import cut
 
 FLOAT, ENCODED, ABOUT = "float", "encoded", "about"
 MAX_FLOAT_DIFFERENCE = 1e-4
