@@ -167,7 +167,7 @@ def _line(name: str, process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise UserError(f"{name}: its runner died; run it by hand to see why: {process.args}")
+        raise UserError(f"{name}: its runner died; run it by hand to see why: {process.args!r}")
     return line
 
 
