@@ -78,7 +78,7 @@ class Results:
         wanted = {(slide, kind, name) for slide in self.slides for kind in self.kinds for name in BY_NAME}
         require(found == wanted and self.speeds.keys() == BY_NAME.keys(), "scores",
                 "have every method on every slide, and its time", "run the steps score and time",
-                str(sorted(found ^ wanted)[:1] or sorted(self.speeds.keys() ^ BY_NAME.keys())))
+                str([*sorted(found ^ wanted), *sorted({*self.speeds} ^ set(BY_NAME.keys()))][:1]))
 
     def by_slide(self, kind: str, method: str, metric: str) -> np.ndarray:
         """Return a score of each slide, in the order of `slides`."""
