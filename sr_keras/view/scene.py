@@ -246,8 +246,8 @@ class Scene:
         if name not in self._heads:
             generator = self._generator(name)
             head = load_uncertainty(generator.path) if generator else None
-            better = generator and head and head.facts.is_better
-            self._heads[name] = Expect(head, generator.halo, self.has_tissue) if better else None
+            self._heads[name] = Expect(head, generator.halo, self.has_tissue) \
+                if generator and head and head.facts.is_better else None
         return self._heads[name]
 
     def _expected(self, name: str, expect: Expect, cell: Cell) -> np.ndarray:
