@@ -15,10 +15,12 @@ from pipelines.degrade import degrade
 from pipelines.patches import find_sources, read_patches
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.evaluation.detail import read_detail
 from sr_keras.metrics import bicubic, ms_ssim, psnr, qilv, rrmse
 from sr_keras.model.loading import load_generator
 from sr_keras.model.uncertainty import half_width, load_uncertainty, table
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("srgan_sqe_x4", "srgan_sqe_x4_light")
 VERSION = "4"
 MIB = 2**20
@@ -76,6 +78,21 @@ def test_shipped_model_knows_what_it_is_for_and_its_usual_departure_which_its_ca
     card = (SHIPPED_MODEL.with_name(name) / VERSION / "README.md").read_text(encoding="utf-8")
     assert 1 < low < high < 10
     assert f"from the input: {low:.1f} to {high:.1f} of 255 at a slide's median" in card
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_of_shipped_model_tells_of_its_nuclei_what_its_facts_and_the_documents_hold(name):
+    facts = load_generator(SHIPPED_MODEL.with_name(name)).facts
+    card = (SHIPPED_MODEL.with_name(name) / VERSION / "README.md").read_text(encoding="utf-8")
+    rows = [row for row in read_detail(ROOT / "docs" / "nuclei.csv") if (row["model"], row["method"]) == (name, "sr")]
+    assert facts.nuclei.keys() == {"pairs", "textbook"}
+    for lr, told in facts.nuclei.items():
+        mine = [row for row in rows if row["lr"] == lr]
+        assert len(mine) == 5
+        for score in ("f1", "invented", "lost", "lpips_like", "frechet"):
+            assert told[score] == pytest.approx(np.mean([row[score] for row in mine]), rel=1e-3)
+        assert f"| {lr} | {name} | " in card
+        assert f" | {told['f1']:.3f} | " in card
 
 
 @pytest.mark.parametrize("name", NAMES)
