@@ -3,15 +3,19 @@
 
     python -m benchmarks.model
     python -m benchmarks.model --blocks=8 --filters=32 --batch_size=8 --hr_size=96
+    python -m benchmarks.model --rates --rounds=3
     python -m benchmarks.model --slide=case.svs --model=saved_models/demo --engine=litert
     python -m benchmarks.model --slide_side=25000 --model=saved_models/demo --rounds=1
     python -m benchmarks.model --engines=all
     python -m benchmarks.model --engines=keras,litert:float16,onnx --model=runs/demo --rounds=3
 
-Without --slide or --engines: the stages, executors and terms of a training step, and the same generator in PyTorch if
-it is installed. See `benchmarks.training_step`.
+Without --rates, --slide or --engines: the stages, executors and terms of a training step, and the same generator in
+PyTorch if it is installed. See `benchmarks.training_step`.
 
---slide measures a run of sr_keras.super_resolve from file to file, and the bare engine on the same windows. See
+--rates measures the inference of the engines that are installed, beside a matrix product. See
+`benchmarks.engine_rates`.
+
+--slide measures a run of sr_keras.super_resolve from file to file, and the bare engine on one of its windows. See
 `benchmarks.whole_slide`. --slide_side writes such a slide, glass with some tissue, with so many pixels a side; use it
 to see that memory does not grow with the size.
 
@@ -41,11 +45,15 @@ flags.DEFINE_integer("blocks", 16, "Residual blocks of the generator.", flag_val
 flags.DEFINE_integer("filters", 64, "Filters of the generator.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 1, "Patches per step.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("hr_size", 256, "Side of an HR patch.", lower_bound=32, flag_values=FLAGS)
+flags.DEFINE_enum("mixed_precision", None, ["bfloat16", "float16"], "16-bit arithmetic in the training step and the "
+                  "matrix product.", flag_values=FLAGS)
 flags.DEFINE_integer("rounds", 7, "Rounds to take the median of.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_string("slide", None, "A slide to super-resolve, instead of a training step.", flag_values=FLAGS)
 flags.DEFINE_integer("slide_side", None, "Side in pixels of a slide to write and super-resolve, instead of a training "
                      "step.", lower_bound=512, flag_values=FLAGS)
 flags.DEFINE_string("model", str(SHIPPED_MODEL), "The model for a slide and for --engines.", flag_values=FLAGS)
+flags.DEFINE_boolean("rates", False, "Measure the engines on one window, instead of a training step.",
+                     flag_values=FLAGS)
 flags.DEFINE_list("engines", None, "Formats to measure, instead of a training step: all, or some of keras, "
                   "saved_model, litert, onnx and tensorrt. litert:int8 measures one precision.", flag_values=FLAGS)
 flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES), "What runs the model on a slide.",
@@ -55,6 +63,8 @@ flags.DEFINE_float("mpp", None, "Microns per pixel to read the slide at.", flag_
 
 def main() -> int:
     """Measure what the flags ask for, and print a table."""
+    if FLAGS.rates:
+        return _rates()
     if FLAGS.engines is not None:
         return _engines()
     if FLAGS.slide or FLAGS.slide_side:
@@ -68,9 +78,14 @@ def _training_step() -> int:
             f"be divisible by scale={size.scale} and by 4", "choose a multiple; the autoencoder halves it twice",
             FLAGS.hr_size)
     console.import_tensorflow()
+    import keras
+
     from benchmarks import training_step
 
-    print(f"{FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, scale {size.scale}, "
+    if FLAGS.mixed_precision:
+        keras.mixed_precision.set_global_policy(f"mixed_{FLAGS.mixed_precision}")
+    print(f"{FLAGS.mixed_precision or 'float32'}, {FLAGS.batch_size} patch(es) of {FLAGS.hr_size}x{FLAGS.hr_size}, "
+          f"scale {size.scale}, "
           f"{size.blocks} blocks of {size.filters} filters; median of {FLAGS.rounds} rounds\n")
     works = [work for work in training_step.all_works(size, FLAGS.batch_size, FLAGS.hr_size)
              if work.executor not in EXECUTORS or work.executor in FLAGS.executor]
@@ -95,6 +110,17 @@ def _slide() -> int:
         options = EnlargeOptions(mpp=FLAGS.mpp)
         rounds = [rates.measure_round(generator, slide, options) for _ in range(FLAGS.rounds)]
     for line in rates.report(rounds):
+        print(line)
+    return 0
+
+
+def _rates() -> int:
+    require(not (FLAGS.slide or FLAGS.slide_side or FLAGS.engines), "rates", "be left out with a slide or --engines",
+            "run one after the other", FLAGS.rates)
+    console.import_tensorflow()
+    from benchmarks import engine_rates
+
+    for line in engine_rates.report(engine_rates.measure(FLAGS.model, FLAGS.rounds)):
         print(line)
     return 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import torch
 from torch import nn
@@ -52,13 +53,17 @@ def training_step(size: GeneratorOptions, lr: np.ndarray, hr: np.ndarray) -> Cal
         lr: float32 [B, h, w, 3].
         hr: float32 [B, scale*h, scale*w, 3].
     """
-    inputs, targets = (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()) for images in (lr, hr))
-    model = Generator(size)
+    computed_in = keras.config.dtype_policy().compute_dtype  # as the Keras step beside it
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs, targets = (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device) for images in (lr, hr))
+    model = Generator(size).to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = ((model(inputs) - targets).square() + 1e-4).pow(0.25).mean()
+        with torch.autocast(device, getattr(torch, computed_in), enabled=computed_in != "float32"):
+            sr = model(inputs)
+        loss = ((sr.float() - targets).square() + 1e-4).pow(0.25).mean()
         loss.backward()
         optimizer.step()
         return loss.item()

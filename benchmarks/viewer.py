@@ -164,9 +164,14 @@ def chromium() -> Iterator[Any]:
 
 
 def _wait(browser: Any, script: str) -> Any:
+    from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, SECONDS, 0.05).until(lambda browser: browser.execute_script(script))
+    try:
+        return WebDriverWait(browser, SECONDS, 0.05).until(lambda browser: browser.execute_script(script))
+    except TimeoutException as error:
+        raise UserError(f"the page must show its tiles within {SECONDS} s; run it again on a machine that is less busy"
+                        ) from error
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from pipelines.errors import require
 from pipelines.names import COMMAS
 from pipelines.options import define, read
 from sr_keras.config import SHIPPED_MODEL
-from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, PRECISIONS
 from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
@@ -81,6 +81,8 @@ flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference bet
 flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES),
                   "What runs the network; auto is TensorFlow on a GPU and LiteRT elsewhere; fastest measures what is "
                   "installed, once.", flag_values=FLAGS)
+flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "Arithmetic; auto is 8-bit integers by LiteRT where the "
+                  "processor is faster with them (VNNI) and the model's int8 file passes its check.", flag_values=FLAGS)
 flags.DEFINE_enum("report", None, ["html"], "Also write a page for people beside each output, NAME.report.html.",
                   flag_values=FLAGS)
 flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
@@ -112,12 +114,13 @@ def _open_generator(cluster: Cluster | None) -> Engine:
     console.import_tensorflow()
     from sr_keras.model.engines import open_engine
 
-    engine = FLAGS.engine
     if cluster:
         cluster.leave_gpus()
-        if engine == AUTO and cluster.threads is None:  # the workers have GPUs, which this process does not see
-            engine = "tensorflow"
-    generator = open_engine(engine, FLAGS.model)
+    if cluster and cluster.threads is None and FLAGS.engine == AUTO:  # this process does not see the workers' GPUs
+        generator = open_engine("tensorflow", FLAGS.model)
+        print("engine: tensorflow (the workers have GPUs)")
+        return generator
+    generator = open_engine(FLAGS.engine, FLAGS.model, precision=FLAGS.precision)
     print(f"engine: {generator.why}")
     return generator
 

@@ -156,12 +156,12 @@ def check_sets(trained: Sequence[ShardSet], scored: Sequence[ShardSet], scale: i
 
 def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: HeadOptions) -> list[Group]:
     """Run the generator on patches: real LR of pairs, and made LR of every slide."""
-    from pipelines.pixels import to_uint8
+    from pipelines.pixels import to_float, to_uint8
     from pipelines.shards.records import batches_of
     from sr_keras.evaluation.patches import REAL, limit_of, lr_dataset, pairs_of, share_out, text, trained_condition
-    from sr_keras.model.engines import cut
+    from sr_keras.model.uncertainty import with_trunk
 
-    scale, (trunk, tail) = generator.scale, cut(generator.run)
+    scale, run = generator.scale, with_trunk(generator)
     found: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = defaultdict(list)
     real = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards])
     made = trained_condition(generator.degrade)
@@ -172,8 +172,8 @@ def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: H
             dataset = lr_dataset(one, condition, scale, limit_of(one, options.per_slide), options.seed)
             for batch in batches_of(dataset, one):
                 lr, hr = to_uint8(np.asarray(batch["lr"])), to_uint8(np.asarray(batch["hr"]))
-                middle = trunk(lr)
-                images = middle.numpy().astype(np.float16), lr, tail(middle).numpy(), hr
+                middle, sr = run.predict_on_batch(to_float(lr))
+                images = middle.astype(np.float16), lr, to_uint8(sr), hr
                 for slide, *arrays in zip(batch["slide_id"], *images, strict=True):
                     found[text(slide), condition.label].append(tuple(arrays))
                 bar.update(len(lr))

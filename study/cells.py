@@ -157,7 +157,7 @@ def _cell_rows(cell: Cell, folder: Path, study: Study) -> list[Row]:
     plan = _plan(cell, folder, study)
     if plan.options.deterministic:
         tf.config.experimental.enable_op_determinism()
-    shared = {"generator": str(_shared("warmup", cell, plan, study))}
+    shared: dict[str, Any] = {"generator": str(_shared("warmup", cell, plan, study))}
     if plan.objective.lambda_m:
         shared["autoencoder"] = str(_shared("autoencoder", cell, plan, study))
     plan = replace(plan, options=replace(plan.options, **shared))

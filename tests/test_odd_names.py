@@ -140,7 +140,8 @@ def test_killed_extraction_of_a_long_name_leaves_nothing(tmp_path, histology):
 @pytest.mark.parametrize("kind", ["slides", "tiles"])
 def test_super_resolution_writes_the_good_and_names_the_others(kind, slides, tiles, model, tmp_path):
     source, suffix = (slides, "_x4.tif") if kind == "slides" else (tiles, ".png")
-    done = program("sr_keras.super_resolve", f"--model={model}", f"--input={source}", f"--output={tmp_path / 'out'}")
+    done = program("sr_keras.super_resolve", "--engine=tensorflow",
+                   f"--model={model}", f"--input={source}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 1, done.stderr
     assert f"{len(NAMES)} of {len(NAMES + UNREADABLE)} written" in done.stdout
     assert_others_are_named(done.stderr)
@@ -172,7 +173,8 @@ def test_scans_of_odd_names_are_registered_and_extracted(tmp_path, histology):
 
 
 def test_trust_map_of_a_name_that_is_not_utf_8(slides, model, tmp_path):
-    done = program("sr_keras.super_resolve", f"--model={model}", f"--input={slides / f'{NAMES[0]}.tif'}",
+    done = program("sr_keras.super_resolve", "--engine=tensorflow",
+                   f"--model={model}", f"--input={slides / f'{NAMES[0]}.tif'}",
                    f"--output={tmp_path / 'out'}", f"--trust_map={tmp_path / 'trust'}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "trust" / f"{NAMES[0]}_trust.overview.png").is_file()

@@ -70,7 +70,8 @@ def told(folder: Path, words: tuple[str, ...]) -> list[str]:
 
 
 def test_no_name_is_in_any_output_of_super_resolution(hospital, model, tmp_path, capsys):
-    command = (super_resolve, f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out' / 'x4'}",
+    command = (super_resolve, "--engine=tensorflow",
+               f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out' / 'x4'}",
                f"--trust_map={tmp_path / 'out' / 'trust'}", "--region=0,0,64,64", f"--anonymous={tmp_path / 'key'}")
     assert run(*command) == 1
     said, key = capsys.readouterr(), read_key(tmp_path / "key")
@@ -88,7 +89,8 @@ def test_no_name_is_in_any_output_of_super_resolution(hospital, model, tmp_path,
 
 def test_names_are_in_the_outputs_where_nothing_else_is_asked(hospital, model, tmp_path):
     """Else the test above would show nothing."""
-    run(super_resolve, f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out'}", "--region=0,0,64,64")
+    run(super_resolve, "--engine=tensorflow",
+        f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out'}", "--region=0,0,64,64")
     assert {line.split()[0] for line in told(tmp_path / "out", NAMES)} == set(NAMES)
 
 

@@ -94,6 +94,12 @@ def test_promises_name_tests_and_targets_that_exist():
                 assert (f"\ndef {name}(" if name else "\ndef test_") in (ROOT / path).read_text(encoding="utf-8"), one
 
 
+def test_tables_of_nuclei_are_those_of_their_csv_files():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for table in runpy.run_path(str(ROOT / "docs" / "nuclei_table.py"))["TABLES"]:
+        assert table in page
+
+
 def test_citation_has_the_version():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 

@@ -15,9 +15,12 @@ from pipelines.degrade import degrade
 from pipelines.patches import find_sources, read_patches
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.evaluation.detail import read_detail
 from sr_keras.metrics import bicubic, ms_ssim, psnr, qilv, rrmse
 from sr_keras.model.loading import load_generator
+from sr_keras.model.uncertainty import half_width, load_uncertainty, table
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("srgan_sqe_x4", "srgan_sqe_x4_light")
 VERSION = "4"
 MIB = 2**20
@@ -78,14 +81,50 @@ def test_shipped_model_knows_what_it_is_for_and_its_usual_departure_which_its_ca
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_card_of_shipped_model_tells_of_its_nuclei_what_its_facts_and_the_documents_hold(name):
+    facts = load_generator(SHIPPED_MODEL.with_name(name)).facts
+    card = (SHIPPED_MODEL.with_name(name) / VERSION / "README.md").read_text(encoding="utf-8")
+    rows = [row for row in read_detail(ROOT / "docs" / "nuclei.csv") if (row["model"], row["method"]) == (name, "sr")]
+    assert facts.nuclei.keys() == {"pairs", "textbook"}
+    for lr, told in facts.nuclei.items():
+        mine = [row for row in rows if row["lr"] == lr]
+        assert len(mine) == 5
+        for score in ("f1", "invented", "lost", "lpips_like", "frechet"):
+            assert told[score] == pytest.approx(np.mean([row[score] for row in mine]), rel=1e-3)
+        assert f"| {lr} | {name} | " in card
+        assert f" | {told['f1']:.3f} | " in card
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_shipped_model_is_small_and_every_form_of_it_passed_its_gate(name):
     version = SHIPPED_MODEL.with_name(name) / VERSION
     files = [path for path in version.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 15 * MIB
+    assert sum(path.stat().st_size for path in files) < 16 * MIB
     forms = json.loads((version / "parity.json").read_text())["forms"]
     assert {form["file"] for form in forms} == {"saved_model.pb", "onnx/model.onnx", *(
         f"litert/{precision}.tflite" for precision in ("float32", "float16", "int8_dynamic", "int8"))}
     assert all((version / form["file"]).is_file() for form in forms)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_model_has_its_own_head_whose_coverage_stands_in_the_card(name):
+    facts = load_uncertainty(SHIPPED_MODEL.with_name(name)).facts
+    assert facts.cost < 0.15
+    assert facts.is_better
+    card = (SHIPPED_MODEL.with_name(name) / VERSION / "README.md").read_text(encoding="utf-8")
+    assert table(facts) in card
+
+
+@pytest.mark.parametrize("slide", ["erosion", "keloid-scar"])
+@pytest.mark.parametrize("name", NAMES)
+def test_intervals_of_a_shipped_head_hold_what_they_say_on_slides_that_are_new_to_it(name, slide, shared_data):
+    (source,) = find_sources(shared_data / "pairs" / "val" / slide)
+    patches = list(islice(read_patches(source, PatchOptions()), 0, 60, 10))
+    hr, lr = (np.stack(images) for images in zip(*((patch.pixels, patch.lr) for patch in patches), strict=True))
+    sr, scale, shape = load_uncertainty(SHIPPED_MODEL.with_name(name))(lr)
+    error = np.abs(hr.astype(float) - sr)
+    for level, room in ((0.5, 0.1), (0.9, 0.07), (0.95, 0.05)):
+        assert (error <= half_width(scale, shape, level)).mean() == pytest.approx(level, abs=room)
 
 
 def test_light_model_is_at_least_five_times_cheaper():

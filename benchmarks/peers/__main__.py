@@ -27,6 +27,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.peers.methods import METHODS, ROOT, THICK_FILE
+from benchmarks.peers.patches import KINDS
 from pipelines import console
 from pipelines.errors import require
 from pipelines.options import define_paths
@@ -45,13 +46,15 @@ flags.DEFINE_integer("per_slide", 20, "Patches of each slide and kind of LR.", l
 flags.DEFINE_integer("rounds", 15, "Rounds that are timed.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_list("measures", MEASURES, f"Some of {', '.join(MEASURES)}, for the step score; what was measured before "
                   "stays.", flag_values=FLAGS)
+flags.DEFINE_list("kinds", list(KINDS), f"Kinds of LR for the steps sr and score: some of {', '.join(KINDS)}.",
+                  flag_values=FLAGS)
 flags.DEFINE_list("steps", STEPS, f"Some of {', '.join(STEPS)}.", flag_values=FLAGS)
 
 
 def main() -> int:
     """Do the steps."""
-    for name, known in (("steps", STEPS), ("measures", MEASURES)):
-        for one in FLAGS[name].value:
+    for name, known in (("steps", STEPS), ("measures", MEASURES), ("kinds", list(KINDS))):
+        for one in FLAGS[name].value or []:
             require(one in known, name, f"be some of {', '.join(known)}", "check the spelling", one)
     work, peers_python = Path(FLAGS.work).absolute(), Path(FLAGS.peers_python).absolute()
     if {"lr", "sr", "score"} & set(FLAGS.steps):
@@ -90,13 +93,12 @@ def _run(work: Path, peers_python: Path) -> None:
                         str(work / THICK_FILE)], cwd=ROOT, check=True)
     commands = commands_of(peers_python=peers_python, work=work)
     for method in METHODS if "sr" in FLAGS.steps else ():
-        super_resolve(method, commands[method.name], work)
+        super_resolve(method, commands[method.name], work, FLAGS.kinds)
     if "time" in FLAGS.steps:
         write_csv(measure(commands, FLAGS.rounds), SPEEDS)
 
 
 def _score(work: Path) -> None:
-    from benchmarks.peers.patches import KINDS
     from benchmarks.peers.scores import joined, read_rows, score
     from sr_keras.evaluation import write_csv
 
@@ -104,7 +106,7 @@ def _score(work: Path) -> None:
     for measure in MEASURES:
         for kind in KINDS:
             path = work / "scores" / f"{measure}-{kind}.csv"
-            if measure in FLAGS.measures and not path.exists():
+            if measure in FLAGS.measures and kind in FLAGS.kinds and not path.exists():
                 print(f"scoring {measure}: {kind}", flush=True)
                 write_csv(score(work, measure, kind), path)
             if path.exists():

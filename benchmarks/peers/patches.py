@@ -27,7 +27,7 @@ from pipelines.errors import UserError
 from pipelines.files import atomic_path
 
 KINDS = ("pairs", "textbook", "box", "jpeg-80")  # names of `sr_keras.evaluation.patches.STANDARD`
-LARGEST_DEPARTURE = 25  # of 255, the mean over a patch; right ones depart by 2 to 10
+LARGEST_DEPARTURE = 25  # of 255, the mean over a patch; right ones depart by 2 to 16
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Images = dict[str, np.ndarray]  # by example id
 
@@ -70,9 +70,13 @@ def write_patches(data: Sequence[str], work: Path, per_slide: int, seed: int = 0
             _write(work / plane / f"{kind}.npz", images)
 
 
-def super_resolve(method: Method, command: Sequence[str], work: Path) -> None:
-    """Have a method super-resolve every kind of LR."""
-    for kind in KINDS:
+def super_resolve(method: Method, command: Sequence[str], work: Path, kinds: Sequence[str] = KINDS) -> None:
+    """Have a method super-resolve some kinds of LR.
+
+    Raises:
+        UserError: Its runner fails, or what it makes cannot be of this LR.
+    """
+    for kind in kinds:
         path = work / "sr" / method.name / f"{kind}.npz"
         if path.exists():
             continue
@@ -163,7 +167,7 @@ def _line(name: str, process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise UserError(f"{name}: its runner died; run it by hand to see why: {' '.join(map(str, process.args))}")
+        raise UserError(f"{name}: its runner died; run it by hand to see why: {process.args!r}")
     return line
 
 
@@ -174,7 +178,7 @@ def _environment() -> dict[str, str]:
 def _write(path: Path, images: Images) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **images)
+        np.savez(file, **images)  # type: ignore[arg-type]
 
 
 def _last_line(text: str) -> str:

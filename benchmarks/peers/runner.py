@@ -51,7 +51,7 @@ def main(open_peer: Callable[..., Peer]) -> None:
     with np.load(first) as patches:
         sr = {name: peer.run(patches[name]) for name in patches.files}
     partial = Path(f"{last}.partial.npz")
-    np.savez(partial, **sr)
+    np.savez(partial, **sr)  # type: ignore[arg-type]
     partial.replace(last)
 
 

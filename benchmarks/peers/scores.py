@@ -57,7 +57,7 @@ def score(work: Path, measure: str, kind: str, methods: Sequence[Method] = METHO
     rows = []
     for name in sorted({example.rpartition("/")[0] for example in hr}):
         examples = [example for example in hr if example.rpartition("/")[0] == name]
-        slide = Slide(name, *([images[example] for example in examples] for images in (lr, hr)),
+        slide = Slide(name, [lr[example] for example in examples], [hr[example] for example in examples],
                       {method: [sr[example] for example in examples] for method, sr in made.items()})
         rows += [{"slide": name, "lr": kind, "method": method, "patches": len(examples), **values}
                  for method, values in MEASURES[measure](slide).items()]

@@ -296,7 +296,8 @@ def write_detail_json(rows: Sequence[Row], path: str | os.PathLike[str]) -> None
 
 
 def _roc(slides: Sequence[SlideDetail], name: str) -> str:
-    return f"{finite_mean([slide.scores[SR][name] for slide in slides]):.2f}"
+    mean = finite_mean([slide.scores[SR][name] for slide in slides])
+    return f"{mean:.2f}" if np.isfinite(mean) else "unknown"
 
 
 def _shown(name: str, value: float) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipelines.console import import_optional
+from sr_keras.model.runtimes import INT8_PSNR_DB
 from sr_keras.model.tiles import Pixels
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Tolerance:
         return f"max difference <= {self.max_difference:g}"
 
 
-FLOAT32, FLOAT16, INT8 = Tolerance(1e-4), Tolerance(1e-2), Tolerance(min_psnr_db=40.0)
+FLOAT32, FLOAT16, INT8 = Tolerance(1e-4), Tolerance(1e-2), Tolerance(min_psnr_db=INT8_PSNR_DB)
 
 
 class Source:

@@ -24,7 +24,7 @@ pixels. Lower `max_pixels` (--max_pixels of sr_keras.export) for a server with l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,6 @@ import tensorflow as tf
 
 from pipelines.pixels import WHITE, to_float, to_uint8
 from sr_keras.model import uncertainty
-from sr_keras.model.engines import cut
 from sr_keras.model.loading import SIGNATURE, UNLIMITED, LoadedGenerator, eight_bit, input_signature
 from sr_keras.model.runtimes import ParityError, check_parity
 
@@ -62,7 +61,7 @@ def write_graph(generator: keras.Model, folder: Path, *, scale: int, halo: int, 
     Raises:
         OSError: It can't be written.
     """
-    _save(folder, generator, UNLIMITED, eight_bit(generator),
+    _save(folder, generator.weights, UNLIMITED, eight_bit(generator),
           signatures_of(generator, scale=scale, halo=halo, max_pixels=max_pixels))
 
 
@@ -74,7 +73,7 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, factor: flo
     lr uint8 [B, h, w, 3] -> mean of |HR - SR|, grey levels of 255, float32 [B, scale*h, scale*w].
 
     Args:
-        generator: The generator; its graph is stored with the weights as constants.
+        generator: The generator, which is stored with it.
         head: Made by `sr_keras.model.uncertainty.head` for this generator.
         factor: What its scales are multiplied by.
         folder: An existing folder.
@@ -84,31 +83,33 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, factor: flo
         OSError: It can't be written.
         ValueError: The generator was not made by `networks.generator`.
     """
-    trunk, tail = cut(generator.run)
+    whole = uncertainty.with_trunk(generator)
+    trunk = keras.Model(whole.inputs, whole.outputs[0])
     calibration = tf.constant([math.log(factor)] * 3 + [0.0] * 3)
 
     def logs_of(middle: tf.Tensor) -> tf.Tensor:
         return head(middle, training=False) + calibration
 
     def run(lr: tf.Tensor) -> dict[str, tf.Tensor]:
-        middle = trunk(_within_limit(lr, max_pixels))
+        middle, sr = whole(to_float(_within_limit(lr, max_pixels)), training=False)
         scale, shape = tf.split(tf.exp(logs_of(middle)), 2, axis=-1)
-        return {"sr": tail(middle), "scale": scale, "shape": shape}
+        return {"sr": to_uint8(sr), "scale": scale, "shape": shape}
 
     def expected(lr: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(uncertainty.mean_error(logs_of(trunk(lr))), -1)
+        return tf.reduce_mean(uncertainty.mean_error(logs_of(trunk(to_float(lr), training=False))), -1)
 
-    _save(folder, head, uncertainty.EXPECTED, expected, {uncertainty.SIGNATURE: Signature(run, input_signature())})
+    _save(folder, [*whole.weights, *head.weights], uncertainty.EXPECTED, expected,
+          {uncertainty.SIGNATURE: Signature(run, input_signature())})
 
 
-def _save(folder: Path, model: keras.Model, name: str, run: Callable[[tf.Tensor], Any],
+def _save(folder: Path, weights: Sequence[keras.Variable], name: str, run: Callable[[tf.Tensor], Any],
           signatures: dict[str, Signature]) -> None:
-    """Write a SavedModel of signatures on the weights of a model, and of a function of lr called `name`."""
+    """Write a SavedModel of signatures on these weights, and of a function of lr called `name`."""
     def graph(run: Callable[[tf.Tensor], Any], inputs: list[tf.TensorSpec]) -> Any:
         return tf.function(run, input_signature=inputs, autograph=False)
 
     module = tf.Module()
-    module.weights = [weight.value for weight in model.weights]  # saves the variables that the graphs use
+    module.weights = [weight.value for weight in weights]  # saves the variables that the graphs use
     setattr(module, name, graph(run, input_signature()))
     try:
         tf.saved_model.save(module, str(folder), signatures={

@@ -22,13 +22,11 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,9 +40,21 @@ from pipelines.console import import_optional, one_line
 from pipelines.errors import require
 from pipelines.files import Count, Positive, Side, atomic_path, cache_home, parse_json, read_json, write_text
 from pipelines.workers import cores
-from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json
+from sr_keras.model.apart import call_apart
+from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json, read_facts
 from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
-from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, FASTEST, RUNTIMES, check_parity
+from sr_keras.model.runtimes import (
+    AUTO,
+    ENGINE_CHOICES,
+    ENGINES,
+    FASTEST,
+    LITERT_INT8,
+    PRECISIONS,
+    RUNTIMES,
+    LiteRTRunner,
+    check_parity,
+    why_not_int8,
+)
 from sr_keras.model.streaming import KINDS, Stream, as_keras, banded, frozen, kept_by, stream_of
 
 REVISION = 3  # of the cache; raise it to invalidate all entries
@@ -56,17 +66,17 @@ DIGEST = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class Engine(LoadedGenerator):
-    """A generator on an engine: `name`, one of ENGINES, and `why` that one, in a line.
+    """A generator on an engine: `name`, one of ENGINES or LITERT_INT8, and `why` that one, in a line.
 
-    `stream` takes arrays, and can skip the part of a window that is not kept.
+    `stream` takes arrays, and can skip the part of a window that is not kept; int8 has none.
     """
 
     name: str
     why: str
-    stream: Stream
+    stream: Stream | None
 
 
-def open_engine(name: str, model_path: str | Path, threads: int | None = None) -> Engine:
+def open_engine(name: str, model_path: str | Path, threads: int | None = None, precision: str = "float32") -> Engine:
     """Open a generator on an engine.
 
     Args:
@@ -74,6 +84,8 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
             or "fastest": of those that are installed, measured once on this machine.
         model_path: What `sr_keras.model.loading.load_generator` takes.
         threads: Threads that compute; all cores of this process if left out. TensorFlow's are those of the process.
+        precision: One of PRECISIONS. "auto" is LiteRT in int8 where the processor is faster with it and the results
+            are close enough; the engine must be "auto" or "litert" then.
 
     Raises:
         FileNotFoundError: There is no such model.
@@ -81,9 +93,21 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None) -
             number of threads.
         UserError: The engine is not installed, or the converted model differs from the generator.
     """
-    require(name in ENGINE_CHOICES, "engine", f"be one of {', '.join(ENGINE_CHOICES)}", "check the spelling", name)
+    require(name in (*ENGINE_CHOICES, LITERT_INT8), "engine", f"be one of {', '.join(ENGINE_CHOICES)}",
+            "check the spelling", name)
     require(threads is None or threads > 0, "threads", "be 1 or more", "leave it out for all cores", threads)
+    require(precision in PRECISIONS, "precision", f"be {' or '.join(PRECISIONS)}", "check the spelling", precision)
+    require(precision != AUTO or name in (AUTO, "litert"), "precision", "be float32 for this engine",
+            "set the engine to litert or auto", name)
     found = find_generator(model_path)
+    if name == LITERT_INT8:
+        return _open_int8(found, threads)
+    if precision == AUTO:
+        reason = why_not_int8(found) if name != AUTO or not _gpus() else "there is a GPU"
+        if reason is None:
+            return _open_int8(found, threads)
+        engine = open_engine(name, found, threads)
+        return replace(engine, why=f"{engine.why}, in float32: {reason}")
     if name == AUTO:
         return _usual(found, threads)
     if name in ("tensorflow", FASTEST):
@@ -137,7 +161,7 @@ def _stream_of_files(name: str, models: list[bytes], threads: int, scale: int, d
 
 def _usual(found: Path, threads: int | None) -> Engine:
     """Open LiteRT; TensorFlow where it has a GPU, or where LiteRT can't run the model."""
-    if tf.config.list_physical_devices("GPU"):
+    if _gpus():
         why = "it has a GPU"
     elif "litert" not in installed():
         why = "LiteRT is not installed"
@@ -148,6 +172,17 @@ def _usual(found: Path, threads: int | None) -> Engine:
             why = f"LiteRT can't run this model: {one_line(error)[:LONGEST_REASON]}"
     _limit_tensorflow(threads)
     return _open("tensorflow", found, threads, f"tensorflow ({why})")
+
+
+def _open_int8(found: Path, threads: int | None) -> Engine:
+    """Open the int8 file of an exported model."""
+    said, run = read_facts(found), LiteRTRunner((found / "litert" / "int8.tflite").read_bytes(), threads or cores())
+    return Engine(found, said["scale"], said["halo"], from_json(said, found), lambda lr: tf.constant(run(lr.numpy())),
+                  LITERT_INT8, "litert in int8 (the processor has VNNI instructions)", None)
+
+
+def _gpus() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _fastest(found: Path, threads: int | None) -> Engine:
@@ -161,7 +196,7 @@ def _fastest(found: Path, threads: int | None) -> Engine:
         seconds = {name: content[name] for name in names}
     except (OSError, ValueError, KeyError):  # not measured yet, or damaged
         # One after the other: all at once would take more memory than a slide does.
-        seconds = {name: _apart(_seconds, name, found, threads) for name in names}
+        seconds = {name: call_apart(_seconds, name, found, threads) for name in names}
         with contextlib.suppress(OSError):
             write_text(kept, json.dumps(seconds))
     first, *others = sorted(names, key=seconds.__getitem__)
@@ -174,13 +209,7 @@ def _seconds(name: str, found: Path, threads: int | None) -> float:
     _limit_tensorflow(threads)
     engine = _open(name, found, threads, "")
     lr = np.random.default_rng(0).integers(0, 256, (1, TILE, TILE, 3), dtype=np.uint8)
-    return measure(lambda: engine.stream(lr), BUDGET_S)
-
-
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of this module in a process of its own: converters and TensorFlow give no memory back."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+    return measure(lambda: engine(lr), BUDGET_S)
 
 
 def _converted(name: str, found: Path) -> tuple[list[bytes], int, dict[str, Any]]:
@@ -190,7 +219,7 @@ def _converted(name: str, found: Path) -> tuple[list[bytes], int, dict[str, Any]
     with contextlib.suppress(OSError):
         entry = kept.read_bytes()
     if entry[:DIGEST] != hashlib.sha256(entry[DIGEST:]).digest():
-        entry = _apart(_convert, name, found)
+        entry = call_apart(_convert, name, found)
         with contextlib.suppress(OSError), atomic_path(kept) as temporary:
             temporary.write_bytes(entry)
     line, _, rest = entry[DIGEST:].partition(b"\n")

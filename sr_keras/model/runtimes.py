@@ -17,6 +17,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -39,6 +41,8 @@ CHATTER = ("INFO: Created TensorFlow Lite XNNPACK delegate", "fully_quantize: ")
 CHECKED_REGIONS = ((40, 60), (250, 130))
 CHECKED_HEIGHT, CHECKED_WIDTH = 53, 67
 MAX_LEVELS = 1  # of 255: a different order of summation may round differently
+INT8_PSNR_DB = 40.0  # least PSNR of an int8 model against the float one
+VNNI = ("avx512_vnni", "avx_vnni")  # processor instructions that multiply 8-bit numbers; int8 gains nothing without
 
 
 class ParityError(UserError):
@@ -207,6 +211,8 @@ RUNTIMES = {
 }
 ENGINES = ("tensorflow", *RUNTIMES)
 AUTO, FASTEST = "auto", "fastest"
+LITERT_INT8 = "litert_int8"  # the engine's name in records and for workers; users ask for it by --precision
+PRECISIONS = ("float32", AUTO)  # the values of --precision
 ENGINE_CHOICES = (AUTO, *ENGINES, FASTEST)  # the values of --engine
 
 
@@ -216,12 +222,41 @@ def check_parity(expected: Pixels, converted: Pixels) -> None:
     Raises:
         ParityError: A pixel differs by more than 1/255.
     """
-    image = sample_picture()
-    lr = np.stack([image[y:y + CHECKED_HEIGHT, x:x + CHECKED_WIDTH] for y, x in CHECKED_REGIONS])
+    lr = _checked_tissue()
     difference = np.abs(converted(lr).astype(int) - np.asarray(expected(lr))).max()
     if difference > MAX_LEVELS:
         raise ParityError(f"a converted model must agree with Keras within {MAX_LEVELS}/255; nothing was kept, please "
                           f"report this. Received: {difference}/255")
+
+
+def _checked_tissue() -> np.ndarray:
+    image = sample_picture()
+    return np.stack([image[y:y + CHECKED_HEIGHT, x:x + CHECKED_WIDTH] for y, x in CHECKED_REGIONS])
+
+
+def _cpu_words() -> set[str]:
+    with suppress(OSError):
+        return set(Path("/proc/cpuinfo").read_text().split())
+    return set()
+
+
+def why_not_int8(folder: Path) -> str | None:
+    """Return why LiteRT should not run a model in int8 on this machine; None if it should.
+
+    Args:
+        folder: Of a SavedModel; `sr-keras export` writes the files litert/*.tflite into it.
+    """
+    if not set(VNNI) & _cpu_words():
+        return "this processor has no VNNI instructions, without which int8 is not faster"
+    if find_spec("ai_edge_litert") is None:
+        return "LiteRT is not installed"
+    files = [folder / "litert" / f"{precision}.tflite" for precision in ("float32", "int8")]
+    if not all(map(Path.is_file, files)):
+        return "the model has no litert/float32.tflite and litert/int8.tflite; export it with --formats=litert"
+    lr = _checked_tissue()
+    exact, found = (LiteRTRunner(path.read_bytes(), threads=1, kept=1)(lr).astype(float) for path in files)
+    psnr = -10 * np.log10(max(np.square((found - exact) / 255).mean(), 1e-10))
+    return None if psnr >= INT8_PSNR_DB else f"int8 differs too much: PSNR {psnr:.1f} dB, {INT8_PSNR_DB:g} are needed"
 
 
 @contextmanager

@@ -12,8 +12,9 @@ one ends with those below and makes up for the delay.
     LR rows      |0 . . . . . . . . 49|50 . . 65|66 . . 81|82 . . 85|      the first band is taller than the delay
     SR rows      |0 . . 73|74 . . 137|138 . . 201|202 . . . . . . 343|     scale 4, delay 126
 
-So memory depends on the height of a band, and windows can be as large as their pixels allow. What is left to be
-computed twice are the columns between windows, and the rows above a window.
+A band of many pixels, as the first and last are in a wide window, is computed in pieces of some columns that overlap by
+the reach. So memory hardly depends on the window. What is left to be computed twice are the columns between windows and
+pieces, and the rows above a window.
 """
 from __future__ import annotations
 
@@ -34,9 +35,9 @@ from pipelines.pixels import to_float, to_uint8
 from sr_keras import networks
 from sr_keras.layers import Bilinear, FewChannelConv2D, SubPixel
 from sr_keras.model.loading import LoadedGenerator, input_signature, load_keras, read_weights
+from sr_keras.model.tiles import BAND_PIXELS, MIN_BAND
 
-BAND_PIXELS = 2**14  # LR pixels of a band
-MIN_BAND, LAST_BAND = 8, 4  # rows
+LAST_BAND = 4  # rows
 KINDS = [(True, True), (True, False), (False, False), (False, True)]  # (top, bottom): whether a band is first, last
 
 Band = Callable[..., Sequence[np.ndarray]]  # lr, kept rows -> sr, rows to keep
@@ -69,25 +70,49 @@ class Stream:
         bottom = rows.stop + behind > lr.shape[0]
         stop = lr.shape[0] if bottom else rows.stop + behind
         sr = np.empty((scale * (rows.stop - rows.start), scale * (columns.stop - columns.start), 3), np.uint8)
-        done, kept = -scale * rows.start, []  # row of `sr` that comes next
+        done, kept = -scale * rows.start, list[np.ndarray]()  # `done` is the row of `sr` that comes next
         for band in bands(stop, behind + 2, self.band_pixels // lr.shape[1], bottom):
-            piece, *kept = self.band(band.start == 0, bottom and band.stop == stop)(lr[np.newaxis, band], *kept)
-            inside = piece[0, max(0, -done):len(sr) - done, scale * columns.start:scale * columns.stop]
+            made, *kept = self._in_pieces(band.start == 0, bottom and band.stop == stop, behind, lr[np.newaxis, band],
+                                          *kept)
+            inside = made[0, max(0, -done):len(sr) - done, scale * columns.start:scale * columns.stop]
             sr[max(0, done):max(0, done) + len(inside)] = inside
-            done += piece.shape[1]
+            done += made.shape[1]
         return sr
+
+    def _in_pieces(self, top: bool, bottom: bool, reach: int, *arrays: np.ndarray) -> Sequence[np.ndarray]:
+        """Compute a band, of few columns at a time if it is high. Arrays are one or some times as wide as lr."""
+        run, (height, width) = self.band(top, bottom), arrays[0].shape[1:3]
+        useful = max(self.band_pixels // (height + reach * bottom) - 2 * reach, 2 * reach)
+        if not (top or bottom) or width <= useful + 2 * reach:
+            return run(*arrays)
+        pieces = []
+        for start in range(0, width, useful):
+            left, stop = max(0, start - reach), min(width, start + useful)
+            seen = slice(left, min(width, stop + reach))
+            made = run(*(_columns(array, seen, width) for array in arrays))
+            pieces.append([_columns(array, slice(start - left, stop - left), seen.stop - left) for array in made])
+        return [np.concatenate(parts, axis=2) for parts in zip(*pieces, strict=True)]
+
+
+def _columns(array: np.ndarray, columns: slice, width: int) -> np.ndarray:
+    """Return columns of a picture of `width` LR pixels, of an array [1, rows, factor * width, C]."""
+    factor = array.shape[2] // width
+    return np.ascontiguousarray(array[:, :, factor * columns.start:factor * columns.stop])
 
 
 def bands(height: int, first: int, usual: int, bottom: bool) -> Iterator[slice]:
     """Cut rows into bands: the first has `first` or more, the last LAST_BAND if it ends at the `bottom`.
 
-    All others have `usual` rows, or MIN_BAND if that is more, so that they have one shape.
+    All others have one height: of `usual` to half of it, but MIN_BAND at least, that which leaves the first lowest.
     """
-    usual, last = max(MIN_BAND, usual), LAST_BAND if bottom else 0
+    last = LAST_BAND if bottom else 0
     if height <= first + last:
         yield slice(0, height)
         return
-    start = first + (height - last - first) % usual
+    rest = height - first - last
+    heights = range(max(MIN_BAND, usual // 2), max(MIN_BAND, usual) + 1)
+    usual = min(heights, key=lambda rows: (rest % rows, -rows))
+    start = first + rest % usual
     yield slice(0, start)
     for row in range(start, height - last, usual):
         yield slice(row, row + usual)

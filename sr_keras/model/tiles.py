@@ -27,6 +27,8 @@ import numpy as np
 from pipelines.errors import require
 
 Pixels = Callable[[np.ndarray], np.ndarray]
+BAND_PIXELS = 2**14  # LR pixels of a band, or of a piece of one, of a network that runs in bands
+MIN_BAND = 8  # rows
 
 
 class Box(NamedTuple):

@@ -10,8 +10,8 @@ quasi-norm, with a scale a and a shape b of its own at every pixel (b = 2: Gauss
 
     p(r) = b / (2 a Gamma(1/b)) exp(-(|r| / a)^b)
 
-The head sees what the generator's trunk makes at LR size, `sr_keras.model.engines.cut`, and computes at that size, so
-it is cheap. One factor, fitted on slides that neither the head nor the scores use, corrects its scales.
+The head sees what the generator's trunk makes at LR size, `with_trunk`, and computes at that size, so it is cheap. One
+factor, fitted on slides that neither the head nor the scores use, corrects its scales.
 
 A head belongs to one generator: the digest of that generator's weights is stored with it and checked when it is loaded.
 The folder `uncertainty/` beside the generator is a SavedModel; see `sr_keras.formats.signatures.write_uncertainty`.
@@ -39,7 +39,8 @@ from scipy.special import gammaincinv
 from pipelines.errors import require
 from pipelines.files import Finite, Positive, read_json
 from sr_keras.layers import SubPixel
-from sr_keras.model.loading import find_generator, read_weights
+from sr_keras.model.loading import LoadedGenerator, find_generator, read_weights
+from sr_keras.model.streaming import as_keras
 
 FOLDER, FACTS_FILE = "uncertainty", "uncertainty.json"
 SIGNATURE, EXPECTED = "uncertainty", "expected"
@@ -113,6 +114,20 @@ class Uncertainty:
         """Return sr, scale and shape."""
         found = self.run(tf.constant(lr))
         return found["sr"].numpy(), found["scale"].numpy(), found["shape"].numpy()
+
+
+def with_trunk(generator: LoadedGenerator) -> keras.Model:
+    """Return a generator as a model of lr, float -> what a head sees, [B, h, w, C], and sr, float.
+
+    A head sees the features at the end of the trunk, and the LR.
+
+    Raises:
+        ValueError: It was not made by `networks.generator`.
+    """
+    model = as_keras(generator)
+    [lr] = model.inputs
+    seen = layers.Concatenate(name="seen")([model.get_layer("long_skip").output, lr])
+    return keras.Model(lr, [seen, model.outputs[0]])
 
 
 def head(trunk: np.ndarray, scale: int, filters: int) -> keras.Model:

@@ -19,7 +19,7 @@ from pipelines.options import AT_LEAST_1, Options, Rule, option, same_as, within
 from pipelines.pyramid import PyramidOptions
 from pipelines.pyramid.tiff import FORMATS
 from pipelines.sources import Region
-from sr_keras.model.tiles import Limits, Span, best_spans, computed, spans
+from sr_keras.model.tiles import BAND_PIXELS, MIN_BAND, Limits, Span, best_spans, computed, spans
 
 SUFFIX_FORMATS = {".ome.tif": "ome", ".ome.tiff": "ome", ".dicom": "dicom", ".zarr": "zarr"}  # others are TIFFs
 SR_TILE = 512  # largest side of a pyramid tile, in SR pixels
@@ -29,10 +29,11 @@ FIXED_GIB = 1.1
 MEMORY_GIB = 2.0
 # Memory of a whole network for each SR pixel, measured with 6 to 64 filters; the engines differ by a tenth.
 BYTES_PER_PIXEL, BYTES_PER_FILTER = 430, 7.5
-# A network that runs in bands takes most memory for the last one, which has LAST_BAND rows and those of the delay. What
-# is left holds windows: LR, read ahead, and cores on their way to the disk, in bytes for each LR pixel.
-BAND_SHARE, LAST_BAND = 0.6, 4
-HELD_BYTES = 9, 9  # a constant, and for each SR pixel
+# A network that runs in bands takes BAND_PIXELS as a whole one does. A part of the rest holds the kept rows of all
+# layers for each column, four times; the other part holds windows: LR, read ahead, and cores on their way to the disk.
+KEPT_SHARE, KEPT_ROWS = 0.3, 3.5  # rows for each row of the halo, as wide as LR
+FLOAT_BYTES = 4
+HELD_BYTES = 9, 9  # of a window for each LR pixel, and for each SR pixel
 DEFAULT_FILTERS = 64  # of the largest default network
 
 
@@ -146,10 +147,11 @@ def window_limits(generator: Any, scale: int, memory: float = MEMORY_GIB) -> Lim
     whole, left = BYTES_PER_PIXEL + BYTES_PER_FILTER * filters, (memory - FIXED_GIB) * 2**30
     if getattr(generator, "stream", None) is None:
         return Limits(left / (whole * scale**2))
-    constant, by_pixel = HELD_BYTES
-    column = (generator.halo + LAST_BAND) * scale**2 * whole
-    return Limits((1 - BAND_SHARE) * left / (constant + by_pixel * scale**2), BAND_SHARE * left / column,
-                  one_shape=False)
+    left = max(0.0, left - whole * BAND_PIXELS * scale**2)
+    lr_bytes, sr_bytes = HELD_BYTES
+    column = 4 * FLOAT_BYTES * filters * KEPT_ROWS * generator.halo
+    return Limits((1 - KEPT_SHARE) * left / (lr_bytes + sr_bytes * scale**2),
+                  min(KEPT_SHARE * left / column, BAND_PIXELS / MIN_BAND), one_shape=False)
 
 
 def plan_windows(shape: tuple[int, ...], scale: int, halo: int, limits: Limits | None = None,

@@ -12,9 +12,10 @@ Threads may share it. One tile is computed at a time, since an engine uses all c
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class SRTiles:
 
     def __init__(self, generator: LoadedGenerator, lr: LRPlane, options: EnlargeOptions, cache_bytes: int) -> None:
         self.side, self.reading = pyramid_tile(generator.scale), Lock()
-        self._generator, self._lr = generator, lr
+        self._generator, self._lr = _in_one_band(generator, self.side), lr
         # The windows of a run that writes a file: they decide which tiles of glass the network gets.
         self._plan = plan_windows(lr.shape, generator.scale, generator.halo,
                                   window_limits(generator, generator.scale, options.memory), options.tile)
@@ -116,6 +117,15 @@ class _Tile:
     def write(self, box: Box, pixels: np.ndarray) -> None:
         self.pixels = np.array(pixels)  # a core may be a view of its window
         self.pixels.flags.writeable = False
+
+
+def _in_one_band(generator: LoadedGenerator, side: int) -> Any:
+    """Return an engine that runs a tile's window as one band; LiteRT gets its memory anew for each kind of band."""
+    stream = getattr(generator, "stream", None)
+    if stream is None:
+        return generator
+    pixels = (side // generator.scale + 2 * generator.halo)**2
+    return replace(generator, stream=replace(stream, band_pixels=pixels))  # type: ignore[call-arg]  # it is an Engine
 
 
 def _window_of(number: int, side: int, length: int, halo: int) -> Span:

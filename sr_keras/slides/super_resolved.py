@@ -52,7 +52,7 @@ class SuperResolvedSlide(openslide.AbstractSlide):
     """
 
     def __init__(self, path: str | os.PathLike[str], model: str | Path | LoadedGenerator = SHIPPED_MODEL,
-                 options: EnlargeOptions | None = None, *, engine: str = "tensorflow",
+                 options: EnlargeOptions | None = None, *, engine: str = "auto",
                  cache_bytes: int = CACHE_BYTES) -> None:
         """Open a slide.
 
@@ -62,8 +62,7 @@ class SuperResolvedSlide(openslide.AbstractSlide):
             options: What is read (`mpp`, `level`, `region`, `assume_mpp`), and with `everywhere` the network on glass
                 too. Those of writing have no effect.
             engine: What runs a model that is given by its path; see `sr_keras.model.engines.open_engine`. Others than
-                TensorFlow start a process when they convert a model for the first time, so a script needs the usual
-                `if __name__ == "__main__":`.
+                TensorFlow convert a model when it is opened for the first time.
             cache_bytes: Limit on the bytes of SR tiles that are kept; 0 for none.
 
         Raises:

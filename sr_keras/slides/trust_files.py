@@ -176,7 +176,10 @@ def geojson(regions: list[TrustRegion], transform: Transform | None = None, expe
 
 
 def write_overview(path: Path, trust: TrustMap, regions: list[TrustRegion], title: str) -> None:
-    """Draw the input beside the map as a PNG; the map's colours end at twice the threshold."""
+    """Draw the input beside the map as a PNG.
+
+    The map's colours end at twice the threshold; those of the expected error, which has few outliers, at the threshold.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports the font cache that its first use builds
     from matplotlib.figure import Figure  # not pyplot, which needs a display and global state
 
@@ -193,10 +196,10 @@ def write_overview(path: Path, trust: TrustMap, regions: list[TrustRegion], titl
     rows, columns = trust.shown.shape
     place = {"extent": (0, columns * trust.square * pixel, rows * trust.square * pixel, 0)}
     left.imshow(trust.thumbnail, **place)
-    map_title, label = ("difference between degraded output and input", f"RMS in {UNIT}")
+    map_title, label, most = "difference between degraded output and input", f"RMS in {UNIT}", 2 * trust.threshold
     if trust.expected is not None:
-        map_title, label = "expected error", f"mean of |HR - SR| in {UNIT}"
-    image = right.imshow(trust.shown, cmap="cividis", vmin=0, vmax=2 * trust.threshold, **place)
+        map_title, label, most = "expected error", f"mean of |HR - SR| in {UNIT}", trust.threshold
+    image = right.imshow(trust.shown, cmap="cividis", vmin=0, vmax=most, **place)
     bar = figure.colorbar(image, ax=[left, right] if wide else right, extend="max", label=label, aspect=30)
     bar.ax.axhline(trust.threshold, color="white", linewidth=2)
     for axes, name in ((left, "input"), (right, map_title)):

@@ -45,7 +45,7 @@ flags.DEFINE_string("output", ".", "Folder for marked regions that are super-res
 flags.DEFINE_integer("port", 0, "Port on 127.0.0.1; 0 for one that is free.", 0, 65535, flag_values=FLAGS)
 flags.DEFINE_boolean("browser", True, "Open the page in a browser.", flag_values=FLAGS)
 flags.DEFINE_enum("engine", "auto", list(ENGINE_CHOICES),
-                  "What runs the network; auto is the fastest that is installed, measured once.", flag_values=FLAGS)
+                  "What runs the network; auto is TensorFlow on a GPU and LiteRT elsewhere.", flag_values=FLAGS)
 define(FLAGS, EnlargeOptions, leave_out=[name for name in EnlargeOptions.__dataclass_fields__
                                          if name not in SHOWN_OPTIONS])
 

@@ -82,6 +82,13 @@ def as_data(picture: Picture | None, unit: float) -> dict[str, list[Any]]:
     return {"image": [pixels], "x": [x0], "y": [y0], "dw": [x1 - x0], "dh": [y1 - y0]}
 
 
+def show(one: ColumnDataSource, picture: Picture | None, unit: float) -> None:
+    """Give a source another picture; nothing is sent to the browser if it is the same."""
+    data, old = as_data(picture, unit), one.data
+    if any(len(data[name]) != len(old[name]) or not all(map(np.array_equal, data[name], old[name])) for name in data):
+        one.data = data
+
+
 def bare_figure(name: str, title: str, x: Range1d, y: Range1d, size: tuple[int, int], sources: list[ColumnDataSource]
                 ) -> Any:
     """Return a figure of images without axes and tools."""

@@ -87,12 +87,12 @@ class Look:
         return Picture(coloured(error, self.scene.usual_error(name)), (x0, y0, x0 + width, y0 + height))
 
     def _jobs(self) -> dict[Hashable, Callable[[], np.ndarray]]:
-        """Return what to compute: the layers in their order, each from the middle of the box outwards; trust last."""
+        """Return what to compute: tile after tile from the middle of the box outwards, in every layer; trust last."""
         cells = self._cells()
         if self.is_overview:
             return {self._overview_key(): partial(self.scene.overview, self._box, self._coarser())} if cells else {}
         jobs: dict[Hashable, Callable[[], np.ndarray]] = {
-            self._key(name, cell): partial(self.scene.read, name, cell) for name in self.layers for cell in cells}
+            self._key(name, cell): partial(self.scene.read, name, cell) for cell in cells for name in self.layers}
         if self.trust:
             jobs |= {self._key(name, cell, "trust"): partial(self._trust, name, cell)
                      for name in self.layers if self.scene.layers[name].margin for cell in cells}

@@ -32,14 +32,14 @@ from bokeh.models import (
 from pipelines.console import one_line
 from pipelines.sources import Region
 from sr_keras.view import figures
-from sr_keras.view.figures import LENS, LENS_ZOOM, NOT_FOR_DIAGNOSIS, PANEL, as_data
+from sr_keras.view.figures import LENS, LENS_ZOOM, NOT_FOR_DIAGNOSIS, PANEL
 from sr_keras.view.looking import Box, Look
 from sr_keras.view.scene import BICUBIC, LR, Scene, names_of
 from sr_keras.view.tiles import Tiles
 
 WAIT_MS = 40  # changes within this time are answered together
-TRUST = ("Orange: SR, degraded again, differs from LR by more than is usual for the model. It cannot show invented "
-         "detail that is finer than a pixel of LR.")
+TRUST = ("Orange: where the model's uncertainty head, if it has one, expects larger errors; else where SR, degraded "
+         "again, differs from LR by more than is usual, which cannot show detail finer than a pixel of LR.")
 REGION_LABEL = "Super-resolve the marked region to a file"
 
 
@@ -62,6 +62,7 @@ class Page:
         names = list(scene.layers)
         self._main = Look(scene, key, tiles, names)
         self._lens = Look(scene, key, tiles, [LR, BICUBIC, scene.enlarged[0]], trust=False)
+        self._left = False
         self._due: set[Callable[[], None]] = set()
         self._mark: tuple[int, int, int, int] | None = None
         self._notes: list[str] = []
@@ -84,6 +85,7 @@ class Page:
 
     def leave(self) -> None:
         """Compute nothing more, and close the files when nothing reads them."""
+        self._left = True
         for viewer in (self, self._lens):
             self._tiles.forget(viewer)
         self._tiles.forget(self._main, self._scene.close)
@@ -200,7 +202,12 @@ class Page:
 
     def _tell(self, draw: Callable[[], None], error: Exception | None) -> None:
         """Be told of a tile by the thread that computes them."""
-        self._document.add_next_tick_callback(partial(self._told, draw, error))
+        self._later(partial(self._told, draw, error))
+
+    def _later(self, what: Callable[[], None]) -> None:
+        """Do something in the server's loop, from another thread."""
+        if not self._left:
+            self._document.add_next_tick_callback(what)
 
     def _told(self, draw: Callable[[], None], error: Exception | None) -> None:
         if error is not None and one_line(error) not in self._notes:
@@ -210,14 +217,14 @@ class Page:
     def _draw_lens(self) -> None:
         pictures = self._lens.pictures()
         for name, source in self._lens_sources.items():
-            source.data = as_data(pictures.get(name), self._scene.unit)
+            figures.show(source, pictures.get(name), self._scene.unit)
 
     def _draw(self) -> None:
         unit, pictures = self._scene.unit, self._main.pictures()
         for name, source in self._sources.items():
-            source.data = as_data(pictures.get(name), unit)
+            figures.show(source, pictures.get(name), unit)
         for name, source in self._trust_sources.items():
-            source.data = as_data(self._main.trust_picture(name) if self._main.trust else None, unit)
+            figures.show(source, self._main.trust_picture(name) if self._main.trust else None, unit)
         waiting = self._main.waiting
         if self._main.is_overview:
             self._status.text = "reading the slide" if waiting else "the slide itself: zoom in to see bicubic and SR"
@@ -254,7 +261,7 @@ class Page:
             number = names.index(self._chosen.value) if self._chosen.value in names else 0
             self._region.update(disabled=True, label="Super-resolving the marked region ...")
             future = self._save_region(self._scene, number, self._scene.lr.l0_rectangle(*self._mark))
-            future.add_done_callback(lambda done: self._document.add_next_tick_callback(partial(self._saved, done)))
+            future.add_done_callback(lambda done: self._later(partial(self._saved, done)))
 
     def _saved(self, done: Future[Path]) -> None:
         error = done.exception()

@@ -34,6 +34,7 @@ from sr_keras.slides.super_resolved import SuperResolvedSlide
 from sr_keras.slides.trust_map import (
     UNUSUAL,
     VISIBLE,
+    Expect,
     candidates,
     fit_degradation,
     measure,
@@ -98,6 +99,8 @@ class Scene:
         """
         self.path, self.generators, self.options = path, list(generators), options or EnlargeOptions()
         self._degradations: dict[str, DegradeOptions] = {}
+        self._heads: dict[str, Expect | None] = {}
+        self._quartiles: dict[str, float] = {}
         self._files = ExitStack()
         with ExitStack() as opened:
             self._slide = opened.enter_context(open_slide(path, self.options.assume_mpp))
@@ -163,9 +166,10 @@ class Scene:
         return self.layers[name].read(*self._slices(cell))
 
     def trust(self, name: str, cell: Cell, known: Sequence[Cell]) -> np.ndarray:
-        """Return the LR error of the squares of an SR tile, float32 [rows, columns]; see `trust_map.measure`.
+        """Return what the trust map shows of the squares of an SR tile, float32 [rows, columns], in grey levels.
 
-        The degradation is fitted once, on the first tiles with tissue.
+        That is the expected error if the model has a head that predicts it better, or else the LR error; see
+        `sr_keras.slides.trust_map`. The degradation is fitted once, on the first tiles with tissue.
 
         Args:
             name: Of an SR layer.
@@ -173,6 +177,9 @@ class Scene:
             known: Tiles that are computed already, to fit the degradation on.
         """
         layer, square = self.layers[name], self.square(name)
+        expect = self._expect(name)
+        if expect:
+            return self._expected(name, expect, cell)
         degrade = self._degradations.get(name)
         if degrade is None:
             chosen = [one for one in known if self.has_tissue(*self._slices(one))][:FITTED_ON]
@@ -191,10 +198,14 @@ class Scene:
         return square_side(1, 1, self.layers[name].scale)
 
     def usual_error(self, name: str) -> float:
-        """Return the LR error in grey levels up to which a square of an SR layer is not unusual for its model."""
-        by_name = dict(zip(names_of(self.generators), self.generators, strict=True))
-        usual = by_name[name].facts.usual_departure if name in by_name else None
-        return max(VISIBLE, UNUSUAL * usual[1] if usual else 0)
+        """Return up to which value a square of an SR layer is not unusual, in grey levels.
+
+        An LR error is compared with what is usual for the model; an expected error with the upper quartile of the first
+        tile with tissue.
+        """
+        generator = self._generator(name)
+        usual = generator.facts.usual_departure if generator else None
+        return self._quartiles.get(name) or max(VISIBLE, UNUSUAL * usual[1] if usual else 0)
 
     def overview(self, lr_box: tuple[int, int, int, int], coarser: int) -> np.ndarray:
         """Return the slide in a box of the plane (x0, y0, x1, y1), a pixel for each `coarser` x `coarser` of it.
@@ -224,6 +235,29 @@ class Scene:
         detail = ndimage.uniform_filter(np.hypot(*np.gradient(density)), max(3, min(density.shape) // 16))
         y, x = np.unravel_index(detail.argmax(), detail.shape)
         return int((x + 0.5) * width / detail.shape[1]), int((y + 0.5) * height / detail.shape[0])
+
+    def _generator(self, name: str) -> LoadedGenerator | None:
+        return dict(zip(names_of(self.generators), self.generators, strict=True)).get(name)
+
+    def _expect(self, name: str) -> Expect | None:
+        """Return what predicts the error of an SR layer better than its LR error does; it is loaded once."""
+        from sr_keras.model.uncertainty import load_uncertainty  # imports TensorFlow
+
+        if name not in self._heads:
+            generator = self._generator(name)
+            head = load_uncertainty(generator.path) if generator else None
+            self._heads[name] = Expect(head, generator.halo, self.has_tissue) \
+                if generator and head and head.facts.is_better else None
+        return self._heads[name]
+
+    def _expected(self, name: str, expect: Expect, cell: Cell) -> np.ndarray:
+        rows, columns = self._slices(cell)
+        square = self.square(name)
+        shape = tuple(-(-(part.stop - part.start) // square) for part in (rows, columns))
+        error = np.broadcast_to(np.float32(expect.squares(self.lr, rows, columns, square)), shape)
+        if error.any() and name not in self._quartiles:
+            self._quartiles[name] = max(VISIBLE, float(np.percentile(error, 75)))
+        return error
 
     def _open(self, opened: ExitStack, generator: Any) -> SuperResolvedSlide:
         slide = SuperResolvedSlide(self.path, generator, self.options, cache_bytes=SR_CACHE)

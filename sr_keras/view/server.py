@@ -50,7 +50,7 @@ HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 TILE_BYTES = 2**29
 LONGEST_SHOWN = 50
-UNUSED_MS = 10_000  # a browser that went away for so long is forgotten
+UNUSED_MS = 30_000  # a browser that went away for so long is forgotten
 
 
 def listen(port: int = 0) -> list[socket]:

@@ -53,7 +53,8 @@ class Tiles:
         Args:
             viewer: Who looks.
             jobs: What to compute, the most urgent first.
-            tell: Called in the thread of the tiles after each, with the error if it failed.
+            tell: Called in the thread of the tiles after each, with the error if it failed. If it raises, the viewer
+                is forgotten.
         """
         with self._changed:
             self._wishes.pop(viewer, None)
@@ -101,7 +102,12 @@ class Tiles:
                 if current and not wish.jobs:
                     del self._wishes[viewer]
             if current:
-                wish.tell(error)
+                try:
+                    wish.tell(error)
+                except Exception:  # its browser is gone, and its document with it; the others go on
+                    with self._changed:
+                        if self._wishes.get(viewer) is wish:
+                            del self._wishes[viewer]
 
     def _compute(self, key: Hashable, compute: Compute) -> Exception | None:
         try:

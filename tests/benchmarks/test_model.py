@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from sr_keras import networks
+from sr_keras.model.engines import installed
 
 
 def run_command(*arguments):
     return subprocess.run([sys.executable, "-m", "benchmarks.model", *arguments], cwd=Path(__file__).parents[2],
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=600)
 
 
 def test_command_prints_every_stage_and_term():
@@ -27,11 +28,23 @@ def test_command_prints_every_stage_and_term():
 
 def test_command_measures_a_slide_beside_the_bare_engine(randomised, sample_slide, tmp_path):
     randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
-    ran = run_command(f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
+    ran = run_command("--engine=tensorflow", f"--slide={sample_slide}", f"--model={tmp_path / 'small.keras'}",
+                      "--rounds=1")
     assert ran.returncode == 0, ran.stderr
-    for words in ("2048x2048 pixels by litert", "| bare engine, tissue alone |", "| whole run, file to file | 4.2",
-                  "of the bare engine's rate; by CPU time", "Glass: ", "Peak memory: "):
+    for words in ("2048x2048 pixels by tensorflow", "| bare engine, one window of ", "| whole run, file to file | ",
+                  "of the bare engine's rate; by CPU time", "Computed twice: ", "Peak memory: "):
         assert words in ran.stdout
+
+
+@pytest.mark.slow
+def test_command_measures_every_engine_beside_the_matrix_product(randomised, tmp_path):
+    randomised(networks.generator(4, blocks=1, filters=4)).save(tmp_path / "small.keras")
+    ran = run_command("--rates", f"--model={tmp_path / 'small.keras'}", "--rounds=1")
+    assert ran.returncode == 0, ran.stderr
+    # first 81*3*4, block 2*9*4*4, trunk 9*4*4 at 1/16; up 9*4*16 at 1/16 and 1/4; last 81*4*3: multiply-adds
+    operations = 2 * ((972 + 288 + 144 + 576) / 16 + 576 / 4 + 972)
+    assert f"{operations / 1e3:.1f} kFLOP for an SR pixel" in ran.stdout
+    assert {line.split()[1] for line in ran.stdout.splitlines()[4:]} == set(installed())
 
 
 def test_command_measures_every_form_that_runs_here(randomised, tmp_path):
@@ -68,7 +81,8 @@ def test_what_can_not_be_measured_is_one_line_before_anything_else(flag, words):
 
 
 @pytest.mark.parametrize(("flag", "words"), [("--engines=torch", "`engines` must be some of all, keras"),
-                                             ("--engines=onnx --slide_side=512", "`engines` must be left out with a")])
+                                             ("--engines=onnx --slide_side=512", "`engines` must be left out with a"),
+                                             ("--rates --engines=onnx", "`rates` must be left out with a slide")])
 def test_engines_that_can_not_be_measured_are_refused(flag, words):
     ran = run_command(*flag.split())
     assert ran.returncode == 2

@@ -20,7 +20,7 @@ def open_once() -> Callable:
     from sr_keras.model.engines import open_engine
 
     opened = lru_cache(open_engine)
-    return lambda name, *rest: opened("tensorflow" if name == "auto" else name, *rest)
+    return lambda name, *rest, **more: opened("tensorflow" if name == "auto" else name, *rest, **more)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from sr_keras import super_resolve as command
 from sr_keras.model import engines
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
-from sr_keras.slides import enlarge, outputs
+from sr_keras.slides import enlarge, outputs, reports
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
 from sr_keras.slides.outputs import _parts, is_slide, plan_outputs
 from sr_keras.slides.plan import EnlargeOptions
@@ -163,7 +163,7 @@ def test_status_says_that_nothing_was_done(run, tmp_path):
 def test_engine_makes_the_same_picture_within_one_step(engine, package, picture, run, tmp_path, monkeypatch):
     pytest.importorskip(package)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(engines, "_apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(engines, "call_apart", lambda function, *arguments: function(*arguments))
     assert run(f"--input={picture}", f"--output={tmp_path / 'keras.png'}") == 0
     assert run(f"--input={picture}", f"--output={tmp_path / 'other.png'}", f"--engine={engine}") == 0
     assert difference(pixels(tmp_path / "keras.png"), pixels(tmp_path / "other.png")) <= 1
@@ -455,14 +455,17 @@ def test_summary_fits_a_screen_and_says_what_was_done(sample_slide, run, tmp_pat
         assert any(word in line for line in said), word
 
 
+@pytest.mark.slow  # a conversion, once
 def test_command_runs_as_written_and_a_mistake_is_one_line(model, picture, tmp_path):
     def type_command(*argv: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-m", "sr_keras.super_resolve", *argv], cwd=ROOT, capture_output=True,
-                              text=True, timeout=120, check=False)
+                              text=True, timeout=300, check=False, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
 
     done = type_command(f"--model={model.parent}", f"--input={picture}", f"--output={tmp_path / 'large.png'}")
     assert done.returncode == 0, done.stderr
     assert "1 of 1 written" in done.stdout
+    assert done.stdout.startswith("engine: litert (the fastest on most CPUs)\n")
+    assert reports.read_report(tmp_path / "large.png")["description"]["model"]["engine"] == "litert"
     wrong = type_command(f"--model={model}", "--input=/no/such.png", f"--output={tmp_path / 'other.png'}")
     assert wrong.returncode == 2
     assert wrong.stderr == ("error: `input` must name existing pictures, slides or folders; check the spelling. "

@@ -10,9 +10,13 @@ import pytest
 from sr_keras.templates import render
 
 SHIPPED = Path(__file__).parents[2] / "saved_models"
+REPLICAS = ("replica-1", "replica-2")
+ADDRESSES = {kind: [f"{name}:{port}" for name in REPLICAS] for kind, port in (("grpc", 8500), ("rest", 8501))}
 VALUES = {"models.config": {"names": sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())},
-          "batching_parameters.txt": {"sizes": (1, 2, 4, 8)}, "compose.yaml": {"image": "tensorflow/serving:2.21.0"},
-          "health.sh": {}}
+          "batching_parameters.txt": {"sizes": (1, 2, 4, 8)},
+          "compose.yaml": {"image": "tensorflow/serving:2.21.0", "replicas": REPLICAS}, "health.sh": {},
+          "monitoring.config": {}, "nginx.conf": {**ADDRESSES, "grpc_port": 8500, "rest_port": 8501},
+          "prometheus.yml": ADDRESSES}
 
 
 @pytest.mark.parametrize("name", VALUES)

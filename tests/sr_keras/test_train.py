@@ -170,6 +170,9 @@ def test_corrected_command_is_a_new_run_where_the_first_ended_before_it_had_its_
     ("--lambda_c=1 --degradation=scanner", "`lambda_c` must be 0 unless LR is made by the textbook degradation"),
     ("--q=3", "`q` must lie in (0, 2]"),
     ("--colour=red", "colour"),
+    ("--strategy=multi_worker", "`TF_CONFIG` must be JSON that names the workers"),
+    ("--worker_wait_s=0", "`worker_wait_s` must"),
+    ("--ray=nonsense", "`ray` must be auto, or the HOST:PORT of a cluster"),
 ])
 def test_a_mistake_is_one_line_and_leaves_no_run(flag, says, sample_slide, tmp_path):
     done = train(tmp_path / "run", sample_slide, *flag.split())

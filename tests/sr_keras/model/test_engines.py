@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,16 +18,17 @@ import pytest
 from pipelines.config import DegradeOptions
 from pipelines.errors import UserError
 from pipelines.pixels import to_float, to_uint8
+from sr_keras.config import SHIPPED_MODEL
 from sr_keras.formats.saved_model import export_saved_model
-from sr_keras.model import engines
+from sr_keras.model import engines, runtimes
 from sr_keras.model import tiles as tiling
 from sr_keras.model.engines import installed, measure, open_engine
 from sr_keras.model.facts import ModelFacts
-from sr_keras.model.loading import LoadedGenerator
-from sr_keras.model.runtimes import ENGINES, RUNTIMES
+from sr_keras.model.loading import LoadedGenerator, find_generator
+from sr_keras.model.runtimes import ENGINES, RUNTIMES, LiteRTRunner
 from sr_keras.networks import generator, receptive_field
 
-APART = engines._apart
+APART = engines.call_apart
 FLAGS = "--blur_sigma=0.8\n--q=1.0\n"
 
 
@@ -49,7 +53,7 @@ def cache(tmp_path_factory) -> Path:
 def own_cache(cache, monkeypatch):
     """And no process of its own for each conversion, in which TensorFlow takes seconds to import."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(engines, "_apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(engines, "call_apart", lambda function, *arguments: function(*arguments))
 
 
 @pytest.fixture
@@ -103,11 +107,16 @@ def stubbed(monkeypatch) -> dict[str, float]:
         said["asked"] += 1
         return said[name]
 
-    monkeypatch.setattr(engines, "_apart", stub)
+    monkeypatch.setattr(engines, "call_apart", stub)
     monkeypatch.setattr(engines, "installed", lambda: list(ENGINES))
     monkeypatch.setattr(engines, "_open", lambda name, found, threads, why: engines.Engine(
         found, 4, 9, {}, lambda lr: lr, name, why, None))
     return said
+
+
+@pytest.fixture(scope="module")
+def sample(histology) -> np.ndarray:
+    return histology[np.newaxis, 100:164, 100:180]
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -256,7 +265,7 @@ def test_fastest_alone_takes_tensorflow_unmeasured(run, empty_cache, monkeypatch
 
 @pytest.mark.slow
 def test_fastest_really_measures_what_is_installed_in_other_processes(run, empty_cache, monkeypatch):
-    monkeypatch.setattr(engines, "_apart", APART)
+    monkeypatch.setattr(engines, "call_apart", APART)
     opened = open_engine("fastest", run)
     [kept] = empty_cache.glob("*.json")
     assert set(json.loads(kept.read_text())) == set(installed())
@@ -310,6 +319,59 @@ def test_auto_tells_what_is_no_generator(tmp_path):
     (tmp_path / "x.keras").write_text("")
     with pytest.raises(ValueError, match="damaged"):
         open_engine("auto", tmp_path / "x.keras")
+
+
+@pytest.fixture
+def vnni(monkeypatch) -> None:
+    monkeypatch.setattr(runtimes, "_cpu_words", lambda: {"fpu", "avx512_vnni"})
+
+
+@needs_litert
+@pytest.mark.slow
+def test_script_is_not_run_again_for_a_conversion(run, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("print('once', flush=True)\nfrom sr_keras.model.engines import open_engine\n"
+                      f"print(open_engine('auto', {str(run)!r}).name)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=600,
+                          env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(Path.cwd())})
+    assert done.stdout.splitlines() == ["once", "litert"], done.stderr
+
+
+@needs_litert
+def test_int8_is_taken_where_the_processor_has_vnni_and_the_file_passes(vnni, sample):
+    opened = open_engine("auto", SHIPPED_MODEL, precision="auto")
+    assert (opened.name, opened.scale, opened.stream) == ("litert_int8", 4, None)
+    assert opened.why == "litert in int8 (the processor has VNNI instructions)"
+    exact = LiteRTRunner((opened.path / "litert" / "float32.tflite").read_bytes(), threads=1)(sample).astype(int)
+    difference = np.abs(opened(sample) - exact)
+    assert 0 < np.square(difference).mean() < 255**2 / 10**4  # 40 dB
+    again = open_engine("litert_int8", SHIPPED_MODEL, threads=1)  # as a worker opens it
+    np.testing.assert_array_equal(again(sample), opened(sample))
+
+
+@needs_litert
+@pytest.mark.parametrize(("words", "least", "reason"), [
+    ({"fpu"}, 40, "this processor has no VNNI instructions"),
+    ({"avx_vnni"}, 99, "int8 differs too much: PSNR 50.* dB, 99 are needed")])
+def test_float_is_used_where_int8_does_not_pay_or_fails_its_check(words, least, reason, monkeypatch):
+    monkeypatch.setattr(runtimes, "_cpu_words", lambda: words)
+    monkeypatch.setattr(runtimes, "INT8_PSNR_DB", least)
+    assert re.match(reason, runtimes.why_not_int8(find_generator(SHIPPED_MODEL)))
+
+
+@needs_litert
+def test_float_of_a_run_without_files_says_why(vnni, run):
+    opened = open_engine("litert", run, precision="auto")
+    assert opened.name == "litert"
+    assert "in float32: the model has no litert/float32.tflite and litert/int8.tflite" in opened.why
+
+
+@pytest.mark.parametrize(("name", "precision", "message"), [
+    ("litert", "int4", r"`precision` must be float32 or auto; .*'int4'"),
+    ("onnx", "auto", r"`precision` must be float32 for this engine; .*'onnx'")])
+def test_unknown_precision_or_another_engine_in_int8_is_refused(name, precision, message, run):
+    with pytest.raises(ValueError, match=message):
+        open_engine(name, run, precision=precision)
 
 
 def test_measure_gives_medians_after_warm_up_within_the_budget():

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.loading import LoadedGenerator, eight_bit, load_generator
-from sr_keras.model.streaming import LAST_BAND, MIN_BAND, Stream, as_keras, bands, stream_of
+from sr_keras.model.streaming import LAST_BAND, Stream, as_keras, bands, stream_of
+from sr_keras.model.tiles import MIN_BAND
 from sr_keras.networks import generator
 
 
@@ -59,6 +60,21 @@ def test_core_is_that_of_the_whole_wherever_it_lies(rows, columns, network, stre
     assert difference(core, whole(network, lr)[4 * rows[0]:4 * rows[1], 4 * columns[0]:4 * columns[1]]) <= 1
 
 
+def test_high_bands_are_computed_in_pieces_of_few_columns(stream, lr):
+    widths = []
+
+    def band(top, bottom):
+        def run(rows, *kept):
+            widths.append((top or bottom, rows.shape[2]))
+            return stream.band(top, bottom)(rows, *kept)
+        return run
+
+    replace(stream, band=band)(lr[np.newaxis])
+    reach = -(-stream.delay // 4)
+    assert max(width for high, width in widths if high) == 4 * reach < lr.shape[1]
+    assert {width for high, width in widths if not high} == {lr.shape[1]}
+
+
 def test_every_row_is_read_and_made_once(stream, lr):
     read, made = [], []
 
@@ -70,7 +86,7 @@ def test_every_row_is_read_and_made_once(stream, lr):
             return sr, *after
         return run
 
-    counted = replace(stream, band=band)
+    counted = replace(stream, band=band, band_pixels=10**4)  # in whole columns
     counted(lr[np.newaxis])
     assert (sum(read), sum(made)) == (77, 4 * 77)
     read.clear()
@@ -98,6 +114,10 @@ def test_bands_cover_the_rows_once_and_have_one_shape(height, bottom):
     if middle and bottom:
         assert middle.pop() == LAST_BAND
     assert set(middle) <= {MIN_BAND}
+
+
+def test_heights_are_chosen_so_that_the_first_band_is_low():
+    assert [band.stop - band.start for band in bands(192, first=34, usual=85, bottom=False)] == [34, 79, 79]
 
 
 def test_saved_model_becomes_the_same_keras_model(network, lr, tmp_path):

@@ -33,10 +33,11 @@ def engine(halo: int, filters: int) -> SimpleNamespace:
     return SimpleNamespace(stream=object(), halo=halo, facts=ModelFacts(filters=filters))
 
 
+@pytest.mark.parametrize(("halo", "filters"), [(20, 16), (32, 48), (40, 64)])
 @pytest.mark.parametrize("shape", [(15000, 15000), (20000, 30000), (5000, 1400), (3000, 60000)])
-def test_engine_that_runs_in_bands_computes_less_than_a_tenth_twice_in_the_default_memory(shape):
-    pixels, widest, _ = limits = window_limits(engine(32, 48), 4)
-    windows = plan_windows(shape, 4, 32, limits)
+def test_engine_that_runs_in_bands_computes_less_than_a_tenth_twice_in_the_default_memory(shape, halo, filters):
+    pixels, widest, _ = limits = window_limits(engine(halo, filters), 4)
+    windows = plan_windows(shape, 4, halo, limits)
     assert windows.overhead < 0.1
     assert max(y.side * x.side for y, x in windows) <= pixels
     assert max(x.side for x in windows.columns) <= widest

@@ -85,6 +85,13 @@ def test_pixels_are_those_of_the_file_that_a_run_writes(slide, written, level):
     assert difference.mean() < 0.01
 
 
+@pytest.mark.parametrize("engine", ["tensorflow", pytest.param("litert", marks=pytest.mark.slow)])
+def test_every_engine_makes_the_pixels_of_the_file(source, loaded, written, engine):
+    with SuperResolvedSlide(source, loaded.path, WINDOWS, engine=engine) as slide:
+        assert slide.generator.name == engine
+        assert np.abs(whole(slide) - whole(written)).max() <= 1
+
+
 def test_levels_are_those_of_the_file_that_a_run_writes(slide, written):
     assert slide.level_dimensions == written.level_dimensions == ((4400, 1200), (2200, 600), (1100, 300), (550, 150),
                                                                   (275, 75))

@@ -63,6 +63,12 @@ def test_open_run_refuses_contradicting_flags_and_names_them(tmp_path):
     assert (tmp_path / "flags.txt").read_text().startswith("--q=0.5")
 
 
+def test_run_of_several_machines_goes_on_with_one(tmp_path):
+    open_run(tmp_path, "--q=0.5\n--strategy=multi_worker\n", resume=False)
+    begin(tmp_path)
+    open_run(tmp_path, "--q=0.5\n--strategy=none\n", resume=True)
+
+
 def test_flag_that_is_younger_than_the_run_was_at_its_default(tmp_path):
     open_run(tmp_path, "--q=0.5\n", resume=False)
     begin(tmp_path)

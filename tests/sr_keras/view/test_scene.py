@@ -10,7 +10,10 @@ import pytest
 
 from pipelines.errors import SlideError
 from pipelines.slide import open_slide
+from sr_keras import shipped_model
 from sr_keras.metrics import bicubic
+from sr_keras.model.loading import load_generator
+from sr_keras.model.uncertainty import load_uncertainty
 from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.slides.trust_map import measure
 from sr_keras.view import scene as module
@@ -120,3 +123,16 @@ def test_margin_is_whole_squares_and_covers_what_the_degradation_looks_at():
         assert margin % square_side(1, 1, scale) == 0
         assert margin >= max(map(reach, candidates(scale)))
     assert module._margin(3) == 0
+
+
+def test_expected_error_of_the_uncertainty_head_is_shown_where_it_predicts_better(sample_slide, histology):
+    light = load_generator(shipped_model("srgan_sqe_x4_light"))
+    head = load_uncertainty(light.path)
+    if head is None or not head.facts.is_better:
+        pytest.skip("the shipped light model has no head that predicts better than the LR error")
+    with Scene(sample_slide, [light]) as scene:
+        [name] = scene.enlarged
+        tile = scene.trust(name, (1, 1), [])
+        expected = head.expected(histology[np.newaxis])[0].numpy().reshape(128, 16, 128, 16).mean((1, 3))
+        np.testing.assert_allclose(tile, expected[32:64, 32:64], rtol=1e-3)
+        assert scene.usual_error(name) == pytest.approx(max(2, np.percentile(tile, 75)))

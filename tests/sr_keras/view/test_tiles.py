@@ -103,3 +103,18 @@ def test_failed_tile_is_told_and_the_next_is_computed(tiles):
     assert done.wait(WAIT)
     assert told == ["white", None]
     assert tiles.get(2)[0] == 2
+
+
+def test_viewer_that_cannot_be_told_is_forgotten_and_the_others_go_on(busy):
+    tiles, go_on = busy
+    computed, done = [], Event()
+
+    def tell(error):
+        raise AttributeError("the document is gone")
+
+    tiles.look("other", {"other": lambda: array()}, lambda error: done.set())
+    tiles.look("gone", {name: lambda name=name: computed.append(name) for name in "ab"}, tell)
+    go_on.set()
+    assert done.wait(WAIT)
+    assert computed == ["a"]
+    assert not tiles.waiting("gone")
