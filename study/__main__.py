@@ -4,12 +4,13 @@ r"""Train a grid of cells by cross-validation over slides, score them, and answe
     python -m study --flagfile=sr_keras/flagfiles/study_slides.flags \
         --data=tiles/train,pairs/train,pairs/val --outlier_dir=tiles/outliers \
         --work=runs/study_slides --output=docs/study/slides
-    python -m study --flagfile=sr_keras/flagfiles/study_slides.flags --notrain --output=docs/study/slides
+    python -m study --flagfile=sr_keras/flagfiles/study_slides.flags --train=false \
+        --output=docs/study/slides --page=docs/robustness.md
 
 Every cell is a run of `sr_keras.train` on the slides of all folds but one, scored on the slides of that one. Flags of
 `sr_keras.train` apply to all cells, except those that the grid sets. The same command again resumes the study; cells in
-OUTPUT/results.csv are not trained again, even on another machine. With --notrain the tables and figures are made of the
-results there are; cells that are missing are named "not run".
+OUTPUT/results.csv are not trained again, even on another machine. With --train=false the tables and figures are made of
+the results there are; cells that are missing are named "not run".
 
 OUTPUT gets results.csv, tables.md and figures: numbers and plots, no picture of a slide. WORK gets the tiles and runs.
 --page puts the table of claims into a page, between two lines that say so.

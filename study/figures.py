@@ -57,11 +57,11 @@ def write_figures(settings: Sequence[Setting], rows: Sequence[Row], answers: Seq
 
 
 def _methods(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str) -> Figure | None:
-    """Draw the means of each method at each corrupted share, beside bicubic."""
-    if not settings:
+    """Draw the means of each method at each corrupted share, beside bicubic; nothing if there is one share."""
+    shares = sorted({100 * one.fraction for one in settings})
+    if len(shares) < 2:
         return None
     figure, panels = _panels(2.9)
-    shares = sorted({100 * one.fraction for one in settings})
     for axes, metric in zip(panels, SHOWN, strict=True):
         axes.set_title(_heading(metric), loc="left")
         axes.set_xticks(shares, [f"{share:g}%" for share in shares])

@@ -2,7 +2,7 @@
 """Tables and figures of a study, from its results and claims. Cells may be missing: they are "not run"."""
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +14,14 @@ from sr_keras.evaluation.patches import METRICS
 from study.claims import NOT_RUN, Answer, Claims, answer
 from study.figures import write_figures
 from study.folds import Slide
-from study.grid import BICUBIC, Setting
+from study.grid import BICUBIC, NONE, Setting
 from study.results import JUDGEMENTS, SCORES, Row, by_slide, finished, label, read_results
 from study.statistics import interval
 
-BEGIN, END = "<!-- claims: written by python -m study --page -->", "<!-- end of claims -->"
+BEGIN, END = "<!-- {}: written by python -m study --page -->", "<!-- end of {} -->"  # of a table in a page
+CAPTIONS = {"methods": "Scores against the corrupted share of the training examples",
+            "stability": "What every slide loses from a clean training set",
+            "claims": "Every claim in units of the effect that counts"}
 MEANS = ("ms_ssim", "qilv", "rrmse", "psnr", "ssim")
 TITLES = {"rrmse_squared": "RRMSE squared", "qilv_unit": "QILV on [0, 1]", "d_hr": "D(HR)", "d_sr": "D(SR)",
           "d_accuracy": "accuracy of D"}
@@ -35,7 +38,7 @@ def write_report(settings: Sequence[Setting], claims: Claims, slides: dict[str, 
         folds: Checksum of the file of folds.
         output: The folder with results.csv.
         vgg_weights: Of SRGAN.
-        page: A Markdown file with the lines BEGIN and END.
+        page: A Markdown file with the lines BEGIN and END of "claims", "figures" and "the paper's scales".
     """
     rows = read_results(output / "results.csv", folds)
     answers = answer(claims, rows, slides)
@@ -47,9 +50,15 @@ def write_report(settings: Sequence[Setting], claims: Claims, slides: dict[str, 
         f"## By magnification\n\n{magnification_table(done, rows, slides, vgg_weights)}",
         f"## The discriminator in its last epoch\n\n{judgements_table(done, rows, vgg_weights)}",
         f"## The paper's scales\n\n{paper_table(done, rows, vgg_weights)}")) + "\n")
-    write_figures(settings, rows, answers, slides, output / "figures", vgg_weights)
+    drawn = write_figures(settings, rows, answers, slides, output / "figures", vgg_weights)
     if page:
-        _into_page(Path(page), f"{claims_table(answers)}\n\n{_progress(settings, rows, slides)}")
+        ours = [setting for setting in done if setting.method == "srgan_sqe" and setting.kind in ("mixed", NONE)
+                and not setting.variant]
+        figures = [f"![{CAPTIONS[path.stem]}]({os.path.relpath(path, Path(page).parent)})" for path in drawn
+                   if path.suffix == ".png"]
+        _into_page(Path(page), {"figures": "\n\n".join(figures) or "No figure yet.",
+                                "claims": f"{claims_table(answers)}\n\n{_progress(settings, rows, slides)}",
+                                "the paper's scales": paper_table(ours, rows, vgg_weights)})
     print(f"{output / 'tables.md'}, {output / 'figures'}{f', {page}' if page else ''}")
 
 
@@ -148,11 +157,14 @@ def _progress(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str
             f"{trained}")
 
 
-def _into_page(path: Path, table: str) -> None:
+def _into_page(path: Path, tables: dict[str, str]) -> None:
     text = read_text(path, "restore it")
-    require(BEGIN in text and END in text, "page", f"have the lines {BEGIN} and {END}", "add them", str(path))
-    write_text(path, re.sub(f"(?s){re.escape(BEGIN)}.*?{re.escape(END)}",
-                            lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text))
+    for name, table in tables.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        require(begin in text and end in text, "page", f"have the lines {begin} and {end}", "add them", str(path))
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+    write_text(path, text)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int | None = None) -> str:

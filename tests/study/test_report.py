@@ -22,7 +22,9 @@ def written(tmp_path_factory, study, settings, slides):
     """Return the folder of a report, with a page."""
     folder = tmp_path_factory.mktemp("report")
     write_results(study, folder / "results.csv")
-    (folder / "page.md").write_text(f"# Page\n\n{BEGIN}\nearlier\n{END}\n\nmore\n")
+    marks = (f"{BEGIN.format(name)}\nearlier\n{END.format(name)}"
+             for name in ("claims", "figures", "the paper's scales"))
+    (folder / "page.md").write_text("\n\n".join(("# Page", *marks, "more\n")))
     write_report(settings, CLAIMS, slides, FOLDS, folder, "hed", str(folder / "page.md"))
     return folder
 
@@ -36,7 +38,10 @@ def line_of(text: str, *leading: str) -> list[str]:
 def test_page_gets_the_answers_and_keeps_the_rest(written):
     page = (written / "page.md").read_text()
     assert page.startswith("# Page\n")
-    assert page.endswith(f"{END}\n\nmore\n")
+    assert page.endswith(END.format("the paper's scales") + "\n\nmore\n")
+    assert line_of(page, "SRGAN_SQE, 50%")[3] == "0.0050"
+    assert "SRGAN_QE, 50%" not in page
+    assert all(f"](figures/{name}.png)" in page for name in ("methods", "stability", "claims"))
     assert "earlier" not in page
     better, smaller = line_of(page, "50%: SRGAN_SQE beats SRGAN")[1:]
     assert re.fullmatch(r"\*\*held\*\* \+0\.0(19|20)\d", better)
