@@ -11,7 +11,8 @@ import pytest
 from sr_keras import cli
 
 ROOT = Path(__file__).parents[1]
-NO_FLAGS = {"sr_keras.cli", "benchmarks.house"}
+NO_FLAGS = {"sr_keras.cli", "benchmarks.house", *(
+    f"benchmarks.peers.{name}" for name in ("bicubic", "dat_light", "esrgan_thick", "litert", "real_esrgan"))}
 
 
 def programs() -> list[str]:

@@ -20,6 +20,9 @@ CODE = """
 import importlib, os, pickle, sys
 answer = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
+from pipelines import console
+console.quiet_tensorflow()
+console.import_tensorflow()
 module, name, arguments = pickle.load(sys.stdin.buffer)
 try:
     outcome = getattr(importlib.import_module(module), name)(*arguments)

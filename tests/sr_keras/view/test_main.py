@@ -20,7 +20,9 @@ pytestmark = pytest.mark.server
 
 def start(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "sr_keras.cli", "view", *arguments, "--nobrowser"], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            # a background job of a shell, as tests may be, has its children ignore Ctrl-C
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_slide_is_served_until_interrupted(sample_slide, small):
