@@ -16,6 +16,7 @@ import io
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -110,9 +111,8 @@ class Viewer:
         """Serve until Ctrl-C, or `stop`."""
         self._server.start()
         try:
-            self._server.io_loop.start()
-        except KeyboardInterrupt:
-            pass
+            with suppress(KeyboardInterrupt):  # Ctrl-C is how a viewer ends
+                self._server.io_loop.start()
         finally:
             self._server.stop()
             self.tiles.close()
