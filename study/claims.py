@@ -8,7 +8,7 @@ the grid. The answer for a metric is
     held        the mean difference over slides is above the threshold, p < alpha after Holm's correction
     failed      it is below the threshold, p < alpha after Holm's correction
     undecided   neither: the slides do not tell
-    not run     a setting has not been scored on every slide
+    not run     a setting lacks a finite score on a slide: without the slides on which it fails it would look better
 
 The family of the correction is all claims in all metrics, those that were not run as p = 1.
 """
@@ -16,19 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from pipelines.errors import require
-from pipelines.files import read_text
+from pipelines.files import Finite, Positive, read_text
 from sr_keras.evaluation.patches import METRICS
 from study.folds import Slide
-from study.results import Row, by_slide, finished
+from study.results import SCORES, Row, by_slide
 from study.statistics import Compared, compare, folds_agreeing, holm
 
 HELD, FAILED, UNDECIDED, NOT_RUN = "held", "failed", "undecided", "not run"
 REMEDY = "correct it"
+JUDGED = tuple(name for name in SCORES if name in METRICS)
 
 
 class Claim(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -37,14 +40,14 @@ class Claim(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     claim: str
     better: str
     than: str
-    by: float
+    by: Finite
 
 
 class Claims(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The claims, the effect that counts by metric, and the level of significance of the family."""
 
-    alpha: float
-    effects: dict[str, float]
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    effects: Annotated[dict[str, Positive], msgspec.Meta(min_length=1)]
     claims: list[Claim]
 
 
@@ -54,11 +57,16 @@ class Answer:
 
     claim: Claim
     metric: str
-    threshold: float
+    effect: float
     compared: Compared
     corrected: float
     agreeing: tuple[int, int]
     answer: str
+
+    @property
+    def threshold(self) -> float:
+        """What the difference must be above."""
+        return self.claim.by * self.effect
 
 
 def read_claims(path: Path, settings: Collection[str]) -> Claims:
@@ -76,16 +84,14 @@ def read_claims(path: Path, settings: Collection[str]) -> Claims:
         raise FileNotFoundError(f"`claims` must be a YAML file; check the spelling. Received: claims={str(path)!r}")
     try:
         claims = msgspec.yaml.decode(read_text(path, REMEDY), type=Claims)
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"`claims` must be a YAML file of claims; {REMEDY}. "
                          f"Received: {path}: {' '.join(str(error).split())}") from error
     unknown = [one for claim in claims.claims for one in (claim.better, claim.than) if one not in settings]
     require(not unknown, "claims", "name cells of the grid", "correct them, or add the cells to the grid",
             f"{path}: {', '.join(dict.fromkeys(unknown))}")
-    wrong = [name for name, effect in claims.effects.items() if name not in METRICS or not effect > 0]
-    require(bool(claims.effects) and not wrong, "claims", f"give positive effects of {', '.join(METRICS)}", REMEDY,
-            f"{path}: {', '.join(wrong)}")
-    require(0 < claims.alpha < 1, "claims", "have an alpha between 0 and 1", "0.05 is usual", claims.alpha)
+    wrong = [name for name in claims.effects if name not in JUDGED]
+    require(not wrong, "claims", f"give effects of {', '.join(JUDGED)}", REMEDY, f"{path}: {', '.join(wrong)}")
     return claims
 
 
@@ -93,15 +99,15 @@ def answer(claims: Claims, rows: Sequence[Row], slides: dict[str, Slide]) -> lis
     """Return the answer to every claim in every metric, in the order of the file."""
     folds = {name: slide.fold for name, slide in slides.items()}
     found = []
-    for claim in claims.claims:
-        complete = all(finished(rows, setting, slides) for setting in (claim.better, claim.than))
-        for metric, effect in claims.effects.items():
-            differences = signed(rows, claim.better, claim.than, metric) if complete else {}
-            compared = compare(list(differences.values()), claim.by * effect)
-            found.append((claim, metric, claim.by * effect, compared, folds_agreeing(differences, folds)))
+    for claim, (metric, effect) in product(claims.claims, claims.effects.items()):
+        differences = signed(rows, claim.better, claim.than, metric)
+        if differences.keys() != slides.keys():
+            differences = {}
+        compared = compare(list(differences.values()), claim.by * effect)
+        found.append((claim, metric, effect, compared, folds_agreeing(differences, folds)))
     corrected = holm([compared.p for _, _, _, compared, _ in found])
-    return [Answer(claim, metric, threshold, compared, p, agreeing, _word(compared, threshold, p, claims.alpha))
-            for (claim, metric, threshold, compared, agreeing), p in zip(found, corrected, strict=True)]
+    return [Answer(claim, metric, effect, compared, p, agreeing, _word(compared, claim.by * effect, p, claims.alpha))
+            for (claim, metric, effect, compared, agreeing), p in zip(found, corrected, strict=True)]
 
 
 def signed(rows: Sequence[Row], better: str, than: str, metric: str) -> dict[str, float]:

@@ -117,8 +117,8 @@ def _claims(answers: Sequence[Answer]) -> Figure | None:
     for axes, metric in zip(panels, SHOWN, strict=True):
         axes.axvline(0, color=FAINT, linewidth=0.8)
         for one in (one for one in answers if one.metric == metric and one.claim in claims):
-            y, unit = claims.index(one.claim), one.threshold / one.claim.by
-            mean, low, high = (value / unit for value in (one.compared.mean, one.compared.low, one.compared.high))
+            y = claims.index(one.claim)
+            mean, low, high = (value / one.effect for value in (one.compared.mean, one.compared.low, one.compared.high))
             colour, marker = ANSWERS[one.answer]
             axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], color=colour, marker=marker, markersize=4,
                           capsize=1.5, linestyle="", label=one.answer)

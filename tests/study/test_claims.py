@@ -61,6 +61,13 @@ def test_claim_on_a_cell_that_lacks_a_slide_is_not_run(study, slides):
     assert (found.answer, found.corrected) == (NOT_RUN, 1)
 
 
+def test_slide_on_which_a_network_fails_is_not_left_out_of_a_claim(study, slides):
+    failed = [row | {"ms_ssim": None} if (row["setting"], row["slide"]) == ("srgan-q2-clean", "slide00") else row
+              for row in study]
+    assert one_answer(failed, slides, "srgan_sqe-q0.5-clean", "srgan-q2-clean").answer == NOT_RUN
+    assert one_answer(failed, slides, "srgan_sqe-q0.5-clean", "srgan-q2-clean", metric="qilv").answer != NOT_RUN
+
+
 def test_a_family_of_many_claims_decides_less(rows_of, slides):
     a, b = (Setting("srgan_sqe", 0.5), Setting("srgan_qe", 0.5))
     rows = rows_of(a, 0.9035, noise=0.002, luck=1) + rows_of(b, 0.9, noise=0.002, luck=2)
@@ -75,10 +82,13 @@ def test_a_family_of_many_claims_decides_less(rows_of, slides):
 
 @pytest.mark.parametrize(("text", "message"), [
     (GOOD.replace("than: b", "than: c"), "`claims` must name cells of the grid.*: c'$"),
-    (GOOD.replace("ms_ssim", "beauty"), "`claims` must give positive effects of .*beauty"),
-    (GOOD.replace("0.002", "0"), "`claims` must give positive effects"),
-    (GOOD.replace("0.05", "2"), "`claims` must have an alpha between 0 and 1"),
+    (GOOD.replace("ms_ssim", "beauty"), "`claims` must give effects of psnr, .*beauty"),
+    (GOOD.replace("ms_ssim", "lr_consistency"), "`claims` must give effects of psnr, .*lr_consistency"),
+    (GOOD.replace("0.002", "0"), r"`claims` must be a YAML file of claims.* > 0.*\$\.effects"),
+    (GOOD.replace("ms_ssim: 0.002", ""), r"`claims` must be a YAML file of claims.*\$\.effects"),
+    (GOOD.replace("0.05", "2"), r"`claims` must be a YAML file of claims.* < 1.*\$\.alpha"),
     (GOOD.replace("by: 1", "by: much"), "`claims` must be a YAML file of claims.*by"),
+    (GOOD.replace("by: 1", "by: .nan"), "`claims` must be a YAML file of claims.*by"),
     (GOOD.replace("by: 1", "worth: 1"), "`claims` must be a YAML file of claims"),
     ("claims: [", "`claims` must be a YAML file of claims"),
 ])
