@@ -44,7 +44,7 @@ from tqdm import tqdm
 from pipelines import console
 from pipelines.config import DegradeOptions, PatchOptions, check_seed, define_patch_flags, patch_options
 from pipelines.errors import require, require_folder
-from pipelines.files import write_text
+from pipelines.files import write_csv, write_text
 from pipelines.options import define_paths
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.model.runtimes import ENGINE_CHOICES
@@ -174,7 +174,6 @@ def score_on_nuclei(output: Path, title: str) -> None:
     )
     from sr_keras.evaluation.perceptual import extractor
     from sr_keras.evaluation.pictures import draw_nuclei
-    from sr_keras.evaluation.tables import write_csv
 
     named = [] if FLAGS.lr is None else [condition_named(name) for name in (
         ("pairs", "textbook") if FLAGS.lr == "standard" else (FLAGS.lr,))]
@@ -221,7 +220,7 @@ def _lr_errors(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarra
 def score_on_one(output: Path, title: str) -> None:
     """Score on one kind of LR, write FILES, and print the table."""
     console.import_tensorflow()
-    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise, write_csv
+    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise
     from sr_keras.evaluation.patches import condition_named, find_shards, lr_dataset, pairs_of, trained_condition
 
     named = condition_named(FLAGS.lr) if FLAGS.lr else None  # before the model is loaded: the name may be wrong

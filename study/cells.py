@@ -40,13 +40,13 @@ from sr_keras.config import METHODS, Objective
 from sr_keras.training.flags import define_train_flags, generator_options, objective, train_options
 from sr_keras.training.run_folder import read_metrics, versions
 from study.folds import Slide
-from study.grid import BICUBIC, Cell, setting_flags
+from study.grid import BICUBIC, RESULTS_FILE, Cell, setting_flags
 from study.results import JUDGEMENTS, Row, read_results, write_results
 
 if TYPE_CHECKING:
     from sr_keras.training.plan import Plan
 
-COMMON_FLAGS, RESULTS_FILE = "common.flags", "results.csv"
+COMMON_FLAGS = "common.flags"
 SEEN = 4  # tiles in a batch of scoring
 # Objectives of what cells share, by stage. With q = 1 the start is neither squared error's nor the quasi-norm's.
 SHARED = {"autoencoder": METHODS["srgan_sqe"], "warmup": Objective(q=1.0, lambda_m=0, lambda_s=0, lambda_d=0)}
@@ -136,7 +136,7 @@ def _job(job: Cell | int, report: Callable[[int], None], study: Study) -> list[R
         remove(folder)
         folder.mkdir(parents=True)
         with _logged(folder / "log.txt"):
-            return _cell_rows(job, folder, study)
+            return _cell_rows(job, folder, study) or Failed(job.name, "no slide of its fold has scanned LR")
     except (OSError, ValueError, RuntimeError) as error:  # a full disk, a loss that is not finite: other cells go on
         return Failed(job.name, " ".join(f"{type(error).__name__}: {error}".split()))
 

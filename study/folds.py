@@ -11,21 +11,20 @@ magnification, and of slides.
 """
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from absl import flags
 
 from pipelines import console
 from pipelines.errors import require
-from pipelines.files import Count, read_table, write_text
+from pipelines.files import Count, read_table, write_csv
 
 FOLDS_FILE = Path(__file__).parent / "folds.csv"
 REMEDY = "correct it, or draw the folds again with python -m study.folds"
@@ -49,11 +48,7 @@ def main() -> int:
     """Draw the folds of the file anew."""
     path = Path(FLAGS.file)
     slides = draw(_read(path), FLAGS.folds, FLAGS.seed)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Slide)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(slide) for slide in slides)
-    write_text(path, text.getvalue())
+    write_csv([asdict(slide) for slide in slides], path)
     print(f"{path}: {len(slides)} slides in {FLAGS.folds} folds")
     return 0
 
@@ -61,6 +56,7 @@ def main() -> int:
 def draw(slides: Sequence[Slide], folds: int, seed: int) -> list[Slide]:
     """Return the slides with new folds, in the order of their names."""
     cases = sorted({slide.case for slide in slides})
+    require(folds <= len(cases), "folds", f"be at most {len(cases)}, the number of cases", "lower it", folds)
     order = np.random.default_rng(seed).permutation(len(cases))
     members = {case: [slide for slide in slides if slide.case == case] for case in cases}
     # Rare magnifications first: later cases can still even out the sizes.
@@ -111,8 +107,7 @@ def checksum(path: Path) -> str:
 def _read(path: Path) -> list[Slide]:
     if not path.is_file():
         raise FileNotFoundError(f"`folds` must be a CSV file; check the spelling. Received: folds={str(path)!r}")
-    return [Slide(row["slide"], row["case"], row["magnification"], int(row["fold"]))
-            for row in read_table(path, Slide, REMEDY)]
+    return [msgspec.convert(row, Slide, strict=False) for row in read_table(path, Slide, REMEDY)]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ LAMBDAS = ("lambda_m", "lambda_s", "lambda_d", "lambda_v")
 SET_BY_STUDY = ("method", "q", *LAMBDAS, "corrupt_fraction", "corrupt_kinds", "corrupt_side", "seed", "run",
                 "autoencoder", "generator", "train_data", "val_data", "test_data", "train_region", "val_region",
                 "test_region")
+RESULTS_FILE = "results.csv"  # see `study.results`
 REMEDY = "correct the grid"
 
 

@@ -21,8 +21,6 @@ constants of images in [0, 1]. Bicubic has rows of its own, with empty fields wh
 """
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +28,7 @@ from typing import Any, Literal
 import msgspec
 
 from pipelines.errors import require
-from pipelines.files import read_table, read_text, write_text
+from pipelines.files import Finite, read_table, read_text, write_csv
 from sr_keras.features import LABELS
 from study.grid import BICUBIC, FIDELITY, NONE, Setting
 
@@ -46,12 +44,12 @@ NAMES = {BICUBIC: "bicubic", "srgan": "SRGAN", "srgan_e": "SRGAN_E", "srgan_qe":
          "srgan_sqe": "SRGAN_SQE", FIDELITY: "L_F alone"}
 
 
-def read_results(path: Path, folds: str | None = None) -> list[Row]:
+def read_results(path: Path, folds: str) -> list[Row]:
     """Return the rows of results.csv, empty fields as None; no rows if there is no file.
 
     Args:
         path: The file.
-        folds: Checksum of the file of folds that the rows must be of; None for any.
+        folds: Checksum of the file of folds that the rows must be of.
 
     Raises:
         ValueError: The columns are different, a row is damaged, or it is of another file of folds.
@@ -62,11 +60,11 @@ def read_results(path: Path, folds: str | None = None) -> list[Row]:
     header = tuple(read_text(path, remedy).split("\n", 1)[0].rstrip("\r").split(","))
     require(header == COLUMNS, "output", f"contain the results of a study, with the columns {', '.join(COLUMNS)}",
             "choose another folder, or remove this file", f"{path} with {', '.join(header)[:200] or 'no header'}")
-    kinds = {**dict.fromkeys(COLUMNS, str), **dict.fromkeys(FLOATS, float | EMPTY),
+    kinds = {**dict.fromkeys(COLUMNS, str), **dict.fromkeys(FLOATS, Finite | EMPTY),
              **dict.fromkeys(INTEGERS, int | EMPTY)}
     kind = msgspec.defstruct("Result", list(kinds.items()))
     rows = [{name: _parse(name, row[name]) for name in COLUMNS} for row in read_table(path, kind, remedy)]
-    others = sorted({row["folds"] or "none" for row in rows} - {folds}) if folds else []
+    others = sorted({row["folds"] or "none" for row in rows} - {folds})
     require(not others, "folds", "be the file that the results were made with",
             "name that file, or choose another folder for the results", f"{path} of the folds {', '.join(others)}")
     return rows
@@ -74,13 +72,8 @@ def read_results(path: Path, folds: str | None = None) -> list[Row]:
 
 def write_results(rows: Iterable[Row], path: Path) -> None:
     """Write results.csv atomically, sorted by cell and slide: the same rows give the same bytes."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in sorted(rows, key=lambda row: (row["cell"], row["slide"])):
-        writer.writerow({name: f"{value:.6g}" if isinstance(value := row.get(name), float) else value
-                         for name in COLUMNS})
-    write_text(path, text.getvalue())
+    write_csv([{name: row.get(name) for name in COLUMNS}
+               for row in sorted(rows, key=lambda row: (row["cell"], row["slide"]))], path)
 
 
 def by_slide(rows: Iterable[Row], setting: str, column: str) -> dict[str, float]:

@@ -30,6 +30,7 @@ from benchmarks.peers.methods import METHODS, ROOT, THICK_FILE
 from benchmarks.peers.patches import KINDS
 from pipelines import console
 from pipelines.errors import require
+from pipelines.files import write_csv
 from pipelines.options import define_paths
 
 MEASURES = ["pixels", "nuclei", "perceptual"]
@@ -81,7 +82,6 @@ def _write_patches(work: Path) -> None:
 
 def _run(work: Path, peers_python: Path) -> None:
     from benchmarks.peers.patches import commands_of, measure, super_resolve
-    from sr_keras.evaluation import write_csv
 
     require(peers_python.exists(), "peers_python", "be the Python of the peers' environment",
             "make it as --help shows", str(peers_python))
@@ -100,7 +100,6 @@ def _run(work: Path, peers_python: Path) -> None:
 
 def _score(work: Path) -> None:
     from benchmarks.peers.scores import joined, read_rows, score
-    from sr_keras.evaluation import write_csv
 
     tables = {}
     for measure in MEASURES:

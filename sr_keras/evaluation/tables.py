@@ -11,8 +11,6 @@ returns without error), the patch is left out of the means of both and of the di
 """
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +21,7 @@ import msgspec
 import numpy as np
 
 from pipelines.errors import require
-from pipelines.files import read_table, write_text
+from pipelines.files import read_table, write_csv, write_text
 from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, STANDARD, Condition, Row
 
 DIFFERENCE = "difference"
@@ -230,18 +228,8 @@ def metrics_of(gains: Sequence[Gain]) -> list[str]:
             if all(name in slide.means[SR] for gain in gains for slide in gain.slides.values())]
 
 
-def write_csv(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
-    """Write rows to a CSV file, atomically: example_id, slide_id, method, and a column per metric."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-                     for row in rows)
-    write_text(path, file.getvalue())
-
-
 def read_scores(path: str | os.PathLike[str]) -> list[Row]:
-    """Return the rows of `write_csv`, scores as numbers.
+    """Return the rows of a CSV file of `score`, scores as numbers.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -19,9 +19,7 @@ This module does not import TensorFlow.
 """
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import json
 import os
 import platform
@@ -32,7 +30,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TypedDict
 
-from pipelines.files import Count, read_table, read_text, write_text
+from pipelines.files import Count, read_table, read_text, write_csv, write_text
 from sr_keras.model.facts import FLAGS_FILE
 
 VERSIONS_FILE, LOCK_FILE = "versions.json", ".lock"
@@ -165,9 +163,5 @@ def record_metrics(run: Path, stage: str, epoch: int, values: dict[str, float]) 
     """Add the row of one epoch to metrics.csv; it replaces later rows of this stage, left by a killed run."""
     rows = [row for row in read_metrics(run) if row["stage"] != stage or int(float(row["epoch"])) < epoch]
     rows.append({"stage": stage, **{name: f"{value:.6g}" for name, value in values.items()}, "epoch": str(epoch)})
-    columns = list(dict.fromkeys(name for row in rows for name, value in row.items() if value))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(run / "metrics.csv", text.getvalue())
+    columns = dict.fromkeys(name for row in rows for name, value in row.items() if value)
+    write_csv([{name: row.get(name, "") for name in columns} for row in rows], run / "metrics.csv")

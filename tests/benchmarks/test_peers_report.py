@@ -13,7 +13,7 @@ from benchmarks.peers.__main__ import PAGE, PICTURE, SCORES, SPEEDS
 from benchmarks.peers.methods import BY_NAME, METHODS, OURS, ROOT
 from benchmarks.peers.patches import KINDS
 from benchmarks.peers.report import BEGIN, END, Results, draw, page_tables, short_table, write_between
-from sr_keras.evaluation import write_csv
+from pipelines.files import write_csv
 
 SLIDES = ("a", "b")
 

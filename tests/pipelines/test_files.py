@@ -196,6 +196,13 @@ def test_missing_file_is_another_error(tmp_path):
         read_json(tmp_path / "a.json", Kind, "write it again")
 
 
+def test_csv_has_numbers_of_six_digits_and_no_other_file_is_left(tmp_path):
+    files.write_csv([{"name": "a,b", "count": 3, "share": 1 / 3}, {"name": "", "count": None, "share": 2.0}],
+                    tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_bytes() == b'name,count,share\n"a,b",3,0.333333\n,,2\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
 def test_table_gives_its_fields_as_text(tmp_path):
     path = place(tmp_path / "a.csv", b'name,count,share,more\n"a,b",3,nan,x\n')
     assert read_table(path, Row, "write it again") == [{"name": "a,b", "count": "3", "share": "nan", "more": "x"}]

@@ -64,10 +64,20 @@ def test_a_case_stays_in_one_fold_whatever_the_seed():
     (["a,one,20x,0", "b,two,20x,0"], "`folds` must have two folds or more"),
     (["a,one,20x,first", "b,two,20x,0"], r"must be a CSV table.*line 2"),
     (["a,one,20x,-1", "b,two,20x,0"], r"must be a CSV table.*line 2"),
+    (["a,one,20x,1.5", "b,two,20x,0"], r"must be a CSV table.*line 2"),
 ])
 def test_folds_that_cannot_be_used_are_refused(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         read_folds(write(tmp_path / "folds.csv", *lines))
+
+
+def test_fold_may_be_written_as_a_table_program_writes_numbers(tmp_path):
+    assert read_folds(write(tmp_path / "folds.csv", "a,one,20x,1.0", "b,two,20x,0.0"))["a"].fold == 1
+
+
+def test_more_folds_than_cases_are_refused():
+    with pytest.raises(ValueError, match="`folds` must be at most 1, the number of cases; lower it"):
+        draw([Slide("a", "one", "20x", 0), Slide("b", "one", "20x", 0)], 2, seed=0)
 
 
 def test_missing_file_is_named(tmp_path):

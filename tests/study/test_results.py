@@ -7,10 +7,12 @@ import pytest
 from study.grid import Setting
 from study.results import COLUMNS, by_slide, finished, label, read_results, write_results
 
+FOLDS = "f" * 12
+
 
 def test_rows_survive_the_file_and_numbers_are_numbers(study, tmp_path):
     write_results(study, tmp_path / "results.csv")
-    found = read_results(tmp_path / "results.csv", "f" * 12)
+    found = read_results(tmp_path / "results.csv", FOLDS)
     assert len(found) == len(study)
     assert tuple(found[0]) == COLUMNS
     ours = {(row["cell"], row["slide"]): row for row in study}
@@ -27,7 +29,7 @@ def test_order_of_rows_does_not_change_the_file(study, tmp_path):
 
 
 def test_no_file_is_no_rows(tmp_path):
-    assert read_results(tmp_path / "results.csv") == []
+    assert read_results(tmp_path / "results.csv", FOLDS) == []
 
 
 def test_results_of_another_fold_file_are_refused(study, tmp_path):
@@ -36,19 +38,20 @@ def test_results_of_another_fold_file_are_refused(study, tmp_path):
         read_results(tmp_path / "results.csv", "0" * 12)
 
 
-@pytest.mark.parametrize("damage", [lambda row: row[:row.index(",")], lambda row: row.replace(",8,", ",good,")])
+@pytest.mark.parametrize("damage", [lambda row: row[:row.index(",")], lambda row: row.replace(",8,", ",good,"),
+                                    lambda row: row.replace(",0.99,", ",nan,")])
 def test_damaged_row_is_named_by_its_line(study, tmp_path, damage):
     write_results(study, tmp_path / "results.csv")
     head, first, *more = (tmp_path / "results.csv").read_text().splitlines()
     (tmp_path / "results.csv").write_text("\n".join([head, damage(first), *more]))
     with pytest.raises(ValueError, match=r"results\.csv` must be a CSV table .*line 2"):
-        read_results(tmp_path / "results.csv")
+        read_results(tmp_path / "results.csv", FOLDS)
 
 
 def test_table_of_something_else_is_refused(tmp_path):
     (tmp_path / "results.csv").write_text("cell,method,q,balance\n")
     with pytest.raises(ValueError, match="`output` must contain the results of a study"):
-        read_results(tmp_path / "results.csv")
+        read_results(tmp_path / "results.csv", FOLDS)
 
 
 def test_setting_is_finished_when_every_slide_has_a_score(study, settings, slides):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from skimage.color import hed2rgb
 
+from pipelines.files import write_csv
 from pipelines.pixels import quantise
 from sr_keras.evaluation import detail
 from sr_keras.evaluation.detail import (
@@ -19,7 +20,7 @@ from sr_keras.evaluation.detail import (
     write_detail_json,
 )
 from sr_keras.evaluation.patches import BICUBIC, SR
-from sr_keras.evaluation.tables import finite_mean, write_csv
+from sr_keras.evaluation.tables import finite_mean
 
 MPP, SIDE = 0.5, 128
 CENTRES = [(y, x) for y in (20, 64, 108) for x in (20, 64, 108)]

@@ -17,7 +17,6 @@ from sr_keras.evaluation.tables import (
     slide_table,
     standard_page,
     summarise,
-    write_csv,
     write_gains_csv,
     write_gains_json,
 )
@@ -156,15 +155,6 @@ def test_rows_of_one_method_only_are_refused(two_slides):
         summarise([row for row in two_slides if row["method"] == "sr"])
     with pytest.raises(ValueError, match="`rows` must"):
         summarise([])
-
-
-def test_csv_holds_every_row_and_no_other_file_is_left(two_slides, tmp_path):
-    write_csv(two_slides, tmp_path / "scores.csv")
-    with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as handle:
-        found = list(csv.DictReader(handle))
-    assert list(found[0]) == ["example_id", "slide_id", "method", "psnr", "rrmse", "ssim", "qilv"]
-    assert [float(row["psnr"]) for row in found] == [row["psnr"] for row in two_slides]
-    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
 # Gains
