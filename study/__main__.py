@@ -32,7 +32,7 @@ from pipelines.options import define_paths
 from pipelines.workers import cores
 from sr_keras.training.flags import define_train_flags, generator_options, objective, train_defaults, train_options
 from study.folds import FOLDS_FILE, check_slides, checksum, read_folds
-from study.grid import SET_BY_STUDY, Cell, Setting, parse_grids, setting_flags
+from study.grid import RESULTS_FILE, SET_BY_STUDY, Cell, Setting, parse_grids, setting_flags
 
 if TYPE_CHECKING:
     from pipelines.sources import Source
@@ -61,6 +61,10 @@ def main() -> int:
     """Return 1 if a cell failed."""
     common = "".join(f"{line}\n" for line in console.resolved(TRAIN).splitlines() if _is_common(line))
     require(bool(FLAGS.output), "output", "be set", "add --output=docs/study/slides, for example", FLAGS.output)
+    require(FLAGS.train or (Path(FLAGS.output) / RESULTS_FILE).is_file(), "output", f"contain {RESULTS_FILE} with "
+            "--train=false", "name the folder of a study that was run", FLAGS.output)
+    require(not FLAGS.page or Path(FLAGS.page).is_file(), "page", "be a Markdown file", "check the spelling",
+            FLAGS.page)
     all_cells = common + (f"--outlier_dir={FLAGS.outlier_dir}\n" if FLAGS.outlier_dir else "")  # no path is recorded
     settings = _checked_settings(all_cells)
     folds = Path(FLAGS.folds)

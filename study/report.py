@@ -14,8 +14,8 @@ from sr_keras.evaluation.patches import METRICS
 from study.claims import NOT_RUN, Answer, Claims, answer
 from study.figures import write_figures
 from study.folds import Slide
-from study.grid import BICUBIC, NONE, Setting
-from study.results import JUDGEMENTS, SCORES, Row, by_slide, finished, label, read_results
+from study.grid import BICUBIC, NONE, RESULTS_FILE, Setting
+from study.results import JUDGEMENTS, Row, by_slide, finished, label, read_results
 from study.statistics import interval
 
 BEGIN, END = "<!-- {}: written by python -m study --page -->", "<!-- end of {} -->"  # of a table in a page
@@ -40,7 +40,7 @@ def write_report(settings: Sequence[Setting], claims: Claims, slides: dict[str, 
         vgg_weights: Of SRGAN.
         page: A Markdown file with the lines BEGIN and END of "claims", "figures" and "the paper's scales".
     """
-    rows = read_results(output / "results.csv", folds)
+    rows = read_results(output / RESULTS_FILE, folds)
     answers = answer(claims, rows, slides)
     done = [setting for setting in settings if finished(rows, setting.name, _scored_slides(rows, setting.name, slides))]
     write_text(output / "tables.md", "\n\n".join((
@@ -137,7 +137,6 @@ def paper_table(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: s
     lines = [[words, *(f"{np.mean(list(by_slide(rows, name, metric).values())):.4f}" for metric in names)]
              for name, words in ((BICUBIC, "bicubic"), *((one.name, label(one, vgg_weights)) for one in settings))
              if by_slide(rows, name, "rrmse")]
-    assert set(names) <= set(SCORES)
     return _table(["method, corrupted share", *(TITLES.get(name) or METRICS[name].label for name in names)], lines)
 
 
@@ -150,20 +149,21 @@ def _scored_slides(rows: Sequence[Row], setting: str, slides: dict[str, Slide]) 
 
 def _progress(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str, Slide]) -> str:
     folds = len({slide.fold for slide in slides.values()})
-    cells = {row["cell"] for row in rows if row["method"] != BICUBIC}
-    seconds = {row["cell"]: row["seconds"] for row in rows if row["seconds"] is not None}
+    names = {setting.name for setting in settings}
+    seconds = {row["cell"]: row["seconds"] for row in rows if row["setting"] in names}
     trained = f" They took {sum(seconds.values()) / 3600:.1f} hours to train." if seconds else ""
-    return (f"{len(cells)} of {folds * len(settings)} cells have been run, {len(slides)} slides in {folds} folds."
+    return (f"{len(seconds)} of {folds * len(settings)} cells have been run, {len(slides)} slides in {folds} folds."
             f"{trained}")
 
 
 def _into_page(path: Path, tables: dict[str, str]) -> None:
     text = read_text(path, "restore it")
     for name, table in tables.items():
-        begin, end = BEGIN.format(name), END.format(name)
-        require(begin in text and end in text, "page", f"have the lines {begin} and {end}", "add them", str(path))
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+        before, begin, rest = text.partition(BEGIN.format(name))
+        _, end, after = rest.partition(END.format(name))
+        require(bool(end), "page", f"have the lines {BEGIN.format(name)} and {END.format(name)}, in this order",
+                "add them", str(path))
+        text = f"{before}{begin}\n\n{table}\n\n{end}{after}"
     write_text(path, text)
 
 

@@ -47,7 +47,8 @@ def test_same_rows_give_the_same_svg(drawn, study, settings, slides, tmp_path):
 
 
 def test_claim_of_any_difference_is_drawn(study, slides, tmp_path):
-    claims = Claims(0.05, {"ms_ssim": 0.002}, [Claim("at all", "srgan_sqe-q0.5-0.5-mixed-hr", "srgan-q2-0.5-mixed-hr", 0)])
+    claims = Claims(0.05, {"ms_ssim": 0.002}, [
+        Claim("at all", "srgan_sqe-q0.5-0.5-mixed-hr", "srgan-q2-0.5-mixed-hr", 0)])
     write_figures([], study, answer(claims, study, slides), slides, tmp_path, "hed")
     assert "<!-- at all -->" in (tmp_path / "claims.svg").read_text()
 

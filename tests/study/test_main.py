@@ -124,6 +124,8 @@ def test_cells_made_otherwise_or_by_other_folds_are_refused(killed_then_finished
     ([GRID, "--folds={root}/few.csv"], "`folds` must have every slide of --data in a fold"),
     ([GRID, "--folds={root}/many.csv"], "`data` must have every slide of"),
     (["--grid=method=srgan"], "`claims` must name cells of the grid"),
+    ([GRID, "--train=false"], "`output` must contain results.csv with --train=false"),
+    ([GRID, "--page=nosuch.md"], "`page` must be a Markdown file"),
 ])
 def test_mistake_is_one_line_and_makes_nothing(tiles, tmp_path, more, message):
     (tmp_path / "shared.csv").write_text(FOLDS.replace("slide-c,c", "slide-c,a"))

@@ -76,8 +76,9 @@ def test_means_are_over_slides_and_best_known(study, settings, slides):
 def test_discriminator_and_the_papers_scales_are_shown(written, study, settings):
     text = (written / "tables.md").read_text()
     assert line_of(text, "SRGAN_SQE, 0%", "0.800", "0.200", "0.900")
-    assert line_of(paper_table(settings, study, "hed"), "SRGAN_SQE, 0%")[3:] == ["0.0050", line_of(
-        paper_table(settings, study, "hed"), "SRGAN_SQE, 0%")[4], "0.9900"]
+    _, _, rrmse, squared, _, unit = line_of(paper_table(settings, study, "hed"), "SRGAN_SQE, 0%")
+    assert (squared, unit) == ("0.0050", "0.9900")
+    assert float(rrmse) == pytest.approx(0.2 * (1.2 - 0.93), abs=0.001)  # a third of the slides is at 0.95
 
 
 def test_study_without_rows_says_not_run(tmp_path, settings, slides):
@@ -95,10 +96,14 @@ def test_unfinished_study_counts_its_slides_and_answers_nothing_of_them(tmp_path
     assert line_of(text, "50%: SRGAN_SQE beats SRGAN", "MS-SSIM")[3] == "not run"
     assert set(line_of(text, "SRGAN_SQE, 0%", "22 of 27")[2:]) == {"not run"}
     assert "32 of 40 cells have been run" in text
+    write_results(study, tmp_path / "results.csv")
+    write_report(settings[:1], Claims(0.05, {"ms_ssim": 0.002}, []), slides, FOLDS, tmp_path, "hed")
+    assert "5 of 5 cells have been run" in (tmp_path / "tables.md").read_text()  # others are not of this grid
 
 
-def test_page_without_the_two_lines_is_refused(tmp_path, study, settings, slides):
-    (tmp_path / "page.md").write_text("# Page\n")
+@pytest.mark.parametrize("text", ["# Page\n", f"{END.format('figures')}\n{BEGIN.format('figures')}\nmore\n"])
+def test_page_without_the_two_lines_in_their_order_is_refused(text, tmp_path, settings, slides):
+    (tmp_path / "page.md").write_text(text)
     with pytest.raises(ValueError, match="`page` must have the lines"):
         write_report(settings, CLAIMS, slides, FOLDS, tmp_path, "hed", str(tmp_path / "page.md"))
-    assert (tmp_path / "page.md").read_text() == "# Page\n"
+    assert (tmp_path / "page.md").read_text() == text
