@@ -54,9 +54,10 @@ def test_cells_are_scored_on_their_fold_and_a_failure_costs_no_other(study, caps
     real = Setting("srgan_e", 2.0, variant="degradation=scanner")
     cells = [Cell(bad, 0), Cell(Setting("srgan_sqe", 0.5, 0.5), 0), Cell(Setting("srgan_e", 2.0, 0.5), 0),
              Cell(real, 2)]
-    (failed,) = train_cells(cells, study, at_once=1)
+    failed, unscored = train_cells([*cells, Cell(real, 0)], study, at_once=1)
     assert failed.cell == "fidelity-q0.5-clean-warmup_learning_rate=1e30-fold0"
     assert "the term 'fidelity' is " in failed.reason
+    assert (unscored.cell, unscored.reason) == (Cell(real, 0).name, "no slide of its fold has scanned LR")
     rows = read_results(study.output / "results.csv", study.folds)
     assert [(row["cell"], row["slide"]) for row in rows] == [
         ("bicubic-fold0", "a"), ("bicubic-fold2", "c"), ("bicubic-real-fold2", "c"),
@@ -70,7 +71,8 @@ def test_cells_are_scored_on_their_fold_and_a_failure_costs_no_other(study, caps
         assert row["method"] == "bicubic" or 0 < row["d_hr"] < 1
     shared = sorted(path.name for path in (study.work / "shared").iterdir())  # one for both methods
     assert shared == [f"{stage}-{what}.keras" for stage in ("autoencoder", "warmup")
-                      for what in ("0.5-mixed-hr-fold0", "clean-degradation=scanner-fold2")]
+                      for what in ("0.5-mixed-hr-fold0", "clean-degradation=scanner-fold0",
+                                   "clean-degradation=scanner-fold2")]
     # A second call trains nothing, and other flags are refused.
     before = (study.output / "results.csv").read_bytes()
     assert train_cells(cells[1:], study, at_once=1) == []
