@@ -7,10 +7,10 @@
 The generator stays as it is. The head is written beside it, as the SavedModel `uncertainty/`, or to --output. It costs
 at most 15% of the generator's multiply-adds. See docs/uncertainty.md, and `sr_keras.model.uncertainty` for its use.
 
-The slides of --train_data train the head, except for every fifth one: those fit the one factor that corrects its
-scales. The slides of --val_data are only scored: how many of their pixels lie in the intervals of 50, 90 and 95%, and
-how well the head and the LR error of the trust map predict the real error of squares of 16 pixels. Choose slides that
-the generator was not trained on.
+The slides of --train_data train the head, except for those of every fifth case (patient): they fit the one factor that
+corrects its scales. A slide is a case, unless TCGA's names tell more. The slides of --val_data are only scored: how
+many of their pixels lie in the intervals of 50, 90 and 95%, and how well the head and the LR error of the trust map
+predict the real error of squares of 16 pixels. Choose slides that the generator was not trained on.
 
 LR is made as for the generator's training; pairs also give their scanned LR.
 """
@@ -35,6 +35,7 @@ from pipelines.config import define_patch_flags, patch_options
 from pipelines.errors import require
 from pipelines.files import atomic_path, remove
 from pipelines.options import AT_LEAST_1, FINITE, GIVEN, SEED, Options, Rule, define, option, read
+from pipelines.sources import tcga_case
 from sr_keras.config import SHIPPED_MODEL
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from sr_keras.model.uncertainty import HeadFacts
 
 MOST_COST = 0.15  # of the generator's multiply-adds
-HELD_OUT = 5  # every so manieth slide of the training data fits the factor
+HELD_OUT = 5  # every so manieth case of the training data fits the factor
 MARGIN = 8  # LR pixels at the borders of a patch that are not scored: the generator does not see beyond them
 EDGE = 2  # LR pixels at the borders of a crop that the head's convolutions fill with zeros
 STRIDE, COUNTED = 3, 7  # every so manieth pixel is trained on, and counted; odd, so that all places come up
@@ -136,20 +137,19 @@ def main() -> int:
     fitted, held_out = split(trained)
     train(network, fitted, generator.scale, options)
     facts = facts_of(network, held_out, scored, generator, cost)
-    if folder.exists():
-        remove(folder)
     with atomic_path(folder, folder=True) as temporary:
         write_head(generator, network, facts, temporary)
+        remove(folder)  # not before the new one is complete
     print(f"\n{table(facts)}\n\n{folder}")
     return 0
 
 
 def check_sets(trained: Sequence[ShardSet], scored: Sequence[ShardSet], scale: int) -> None:
-    """Raise a ValueError if a slide is in both, if one is not enough, or if patches are too small."""
-    slides, others = ({slide for one in sets for slide in one.slide_ids} for sets in (trained, scored))
-    require(not slides & others, "val_data", "have other slides than train_data", "remove them from one of the two",
-            ", ".join(sorted(slides & others)))
-    require(len(slides) > 1, "train_data", "have two slides or more", "one of them fits the factor", len(slides))
+    """Raise a ValueError if a slide or case is in both, if one is not enough, or if patches are too small."""
+    cases, others = ({tcga_case(slide) for one in sets for slide in one.slide_ids} for sets in (trained, scored))
+    require(not cases & others, "val_data", "have other slides and cases than train_data", "remove them from one of "
+            "the two", ", ".join(sorted(cases & others)))
+    require(len(cases) > 1, "train_data", "have slides of two cases or more", "one of them fits the factor", len(cases))
     side, least = min(one.patch_size for one in (*trained, *scored)), scale * (2 * MARGIN + 8)
     require(side >= least, "patch_size", f"be {least} or more", "the borders are not scored", side)
 
@@ -196,10 +196,10 @@ def build(groups: Sequence[Group], generator: LoadedGenerator, options: HeadOpti
 
 
 def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """Return the groups that train the head, and those of every fifth slide, which fit the factor."""
-    held_out = sorted({group.slide for group in groups})[::HELD_OUT]
-    return ([group for group in groups if group.slide not in held_out],
-            [group for group in groups if group.slide in held_out])
+    """Return the groups that train the head, and those of every fifth case, which fit the factor."""
+    held_out = sorted({tcga_case(group.slide) for group in groups})[::HELD_OUT]
+    return ([group for group in groups if tcga_case(group.slide) not in held_out],
+            [group for group in groups if tcga_case(group.slide) in held_out])
 
 
 def train(network: keras.Model, groups: Sequence[Group], scale: int, options: HeadOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from sr_keras import uncertainty as command
 from sr_keras.model.loading import load_generator
 from sr_keras.model.uncertainty import LEVELS, load_uncertainty
 from sr_keras.networks import generator
-from sr_keras.uncertainty import Group, Spread, covered, fit_factor, predicts, split
+from sr_keras.uncertainty import Group, Spread, check_sets, covered, fit_factor, predicts, split
 
 SMALL = ("--steps=40", "--per_slide=3", "--crop=8", "--batch_size=4", "--head_filters=4", "--patch_size=128",
          "--learning_rate=0.02")
@@ -68,12 +69,24 @@ def test_existing_head_is_kept_unless_it_may_be_replaced(program, model, tile_fo
     assert list((model / "uncertainty").iterdir()) == []
 
 
+def test_old_head_is_kept_if_the_new_one_can_not_be_written(program, model, tile_folder, sample_slide, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    (model / "uncertainty").mkdir()
+    (model / "uncertainty" / "old").touch()
+    monkeypatch.setattr("sr_keras.formats.saved_model.write_head", fail)
+    with pytest.raises(OSError, match="No space left"):
+        program(f"--model={model}", f"--train_data={tile_folder}", f"--val_data={sample_slide}", "--overwrite", *SMALL)
+    assert [path.name for path in (model / "uncertainty").iterdir()] == ["old"]
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     (("--val_data={0}",), "`train_data` must be given"),
     (("--train_data={0}",), "`val_data` must be given"),
     (("--train_data={0}", "--val_data=nowhere"), "`val_data` must exist"),
-    (("--train_data={0}", "--val_data={0}/slide-a"), "`val_data` must have other slides than train_data.*slide-a"),
-    (("--train_data={0}/slide-a", "--val_data={0}/slide-b"), "`train_data` must have two slides or more"),
+    (("--train_data={0}", "--val_data={0}/slide-a"), "`val_data` must have other slides and cases than .*slide-a"),
+    (("--train_data={0}/slide-a", "--val_data={0}/slide-b"), "`train_data` must have slides of two cases or more"),
     (("--train_data={0}", "--val_data=sample", "--head_filters=999"), "`head_filters` must keep the head below 15%"),
     (("--train_data={0}", "--val_data=sample", "--crop=7"), "`crop` must be 8 or more"),
 ])
@@ -126,3 +139,13 @@ def test_every_fifth_slide_fits_the_factor_and_trains_nothing():
     assert {group.slide for group in held_out} == {"a", "f"}
     assert {group.slide for group in trained} == set("bcdeg")
     assert len(trained) + len(held_out) == len(groups)
+
+
+def test_slides_of_one_patient_are_on_one_side():
+    slides = [f"TCGA-AA-000{i}-01Z-00-DX{j}" for i in range(3) for j in (1, 2)]
+    trained, held_out = split([Group(slide, "made", *np.zeros((4, 1))) for slide in slides])
+    assert [group.slide for group in held_out] == slides[:2]
+    assert [group.slide for group in trained] == slides[2:]
+    one, other = ([SimpleNamespace(slide_ids=[slide], patch_size=256)] for slide in slides[:2])
+    with pytest.raises(ValueError, match=r"`val_data` must have other slides and cases than .*TCGA-AA-0000"):
+        check_sets(one, other, 4)

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from scipy.stats import gennorm
 
+from sr_keras.config import SHIPPED_MODEL
 from sr_keras.formats.saved_model import export_saved_model, write_head
 from sr_keras.model import uncertainty
 from sr_keras.model.loading import load_generator, read_weights
@@ -31,6 +32,7 @@ from sr_keras.model.uncertainty import (
     mean_error,
     multiply_adds,
     negative_log_likelihood,
+    table,
 )
 from sr_keras.networks import generator
 
@@ -111,9 +113,8 @@ def test_mean_error_is_that_of_samples():
 def test_values_of_a_head_stay_in_their_limits():
     network = head(np.zeros((1, 4, 4, 5)), 2, 4)
     network.set_weights([np.full(weight.shape, 100.0) for weight in network.get_weights()])
-    for sign in (1, -1):
-        logs = network(np.full((1, 4, 4, 5), 1e3, np.float32)).numpy() if sign > 0 else network(
-            np.full((1, 4, 4, 5), -1e3, np.float32)).numpy()
+    for extreme in (1e3, -1e3):
+        logs = network(np.full((1, 4, 4, 5), extreme, np.float32)).numpy()
         assert logs.shape == (1, 8, 8, 6)
         for values, (low, high) in ((logs[..., :3], SCALES_LIMIT), (logs[..., 3:], SHAPES_LIMIT)):
             assert low * 0.999 <= np.exp(values).min() <= np.exp(values).max() <= high * 1.001
@@ -183,6 +184,13 @@ def test_damaged_graph_is_refused(with_head):
     (folder_of(with_head) / "saved_model.pb").write_bytes(b"no graph")
     with pytest.raises(ValueError, match="can't be loaded as an uncertainty head"):
         load_uncertainty(with_head)
+
+
+@pytest.mark.parametrize("model", [SHIPPED_MODEL, Path(f"{SHIPPED_MODEL}_light")])
+def test_page_has_the_tables_of_the_shipped_heads(model):
+    page = (Path(__file__).parents[3] / "docs" / "uncertainty.md").read_text(encoding="utf-8")
+    told = f"### {model.name}\n{table(uncertainty.check_owner(folder_of(model), model))}\n"
+    assert " ".join(told.split()) in " ".join(page.split())
 
 
 def test_facts_come_back_as_they_were_written(with_head, facts):
