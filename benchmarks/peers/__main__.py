@@ -20,7 +20,6 @@ times.
 """
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -55,8 +54,8 @@ flags.DEFINE_list("steps", STEPS, f"Some of {', '.join(STEPS)}.", flag_values=FL
 def main() -> int:
     """Do the steps."""
     for name, known in (("steps", STEPS), ("measures", MEASURES), ("kinds", list(KINDS))):
-        for one in FLAGS[name].value or []:
-            require(one in known, name, f"be some of {', '.join(known)}", "check the spelling", one)
+        some = FLAGS[name].value
+        require(bool(some) and {*some} <= {*known}, name, f"be some of {', '.join(known)}", "check the spelling", some)
     work, peers_python = Path(FLAGS.work).absolute(), Path(FLAGS.peers_python).absolute()
     if {"lr", "sr", "score"} & set(FLAGS.steps):
         console.import_tensorflow()
@@ -88,9 +87,10 @@ def _run(work: Path, peers_python: Path) -> None:
     if not (work / THICK_FILE).exists():
         require(FLAGS.esrgan_thick is not None and Path(FLAGS.esrgan_thick).is_file(), "esrgan_thick",
                 "be the model.json of ESRGAN-thick x4", "get it as --help shows", FLAGS.esrgan_thick)
-        work.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "benchmarks.peers.esrgan_thick", str(Path(FLAGS.esrgan_thick).absolute()),
-                        str(work / THICK_FILE)], cwd=ROOT, check=True)
+        console.import_tensorflow()
+        from benchmarks.peers.esrgan_thick import convert
+
+        convert(Path(FLAGS.esrgan_thick), work / THICK_FILE)
     commands = commands_of(peers_python=peers_python, work=work)
     for method in METHODS if "sr" in FLAGS.steps else ():
         super_resolve(method, commands[method.name], work, FLAGS.kinds)

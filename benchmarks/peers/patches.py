@@ -80,17 +80,14 @@ def super_resolve(method: Method, command: Sequence[str], work: Path, kinds: Seq
         path = work / "sr" / method.name / f"{kind}.npz"
         if path.exists():
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
         print(f"{method.name}: {kind}", flush=True)
-        done = subprocess.run([*command, str(work / "lr" / f"{kind}.npz"), str(path)], cwd=ROOT, env=_environment(),
-                              stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise UserError(f"{method.label} failed on {kind}: {_last_line(done.stderr)}")
-        try:
-            check_resembles(read(work / "lr" / f"{kind}.npz"), read(path), method.label)
-        except UserError:
-            path.unlink()
-            raise
+        lr = work / "lr" / f"{kind}.npz"
+        with atomic_path(path) as temporary:
+            done = subprocess.run([*command, str(lr), str(temporary)], cwd=ROOT, env=_environment(),
+                                  stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise UserError(f"{method.label} failed on {kind}: {_last_line(done.stderr)}")
+            check_resembles(read(lr), read(temporary), method.label)
 
 
 def check_resembles(lr: Images, sr: Images, label: str) -> None:
@@ -176,7 +173,6 @@ def _environment() -> dict[str, str]:
 
 
 def _write(path: Path, images: Images) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **images)  # type: ignore[arg-type]
 

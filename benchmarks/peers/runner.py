@@ -50,9 +50,7 @@ def main(open_peer: Callable[..., Peer]) -> None:
     peer = open_peer(*file)
     with np.load(first) as patches:
         sr = {name: peer.run(patches[name]) for name in patches.files}
-    partial = Path(f"{last}.partial.npz")
-    np.savez(partial, **sr)  # type: ignore[arg-type]
-    partial.replace(last)
+    np.savez(last, **sr)  # type: ignore[arg-type]
 
 
 def rounded(sr: np.ndarray) -> np.ndarray:

@@ -179,14 +179,21 @@ def test_layers_model_computes_what_its_graph_says(layers_model):
     np.testing.assert_allclose(esrgan_thick.load(path)(lr)[0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("change", "words"), [(lambda data: data + bytes(8), "2 numbers are left over"),
-                                               (lambda data: data[:-4], "conv/bias is cut short")])
-def test_layers_model_with_other_weights_is_refused(layers_model, change, words):
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("b.bin", lambda data: data + bytes(8), "194 weights in place of 192"),
+    ("b.bin", lambda data: data[:-4], "191 weights in place of 192"),
+    ("b.bin", lambda data: data[:-1], "must be a multiple of element size"),
+    ("model.json", lambda data: data.replace(b"conv/bias", b"conv/bins"), "bins"),
+    ("model.json", lambda data: data.replace(b"weightsManifest", b"weights"), "weightsManifest"),
+    ("model.json", lambda data: data[:-1], r"model\.json` must be a JSON file")])
+def test_layers_model_that_is_damaged_is_refused_by_one_line_and_nothing_is_written(layers_model, name, change, words):
     path = layers_model[0]
-    file = path.parent / "b.bin"
-    file.write_bytes(change(file.read_bytes()))
-    with pytest.raises(ValueError, match=words):
-        esrgan_thick.load(path)
+    (path.parent / name).write_bytes(change((path.parent / name).read_bytes()))
+    with pytest.raises(ValueError, match=words) as caught:
+        esrgan_thick.convert(path, path.parent / "x.tflite")
+    assert "; download the package again. Received: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {one.name for one in path.parent.iterdir()} == {"model.json", "a.bin", "b.bin"}
 
 
 def test_methods_are_timed_in_turn_on_one_core(tmp_path):
@@ -205,6 +212,16 @@ def test_runner_that_dies_is_said(tmp_path):
         super_resolve(BY_NAME["bicubic"], commands["nosuch"], tmp_path)
 
 
+def test_sr_that_is_refused_is_not_kept(work, tmp_path):
+    shutil.copytree(work / "lr", tmp_path / "lr")
+    (tmp_path / "dark.py").write_text(
+        "import sys, numpy as np\nlr = np.load(sys.argv[1])\nnp.savez(sys.argv[2], **{name: np.zeros((256, 256, 3)) "
+        "for name in lr})\n")
+    with pytest.raises(UserError, match="bicubic is run wrongly"):
+        super_resolve(BY_NAME["bicubic"], [str(PYTHON), str(tmp_path / "dark.py")], tmp_path, ["box"])
+    assert list((tmp_path / "sr" / "bicubic").iterdir()) == []
+
+
 @pytest.mark.parametrize(("change", "words"), [
     (lambda sr: sr // 255, "averaged, departs from LR by .* levels; check the range and the layout of its pixels"),
     (lambda sr: sr.transpose(1, 0, 2), "averaged, departs from LR by"),
@@ -219,6 +236,7 @@ def test_peer_that_is_run_wrongly_is_found(change, words, work):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--steps=paint"], "`steps` must be some of lr, sr, score, time, report; check the spelling. Received: "),
     (["--measures=beauty"], "`measures` must be some of pixels, nuclei, perceptual; check the spelling. Received: "),
+    (["--steps=score", "--kinds="], "`kinds` must be some of pairs, textbook, box, jpeg-80; "),
     (["--steps=lr"], "`data` must be given; "),
     (["--steps=lr", "--data=nosuch"], "`data` must exist; check the spelling. Received: data='nosuch'"),
     (["--steps=sr", "--peers_python=nosuch"], "`peers_python` must be the Python of the peers' environment; "),
