@@ -143,12 +143,12 @@ def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide
     Raises:
         ValueError: Pairs are of another scale than the model.
     """
-    from sr_keras.evaluation.patches import limit_of, lr_dataset, pairs_of, score, share_out, standard_conditions
+    from sr_keras.evaluation.patches import limit_of, lr_dataset, score, sets_of, standard_conditions
     from sr_keras.evaluation.tables import GAIN_METRICS, Gain, by_slide
 
-    real, made = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards]), share_out(sets)
-    found = [(condition, one, limit_of(one, per_slide)) for condition in standard_conditions(scale, real=bool(real))
-             for one in (real if condition.is_real else made)]
+    conditions = standard_conditions(scale, any(one.pairs.shards for one in sets))
+    found = [(condition, one, limit_of(one, per_slide)) for condition in conditions
+             for one in sets_of(condition, sets, scale)]
     rows: dict[Condition, list[dict[str, Any]]] = {}
     with tqdm(desc="scoring", unit="patch", total=sum(limit or one.count for _, one, limit in found)) as bar:
         for condition, one, limit in found:
@@ -168,26 +168,27 @@ def score_on_nuclei(output: Path, title: str) -> None:
         find_sets,
         limit_of,
         lr_dataset,
-        pairs_of,
-        share_out,
+        sets_of,
+        standard_conditions,
         trained_condition,
     )
     from sr_keras.evaluation.perceptual import extractor
     from sr_keras.evaluation.pictures import draw_nuclei
 
-    named = [] if FLAGS.lr is None else [condition_named(name) for name in (
-        ("pairs", "textbook") if FLAGS.lr == "standard" else (FLAGS.lr,))]
+    named = condition_named(FLAGS.lr) if FLAGS.lr not in (None, "standard") else None
     extract, generator = extractor() if FLAGS.perceptual else None, _open_generator()
     scale = generator.scale
     sets = find_sets(FLAGS.data, output / "data", _few_patches(scale), scale)
-    conditions = [one.at_scale(scale) for one in named if FLAGS.lr != "standard" or not one.is_real
-                  or any(some.pairs.shards for some in sets)]
+    if FLAGS.lr == "standard":
+        conditions = [one for one in standard_conditions(scale, any(one.pairs.shards for one in sets))
+                      if one.name in ("pairs", "textbook")]
+    else:
+        conditions = [named.at_scale(scale) if named else trained_condition(
+            trained_degrade(generator, FLAGS.blur_sigma))]
     slides, rows = {}, []
-    for condition in conditions or [trained_condition(trained_degrade(generator, FLAGS.blur_sigma))]:
-        chosen = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards or FLAGS.lr == "pairs"]
-                           if condition.is_real else sets)
+    for condition in conditions:
         found: list[detail.SlideDetail] = []
-        for one in chosen:
+        for one in sets_of(condition, sets, scale):
             mpp, limit = detail.slide_mpp(one), limit_of(one, _per_slide())
             with tqdm(desc=f"scoring {condition.name}", unit="patch", total=limit or one.count) as bar:
                 batches = _batches(lr_dataset(one, condition, scale, limit, FLAGS.seed), one, bar)

@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -158,14 +158,13 @@ def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: H
     """Run the generator on patches: real LR of pairs, and made LR of every slide."""
     from pipelines.pixels import to_float, to_uint8
     from pipelines.shards.records import batches_of
-    from sr_keras.evaluation.patches import REAL, limit_of, lr_dataset, pairs_of, share_out, text, trained_condition
+    from sr_keras.evaluation.patches import REAL, limit_of, lr_dataset, sets_of, text, trained_condition
     from sr_keras.model.uncertainty import with_trunk
 
     scale, run = generator.scale, with_trunk(generator)
     found: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = defaultdict(list)
-    real = share_out([pairs_of(one, scale) for one in sets if one.pairs.shards])
-    made = trained_condition(generator.degrade)
-    parts: list[tuple[Any, ShardSet]] = [*((REAL, one) for one in real), *((made, one) for one in share_out(sets))]
+    conditions = [*([REAL] if any(one.pairs.shards for one in sets) else []), trained_condition(generator.degrade)]
+    parts = [(condition, one) for condition in conditions for one in sets_of(condition, sets, scale)]
     with tqdm(desc="super-resolving", unit="patch",
               total=sum(limit_of(one, options.per_slide) or 0 for _, one in parts)) as bar:
         for condition, one in parts:
@@ -293,11 +292,12 @@ def fit_factor(spreads: Sequence[Spread], levels: Sequence[float]) -> float:
 
 def predicts(given: np.ndarray, error: np.ndarray) -> tuple[float, float]:
     """Return Spearman's rank correlation with the error, and the area under the ROC for the worst tenth of it."""
+    from sr_keras.evaluation.detail import area_under_roc
+
     worst = error > np.quantile(error, 1 - WORST)
     if not worst.any() or np.ptp(given) == 0:  # nothing to find, or nothing said
         return 0.0, 0.5
-    ranks = stats.mannwhitneyu(given[worst], given[~worst]).statistic
-    return float(stats.spearmanr(given, error).statistic), float(ranks / (worst.sum() * (~worst).sum()))
+    return float(stats.spearmanr(given, error).statistic), area_under_roc(given[worst], given[~worst])
 
 
 if __name__ == "__main__":

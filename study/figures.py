@@ -63,7 +63,7 @@ def _methods(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str)
         return None
     figure, panels = _panels(2.9)
     for axes, metric in zip(panels, SHOWN, strict=True):
-        axes.set_title(_heading(metric), loc="left")
+        axes.set_title(METRICS[metric].heading, loc="left")
         axes.set_xticks(shares, [f"{share:g}%" for share in shares])
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         for number, method in enumerate(METHODS):
@@ -154,7 +154,3 @@ def _legend(figure: Figure, *axes_and_caption: Any) -> None:
     legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns,
                            frameon=False, handlelength=3.4, title=caption, title_fontsize=FONT)
     legend.get_title().set_color(FAINT)
-
-
-def _heading(metric: str) -> str:
-    return f"{METRICS[metric].label} {'↑' if METRICS[metric].higher_is_better else '↓'}"

@@ -99,8 +99,7 @@ def means_table(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[s
         whole = count == len(_scored_slides(rows, name, slides))
         cells = [_mean(values, metric) for metric, values in found.items()] if whole else [NOT_RUN] * len(MEANS)
         lines.append([words, f"{count} of {len(slides)}", *cells])
-    return _table(["method, corrupted share", "slides", *(f"{METRICS[metric].label}{_arrow(metric)}"
-                                                         for metric in MEANS)], lines)
+    return _table(["method, corrupted share", "slides", *(METRICS[metric].heading for metric in MEANS)], lines)
 
 
 def magnification_table(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str, Slide],
@@ -185,7 +184,3 @@ def _signed(value: float, metric: str) -> str:
 
 def _strong(word: str) -> str:
     return f"**{word}**" if word != "undecided" else word
-
-
-def _arrow(metric: str) -> str:
-    return " ↑" if METRICS[metric].higher_is_better else " ↓"

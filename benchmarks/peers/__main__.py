@@ -54,7 +54,7 @@ flags.DEFINE_list("steps", STEPS, f"Some of {', '.join(STEPS)}.", flag_values=FL
 def main() -> int:
     """Do the steps."""
     for name, known in (("steps", STEPS), ("measures", MEASURES), ("kinds", list(KINDS))):
-        some = FLAGS[name].value
+        some = FLAGS[name].value or []
         require(bool(some) and {*some} <= {*known}, name, f"be some of {', '.join(known)}", "check the spelling", some)
     work, peers_python = Path(FLAGS.work).absolute(), Path(FLAGS.peers_python).absolute()
     if {"lr", "sr", "score"} & set(FLAGS.steps):

@@ -49,19 +49,17 @@ def write_patches(data: Sequence[str], work: Path, per_slide: int, seed: int = 0
         find_sets,
         limit_of,
         lr_dataset,
-        pairs_of,
-        share_out,
+        sets_of,
         text,
     )
 
     if all((work / "hr" / f"{kind}.npz").exists() for kind in KINDS):
         return
     sets = find_sets(data, work / "cut", PatchOptions(max_patches=per_slide, scale=SCALE), SCALE)
-    real, made = share_out([pairs_of(one, SCALE) for one in sets if one.pairs.shards]), share_out(sets)
     for kind in KINDS:
         condition = condition_named(kind).at_scale(SCALE)
         found: dict[str, Images] = {"lr": {}, "hr": {}}
-        for one in real if condition.is_real else made:
+        for one in sets_of(condition, sets, SCALE):
             for batch in batches_of(lr_dataset(one, condition, SCALE, limit_of(one, per_slide), seed), one):
                 for plane, images in found.items():
                     images.update({text(name): image for name, image in

@@ -16,11 +16,12 @@ from benchmarks.peers.methods import BICUBIC, BY_NAME, METHODS, OURS
 from benchmarks.peers.patches import KINDS
 from pipelines.errors import require
 from pipelines.files import atomic_path, read_table, write_text
-from sr_keras.evaluation.patches import METRICS, STANDARD, Metric
+from sr_keras.evaluation.detail import SCORES as DETAIL
+from sr_keras.evaluation.patches import METRICS, STANDARD
 from sr_keras.evaluation.tables import GAIN_METRICS, finite_mean, table
 
-SHOWN = {**{name: METRICS[name] for name in GAIN_METRICS}, "lpips_like": Metric("LPIPS-like", False, 3),
-         "dists_like": Metric("DISTS-like", False, 3), "nuclei_f1": Metric("nuclei F1", True, 3)}
+SHOWN = {**{name: METRICS[name] for name in GAIN_METRICS}, "lpips_like": DETAIL["lpips_like"],
+         "dists_like": DETAIL["dists_like"], "nuclei_f1": DETAIL["f1"]}
 COMPARED = ("psnr", "ms_ssim", "qilv", "lpips_like", "nuclei_f1")
 REAL = KINDS[0]
 KIND_LABELS = {condition.name: condition.label for condition in STANDARD if condition.name in KINDS}
@@ -98,7 +99,7 @@ class Results:
 def short_table(results: Results) -> str:
     """Return the table of the README: weights in MB, time, and scores on real LR."""
     real = [name for name in COMPARED if _is_measured(results, REAL, name)]
-    heads = ["MB", "s a tile", *(_head(SHOWN[name]).replace(" (dB)", "") for name in real)]
+    heads = ["MB", "s a tile", *(SHOWN[name].heading.replace(" (dB)", "") for name in real)]
     columns = [_column(results, REAL, name) for name in real]
     return table("method", heads, ([method.label, *_size(results, method.name), *cells] for method, *cells in
                                    zip(METHODS, *columns, strict=True)))
@@ -110,7 +111,7 @@ def page_tables(results: Results) -> str:
     for kind in results.kinds:
         names = [name for name in SHOWN if _is_measured(results, kind, name)]
         columns = [_column(results, kind, name) for name in names]
-        parts.append(f"**{KIND_LABELS[kind]}**\n\n" + table("method", [_head(SHOWN[name]) for name in names], (
+        parts.append(f"**{KIND_LABELS[kind]}**\n\n" + table("method", [SHOWN[name].heading for name in names], (
             [method.label, *cells] for method, *cells in zip(METHODS, *columns, strict=True))))
     parts.append(_slides_table(results))
     return "\n".join(parts)
@@ -204,7 +205,3 @@ def _column(results: Results, kind: str, name: str) -> list[str]:
     best = (max if metric.higher_is_better else min)(values)
     shown = [f"{value:.{metric.digits}f}" for value in values]
     return [f"**{text}**" if value == best else text for text, value in zip(shown, values, strict=True)]
-
-
-def _head(metric: Metric) -> str:
-    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'}"

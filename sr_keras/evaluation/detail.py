@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -42,7 +42,7 @@ from sr_keras.evaluation.nuclei import (
     self_agreement,
     stain_level,
 )
-from sr_keras.evaluation.patches import BICUBIC, METHODS, SR, Row, score_images, text
+from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, Metric, Row, score_images, text
 from sr_keras.evaluation.tables import MOST_NAMED, finite_mean, table
 from sr_keras.metrics import bicubic
 
@@ -50,18 +50,12 @@ NONE = Nuclei(np.empty((0, 2)), np.empty(0), np.empty(0))
 SQUARE = 32  # pixels of SR: the smallest region that a trust map names
 
 
-class Score(NamedTuple):
-    """How a table shows a score."""
-
-    label: str
-    digits: int
-
-
 SCORES = {
-    "psnr": Score("PSNR (dB) ↑", 2), "qilv": Score("QILV ↑", 3), "f1": Score("nuclei F1 ↑", 3),
-    "count_ratio": Score("count / HR", 2), "size": Score("size ↑", 2), "stain": Score("stain ↑", 2),
-    "invented": Score("invented / mm² ↓", 0), "lost": Score("lost / mm² ↓", 0),
-    "lpips_like": Score("LPIPS-like ↓", 3), "dists_like": Score("DISTS-like ↓", 3), "frechet": Score("Fréchet ↓", 0)}
+    "psnr": METRICS["psnr"], "qilv": METRICS["qilv"], "f1": Metric("nuclei F1", True, 3),
+    "count_ratio": Metric("count / HR", None, 2), "size": Metric("size", True, 2), "stain": Metric("stain", True, 2),
+    "invented": Metric("invented / mm²", False, 0), "lost": Metric("lost / mm²", False, 0),
+    "lpips_like": Metric("LPIPS-like", False, 3), "dists_like": Metric("DISTS-like", False, 3),
+    "frechet": Metric("Fréchet", False, 0)}
 TRUST = {"roc_invented": "invented nuclei", "roc_lost": "lost nuclei", "roc_nuclei": "invented from true nuclei"}
 Errors = Callable[[Sequence[tuple[np.ndarray, np.ndarray]]], list[np.ndarray]]
 
@@ -167,16 +161,16 @@ def _pixel_scores(patches: Sequence[Patch], method: str) -> dict[str, float]:
 
 def _nuclear_scores(patches: Sequence[Patch], method: str, mpp: float) -> dict[str, float]:
     """Return scores of all nuclei of a slide; invented ones count in patches without true ones too."""
-    judged = [patch for patch in patches if patch.found[method].counts[:2].sum()]
-    counts = np.sum([patch.found[method].counts for patch in judged], axis=0) if judged else np.zeros(3, int)
-    area = sum(counted_mm2(patch.hr.shape, mpp) for patch in patches)
-    series = [np.concatenate([np.empty(0), *(getattr(nuclei, name)[patch.found[method].same[:, column]]
-              for patch in judged for nuclei in [(patch.truth, patch.nuclei[method])[column]])])
-              for name in ("areas", "stains") for column in (0, 1)]
-    return {"f1": f1(counts), "count_ratio": float((counts[0] + counts[2]) / (counts[0] + counts[1])) if judged
-            else np.nan, "size": concordance(*series[:2]), "stain": concordance(*series[2:]),
-            "invented": sum(len(patch.found[method].invented) for patch in patches) / area,
-            "lost": sum(len(patch.found[method].lost) for patch in patches) / area}
+    def agreement(name: str) -> float:
+        return concordance(*(np.concatenate([getattr(patch.truth if i == 0 else patch.nuclei[method], name)[
+            patch.found[method].same[:, i]] for patch in patches]) for i in (0, 1)))
+
+    counts = np.array([patch.found[method].counts for patch in patches])
+    same, lost, invented = judged = counts[counts[:, :2].any(1)].sum(0)
+    area = sum(counted_mm2(patch.hr.shape, mpp) for patch in patches) or np.nan  # of patches below 4 microns
+    return {"f1": f1(judged), "count_ratio": float((same + invented) / (same + lost)) if same + lost else np.nan,
+            "size": agreement("areas"), "stain": agreement("stains"), "invented": float(counts[:, 2].sum() / area),
+            "lost": float(counts[:, 1].sum() / area)}
 
 
 def _perceptual_scores(patches: Sequence[Patch], extract: perceptual.Extract) -> dict[str, dict[str, float]]:
@@ -254,7 +248,7 @@ def means_table(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["method"] == SR or row["model"] == first[row["lr"]]:
             groups.setdefault((row["lr"], BICUBIC if row["method"] == BICUBIC else row["model"]), []).append(row)
     names = [name for name in SCORES if any(np.isfinite(row[name]) for row in rows)]
-    return table("LR", ["", *(SCORES[name].label for name in names)], (
+    return table("LR", ["", *(SCORES[name].heading for name in names)], (
         (lr, who, *(_shown(name, finite_mean([row[name] for row in mine])) for name in names))
         for lr in dict.fromkeys(row["lr"] for row in rows) for (kind, who), mine in groups.items() if kind == lr))
 
@@ -262,7 +256,7 @@ def means_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def detail_page(rows: Sequence[Row], slides: Mapping[str, Sequence[SlideDetail]]) -> str:
     """Return the tables as Markdown: means over slides, slides, the detector's check, and the trust map."""
     names = [name for name in SCORES if any(np.isfinite(row[name]) for row in rows)]
-    each = table("LR", ["slide", "", *(SCORES[name].label for name in names)], (
+    each = table("LR", ["slide", "", *(SCORES[name].heading for name in names)], (
         (row["lr"], row["slide_id"], row["method"], *(_shown(name, row[name]) for name in names)) for row in rows))
     checks: dict[str, float] = {}
     for slide in (slide for one in slides.values() for slide in one):
@@ -275,7 +269,7 @@ def detail_page(rows: Sequence[Row], slides: Mapping[str, Sequence[SlideDetail]]
         lines.append(f"Below {FIT} or without any nucleus it is not fit to judge, so these have no scores of nuclei: "
                      f"{', '.join(unfit)}.")
     if left_out:
-        lines.append(f"{len(left_out)} patches have no nucleus in HR and are left out of F1, count, size and stain: "
+        lines.append(f"Patches without a nucleus in HR are left out of F1, count, size and stain ({len(left_out)}): "
                      f"{', '.join(left_out[:MOST_NAMED])}{', ...' if len(left_out) > MOST_NAMED else ''}.")
     trust = [f"{lr}: {', '.join(f'{label} {_roc(one, name)}' for name, label in TRUST.items())}"
              for lr, one in slides.items()]

@@ -41,11 +41,16 @@ Row = dict[str, Any]  # example_id, slide_id, method, and a float per metric
 
 @dataclass(frozen=True)
 class Metric:
-    """How a table shows a metric."""
+    """How a table shows a metric; neither a high nor a low value is better where `higher_is_better` is None."""
 
     label: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     digits: int
+
+    @property
+    def heading(self) -> str:
+        """The label with an arrow to the better side."""
+        return self.label + {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
 
 
 METRICS = {
@@ -182,11 +187,16 @@ def find_sets(data: Sequence[str], folder: Path, options: PatchOptions, scale: i
     return sorted(found, key=lambda one: one.shards[0].pair_scale is not None)
 
 
-def share_out(sets: Sequence[ShardSet]) -> list[ShardSet]:
-    """Return the sets with each slide only in the first that has it, without sets that become empty."""
+def sets_of(condition: Condition, sets: Sequence[ShardSet], scale: int) -> list[ShardSet]:
+    """Return the sets that give a kind of LR, each slide only in the first that has it, without sets that become empty.
+
+    Raises:
+        ValueError: See `pairs_of`.
+    """
+    paired = [one for one in sets if one.pairs.shards] or sets
     taken: set[str] = set()
     found = []
-    for one in sets:
+    for one in [pairs_of(one, scale) for one in paired] if condition.is_real else sets:
         shards = tuple(shard for shard in one.shards if shard.slide_id not in taken)
         taken |= {shard.slide_id for shard in shards}
         found += [replace(one, shards=shards)] if shards else []

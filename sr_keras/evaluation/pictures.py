@@ -17,7 +17,6 @@ from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.files import atomic_path, side_product
 from pipelines.pixels import quantise, to_float
-from sr_keras.evaluation.detail import SlideDetail
 from sr_keras.evaluation.patches import (
     BICUBIC,
     CURVES,
@@ -36,6 +35,8 @@ from sr_keras.metrics import bicubic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from sr_keras.evaluation.detail import SlideDetail
 
 INK, FAINT, LINE, THIN = "#1d1d1f", "#5f5f66", "#0b6cc4", "#9cc4e8"
 INVENTED, LOST, RING = "#ff7f00", "#0000ff", 10.0  # and the diameter of a ring in microns
@@ -183,7 +184,7 @@ def draw_nuclei(slides: Sequence[SlideDetail], path: str | os.PathLike[str]) -> 
 def pick(rows: Sequence[Row], metric: str, each: int = 2) -> dict[str, str]:
     """Return example id -> "best", "median" or "worst": `each` patches of every kind by SR's score, no patch twice."""
     ranked = sorted((row for row in rows if row["method"] == SR), key=lambda row: row[metric],
-                    reverse=METRICS[metric].higher_is_better)
+                    reverse=bool(METRICS[metric].higher_is_better))
     middle = max(0, (len(ranked) - each) // 2)
     chosen: dict[str, str] = {}
     for label, part in (("best", ranked[:each]), ("median", ranked[middle:middle + each]), ("worst", ranked[-each:])):

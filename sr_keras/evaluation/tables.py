@@ -155,7 +155,7 @@ def _estimate(units: np.ndarray, resamples: int, seed: int) -> Estimate:
 def markdown_table(summary: Summary) -> str:
     """Return the summary as a Markdown table, the better method in bold, with notes below."""
     names, slides = list(summary.estimates[SR]), len(summary.patches)
-    lines = table("", [heading(name) for name in names], (
+    lines = table("", [METRICS[name].heading for name in names], (
         (LABELS[method], *(_cell(summary, method, name) for name in names)) for method in (*METHODS, DIFFERENCE)))
     if slides == 1:
         note = ("Mean over patches, with a 95% interval from resampling them: with a single slide it says nothing about"
@@ -173,7 +173,7 @@ def slide_table(rows: Sequence[Row]) -> str:
     """Return the means of each slide, bicubic → SR, as a Markdown table."""
     slides = by_slide(rows)
     names = list(next(iter(slides.values())).means[SR])
-    return table("slide", ["patches", *(heading(name) for name in names)], (
+    return table("slide", ["patches", *(METRICS[name].heading for name in names)], (
         (slide_id, str(slide.patches), *(both(slide.means[BICUBIC][name], slide.means[SR][name], name)
                                          for name in names)) for slide_id, slide in slides.items()))
 
@@ -181,7 +181,7 @@ def slide_table(rows: Sequence[Row]) -> str:
 def gain_table(gains: Sequence[Gain]) -> str:
     """Return a Markdown table with a row per kind of LR: gains over bicubic, worst slide, slides below bicubic."""
     names = metrics_of(gains)
-    return table("LR", [*(heading(name) for name in names), "worst slide, PSNR", "slides below bicubic"], (
+    return table("LR", [*(METRICS[name].heading for name in names), "worst slide, PSNR", "slides below bicubic"], (
         (gain.condition.label, *(_signed(gain.mean(name), name) for name in names),
          f"{_signed(gain.worst[1], 'psnr')} ({gain.worst[0]})", f"{gain.below} of {len(gain.of_slides('psnr'))}")
         for gain in gains))
@@ -195,7 +195,7 @@ def standard_page(gains: Sequence[Gain]) -> str:
     by_slide_text = table("LR", slide_ids, (
         (gain.condition.label, *(_signed(gain.slides[slide_id].means[DIFFERENCE]["psnr"], "psnr")
                                  if slide_id in gain.slides else "" for slide_id in slide_ids)) for gain in rows))
-    scores = table("LR", [heading(name) for name in names], (
+    scores = table("LR", [METRICS[name].heading for name in names], (
         (gain.condition.label, *(both(gain.mean(name, BICUBIC), gain.mean(name, SR), name) for name in names))
         for gain in rows))
     left_out = {name: sorted({f"{patch} ({gain.condition.name})" for gain in rows for slide in gain.slides.values()
@@ -215,11 +215,6 @@ def table(first: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def both(rival: float, sr: float, name: str) -> str:
     """Return a table's cell for a metric: bicubic → SR."""
     return " → ".join(f"{value:.{METRICS[name].digits}f}" for value in (rival, sr))
-
-
-def heading(name: str) -> str:
-    """Return the heading of a metric in a table, with an arrow to the better side."""
-    return f"{METRICS[name].label} {'↑' if METRICS[name].higher_is_better else '↓'}"
 
 
 def metrics_of(gains: Sequence[Gain]) -> list[str]:

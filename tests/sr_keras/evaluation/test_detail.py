@@ -50,14 +50,14 @@ def lr_errors(pairs):
     return errors
 
 
-def scored(sr_of, hrs, slide_ids=("a",)):
+def scored(sr_of, hrs, slide_ids=("a",), mpp=MPP):
     """Return slides of patches by number; `sr_of` takes one and gives its SR."""
     pictures = [(slide, f"{slide}/{i}", hr) for slide in slide_ids for i, hr in enumerate(hrs)]
     known = {small(hr).tobytes(): i for i, hr in enumerate(hrs)}
     batches = [{"slide_id": [slide], "example_id": [name], "lr": small(hr)[np.newaxis], "hr": hr[np.newaxis]}
                for slide, name, hr in pictures]
     return score_detail(lambda lr: sr_of(known[lr[0].tobytes()])[np.newaxis], batches,
-                        dict.fromkeys(slide_ids, MPP), 4, lr_errors)
+                        dict.fromkeys(slide_ids, mpp), 4, lr_errors)
 
 
 def test_perfect_model_keeps_every_nucleus():
@@ -101,7 +101,7 @@ def test_patch_without_nuclei_is_left_out_and_named_and_what_is_invented_there_c
     assert slide.scores[SR]["f1"] == 1
     assert slide.scores[SR]["invented"] > 0
     rows = detail_rows([slide], "mine", "box")
-    assert "1 patches have no nucleus in HR and are left out of F1, count, size and stain: a/1." in detail.detail_page(
+    assert "Patches without a nucleus in HR are left out of F1, count, size and stain (1): a/1." in detail.detail_page(
         rows, {"box average": [slide]})
 
 
@@ -112,6 +112,11 @@ def test_slide_on_which_the_detector_is_not_fit_to_judge_has_no_scores_of_nuclei
     assert np.isfinite(slide.scores[SR]["qilv"])
     assert "so these have no scores of nuclei: glass." in detail.detail_page(
         detail_rows([slide], "mine", "box"), {"box average": [slide]})
+
+
+def test_patches_that_are_smaller_than_the_border_where_nuclei_do_not_count_have_no_scores_of_nuclei():
+    (slide,) = scored(lambda i: tissue(CENTRES), [tissue(CENTRES)], mpp=3.9 / SIDE)
+    assert np.isnan([slide.scores[SR][name] for name in ("f1", "invented", "lost")]).all()
 
 
 def test_tables_and_facts_hold_means_over_slides_of_the_rows(tmp_path):

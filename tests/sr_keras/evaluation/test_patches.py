@@ -28,7 +28,7 @@ from sr_keras.evaluation.patches import (
     pairs_of,
     score,
     score_images,
-    share_out,
+    sets_of,
     standard_conditions,
     trained_condition,
 )
@@ -130,8 +130,9 @@ def test_pairs_are_a_set_of_their_own_after_the_others(sets):
 
 
 def test_a_slide_in_both_gives_its_hr_once(sets):
-    assert slides_of(share_out(sets)) == [("plain", "shared"), ("paired",)]
-    assert slides_of(share_out([sets[1]])) == [("paired", "shared")]
+    made = condition_named("box")
+    assert slides_of(sets_of(made, sets, 4)) == [("plain", "shared"), ("paired",)]
+    assert slides_of(sets_of(made, [sets[1]], 4)) == slides_of(sets_of(REAL, sets, 4)) == [("paired", "shared")]
 
 
 def test_limit_is_the_same_for_each_slide_as_far_as_it_has_patches(sets):
@@ -166,8 +167,9 @@ def test_real_lr_is_what_lies_beside_hr(sets):
 
 
 def test_data_without_pairs_has_no_real_lr(sets):
-    with pytest.raises(ValueError, match=r"`data` must contain pairs.*name such data"):
-        pairs_of(sets[0], 4)
+    for refused in (lambda: pairs_of(sets[0], 4), lambda: sets_of(REAL, sets[:1], 4)):
+        with pytest.raises(ValueError, match=r"`data` must contain pairs.*name such data"):
+            refused()
 
 
 def test_pairs_of_another_scale_are_refused_by_name(write_pairs, tmp_path):
