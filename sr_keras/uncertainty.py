@@ -250,9 +250,9 @@ def facts_of(network: keras.Model, held_out: Sequence[Group], scored: Sequence[G
 def spread(network: keras.Model, group: Group, scale: int) -> Spread:
     """Run a head on a group."""
     from sr_keras.model.uncertainty import mean_error
-    from sr_keras.slides.trust_map import fit_degradation, measure
+    from sr_keras.slides.trust_map import WINDOWS, fit_degradation, measure
 
-    degrade = fit_degradation(zip(group.lr[:MARGIN], group.sr[:MARGIN], strict=True), scale)
+    degrade = fit_degradation(zip(group.lr[:WINDOWS], group.sr[:WINDOWS], strict=True), scale)
     least, squares = MARGIN * scale // SQUARE, min(group.sr.shape[1:3]) // SQUARE
     core = slice(least * SQUARE, (squares - least) * SQUARE)
     kept: list[tuple[np.ndarray, ...]] = []

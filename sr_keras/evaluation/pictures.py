@@ -168,14 +168,14 @@ def draw_nuclei(slides: Sequence[SlideDetail], path: str | os.PathLike[str]) -> 
     for j, slide in enumerate(slides):
         patch, found = slide.picture, slide.picture.found
         lost = patch.truth.places[found[SR].lost]
-        panels = ((patch.hr, lost, LOST, f"{_ending(patch.example_id, panel)}"),
+        panels = ((patch.hr, lost, LOST, _ending(patch.example_id, panel)),
                   *((patch.pictures[method], patch.nuclei[method].places[found[method].invented], INVENTED,
                      f"{len(found[method].same)} the same, {len(found[method].lost)} lost, "
                      f"{len(found[method].invented)} invented") for method in METHODS))
         for i, (picture, places, colour, caption) in enumerate(panels):
             place = (MARGIN + i * (panel + GAP), top + j * pitch, panel, panel)
             axes = _image(figure, picture, place)
-            ring = RING / slide.mpp * panel / side * 72 / DPI  # in points
+            ring = RING / slide.mpp * panel / len(picture) * 72 / DPI  # in points
             axes.scatter(places[:, 1], places[:, 0], s=ring**2, linewidths=1.8, facecolors="none", edgecolors=colour)
             _text(figure, place[0], place[1] + panel + 18, caption, size=10, color=FAINT)
     _save(figure, path)

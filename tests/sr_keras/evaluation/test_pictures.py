@@ -11,8 +11,10 @@ from PIL import Image
 from pipelines.degrade import degrade
 from pipelines.pixels import quantise, to_float, to_uint8
 from sr_keras.evaluation import bicubic, pick, picture_sheet, score, side_by_side
-from sr_keras.evaluation.patches import CURVES, REAL
-from sr_keras.evaluation.pictures import GAP, MARGIN, draw_curves, most_detailed
+from sr_keras.evaluation.detail import NONE, Patch, SlideDetail
+from sr_keras.evaluation.nuclei import Comparison, Nuclei
+from sr_keras.evaluation.patches import CURVES, METHODS, REAL
+from sr_keras.evaluation.pictures import GAP, MARGIN, draw_curves, draw_nuclei, most_detailed
 from sr_keras.evaluation.tables import Gain, by_slide
 
 TOP = MARGIN + 40  # of the panels of side_by_side
@@ -25,6 +27,22 @@ def patch(histology):
     lr = quantise(degrade(hr)).numpy()
     rival = np.asarray(bicubic(lr, 4))
     return lr[0], rival[0], quantise((hr[0] + rival[0]) / 2), hr[0]
+
+
+def test_rings_around_nuclei_have_one_size_in_microns_whatever_the_side_of_a_patch(tmp_path):
+    def slide(side):
+        white, lost = np.ones((side, side, 3)), Nuclei(np.array([[side / 2, side / 2]]), np.ones(1), np.ones(1))
+        found = Comparison(np.empty((0, 2), int), np.array([0]), np.empty(0, int))
+        patch = Patch("a", white, white, dict.fromkeys(METHODS, white), lost, dict.fromkeys(METHODS, NONE),
+                      dict.fromkeys(METHODS, found))
+        return SlideDetail("a", 0.5, 1.0, 1, [], {}, patch)
+
+    draw_nuclei([slide(128), slide(64)], tmp_path / "x.png")
+    panel = 384  # pixels, so that 10 microns are 60 of the first and 120 of the second
+    rings = (np.abs(drawn(tmp_path / "x.png").astype(int) - (0, 0, 255)).max(2) < 60).any(1)
+    first, second = (rings[MARGIN + 54 + i * (panel + 50):][:panel].nonzero()[0] for i in (0, 1))
+    assert np.ptp(first) == pytest.approx(60, abs=4)
+    assert np.ptp(second) == pytest.approx(120, abs=4)
 
 
 def drawn(path):
