@@ -82,9 +82,8 @@ flags.DEFINE_string("departure_data", None, "A run or shards on which to measure
 flags.DEFINE_string("data", None, "For the card: the training data (tissue, stain, magnification, source).",
                     flag_values=FLAGS)
 flags.DEFINE_string("data_licence", None, "For the card: the licence of that data.", flag_values=FLAGS)
-flags.DEFINE_string("scores", None, f"For the card: a Markdown table, or the folder with "
-                    f"{' or '.join(SCORES_FILES)} that sr_keras.evaluate wrote, and {NUCLEI_FILE} if it is there.",
-                    flag_values=FLAGS)
+flags.DEFINE_string("scores", None, f"For the card: a Markdown table, or the folder with {', '.join(SCORES_FILES)} or "
+                    f"{NUCLEI_FILE} that sr_keras.evaluate wrote.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -220,7 +219,8 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
     given = Path(path)
     found = [given / name for name in SCORES_FILES if (given / name).is_file()] if given.is_dir() else [given]
     remedy = "name what sr_keras.evaluate wrote"
-    require(bool(found), "scores", f"be a Markdown table, or a folder with {' or '.join(SCORES_FILES)}", remedy, path)
+    require(bool(found) or (given / NUCLEI_FILE).is_file(), "scores", "be a Markdown table, or a folder with "
+            f"{', '.join(SCORES_FILES)} or {NUCLEI_FILE}", remedy, path)
     try:
         text = "\n".join(one.read_text(encoding="utf-8") for one in found)
     except (OSError, ValueError) as error:
@@ -228,7 +228,7 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
     gains = read_json(given / GAINS_FILE, Gains, remedy)["lr"] if (given / GAINS_FILE).exists() else {}
     scores = {kind: {name: value for name, value in measured["gain"].items() if value is not None}
               for kind, measured in gains.items()}
-    return ABSOLUTE_PATH.sub(r"\1", text), scores or None
+    return ABSOLUTE_PATH.sub(r"\1", text) or None, scores or None
 
 
 def _read_nuclei(path: str | None) -> tuple[str | None, Scores | None]:

@@ -86,6 +86,13 @@ def test_card_has_the_table_of_all_kinds_of_lr_before_that_of_one(run, export, t
     assert "## Scores\n\n| all kinds |\n\n| one kind |\n\n## " in card
 
 
+def test_folder_with_the_scores_of_nuclei_alone_is_accepted(tmp_path):
+    (tmp_path / "nuclei.md").write_text("| F1 |\n")
+    (tmp_path / "nuclei.json").write_text('{"pairs": {"f1": 0.93}}')
+    assert command._read_scores(str(tmp_path)) == (None, None)
+    assert command._read_nuclei(str(tmp_path)) == ("| F1 |\n", {"pairs": {"f1": 0.93}})
+
+
 def test_described_data_and_its_licence_reach_the_card(run, export, tmp_path):
     export(f"--model={run / 'generator.keras'}", "--name=breast", f"--output={tmp_path}", "--data=12 H&E slides",
            "--data_licence=CC0", f"--scores={run / 'scores' / 'scores.md'}")
@@ -170,7 +177,7 @@ def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_pat
     ("--name=a:b", "`name` must be the plain name of a folder"),
     ("--model=", "`model` must be given"),
     ("--scores=/no/such/table.md", "`scores` must be a Markdown table.*scores='/no/such/table.md'"),
-    ("--scores=tests", r"`scores` must be a Markdown table, or a folder with standard\.md or scores\.md"),
+    ("--scores=tests", r"`scores` must be a Markdown table, or a folder with standard\.md, scores\.md or nuclei\.md"),
     ("--lr_mpp=2.1,0.9", "`lr_mpp` must have its low end first"), ("--lr_mpp=1", "`lr_mpp` must be two numbers"),
     ("--max_pixels=65535", "`max_pixels` must be 65536 or more"),
 ])
