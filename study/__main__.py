@@ -71,17 +71,16 @@ def main() -> int:
     slides = read_folds(folds)
     sources = _sources(set(slides), folds) if FLAGS.train else []
     console.import_tensorflow()
+    from study.cells import COMMON_FLAGS, Study, train_cells, write_tiles
     from study.claims import read_claims
     from study.report import write_report
 
     claims = read_claims(Path(FLAGS.claims), {setting.name for setting in settings})
     output, failed = Path(FLAGS.output), []
+    _write_once(output / COMMON_FLAGS, common)  # of tables too: SRGAN is labelled by --vgg_weights
     if FLAGS.train:
-        from study.cells import COMMON_FLAGS, Study, train_cells, write_tiles
-
         work = Path(FLAGS.work)
-        for folder in (work, output):
-            _write_once(folder / COMMON_FLAGS, common)
+        _write_once(work / COMMON_FLAGS, common)
         write_tiles(sources, work, patch_options(FLAGS), FLAGS.scored_tiles, FLAGS.workers)
         at_once = FLAGS.at_once or cores()
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):

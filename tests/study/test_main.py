@@ -105,6 +105,9 @@ def test_cells_made_otherwise_or_by_other_folds_are_refused(killed_then_finished
     done = study(tiles, killed_then_finished, GRID, "--batch_size=3")
     assert done.returncode == 2
     assert done.stderr.startswith("error: `flags` must equal those in")
+    done = study(tiles, killed_then_finished, GRID, "--train=false", "--vgg_weights=imagenet")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: `flags` must equal those in")  # no table calls it VGG19
     (tmp_path / "folds.csv").write_text(FOLDS.replace("slide-b,b,40x,0", "slide-b,b,40x,1"))
     done = study(tiles, killed_then_finished, GRID, f"--folds={tmp_path / 'folds.csv'}")
     assert done.returncode == 2
