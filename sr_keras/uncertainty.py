@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from sr_keras.model.uncertainty import HeadFacts
 
 MOST_COST = 0.15  # of the generator's multiply-adds
-HELD_OUT = 5  # every so manieth case of the training data fits the factor
+HELD_OUT = 5  # one case in so many of the training data fits the factor
 MARGIN = 8  # LR pixels at the borders of a patch that are not scored: the generator does not see beyond them
 EDGE = 2  # LR pixels at the borders of a crop that the head's convolutions fill with zeros
-STRIDE, COUNTED = 3, 7  # every so manieth pixel is trained on, and counted; odd, so that all places come up
+STRIDE, COUNTED = 3, 7  # one pixel in so many is trained on, and counted; odd, to reach every place under an LR pixel
 SQUARE = 16  # SR pixels, as in the trust map
 WORST = 0.1  # share of the squares that a map should find
 

@@ -75,7 +75,7 @@ def _methods(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str)
         if bicubic:
             axes.axhline(float(np.mean(bicubic)), color="#8a8a90", linestyle=(0, (3, 2)), linewidth=1, label="bicubic")
     panels[1].set_xlabel("Corrupted share of the training examples")
-    _legend(figure, panels[0], "Mean over slides that the network never saw; whiskers: 95% interval over slides", 3)
+    _legend(figure, panels[:1], "Mean over slides that the network never saw; whiskers: 95% interval over slides")
     return figure
 
 
@@ -128,7 +128,7 @@ def _claims(answers: Sequence[Answer]) -> Figure | None:
         axes.set_ylim(len(claims) - 0.5, -0.5)
         axes.locator_params(axis="x", nbins=5)
     panels[1].set_xlabel("Better by, in effects that count (black mark: what is claimed)")
-    _legend(figure, *panels, "Answers; whiskers: 95% interval over slides, before Holm's correction", 3)
+    _legend(figure, panels, "Answers; whiskers: 95% interval over slides, before Holm's correction")
     return figure
 
 
@@ -146,11 +146,9 @@ def _whiskers(axes: Axes, x: Sequence[float], means: Sequence[tuple[float, float
                       label=name, capsize=1.8, elinewidth=0.9, markersize=4.5, linewidth=1.4)
 
 
-def _legend(figure: Figure, *axes_and_caption: Any) -> None:
-    """Put one legend below the figure; the last two arguments are its caption and columns."""
-    *panels, caption, columns = axes_and_caption
+def _legend(figure: Figure, panels: Sequence[Axes], caption: str) -> None:
     entries = {name: handle for axes in panels
                for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns,
+    legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3,
                            frameon=False, handlelength=3.4, title=caption, title_fontsize=FONT)
     legend.get_title().set_color(FAINT)

@@ -11,6 +11,7 @@ import numpy as np
 from pipelines.errors import require
 from pipelines.files import read_text, write_text
 from sr_keras.evaluation.patches import METRICS
+from sr_keras.evaluation.tables import table
 from study.claims import NOT_RUN, Answer, Claims, answer
 from study.figures import write_figures
 from study.folds import Slide
@@ -71,7 +72,7 @@ def claims_table(answers: Sequence[Answer]) -> str:
                  f"{_strong(one.answer)} {_signed(one.compared.mean, one.metric)}"
                  for one in answers if one.claim == claim]
         lines.append([claim.claim, *cells])
-    return _table(["claim", *(METRICS[metric].label for metric in metrics)], lines, 0)
+    return _table(["claim", *(METRICS[metric].label for metric in metrics)], lines, "---")
 
 
 def long_claims_table(answers: Sequence[Answer]) -> str:
@@ -85,7 +86,7 @@ def long_claims_table(answers: Sequence[Answer]) -> str:
             f"{_signed(found.high, one.metric)})", f"{found.p:.2g}, {one.corrected:.2g}", f"{found.effect:+.2f}",
             "{} of {}".format(*one.agreeing)])])
     return _table(["claim", "metric", "more than", "answer", "better by (95% interval)", "p, after Holm", "Cohen's d",
-                   "folds agreeing"], lines, 0)
+                   "folds agreeing"], lines, "---")
 
 
 def means_table(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str, Slide], vgg_weights: str) -> str:
@@ -155,22 +156,19 @@ def _progress(settings: Sequence[Setting], rows: Sequence[Row], slides: dict[str
             f"{trained}")
 
 
-def _into_page(path: Path, tables: dict[str, str]) -> None:
+def _into_page(path: Path, parts: dict[str, str]) -> None:
     text = read_text(path, "restore it")
-    for name, table in tables.items():
+    for name, part in parts.items():
         before, begin, rest = text.partition(BEGIN.format(name))
         _, end, after = rest.partition(END.format(name))
         require(bool(end), "page", f"have the lines {BEGIN.format(name)} and {END.format(name)}, in this order",
                 "add them", str(path))
-        text = f"{before}{begin}\n\n{table}\n\n{end}{after}"
+        text = f"{before}{begin}\n\n{part}\n\n{end}{after}"
     write_text(path, text)
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], numbers: int | None = None) -> str:
-    """Return a Markdown table; all columns but the first are numbers, unless `numbers` says how many of the last."""
-    right = len(head) - 1 if numbers is None else numbers
-    rule = ["---"] * (len(head) - right) + ["---:"] * right
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines)) if lines else "Nothing yet."
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], rule: str = "---:") -> str:
+    return table(head[0], head[1:], lines, rule).rstrip() if lines else "Nothing yet."
 
 
 def _mean(values: Sequence[float], metric: str) -> str:

@@ -29,7 +29,7 @@ from benchmarks.peers.methods import METHODS, ROOT, THICK_FILE
 from benchmarks.peers.patches import KINDS
 from pipelines import console
 from pipelines.errors import require
-from pipelines.files import write_csv
+from pipelines.files import read_table, write_csv
 from pipelines.options import define_paths
 
 MEASURES = ["pixels", "nuclei", "perceptual"]
@@ -99,7 +99,7 @@ def _run(work: Path, peers_python: Path) -> None:
 
 
 def _score(work: Path) -> None:
-    from benchmarks.peers.scores import joined, read_rows, score
+    from benchmarks.peers.scores import Key, joined, score
 
     tables = {}
     for measure in MEASURES:
@@ -109,7 +109,7 @@ def _score(work: Path) -> None:
                 print(f"scoring {measure}: {kind}", flush=True)
                 write_csv(score(work, measure, kind), path)
             if path.exists():
-                tables[measure, kind] = read_rows(path)
+                tables[measure, kind] = read_table(path, Key, "remove it")
     write_csv(joined(tables), SCORES)
 
 

@@ -2,6 +2,7 @@
 """The methods that are compared: what runs them, and whose they are."""
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,13 @@ class Method(NamedTuple):
     file: str = ""
     is_peer: bool = False
 
-    def command(self, python: Path, peers_python: Path, work: Path) -> list[str]:
+    def command(self, peers_python: Path, work: Path) -> list[str]:
         """Return how its runner is started, without the files or --time."""
         found = next((folder / self.file for folder in (work, ROOT) if (folder / self.file).is_file()), None)
         if self.file and found is None:
             raise FileNotFoundError(f"{self.label} needs a file that does not exist; see docs/peers.md. "
                                     f"Received: {self.file}")
-        return [str(peers_python if self.is_peer else python), "-m", f"benchmarks.peers.{self.runner}",
+        return [str(peers_python) if self.is_peer else sys.executable, "-m", f"benchmarks.peers.{self.runner}",
                 *([str(found)] if self.file else [])]
 
 

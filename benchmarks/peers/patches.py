@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,14 +31,13 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Images = dict[str, np.ndarray]  # by example id
 
 
-def write_patches(data: Sequence[str], work: Path, per_slide: int, seed: int = 0) -> None:
+def write_patches(data: Sequence[str], work: Path, per_slide: int) -> None:
     """Write LR of every kind, and its HR.
 
     Args:
         data: Folders of slides or tiles, some of them pairs.
         work: The work folder.
         per_slide: Patches of each slide and kind.
-        seed: Seed of the random parts of LR.
     """
     from pipelines.config import PatchOptions
     from pipelines.pixels import to_uint8
@@ -60,7 +58,7 @@ def write_patches(data: Sequence[str], work: Path, per_slide: int, seed: int = 0
         condition = condition_named(kind).at_scale(SCALE)
         found: dict[str, Images] = {"lr": {}, "hr": {}}
         for one in sets_of(condition, sets, SCALE):
-            for batch in batches_of(lr_dataset(one, condition, SCALE, limit_of(one, per_slide), seed), one):
+            for batch in batches_of(lr_dataset(one, condition, SCALE, limit_of(one, per_slide), seed=0), one):
                 for plane, images in found.items():
                     images.update({text(name): image for name, image in
                                    zip(batch["example_id"], to_uint8(np.asarray(batch[plane])), strict=True)})
@@ -155,7 +153,7 @@ def measure(commands: Mapping[str, Sequence[str]], rounds: int) -> list[dict[str
 
 def commands_of(methods: Sequence[Method] = METHODS, **places: Path) -> dict[str, list[str]]:
     """Return how the runners are started, by method; see `Method.command`."""
-    return {method.name: method.command(Path(sys.executable), **places) for method in methods}
+    return {method.name: method.command(**places) for method in methods}
 
 
 def _line(name: str, process: subprocess.Popen[str]) -> str:

@@ -19,7 +19,6 @@ from benchmarks.peers.methods import METHODS, SCALE, Method
 from benchmarks.peers.patches import KINDS, read
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
-from pipelines.files import read_table
 from pipelines.pixels import to_float
 from sr_keras.evaluation.patches import score_images
 from sr_keras.evaluation.tables import GAIN_METRICS, finite_mean
@@ -30,6 +29,14 @@ MPP = {"acute-appendicitis": 0.5, "arachnoid-cyst": 0.263, "erosion": 0.25, "gra
        "keloid-scar": 0.504}
 Pictures = Sequence[np.ndarray]  # uint8 [H, W, 3] each
 Row = dict[str, Any]
+
+
+class Key(TypedDict):
+    """The columns that the tables of all measures have."""
+
+    slide: str
+    lr: str
+    method: str
 
 
 class Slide(NamedTuple):
@@ -123,21 +130,6 @@ def joined(tables: Mapping[tuple[str, str], Sequence[Row]]) -> list[Row]:
     order = {method.name: i for i, method in enumerate(METHODS)}
     return [{name: row.get(name, float("nan")) for name in names} for row in sorted(rows.values(), key=lambda row: (
         KINDS.index(row["lr"]), row["slide"], order[row["method"]]))]
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a file of one measure, as text.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    return [dict(row) for row in read_table(path, _Key, "remove it")]
-
-
-class _Key(TypedDict):
-    slide: str
-    lr: str
-    method: str
 
 
 def _batches(*planes: Pictures) -> Iterator[list[np.ndarray]]:

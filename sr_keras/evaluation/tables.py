@@ -205,9 +205,9 @@ def standard_page(gains: Sequence[Gain]) -> str:
             f"**Scores, bicubic → SR, means over slides**\n\n{scores}")
 
 
-def table(first: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table with a column of names and columns of numbers."""
-    lines = [f"| {first} |" if first else "| |", "| --- |" + " ---: |" * len(columns)]
+def table(first: str, columns: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "---:") -> str:
+    """Return a Markdown table with a column of names and columns of numbers, or of what `rule` aligns."""
+    lines = [f"| {first} |" if first else "| |", "| --- |" + f" {rule} |" * len(columns)]
     lines[0] += f" {' | '.join(columns)} |"
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 

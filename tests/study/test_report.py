@@ -63,7 +63,7 @@ def test_long_table_has_interval_p_effect_and_folds(written):
     assert cells[7] == "5 of 5"
 
 
-def test_means_are_over_slides_and_best_known(study, settings, slides):
+def test_means_are_over_slides_and_not_run_where_nothing_was_scored(study, settings, slides):
     table = means_table(settings, study, slides, "hed")
     cells = line_of(table, "SRGAN, VGG16 fine-tuned for edges (HED), 50%")
     expected = np.mean([row["ms_ssim"] for row in study if row["setting"] == "srgan-q2-0.5-mixed-hr"])
