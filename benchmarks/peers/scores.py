@@ -72,15 +72,16 @@ def score(work: Path, measure: str, kind: str, methods: Sequence[Method] = METHO
 
 
 def of_pixels(slide: Slide) -> dict[str, dict[str, float]]:
-    """Return the means of GAIN_METRICS, by method."""
-    found = {}
-    for method, pictures in slide.sr.items():
-        values: dict[str, list[float]] = {name: [] for name in GAIN_METRICS}
-        for hr, sr, lr in _batches(slide.hr, pictures, slide.lr):
-            for name, some in score_images(hr, sr, lr, DegradeOptions(SCALE), GAIN_METRICS).items():
-                values[name] += some.tolist()
-        found[method] = {name: finite_mean(some) for name, some in values.items()}
-    return found
+    """Return the means of GAIN_METRICS, by method, without the patches that one of them returns without error."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in GAIN_METRICS}  # [patches of each batch] of each method
+    for pictures in slide.sr.values():
+        batches = [score_images(hr, sr, lr, DegradeOptions(SCALE), GAIN_METRICS)
+                   for hr, sr, lr in _batches(slide.hr, pictures, slide.lr)]
+        for name, values in found.items():
+            values.append(np.concatenate([batch[name] for batch in batches]))
+    means = {name: [finite_mean(one) for one in np.where(np.isfinite(values).all(0), values, np.nan)]
+             for name, values in found.items()}
+    return {method: {name: means[name][i] for name in means} for i, method in enumerate(slide.sr)}
 
 
 def of_nuclei(slide: Slide) -> dict[str, dict[str, float]]:

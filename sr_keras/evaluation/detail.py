@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import msgspec
@@ -43,7 +43,7 @@ from sr_keras.evaluation.nuclei import (
     stain_level,
 )
 from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, Metric, Row, score_images, text
-from sr_keras.evaluation.tables import MOST_NAMED, finite_mean, table
+from sr_keras.evaluation.tables import MOST_NAMED, by_slide, finite_mean, table
 from sr_keras.metrics import bicubic
 
 NONE = Nuclei(np.empty((0, 2)), np.empty(0), np.empty(0))
@@ -141,7 +141,8 @@ def _score_slide(slide_id: str, patches: list[Patch], mpp: float, lr_errors: Err
             patch.nuclei[method] = find_nuclei(picture, mpp, level)
             patch.found[method] = compare(patch.truth, patch.nuclei[method], patch.hr.shape, mpp)
     left_out = [patch.example_id for patch in patches if not patch.found[SR].counts[:2].sum()]
-    scores = {method: _pixel_scores(patches, method) | _nuclear_scores(patches, method, mpp) for method in METHODS}
+    pixels = _pixel_scores(patches)
+    scores = {method: pixels[method] | _nuclear_scores(patches, method, mpp) for method in METHODS}
     if extract:
         for method, more in _perceptual_scores(patches, extract).items():
             scores[method] |= more
@@ -153,10 +154,15 @@ def _score_slide(slide_id: str, patches: list[Patch], mpp: float, lr_errors: Err
     return SlideDetail(slide_id, mpp, check, len(patches), left_out, scores, worst)
 
 
-def _pixel_scores(patches: Sequence[Patch], method: str) -> dict[str, float]:
-    found = [score_images(patch.hr[np.newaxis], patch.pictures[method][np.newaxis], patch.lr[np.newaxis],
-                          names=("psnr", "qilv")) for patch in patches]
-    return {name: finite_mean([values[name][0] for values in found]) for name in ("psnr", "qilv")}
+def _pixel_scores(patches: Sequence[Patch]) -> dict[str, dict[str, float]]:
+    """Return means by method, without the patches that one of them returns without error; see `tables`."""
+    rows = []
+    for patch, method in product(patches, METHODS):
+        images = (image[np.newaxis] for image in (patch.hr, patch.pictures[method], patch.lr))
+        values = score_images(*images, names=("psnr", "qilv"))
+        rows.append({"example_id": patch.example_id, "slide_id": "", "method": method,
+                     **{name: float(value[0]) for name, value in values.items()}})
+    return by_slide(rows)[""].means
 
 
 def _nuclear_scores(patches: Sequence[Patch], method: str, mpp: float) -> dict[str, float]:

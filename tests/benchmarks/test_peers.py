@@ -17,7 +17,7 @@ from benchmarks.peers import bicubic, esrgan_thick, litert, real_esrgan
 from benchmarks.peers.methods import BY_NAME, METHODS, OURS, ROOT
 from benchmarks.peers.patches import KINDS, check_resembles, commands_of, measure, read, super_resolve, write_patches
 from benchmarks.peers.runner import rounded
-from benchmarks.peers.scores import MPP, Slide, joined, of_nuclei, score
+from benchmarks.peers.scores import MPP, Slide, joined, of_nuclei, of_pixels, score
 from pipelines import console
 from pipelines.config import PatchOptions
 from pipelines.errors import UserError
@@ -109,6 +109,14 @@ def test_slides_that_the_detector_can_not_judge_have_no_score(histology, monkeyp
     glass = [np.full((128, 128, 3), 245, np.uint8)]
     for name, pictures in (("glass", glass), ("of unknown mpp", [histology[:128, :128]])):
         assert np.isnan(of_nuclei(Slide(name, pictures, pictures, {"x": pictures}))["x"]["nuclei_f1"])
+
+
+def test_patch_that_one_method_returns_without_error_counts_for_none(histology):
+    lr, hr = [np.zeros((64, 64, 3), np.uint8)] * 2, [histology[:256, :256], histology[256:, 256:]]
+    sr = {"right": [hr[0], hr[1] // 2], "dark": [hr[0] // 2, hr[1] // 2]}
+    found = of_pixels(Slide("slide", lr, hr, sr))
+    assert found["right"]["psnr"] == found["dark"]["psnr"]
+    assert found["right"]["rrmse"] < found["dark"]["rrmse"]
 
 
 def test_measures_are_joined_and_what_is_not_measured_is_not_a_number():

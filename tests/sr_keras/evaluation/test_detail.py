@@ -114,6 +114,16 @@ def test_slide_on_which_the_detector_is_not_fit_to_judge_has_no_scores_of_nuclei
         detail_rows([slide], "mine", "box"), {"box average": [slide]})
 
 
+def test_patch_that_bicubic_returns_without_error_counts_for_neither_method():
+    hrs = [tissue(CENTRES), np.full((SIDE, SIDE, 3), 0.8, np.float32)]
+
+    def psnr(hrs):
+        found = scored(lambda i: hrs[i] - np.float32(0.2), hrs)[0].scores
+        return [found[method]["psnr"] for method in (BICUBIC, SR)]
+
+    assert psnr(hrs) == psnr(hrs[:1])
+
+
 def test_patches_that_are_smaller_than_the_border_where_nuclei_do_not_count_have_no_scores_of_nuclei():
     (slide,) = scored(lambda i: tissue(CENTRES), [tissue(CENTRES)], mpp=3.9 / SIDE)
     assert np.isnan([slide.scores[SR][name] for name in ("f1", "invented", "lost")]).all()
