@@ -38,7 +38,7 @@ def vgg_features(weights: str) -> keras.Model:
     """Build the features that L_V compares, by the flag `--vgg_weights`: imagenet, hed, or a file of VGG19's weights.
 
     Raises:
-        FileNotFoundError: See `vgg19_features`.
+        FileNotFoundError, ValueError: See `vgg19_features`.
         UserError: See `vgg16_features`.
     """
     if weights != "hed":
@@ -85,6 +85,7 @@ def vgg19_features(weights: str = "imagenet") -> keras.Model:
 
     Raises:
         FileNotFoundError: There is no such file, or the ImageNet weights could not be downloaded.
+        ValueError: The file does not hold the weights of VGG19.
 
     Source: Ledig et al. 2017, section 2.2.1 (VGG54: "after activation").
     """
@@ -97,7 +98,8 @@ def vgg19_features(weights: str = "imagenet") -> keras.Model:
         vgg = keras.applications.VGG19(include_top=False, weights=weights)
     except Exception as error:
         if weights != "imagenet":
-            raise
+            raise ValueError("`vgg_weights` must be a file of weights that Keras made of VGG19; give another, or 'hed'. "
+                             f"Received: {weights}: {' '.join(str(error).split())}") from error
         raise FileNotFoundError(
             "`vgg_weights` could not be downloaded; get vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras "
             "and give its path, or set --vgg_weights=hed. Received: vgg_weights='imagenet'") from error
