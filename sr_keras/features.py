@@ -98,7 +98,7 @@ def vgg19_features(weights: str = "imagenet") -> keras.Model:
         vgg = keras.applications.VGG19(include_top=False, weights=weights)
     except Exception as error:
         if weights != "imagenet":
-            raise ValueError("`vgg_weights` must be a file of weights that Keras made of VGG19; give another, or 'hed'. "
+            raise ValueError("`vgg_weights` must be a file of Keras' weights of VGG19; give another, or 'hed'. "
                              f"Received: {weights}: {' '.join(str(error).split())}") from error
         raise FileNotFoundError(
             "`vgg_weights` could not be downloaded; get vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras "

@@ -158,8 +158,8 @@ def _pixel_scores(patches: Sequence[Patch]) -> dict[str, dict[str, float]]:
     """Return means by method, without the patches that one of them returns without error; see `tables`."""
     rows = []
     for patch, method in product(patches, METHODS):
-        images = (image[np.newaxis] for image in (patch.hr, patch.pictures[method], patch.lr))
-        values = score_images(*images, names=("psnr", "qilv"))
+        hr, sr, lr = (image[np.newaxis] for image in (patch.hr, patch.pictures[method], patch.lr))
+        values = score_images(hr, sr, lr, names=("psnr", "qilv"))
         rows.append({"example_id": patch.example_id, "slide_id": "", "method": method,
                      **{name: float(value[0]) for name, value in values.items()}})
     return by_slide(rows)[""].means

@@ -108,7 +108,7 @@ def test_missing_vgg19_file_is_named(weights):
 @pytest.mark.parametrize("name", ["vgg.weights.h5", "vgg.h5", "vgg.txt"])
 def test_file_that_holds_no_weights_of_vgg19_is_refused_by_one_line_that_names_it(name, tmp_path):
     (tmp_path / name).write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=rf"`vgg_weights` must be a file of weights .*{name}") as caught:
+    with pytest.raises(ValueError, match=rf"`vgg_weights` must be a file of Keras.* weights .*{name}") as caught:
         features.vgg_features(str(tmp_path / name))
     assert "\n" not in str(caught.value)
 

@@ -115,7 +115,7 @@ def test_slide_on_which_the_detector_is_not_fit_to_judge_has_no_scores_of_nuclei
 
 
 def test_patch_that_bicubic_returns_without_error_counts_for_neither_method():
-    hrs = [tissue(CENTRES), np.full((SIDE, SIDE, 3), 0.8, np.float32)]
+    hrs = [tissue(CENTRES), np.ones((SIDE, SIDE, 3), np.float32)]
 
     def psnr(hrs):
         found = scored(lambda i: hrs[i] - np.float32(0.2), hrs)[0].scores
