@@ -246,8 +246,8 @@ OF_TEXT = {
     "metrics.csv": ("stage,epoch,loss,seconds\nwarmup,1,0.5,3\n", lambda path: record_metrics(
         path.parent, "warmup", 2, {"loss": 0.1})),
     "scores.csv": ("example_id,slide_id,method,psnr\na/1,a,bicubic,inf\na/1,a,sr,31.5\n", read_scores),
-    "results.csv": (f"{','.join(COLUMNS)}\na,a,srgan,0.5,0,none,none,,0,s,40x,8{',' * (len(COLUMNS) - 12)}\n",
-                    read_results),
+    "results.csv": (f"{','.join(COLUMNS)}\na,a,srgan,0.5,0,none,none,,0,s,40x,8{',' * (len(COLUMNS) - 13)}f,\n",
+                    lambda path: read_results(path, "f")),
     "flags.txt": ("--scale=4\n--degradation=scanner\n--mpp=0.5\n--filters=48\n", lambda path: run_facts(path.parent))}
 
 

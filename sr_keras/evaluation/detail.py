@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from itertools import groupby, product
 from typing import Any
 
-import msgspec
 import numpy as np
 import tensorflow as tf
 from scipy import stats
 
 from pipelines.errors import require
-from pipelines.files import read_table, write_text
+from pipelines.files import write_text
 from pipelines.pixels import quantise, to_uint8
 from pipelines.shards import ShardSet
 from pipelines.shards.records import damage_named, decode_number
@@ -43,7 +42,7 @@ from sr_keras.evaluation.nuclei import (
     stain_level,
 )
 from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, Metric, Row, score_images, text
-from sr_keras.evaluation.tables import MOST_NAMED, by_slide, finite_mean, table
+from sr_keras.evaluation.tables import MOST_NAMED, by_slide, finite_mean, read_rows, table
 from sr_keras.metrics import bicubic
 
 NONE = Nuclei(np.empty((0, 2)), np.empty(0), np.empty(0))
@@ -233,17 +232,9 @@ def detail_rows(slides: Sequence[SlideDetail], model: str, lr: str) -> list[Row]
 
 
 def read_detail(path: str | os.PathLike[str]) -> list[Row]:
-    """Return the rows of a CSV file of `detail_rows`, scores as numbers.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged.
-    """
-    names = ("model", "lr", "slide_id", "method")
-    numbers = ("mpp", "patches", "left_out", "check", *SCORES, *TRUST)
-    kind = msgspec.defstruct("Detail", [*((name, str) for name in names), *((name, float, np.nan) for name in numbers)])
-    return [{name: float(value) if name in numbers else value for name, value in row.items()}
-            for row in read_table(path, kind, "score again")]
+    """Return the rows of a CSV file of `detail_rows`, scores as numbers; it raises what `read_scores` raises."""
+    return read_rows(path, ("model", "lr", "slide_id", "method"),
+                     ("mpp", "patches", "left_out", "check", *SCORES, *TRUST))
 
 
 def means_table(rows: Sequence[Mapping[str, Any]]) -> str:

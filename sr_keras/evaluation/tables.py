@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,9 +230,13 @@ def read_scores(path: str | os.PathLike[str]) -> list[Row]:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged.
     """
-    kind = msgspec.defstruct("Scores", [("example_id", str), ("slide_id", str), ("method", str),
-                                        *((name, float, np.nan) for name in METRICS)])
-    return [{name: float(text) if name in METRICS else text for name, text in row.items()}
+    return read_rows(path, ("example_id", "slide_id", "method"), METRICS)
+
+
+def read_rows(path: str | os.PathLike[str], words: Collection[str], numbers: Collection[str]) -> list[Row]:
+    """Return the rows of a CSV file of scores, those columns as numbers; `words` must be there. Errors as above."""
+    kind = msgspec.defstruct("Scores", [*((name, str) for name in words), *((name, float, np.nan) for name in numbers)])
+    return [{name: float(text) if name in numbers else text for name, text in row.items()}
             for row in read_table(path, kind, "score again")]
 
 
