@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 
 from pipelines.cluster import ENVIRONMENT
-from pipelines.console import quiet_tensorflow
+from pipelines.console import parse, quiet_tensorflow
 from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
 quiet_tensorflow()  # as programs do; tests of their output need it
@@ -131,6 +132,20 @@ def two_machines(ray_machines) -> TwoMachines:
     """The same, with both machines."""
     ray_machines.complete()
     return ray_machines
+
+
+@pytest.fixture(scope="session")
+def run_program() -> Callable[..., int]:
+    """Return a function that runs a program, a module, with these flags in this process, and gives its exit status."""
+
+    def run(program: ModuleType, *arguments: object) -> int:
+        try:
+            parse(["program", *map(str, arguments)], program.FLAGS)
+            return program.main() or 0
+        finally:
+            program.FLAGS.unparse_flags()
+
+    return run
 
 
 @pytest.fixture(scope="session")

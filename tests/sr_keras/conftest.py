@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,35 @@ def open_once() -> Callable:
 
     opened = lru_cache(open_engine)
     return lambda name, *rest, **more: opened("tensorflow" if name == "auto" else name, *rest, **more)
+
+
+@pytest.fixture(scope="session")
+def loaded(randomised, tmp_path_factory):
+    """A small generator with random weights, named small."""
+    from sr_keras.model.loading import load_generator
+    from sr_keras.networks import generator
+
+    path = tmp_path_factory.mktemp("model") / "small" / "generator.keras"
+    path.parent.mkdir()
+    randomised(generator(scale=4, blocks=1, filters=4)).save(path)
+    return load_generator(path)
+
+
+@pytest.fixture
+def run(loaded, open_once, run_program, monkeypatch) -> Callable[..., int]:
+    """Run `super_resolve` with `loaded` as its model, which is opened once."""
+    from sr_keras import super_resolve
+
+    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
+    return partial(run_program, super_resolve, f"--model={loaded.path}")
+
+
+@pytest.fixture
+def export(run_program) -> Callable[..., int]:
+    """Run `export`."""
+    from sr_keras import export
+
+    return partial(run_program, export)
 
 
 @pytest.fixture(scope="session")

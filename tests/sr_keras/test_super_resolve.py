@@ -15,9 +15,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipelines import console
 from pipelines.slide import open_slide
-from sr_keras import super_resolve as command
 from sr_keras.model import engines
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
@@ -39,18 +37,6 @@ def model(randomised, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(model) -> LoadedGenerator:
     return load_generator(model)
-
-
-@pytest.fixture
-def run(model, open_once, monkeypatch):
-    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
-
-    def main(*argv: object) -> int:
-        console.parse(["super_resolve", f"--model={model}", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
 
 
 @pytest.fixture
@@ -264,7 +250,6 @@ def test_flags_of_slides_and_of_jpeg_are_taken_where_an_output_follows_them(mixe
     (mixed / "cut.svs").unlink()
     region = "--region=0,0,40,32"
     assert run(f"--input={mixed}", f"--output={tmp_path / 'out'}", region, "--quality=50", "--format=ome") == 0
-    command.FLAGS.unparse_flags()
     assert run(f"--input={mixed / 'slide.tif'}", f"--output={tmp_path / 'a.png'}", region, "--lossless") == 0
 
 

@@ -13,20 +13,10 @@ import pytest
 from pipelines.config import DegradeOptions
 from pipelines.degrade import degrade
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.model.loading import LoadedGenerator, load_generator
-from sr_keras.networks import generator
 from sr_keras.slides.trust_map import TrustMap, measure
 
 ROOT = Path(__file__).parents[3]
 OPTIONS = DegradeOptions()
-
-
-@pytest.fixture(scope="session")
-def loaded(randomised, tmp_path_factory) -> LoadedGenerator:
-    path = tmp_path_factory.mktemp("model") / "small" / "generator.keras"
-    path.parent.mkdir()
-    randomised(generator(scale=4, blocks=1, filters=4)).save(path)
-    return load_generator(path)
 
 
 @pytest.fixture(scope="session")

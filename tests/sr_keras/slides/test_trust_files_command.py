@@ -14,26 +14,12 @@ import tifffile
 from PIL import Image
 from skimage.transform import downscale_local_mean
 
-from pipelines import console
 from pipelines.pixels import to_float
-from sr_keras import super_resolve as command
 from sr_keras.metrics import lr_consistency
 from sr_keras.model.facts import ModelFacts
 from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, outputs, reports
 from sr_keras.slides.trust_files import trust_paths, write_trust
 from sr_keras.slides.trust_map import SIGMAS
-
-
-@pytest.fixture
-def run(loaded, open_once, monkeypatch):
-    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
-
-    def main(*argv: object) -> int:
-        console.parse(["super_resolve", f"--model={loaded.path}", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
 
 
 @pytest.fixture
