@@ -16,20 +16,11 @@ from PIL import Image
 from pipelines import extract
 from pipelines.anonymous import alias, read_key
 from pipelines.shards import open_shards
-from pipelines.sources import Source, split_sources
 from sr_keras import export, super_resolve
-from sr_keras.networks import generator
 from sr_keras.training.run_folder import versions
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("Smith", "Muster", "Doe", "Jones", "Kaputt")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "generator.keras"
-    generator(scale=4, blocks=1, filters=4).save(path)
-    return path
 
 
 @pytest.fixture
@@ -102,19 +93,6 @@ def test_no_name_is_in_any_shard_or_page(run_program, hospital, tmp_path, capsys
     assert told(tmp_path / "out", NAMES) == []
 
 
-def test_hash_needs_the_key_and_keeps_the_case(tmp_path):
-    one, other = read_key(tmp_path / "one"), read_key(tmp_path / "other")
-    assert (tmp_path / "one").stat().st_mode & 0o777 == 0o600
-    assert read_key(tmp_path / "one") == one != other
-    assert len({alias(name, key) for name in ("a", "b") for key in (one, other)}) == 4
-    slides = [Source(alias(f"TCGA-AA-000{case}-01Z-00-DX{slide}", one), (Path(f"{case}{slide}.svs"),))
-              for case in range(4) for slide in range(3)]
-    parts = split_sources(slides, 0.25, 0.25)
-    cases = [{source.slide_id.rsplit("-", 1)[0] for source in part} for part in parts]
-    assert [len(part) for part in cases] == [2, 1, 1]
-    assert set.union(*cases) == {source.slide_id.rsplit("-", 1)[0] for source in slides}
-
-
 @pytest.mark.slow
 def test_export_carries_no_path_user_or_host_name(run_program, model, tmp_path, monkeypatch, capsys):
     for module, name in ((socket, "gethostname"), (platform, "node")):
@@ -139,11 +117,3 @@ def test_export_carries_no_path_user_or_host_name(run_program, model, tmp_path, 
     assert "blocks=1" in (tmp_path / "out put" / "m" / "1" / "README.md").read_text()
     hint = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("use it:"))
     assert f"--model={tmp_path / 'out put' / 'm'}" in shlex.split(hint)  # quoted for a shell
-
-
-@pytest.mark.parametrize("content", [b"short", None])
-def test_file_that_is_no_key_is_refused(content, tmp_path):
-    path = tmp_path / "key"
-    path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(ValueError, match="`anonymous` must be a file with a key"):
-        read_key(str(path))
