@@ -17,19 +17,11 @@ from PIL import Image
 from pipelines.patches import Skipped
 from pipelines.shards import ShardSet
 from sr_keras import evaluate, super_resolve
-from sr_keras.networks import generator
 from sr_keras.training.callbacks import Record, State, restore_checkpoint
 from sr_keras.training.split import _report
 
 ROOT = Path(__file__).parents[1]
 PATCHES = ("--patch_size=128", "--min_tissue=0")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "generator.keras"
-    generator(scale=4, blocks=1, filters=4).save(path)
-    return path
 
 
 @pytest.fixture

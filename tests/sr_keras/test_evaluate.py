@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,18 +24,8 @@ from sr_keras.evaluation.patches import condition_named, find_sets
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.facts import run_facts
 from sr_keras.model.loading import load_keras
-from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """An untrained generator: plain interpolation."""
-    keras.utils.set_random_seed(0)
-    path = tmp_path_factory.mktemp("model") / "generator.keras"
-    generator(scale=4, blocks=1, filters=4).save(path)
-    return path
 
 
 @pytest.fixture

@@ -22,12 +22,6 @@ from sr_keras.slides.trust_files import trust_paths, write_trust
 from sr_keras.slides.trust_map import SIGMAS
 
 
-@pytest.fixture
-def picture(histology, tmp_path) -> Path:
-    Image.fromarray(histology[:40, :56]).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
-
-
 def square_error(lr: np.ndarray, sr: np.ndarray) -> float:
     """By the metric, of the whole at once, in grey levels of 255; of the blur or mean that comes nearest."""
     by_blur = [float(lr_consistency(to_float(lr)[np.newaxis], to_float(sr)[np.newaxis], 4, 4 * sigma)[0])
@@ -124,7 +118,7 @@ def test_kill_between_output_and_map_is_made_good_by_a_resume(suffix, report, lo
     flags = f"--input={sample_slide}", "--region=0,0,40,32"
     assert run(*flags, f"--output={tmp_path / 'whole' / f'a{suffix}'}",
                f"--trust_map={tmp_path / 'whole' / 't.tif'}") == 0
-    outcome = run_apart(Path(__file__), f"killed({str(loaded.path)!r}, {str(sample_slide)!r}, {str(target)!r}, "
+    outcome = run_apart(__file__, f"killed({str(loaded.path)!r}, {str(sample_slide)!r}, {str(target)!r}, "
                                         f"{str(trust_map)!r})")
     assert outcome.returncode == -signal.SIGKILL, outcome.stderr
     assert target.exists()
