@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of the viewer share: a small network, a scene, a server in a thread, and Chromium."""
+"""What tests of the viewer share: a scene, a server in a thread, and Chromium."""
 from __future__ import annotations
 
 import asyncio
@@ -12,26 +12,15 @@ from typing import Any
 
 import pytest
 
-from sr_keras.model.loading import LoadedGenerator, load_generator
-from sr_keras.networks import generator
 from sr_keras.view.scene import Scene
 from sr_keras.view.tiles import Tiles
 
 WAIT = 60  # seconds, on a busy machine
 
 
-@pytest.fixture(scope="session")
-def small(randomised, tmp_path_factory) -> LoadedGenerator:
-    """A network with random weights."""
-    path = tmp_path_factory.mktemp("model") / "small" / "generator.keras"
-    path.parent.mkdir()
-    randomised(generator(scale=4, blocks=1, filters=4)).save(path)
-    return load_generator(path)
-
-
 @pytest.fixture
-def scene(sample_slide, small) -> Iterator[Scene]:
-    with Scene(sample_slide, [small]) as opened:
+def scene(sample_slide, loaded) -> Iterator[Scene]:
+    with Scene(sample_slide, [loaded]) as opened:
         yield opened
 
 

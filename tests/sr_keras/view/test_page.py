@@ -106,8 +106,8 @@ class Driven:
 
 
 @pytest.fixture(scope="module")
-def viewer(serve, sample_slide, small, tmp_path_factory):
-    with serve([sample_slide], [small], output=tmp_path_factory.mktemp("regions")) as running:
+def viewer(serve, sample_slide, loaded, tmp_path_factory):
+    with serve([sample_slide], [loaded], output=tmp_path_factory.mktemp("regions")) as running:
         yield running
 
 
@@ -119,8 +119,8 @@ def page(chromium, viewer):
 
 
 @pytest.fixture(scope="module")
-def whole_sr(small, histology):
-    return enlarge_image(small, histology).astype(int)
+def whole_sr(loaded, histology):
+    return enlarge_image(loaded, histology).astype(int)
 
 
 def assert_shows(page: Driven, whole_sr: np.ndarray) -> None:
@@ -257,9 +257,9 @@ def test_marked_region_is_super_resolved_to_a_file(page, viewer):
     page.wait(lambda: "`output` must not exist" in page.value("notes", "text"))
 
 
-def test_slide_that_vanishes_is_named_and_the_others_go_on(chromium, serve, sample_slide, small, tmp_path):
+def test_slide_that_vanishes_is_named_and_the_others_go_on(chromium, serve, sample_slide, loaded, tmp_path):
     path = shutil.copy(sample_slide, tmp_path / "gone.tif")
-    with serve([path, sample_slide], [small]) as viewer:
+    with serve([path, sample_slide], [loaded]) as viewer:
         page = Driven(chromium, f"{viewer.url}view?slide=0")
         page.wait_for_tiles()
         path.unlink()
@@ -269,9 +269,9 @@ def test_slide_that_vanishes_is_named_and_the_others_go_on(chromium, serve, samp
         assert "`path` must name a slide" in Driven(chromium, f"{viewer.url}view?slide=0").value("failure", "text")
 
 
-def test_gallery_leads_to_the_slides(chromium, serve, sample_slide, small, tmp_path):
+def test_gallery_leads_to_the_slides(chromium, serve, sample_slide, loaded, tmp_path):
     other = shutil.copy(sample_slide, tmp_path / "other.tif")
-    with serve([sample_slide, other], [small, small]) as viewer:
+    with serve([sample_slide, other], [loaded, loaded]) as viewer:
         chromium.get(viewer.url)
         cards = chromium.find_elements("css selector", "main a")
         assert [card.text for card in cards] == ["immunohistochemistry.tif", "other.tif"]

@@ -39,8 +39,8 @@ def slides(sample_slide, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def viewer(serve, slides, small):
-    with serve(slides, [small]) as running:
+def viewer(serve, slides, loaded):
+    with serve(slides, [loaded]) as running:
         yield running
 
 
@@ -122,8 +122,8 @@ def test_slide_that_cannot_be_read_is_named_on_its_page(viewer, slides):
     assert "text.svs: is not a slide or image that can be read" in failure.text
 
 
-def test_one_slide_needs_no_gallery(serve, sample_slide, small):
-    with serve([sample_slide], [small]) as viewer:
+def test_one_slide_needs_no_gallery(serve, sample_slide, loaded):
+    with serve([sample_slide], [loaded]) as viewer:
         status, headers, _ = get(viewer, "/")
     assert (status, headers["Location"]) == (302, "/view?slide=0")
 
@@ -134,25 +134,25 @@ def test_script_comes_from_the_server_itself(viewer):
     assert get(viewer, "/static/js/bokeh.min.js")[0] == 200
 
 
-def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, small, tmp_path):
+def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, loaded, tmp_path):
     region = (100, 50, 60, 40)
-    with Scene(sample_slide, [small], EnlargeOptions(lossless=True)) as scene:
-        path = save_region(scene, small, region, tmp_path / "new")
+    with Scene(sample_slide, [loaded], EnlargeOptions(lossless=True)) as scene:
+        path = save_region(scene, loaded, region, tmp_path / "new")
         assert path.name == "immunohistochemistry_100_50_60_40_x4.tif"
-        enlarge_file(small, sample_slide, tmp_path / "run.tif", replace(scene.options, region=region))
+        enlarge_file(loaded, sample_slide, tmp_path / "run.tif", replace(scene.options, region=region))
         with openslide.OpenSlide(path) as one, openslide.OpenSlide(tmp_path / "run.tif") as other:
             assert one.dimensions == (240, 160)
             np.testing.assert_array_equal(*(slide.read_region((0, 0), 0, (240, 160)) for slide in (one, other)))
         with pytest.raises(ValueError, match="`output` must not exist; this region was written before"):
-            save_region(scene, small, region, tmp_path / "new")
+            save_region(scene, loaded, region, tmp_path / "new")
     with open_slide(path) as slide:
         assert slide.mpp == pytest.approx(0.125)
 
 
-def test_browser_that_goes_away_is_forgotten_and_its_tiles_are_kept_for_the_next(serve, sample_slide, small,
+def test_browser_that_goes_away_is_forgotten_and_its_tiles_are_kept_for_the_next(serve, sample_slide, loaded,
                                                                                monkeypatch):
     monkeypatch.setattr(server, "UNUSED_MS", 200)
-    with serve([sample_slide], [small]) as viewer:
+    with serve([sample_slide], [loaded]) as viewer:
         session = pull_session(url=f"{viewer.url}view", arguments={"slide": "0"})
         assert len(viewer.sessions()) == 1
         wait(lambda: viewer.tiles.computed > 3)
