@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.errors import UserError
+from sr_keras.export import _read_nuclei, _read_scores
 from sr_keras.formats.format import Tolerance
 from sr_keras.formats.litert import FORMAT, read_facts
 from sr_keras.model.loading import load_generator
@@ -77,8 +78,8 @@ def test_card_has_the_table_of_all_kinds_of_lr_before_that_of_one(run, export, t
 def test_folder_with_the_scores_of_nuclei_alone_is_accepted(tmp_path):
     (tmp_path / "nuclei.md").write_text("| F1 |\n")
     (tmp_path / "nuclei.json").write_text('{"pairs": {"f1": 0.93}}')
-    assert command._read_scores(str(tmp_path)) == (None, None)
-    assert command._read_nuclei(str(tmp_path)) == ("| F1 |\n", {"pairs": {"f1": 0.93}})
+    assert _read_scores(str(tmp_path)) == (None, None)
+    assert _read_nuclei(str(tmp_path)) == ("| F1 |\n", {"pairs": {"f1": 0.93}})
 
 
 def test_described_data_and_its_licence_reach_the_card(run, export, tmp_path):
