@@ -58,6 +58,7 @@ def write_figures(settings: Sequence[Setting], rows: Sequence[Row], answers: Seq
 
 def _methods(settings: Sequence[Setting], rows: Sequence[Row], vgg_weights: str) -> Figure | None:
     """Draw the means of each method at each corrupted share, beside bicubic; nothing if there is one share."""
+    settings = sorted(settings, key=lambda one: one.fraction)  # a line goes from share to share
     shares = sorted({100 * one.fraction for one in settings})
     if len(shares) < 2:
         return None
