@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from skimage.data import immunohistochemistry
 
 from pipelines.cluster import ENVIRONMENT
 from pipelines.console import quiet_tensorflow
+from pipelines.errors import UserError
 from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
 quiet_tensorflow()  # as programs do; tests of their output need it
@@ -193,3 +194,22 @@ def randomised() -> Callable[[Any], Any]:
         return model
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory) -> Path:
+    """Where `browser` saves files."""
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="session")
+def browser(downloads) -> Iterator[Any]:
+    """Headless Chromium, driven by selenium."""
+    from benchmarks.viewer import chromium
+
+    with ExitStack() as opened:
+        try:
+            driven = opened.enter_context(chromium(downloads))
+        except UserError as missing:
+            pytest.skip(str(missing))
+        yield driven

@@ -28,7 +28,7 @@ def test_table_has_a_time_for_each_goal():
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("no browser: apt-get install chromium chromium-driver")
     done = subprocess.run([sys.executable, "-m", "benchmarks.viewer", "--engine=tensorflow", "--rounds=2"], cwd=ROOT,
-                          capture_output=True, text=True, check=True)
+                          capture_output=True, text=True, check=True, timeout=900)
     rows = re.findall(r"^\| (.*?) \| ([\d.]+) \| ([\d.]+) \|", done.stdout, re.MULTILINE)
     assert [name for name, *_ in rows] == list(viewer.GOALS)
     times = {name: float(middle) for name, middle, _ in rows}

@@ -35,7 +35,8 @@ def run_apart() -> Callable[[Path, str], subprocess.CompletedProcess]:
 
     def run(file: Path, call: str) -> subprocess.CompletedProcess:
         code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(file.parent)!r}]\nimport {file.stem} as t\nt.{call}"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT,
+                              timeout=600)
 
     return run
 

@@ -13,6 +13,7 @@ import openslide
 import pytest
 from PIL import Image
 
+from benchmarks.viewer import serving
 from sr_keras.slides.enlarge import enlarge_image
 from sr_keras.view.page import LENS_ZOOM, PANEL
 
@@ -106,14 +107,14 @@ class Driven:
 
 
 @pytest.fixture(scope="module")
-def viewer(serve, sample_slide, small, tmp_path_factory):
-    with serve([sample_slide], [small], output=tmp_path_factory.mktemp("regions")) as running:
+def viewer(sample_slide, small, tmp_path_factory):
+    with serving([sample_slide], [small], output=tmp_path_factory.mktemp("regions")) as running:
         yield running
 
 
 @pytest.fixture
-def page(chromium, viewer):
-    driven = Driven(chromium, viewer.url)
+def page(browser, viewer):
+    driven = Driven(browser, viewer.url)
     driven.wait_for_tiles()
     return driven
 
@@ -257,26 +258,26 @@ def test_marked_region_is_super_resolved_to_a_file(page, viewer):
     page.wait(lambda: "`output` must not exist" in page.value("notes", "text"))
 
 
-def test_slide_that_vanishes_is_named_and_the_others_go_on(chromium, serve, sample_slide, small, tmp_path):
+def test_slide_that_vanishes_is_named_and_the_others_go_on(browser, sample_slide, small, tmp_path):
     path = shutil.copy(sample_slide, tmp_path / "gone.tif")
-    with serve([path, sample_slide], [small]) as viewer:
-        page = Driven(chromium, f"{viewer.url}view?slide=0")
+    with serving([path, sample_slide], [small]) as viewer:
+        page = Driven(browser, f"{viewer.url}view?slide=0")
         page.wait_for_tiles()
         path.unlink()
         page.click("overview", 0.1, 0.9)
         page.wait(lambda: "gone.tif: is not there any more" in page.value("notes", "text"))
-        Driven(chromium, f"{viewer.url}view?slide=1").wait_for_tiles()
-        assert "`path` must name a slide" in Driven(chromium, f"{viewer.url}view?slide=0").value("failure", "text")
+        Driven(browser, f"{viewer.url}view?slide=1").wait_for_tiles()
+        assert "`path` must name a slide" in Driven(browser, f"{viewer.url}view?slide=0").value("failure", "text")
 
 
-def test_gallery_leads_to_the_slides(chromium, serve, sample_slide, small, tmp_path):
+def test_gallery_leads_to_the_slides(browser, sample_slide, small, tmp_path):
     other = shutil.copy(sample_slide, tmp_path / "other.tif")
-    with serve([sample_slide, other], [small, small]) as viewer:
-        chromium.get(viewer.url)
-        cards = chromium.find_elements("css selector", "main a")
+    with serving([sample_slide, other], [small, small]) as viewer:
+        browser.get(viewer.url)
+        cards = browser.find_elements("css selector", "main a")
         assert [card.text for card in cards] == ["immunohistochemistry.tif", "other.tif"]
         cards[1].click()
-        page = Driven(chromium, chromium.current_url)
+        page = Driven(browser, browser.current_url)
         page.wait_for_tiles("small (1)")
         assert "other.tif" in page.value("banner", "text")
         assert page.picture("small (1)")[1] == page.picture("small (2)")[1]  # two models side by side

@@ -20,6 +20,7 @@ from PIL import Image
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
+from benchmarks.viewer import serving
 from pipelines.slide import open_slide
 from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.view import server
@@ -39,8 +40,8 @@ def slides(sample_slide, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def viewer(serve, slides, small):
-    with serve(slides, [small]) as running:
+def viewer(slides, small):
+    with serving(slides, [small]) as running:
         yield running
 
 
@@ -122,8 +123,8 @@ def test_slide_that_cannot_be_read_is_named_on_its_page(viewer, slides):
     assert "text.svs: is not a slide or image that can be read" in failure.text
 
 
-def test_one_slide_needs_no_gallery(serve, sample_slide, small):
-    with serve([sample_slide], [small]) as viewer:
+def test_one_slide_needs_no_gallery(sample_slide, small):
+    with serving([sample_slide], [small]) as viewer:
         status, headers, _ = get(viewer, "/")
     assert (status, headers["Location"]) == (302, "/view?slide=0")
 
@@ -149,10 +150,10 @@ def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, small, 
         assert slide.mpp == pytest.approx(0.125)
 
 
-def test_browser_that_goes_away_is_forgotten_and_its_tiles_are_kept_for_the_next(serve, sample_slide, small,
+def test_browser_that_goes_away_is_forgotten_and_its_tiles_are_kept_for_the_next(sample_slide, small,
                                                                                monkeypatch):
     monkeypatch.setattr(server, "UNUSED_MS", 200)
-    with serve([sample_slide], [small]) as viewer:
+    with serving([sample_slide], [small]) as viewer:
         session = pull_session(url=f"{viewer.url}view", arguments={"slide": "0"})
         assert len(viewer.sessions()) == 1
         wait(lambda: viewer.tiles.computed > 3)
