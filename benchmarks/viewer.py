@@ -78,7 +78,7 @@ def main() -> int:
     console.import_tensorflow()
     from sr_keras.model.engines import open_engine
     from sr_keras.slides import EnlargeOptions
-    from sr_keras.view.scene import names_of
+    from sr_keras.view.scene import by_name
 
     model = FLAGS.model if Path(FLAGS.model).exists() else str(shipped_model(FLAGS.model))
     slide = Path(FLAGS.slide) if FLAGS.slide else cached_sample_slide()
@@ -89,7 +89,7 @@ def main() -> int:
     chosen = np.random.default_rng(0).permutation(len(rows))[:FLAGS.rounds]
     places = [((columns[i] + 0.5) / mask.shape[1], (rows[i] + 0.5) / mask.shape[0]) for i in chosen]
     with serving([slide], [generator], EnlargeOptions(mpp=FLAGS.mpp)) as viewer, chromium() as browser:
-        seconds = measure(browser, viewer.url, names_of([generator])[0], places)
+        seconds = measure(browser, viewer.url, next(iter(by_name([generator]))), places)
     print("| what | median s | largest s | goal s |\n| --- | ---: | ---: | ---: |")
     for name, goal in GOALS.items():
         print(f"| {name} | {median(seconds[name]):.2f} | {max(seconds[name]):.2f} | {goal or ''} |")

@@ -34,7 +34,7 @@ from pipelines.sources import Region
 from sr_keras.view import figures
 from sr_keras.view.figures import LENS, LENS_ZOOM, NOT_FOR_DIAGNOSIS, PANEL
 from sr_keras.view.looking import Box, Look
-from sr_keras.view.scene import BICUBIC, LR, Scene, names_of
+from sr_keras.view.scene import BICUBIC, LR, Scene
 from sr_keras.view.tiles import Tiles
 
 WAIT_MS = 40  # changes within this time are answered together
@@ -47,7 +47,7 @@ class Page:
     """A document that shows a scene, and what it does when somebody moves, clicks or leaves."""
 
     def __init__(self, document: Document, scene: Scene, key: int, tiles: Tiles,
-                 save_region: Callable[[Scene, int, Region], Future[Path]]) -> None:
+                 save_region: Callable[[Scene, str, Region], Future[Path]]) -> None:
         """Build the document.
 
         Args:
@@ -55,7 +55,7 @@ class Page:
             scene: The slide.
             key: Its number among the slides of the server.
             tiles: What computes.
-            save_region: Called with the number of a model and the marked region; returns a future of the path that is
+            save_region: Called with the name of a model and the marked region; returns a future of the path that is
                 written.
         """
         self._document, self._scene, self._tiles, self._save_region = document, scene, tiles, save_region
@@ -257,10 +257,10 @@ class Page:
 
     def _start_region(self) -> None:
         if self._mark is not None:
-            names = names_of(self._scene.generators)
-            number = names.index(self._chosen.value) if self._chosen.value in names else 0
+            chosen = self._chosen.value
+            model = chosen if chosen in self._scene.generators else next(iter(self._scene.generators))
             self._region.update(disabled=True, label="Super-resolving the marked region ...")
-            future = self._save_region(self._scene, number, self._scene.lr.l0_rectangle(*self._mark))
+            future = self._save_region(self._scene, model, self._scene.lr.l0_rectangle(*self._mark))
             future.add_done_callback(lambda done: self._later(partial(self._saved, done)))
 
     def _saved(self, done: Future[Path]) -> None:

@@ -97,7 +97,7 @@ class Scene:
             SlideError: The slide, or the finished output, cannot be read.
             ValueError: The finished output was made of another plane.
         """
-        self.path, self.generators, self.options = path, list(generators), options or EnlargeOptions()
+        self.path, self.generators, self.options = path, by_name(generators), options or EnlargeOptions()
         self._degradations: dict[str, DegradeOptions] = {}
         self._heads: dict[str, Expect | None] = {}
         self._quartiles: dict[str, float] = {}
@@ -105,8 +105,7 @@ class Scene:
         with ExitStack() as opened:
             self._slide = opened.enter_context(open_slide(path, self.options.assume_mpp))
             self.lr = open_plane(self._slide, self.options)
-            enlarged = {name: _computed(self._open(opened, generator))
-                        for name, generator in zip(names_of(generators), generators, strict=True)}
+            enlarged = {name: _computed(self._open(opened, one)) for name, one in self.generators.items()}
             if finished:
                 plane = LRPlane(opened.enter_context(open_slide(finished)))
                 enlarged[f"finished {finished.name}"] = _of_file(self.lr, plane)
@@ -150,7 +149,7 @@ class Scene:
         """Whether a part of the plane shows tissue."""
         return find_tissue(self.lr)
 
-    def check_file(self) -> None:
+    def _check_file(self) -> None:
         """Raise a SlideError if the slide is not there any more; a file that is open may still give pixels."""
         if not os.path.exists(self.path):
             raise SlideError(f"{self.path}: is not there any more; put it back, or close this page")
@@ -162,7 +161,7 @@ class Scene:
             ValueError: It lies outside of the plane.
             SlideError: The slide is not there any more.
         """
-        self.check_file()
+        self._check_file()
         return self.layers[name].read(*self._slices(cell))
 
     def trust(self, name: str, cell: Cell, known: Sequence[Cell]) -> np.ndarray:
@@ -203,7 +202,7 @@ class Scene:
         An LR error is compared with what is usual for the model; an expected error with the upper quartile of the first
         tile with tissue.
         """
-        generator = self._generator(name)
+        generator = self.generators.get(name)
         usual = generator.facts.usual_departure if generator else None
         return self._quartiles.get(name) or max(VISIBLE, UNUSUAL * usual[1] if usual else 0)
 
@@ -213,7 +212,7 @@ class Scene:
         Raises:
             SlideError: The slide is not there any more.
         """
-        self.check_file()
+        self._check_file()
         x0, y0, x1, y1 = lr_box
         slide, step = self._interpolated, self.finest * coarser
         level = slide.get_best_level_for_downsample(step)
@@ -225,7 +224,7 @@ class Scene:
     def warnings(self) -> list[str]:
         """Return what the models were not made for in this slide."""
         found = inspect_input(open_plane(self._slide, self.options), self.has_tissue)
-        return list(dict.fromkeys(warning for generator in self.generators
+        return list(dict.fromkeys(warning for generator in self.generators.values()
                                   for warning in find_mismatches(found, generator.facts)))
 
     def first_place(self) -> tuple[int, int]:
@@ -236,15 +235,12 @@ class Scene:
         y, x = np.unravel_index(detail.argmax(), detail.shape)
         return int((x + 0.5) * width / detail.shape[1]), int((y + 0.5) * height / detail.shape[0])
 
-    def _generator(self, name: str) -> LoadedGenerator | None:
-        return dict(zip(names_of(self.generators), self.generators, strict=True)).get(name)
-
     def _expect(self, name: str) -> Expect | None:
         """Return what predicts the error of an SR layer better than its LR error does; it is loaded once."""
         from sr_keras.model.uncertainty import load_uncertainty  # imports TensorFlow
 
         if name not in self._heads:
-            generator = self._generator(name)
+            generator = self.generators.get(name)
             head = load_uncertainty(generator.path) if generator else None
             self._heads[name] = Expect(head, generator.halo, self.has_tissue) \
                 if generator and head and head.facts.is_better else None
@@ -276,10 +272,10 @@ class Scene:
                 slice(max(0, column * TILE - margin), min(width, (column + 1) * TILE + margin)))
 
 
-def names_of(generators: Sequence[LoadedGenerator]) -> list[str]:
-    """Return the names that models are shown by; those of two with one name end in a number."""
+def by_name(generators: Sequence[LoadedGenerator]) -> dict[str, LoadedGenerator]:
+    """Return models by the names that they are shown by; those of two with one name end in a number."""
     names = [str(describe_model(generator)["name"]) for generator in generators]
-    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return {name if names.count(name) == 1 else f"{name} ({i + 1})": generators[i] for i, name in enumerate(names)}
 
 
 def _computed(slide: SuperResolvedSlide, margin: int | None = None) -> Layer:

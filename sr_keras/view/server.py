@@ -167,21 +167,27 @@ class Viewer:
         values = context.request.arguments.get("slide") if context and context.request else None
         self.fill(document, values[0].decode(errors="replace") if values else "0")
 
-    def _save(self, scene: Scene, number: int, region: Region) -> Future[Path]:
-        return self._saver.submit(save_region, scene, self._generators[number], region, self._output)
+    def _save(self, scene: Scene, model: str, region: Region) -> Future[Path]:
+        return self._saver.submit(save_region, scene, model, region, self._output)
 
 
-def save_region(scene: Scene, generator: Any, region: Region, folder: Path) -> Path:
+def save_region(scene: Scene, model: str, region: Region, folder: Path) -> Path:
     """Super-resolve a region of level 0 into a new file of a folder, as `super_resolve` does, and return its path.
+
+    Args:
+        scene: The slide.
+        model: The name of one of its models.
+        region: In pixels of level 0.
+        folder: Where to write; it is created.
 
     Raises:
         SlideError, ValueError, OSError: As `enlarge_file`; the file exists already.
     """
     place = "_".join(map(str, region))
-    path = folder / fitting_name("", scene.lr.slide.slide_id, f"_{place}_x{generator.scale}.tif")
-    require(not path.exists(), "output", "not exist", "this region was written before", str(path))
+    path = folder / fitting_name("", scene.lr.slide.slide_id, f"_{place}_{model}.tif")
+    require(not path.exists(), "output", "not exist", "this region was written before by this model", str(path))
     folder.mkdir(parents=True, exist_ok=True)
-    enlarge_file(generator, scene.path, path, replace(scene.options, region=region))
+    enlarge_file(scene.generators[model], scene.path, path, replace(scene.options, region=region))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import openslide
@@ -60,6 +61,12 @@ def test_finished_output_of_another_plane_is_refused(sample_slide, written):
 def test_two_models_of_one_name_are_told_apart(sample_slide, small):
     with Scene(sample_slide, [small, small]) as scene:
         assert scene.enlarged == ["small (1)", "small (2)"]
+
+
+def test_what_is_drawn_again_and_again_reads_no_file_of_a_model(scene, monkeypatch):
+    expected = scene.usual_error("small")
+    monkeypatch.setattr(Path, "open", None)
+    assert scene.usual_error("small") == expected
 
 
 @pytest.mark.parametrize("cell", [(-1, 0), (0, -1), (4, 0), (0, 4)])

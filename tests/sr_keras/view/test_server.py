@@ -137,32 +137,36 @@ def test_script_comes_from_the_server_itself(viewer):
 
 def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, small, tmp_path):
     region = (100, 50, 60, 40)
-    with Scene(sample_slide, [small], EnlargeOptions(lossless=True)) as scene:
-        path = save_region(scene, small, region, tmp_path / "new")
-        assert path.name == "immunohistochemistry_100_50_60_40_x4.tif"
+    with Scene(sample_slide, [small, small], EnlargeOptions(lossless=True)) as scene:
+        path, other = (save_region(scene, f"small ({number})", region, tmp_path / "new") for number in (1, 2))
+        assert path.name == "immunohistochemistry_100_50_60_40_small (1).tif"
+        assert other.name == "immunohistochemistry_100_50_60_40_small (2).tif"
         enlarge_file(small, sample_slide, tmp_path / "run.tif", replace(scene.options, region=region))
         with openslide.OpenSlide(path) as one, openslide.OpenSlide(tmp_path / "run.tif") as other:
             assert one.dimensions == (240, 160)
             np.testing.assert_array_equal(*(slide.read_region((0, 0), 0, (240, 160)) for slide in (one, other)))
-        with pytest.raises(ValueError, match="`output` must not exist; this region was written before"):
-            save_region(scene, small, region, tmp_path / "new")
+        with pytest.raises(ValueError, match="`output` must not exist; this region was written before by this model"):
+            save_region(scene, "small (1)", region, tmp_path / "new")
     with open_slide(path) as slide:
         assert slide.mpp == pytest.approx(0.125)
 
 
-def test_browser_that_goes_away_is_forgotten_and_its_tiles_are_kept_for_the_next(sample_slide, small,
-                                                                               monkeypatch):
+def test_browser_that_goes_away_is_forgotten_and_its_files_are_closed(sample_slide, small, monkeypatch):
+    closed, close = [], Scene.close
     monkeypatch.setattr(server, "UNUSED_MS", 200)
+    monkeypatch.setattr(Scene, "close", lambda scene: closed.append(scene) or close(scene))
     with serving([sample_slide], [small]) as viewer:
         session = pull_session(url=f"{viewer.url}view", arguments={"slide": "0"})
         assert len(viewer.sessions()) == 1
         wait(lambda: viewer.tiles.computed > 3)
+        assert not closed
         session.close()
         wait(lambda: not viewer.sessions())
         wait(lambda: not viewer.tiles.busy)
         before = viewer.tiles.computed
         time.sleep(0.3)
         assert viewer.tiles.computed == before
+        assert len(closed) == 1
 
 
 def wait(holds):
