@@ -153,8 +153,8 @@ class Cluster:
         try:
             starts = [lane.future for lane in self._lanes]
             if self._ray.wait(starts, num_returns=len(starts), timeout=START_SECONDS)[1]:
-                raise UserError(f"all {len(starts)} workers must start within {START_SECONDS:g} s; wait until other jobs "
-                                "have left the cluster")
+                raise UserError(f"all {len(starts)} workers must start within {START_SECONDS:g} s; wait until other "
+                                "jobs have left the cluster")
             self._ray.get(starts)
             places = self._ray.get([lane.actor.place.remote() for lane in self._lanes])
             waiting = [lane.actor.run.remote(work, job)

@@ -241,7 +241,7 @@ def _encoded(refused: str) -> str:
 def _silent(team: Team, missing: list[int]) -> str:
     who = ", ".join(_name(team, index) for index in missing)
     return f"all workers must answer within --worker_wait_s seconds; start them, or correct TF_CONFIG. Received: no " \
-           f"answer of {who}"
+           f"answer from {who}"
 
 
 def _name(team: Team, index: int) -> str:
@@ -282,7 +282,7 @@ def _end(connections: dict[int, socket.socket], why: str) -> None:
     _tell(connections, why)
     for folder in _SCRATCH:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"\nerror: {why}; all workers stop. Start each again with --resume to go on from the last epoch",
+    print(f"\nerror: {why}; all workers stop. Start each again with --resume to continue from the last epoch",
           file=sys.stderr, flush=True)
     os._exit(2)
 

@@ -104,7 +104,7 @@ class Page:
         for ranges, move in (((self._x, self._y), self._move), ((self._lens_x, self._lens_y), self._move_lens)):
             for one in ranges:
                 for end in ("start", "end"):
-                    one.on_change(end, partial(self._changed, move))
+                    one.on_change(end, lambda attr, old, new, move=move: self._soon(move))
 
     def _build(self) -> None:
         panels = [self._panel(name) for name in self._sources]
@@ -172,9 +172,6 @@ class Page:
         half_w, half_h = (side / 2 / self._scene.finest * self._scene.unit for side in PANEL)
         self._x.update(start=x - half_w, end=x + half_w)
         self._y.update(start=y + half_h, end=y - half_h)
-
-    def _changed(self, move: Callable[[], None], attr: str, old: float, new: float) -> None:
-        self._soon(move)
 
     def _soon(self, what: Callable[[], None]) -> None:
         """Do something a little later, once for all that happens until then."""

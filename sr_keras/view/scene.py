@@ -150,16 +150,16 @@ class Scene:
         return find_tissue(self.lr)
 
     def _check_file(self) -> None:
-        """Raise a SlideError if the slide is not there any more; a file that is open may still give pixels."""
+        """Raise a SlideError if the slide no longer exists; a file that is open may still give pixels."""
         if not os.path.exists(self.path):
-            raise SlideError(f"{self.path}: is not there any more; put it back, or close this page")
+            raise SlideError(f"{self.path}: no longer exists; restore it, or close this page")
 
     def read(self, name: str, cell: Cell) -> np.ndarray:
         """Return a tile of a layer: uint8 [h, w, 3], less at the right and lower border.
 
         Raises:
             ValueError: It lies outside of the plane.
-            SlideError: The slide is not there any more.
+            SlideError: The slide no longer exists.
         """
         self._check_file()
         return self.layers[name].read(*self._slices(cell))
@@ -210,7 +210,7 @@ class Scene:
         """Return the slide in a box of the plane (x0, y0, x1, y1), a pixel for each `coarser` x `coarser` of it.
 
         Raises:
-            SlideError: The slide is not there any more.
+            SlideError: The slide no longer exists.
         """
         self._check_file()
         x0, y0, x1, y1 = lr_box

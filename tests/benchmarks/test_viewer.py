@@ -22,6 +22,15 @@ def test_missing_browser_is_named_with_what_installs_it(monkeypatch):
         pass
 
 
+@pytest.mark.server
+def test_server_ends_with_its_block_whatever_happens_there(loaded, sample_slide):
+    with pytest.raises(ZeroDivisionError), viewer.serving([sample_slide], [loaded]) as running:
+        raise ZeroDivisionError
+    assert not running.tiles._thread.is_alive()
+    with pytest.raises(TypeError), viewer.serving(nothing=True):
+        pass
+
+
 @pytest.mark.slow
 @pytest.mark.server
 def test_table_has_a_time_for_each_goal():

@@ -265,7 +265,7 @@ def test_slide_that_vanishes_is_named_and_the_others_go_on(browser, sample_slide
         page.wait_for_tiles()
         path.unlink()
         page.click("overview", 0.1, 0.9)
-        page.wait(lambda: "gone.tif: is not there any more" in page.value("notes", "text"))
+        page.wait(lambda: "gone.tif: no longer exists" in page.value("notes", "text"))
         Driven(browser, f"{viewer.url}view?slide=1").wait_for_tiles()
         assert "`path` must name a slide" in Driven(browser, f"{viewer.url}view?slide=0").value("failure", "text")
 

@@ -157,11 +157,11 @@ def test_browser_that_goes_away_is_forgotten_and_its_files_are_closed(sample_sli
     monkeypatch.setattr(Scene, "close", lambda scene: closed.append(scene) or close(scene))
     with serving([sample_slide], [small]) as viewer:
         session = pull_session(url=f"{viewer.url}view", arguments={"slide": "0"})
-        assert len(viewer.sessions()) == 1
+        assert len(viewer._server.get_sessions("/view")) == 1
         wait(lambda: viewer.tiles.computed > 3)
         assert not closed
         session.close()
-        wait(lambda: not viewer.sessions())
+        wait(lambda: not viewer._server.get_sessions("/view"))
         wait(lambda: not viewer.tiles.busy)
         before = viewer.tiles.computed
         time.sleep(0.3)
