@@ -6,8 +6,9 @@
     /thumbnail/3.png
 
 It listens on 127.0.0.1. A request that names another host is refused, so that a web site whose name was made to point
-at this machine reads nothing (DNS rebinding); so is a WebSocket that a page of another site opens. Slides are asked for
-by number, never by path, and nothing is written but a marked region into the folder that was given at the start.
+at this machine reads nothing (DNS rebinding); so is whatever a page of another site loads, embeds or opens a WebSocket
+to. Slides are asked for by number, never by path, and nothing is written but a marked region into the folder that was
+given at the start.
 """
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
 from PIL import Image
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.routing import AnyMatches, HostMatches, Rule, RuleRouter
 from tornado.web import Application, ErrorHandler, HTTPError, RequestHandler
@@ -101,8 +103,7 @@ class Viewer:
                             (r"/thumbnail/(\d{1,9})\.png", _Thumbnail, {"slides": self._slides})],
             extra_websocket_origins=[f"{name}:{self.port}" for name in NAMES],
             unused_session_lifetime_milliseconds=UNUSED_MS, check_unused_sessions_milliseconds=UNUSED_MS)
-        known = HostMatches(f"(?:{'|'.join(map(re.escape, NAMES))})$")
-        router = RuleRouter([Rule(known, application),
+        router = RuleRouter([Rule(_Allowed(f"(?:{'|'.join(map(re.escape, NAMES))})$"), application),
                              Rule(AnyMatches(), Application([(r".*", ErrorHandler, {"status_code": 403})]))])
         http = HTTPServer(router)
         http.add_sockets(sockets)
@@ -179,6 +180,15 @@ def thumbnail(path: Path) -> bytes:
     with open_slide(path) as slide:
         Image.fromarray(slide.thumbnail(THUMBNAIL // 2)).save(file, "PNG")
     return file.getvalue()
+
+
+class _Allowed(HostMatches):
+    """A request that names this machine, and that no page of another site makes; a link to here may be followed."""
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        asked = request.headers.get
+        from_elsewhere = asked("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+        return None if from_elsewhere and asked("Sec-Fetch-Dest") != "document" else super().match(request)
 
 
 class _Gallery(RequestHandler):

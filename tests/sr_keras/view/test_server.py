@@ -45,9 +45,9 @@ def viewer(slides, small):
         yield running
 
 
-def get(viewer, path: str, host: str | None = None) -> tuple[int, dict[str, str], bytes]:
+def get(viewer, path: str, host: str | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", viewer.port, timeout=60)
-    connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{viewer.port}"})
+    connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{viewer.port}"} | headers)
     answer = connection.getresponse()
     found = answer.status, dict(answer.getheaders()), answer.read()
     connection.close()
@@ -63,6 +63,17 @@ def test_request_that_names_another_host_is_refused(viewer, host, path):
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_request_by_either_name_of_this_machine_is_answered(viewer, name):
     assert get(viewer, "/", f"{name}:{viewer.port}")[0] == 200
+
+
+@pytest.mark.parametrize(("site", "target", "status"), [
+    ("cross-site", "image", 403), ("cross-site", "iframe", 403), ("cross-site", "script", 403),
+    ("same-site", "empty", 403), ("cross-site", "document", 200), ("same-origin", "script", 200),
+    ("none", "document", 200)])
+@pytest.mark.parametrize("path", ["/", "/view?slide=0", "/view/autoload.js?bokeh-autoload-element=x"])
+def test_page_of_another_site_may_link_here_and_no_more(viewer, path, site, target, status):
+    before = len(viewer._server.get_sessions("/view"))
+    assert get(viewer, path, **{"Sec-Fetch-Site": site, "Sec-Fetch-Dest": target})[0] == status
+    assert status == 200 or len(viewer._server.get_sessions("/view")) == before
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "https://localhost.evil.example"])
