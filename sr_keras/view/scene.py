@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,8 +99,8 @@ class Scene:
         """
         self.path, self.generators, self.options = path, by_name(generators), options or EnlargeOptions()
         self._degradations: dict[str, DegradeOptions] = {}
-        self._heads: dict[str, Expect | None] = {}
         self._quartiles: dict[str, float] = {}
+        self._expect = cache(self._load_head)
         self._files = ExitStack()
         with ExitStack() as opened:
             self._slide = opened.enter_context(open_slide(path, self.options.assume_mpp))
@@ -111,7 +111,8 @@ class Scene:
                 enlarged[f"finished {finished.name}"] = _of_file(self.lr, plane)
             self.finest = max(layer.scale for layer in enlarged.values())
             self._interpolated = self._open(opened, Bicubic(self.finest))
-            self.layers = {LR: Layer(1, self._read_lr), BICUBIC: _computed(self._interpolated, margin=0), **enlarged}
+            self.layers = {LR: Layer(1, self._read_lr), BICUBIC: _computed(self._interpolated)._replace(margin=0),
+                           **enlarged}
             self._files = opened.pop_all()
 
     def __enter__(self) -> Scene:
@@ -176,8 +177,7 @@ class Scene:
             known: Tiles that are computed already, to fit the degradation on.
         """
         layer, square = self.layers[name], self.square(name)
-        expect = self._expect(name)
-        if expect:
+        if expect := self._expect(name):
             return self._expected(name, expect, cell)
         degrade = self._degradations.get(name)
         if degrade is None:
@@ -235,16 +235,13 @@ class Scene:
         y, x = np.unravel_index(detail.argmax(), detail.shape)
         return int((x + 0.5) * width / detail.shape[1]), int((y + 0.5) * height / detail.shape[0])
 
-    def _expect(self, name: str) -> Expect | None:
-        """Return what predicts the error of an SR layer better than its LR error does; it is loaded once."""
+    def _load_head(self, name: str) -> Expect | None:
+        """Return what predicts the error of an SR layer better than its LR error does."""
         from sr_keras.model.uncertainty import load_uncertainty  # imports TensorFlow
 
-        if name not in self._heads:
-            generator = self.generators.get(name)
-            head = load_uncertainty(generator.path) if generator else None
-            self._heads[name] = Expect(head, generator.halo, self.has_tissue) \
-                if generator and head and head.facts.is_better else None
-        return self._heads[name]
+        generator = self.generators.get(name)
+        head = load_uncertainty(generator.path) if generator else None
+        return Expect(head, generator.halo, self.has_tissue) if generator and head and head.facts.is_better else None
 
     def _expected(self, name: str, expect: Expect, cell: Cell) -> np.ndarray:
         rows, columns = self._slices(cell)
@@ -278,7 +275,7 @@ def by_name(generators: Sequence[LoadedGenerator]) -> dict[str, LoadedGenerator]
     return {name if names.count(name) == 1 else f"{name} ({i + 1})": generators[i] for i, name in enumerate(names)}
 
 
-def _computed(slide: SuperResolvedSlide, margin: int | None = None) -> Layer:
+def _computed(slide: SuperResolvedSlide) -> Layer:
     """Return the layer of a slide that is computed where it is read."""
     scale = slide.generator.scale
 
@@ -286,7 +283,7 @@ def _computed(slide: SuperResolvedSlide, margin: int | None = None) -> Layer:
         size = (scale * (columns.stop - columns.start), scale * (rows.stop - rows.start))
         return np.asarray(slide.read_region((scale * columns.start, scale * rows.start), 0, size).convert("RGB"))
 
-    return Layer(scale, read, _margin(scale) if margin is None else margin)
+    return Layer(scale, read, _margin(scale))
 
 
 def _of_file(lr: LRPlane, sr: LRPlane) -> Layer:

@@ -173,7 +173,7 @@ def test_browser_that_goes_away_is_forgotten_and_its_files_are_closed(sample_sli
         assert not closed
         session.close()
         wait(lambda: not viewer._server.get_sessions("/view"))
-        wait(lambda: not viewer.tiles.busy)
+        wait(lambda: not viewer.tiles._wishes)
         before = viewer.tiles.computed
         time.sleep(0.3)
         assert viewer.tiles.computed == before
