@@ -231,7 +231,8 @@ class Scene:
         """Return the LR pixel in the middle of the most detailed part of the slide."""
         height, width = self.lr.shape[:2]
         density = -np.log10(np.clip(self.thumbnail.mean(2), 1, 255) / 255)
-        detail = ndimage.uniform_filter(np.hypot(*np.gradient(density)), max(3, min(density.shape) // 16))
+        steps = np.hypot(*np.gradient(np.pad(density, 1, "edge")))[1:-1, 1:-1]  # a gradient needs two pixels
+        detail = ndimage.uniform_filter(steps, max(3, min(density.shape) // 16))
         y, x = np.unravel_index(detail.argmax(), detail.shape)
         return int((x + 0.5) * width / detail.shape[1]), int((y + 0.5) * height / detail.shape[0])
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+from bokeh.document import Document
+from PIL import Image
 
 from pipelines.errors import SlideError
 from pipelines.slide import open_slide
@@ -18,6 +20,7 @@ from sr_keras.model.uncertainty import load_uncertainty
 from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.slides.trust_map import measure
 from sr_keras.view import scene as module
+from sr_keras.view.page import Page
 from sr_keras.view.scene import BICUBIC, LR, Scene
 
 LOSSLESS = EnlargeOptions(lossless=True)
@@ -111,6 +114,17 @@ def test_overview_is_the_slide_averaged(scene, histology):
 def test_first_place_is_in_the_tissue(scene, small, tmp_path, histology):
     x, y = scene.first_place()
     assert scene.has_tissue(slice(y, y + 1), slice(x, x + 1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 3)])
+def test_picture_of_few_pixels_is_shown(size, small, tiles, tmp_path):
+    Image.new("RGB", size, (200, 90, 150)).save(tmp_path / "few.png")
+    with Scene(tmp_path / "few.png", [small]) as scene:
+        document, x_and_y = Document(), scene.first_place()
+        assert all(0 <= at < side for at, side in zip(x_and_y, size, strict=True))
+        page = Page(document, scene, 0, tiles, None)
+        assert document.get_model_by_name("status").text.endswith("tiles to compute")
+        page.leave()
 
 
 def test_models_say_what_they_were_not_made_for(sample_slide, small, scene):
