@@ -92,15 +92,14 @@ class Page:
 
     def _build_ranges(self) -> None:
         unit, (height, width) = self._scene.unit, self._scene.lr.shape[:2]
-        x, y = map(float, self._scene.first_place())
-        half_w, half_h = (side / 2 / self._scene.finest for side in PANEL)
-        x, y = min(max(x, half_w), width - half_w), min(max(y, half_h), height - half_h)
-        lens = LENS / LENS_ZOOM / self._scene.finest / 2
-        least = 8 / self._scene.finest * unit
-        self._x = Range1d(unit * (x - half_w), unit * (x + half_w), min_interval=least, name="x")
-        self._y = Range1d(unit * (y + half_h), unit * (y - half_h), min_interval=least, name="y")
-        self._lens_x = Range1d(unit * (x - lens), unit * (x + lens))
-        self._lens_y = Range1d(unit * (y + lens), unit * (y - lens))
+        finest = unit / self._scene.finest  # a pixel of SR
+        half_w, half_h = self._half_panel = [finest * side / 2 for side in PANEL]
+        lens = self._half_lens = finest * LENS / LENS_ZOOM / 2
+        x, y = (unit * at for at in self._scene.first_place())
+        x, y = min(max(x, half_w), unit * width - half_w), min(max(y, half_h), unit * height - half_h)
+        self._x = Range1d(x - half_w, x + half_w, min_interval=8 * finest, name="x")
+        self._y = Range1d(y + half_h, y - half_h, min_interval=8 * finest, name="y")
+        self._lens_x, self._lens_y = Range1d(x - lens, x + lens), Range1d(y + lens, y - lens)
         for ranges, move in (((self._x, self._y), self._move), ((self._lens_x, self._lens_y), self._move_lens)):
             for one in ranges:
                 for end in ("start", "end"):
@@ -136,9 +135,8 @@ class Page:
                               [BoxSelectTool(persistent=True), SaveTool()], self._scene.lr.mpp is not None)
         for box in (self._lens_box, self._marked):
             panel.add_layout(box)
-        half = LENS / LENS_ZOOM / self._scene.finest / 2 * self._scene.unit
         panel.js_on_event("mousemove", CustomJS(code=figures.FOLLOW, args={
-            "x_range": self._lens_x, "y_range": self._lens_y, "half": half, "lens": self._lens_box}))
+            "x_range": self._lens_x, "y_range": self._lens_y, "half": self._half_lens, "lens": self._lens_box}))
         panel.on_event(SelectionGeometry, self._select)
         return panel
 
@@ -169,7 +167,7 @@ class Page:
 
     def go(self, x: float, y: float) -> None:
         """Show a place, at the finest pixels."""
-        half_w, half_h = (side / 2 / self._scene.finest * self._scene.unit for side in PANEL)
+        half_w, half_h = self._half_panel
         self._x.update(start=x - half_w, end=x + half_w)
         self._y.update(start=y + half_h, end=y - half_h)
 
