@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 TILE = 128  # LR pixels of a tile, a side: a tile of SR at scale 4
 FITTED_ON = 2  # tiles with tissue, to fit the degradation that the trust map needs
 THUMBNAIL = 512
-SR_CACHE = 2**26  # bytes for each layer; what is looked at is kept by `sr_keras.view.tiles`
+SR_CACHE = 2**25  # bytes for each model: the trust map looks beyond a tile. `sr_keras.view.tiles` keeps what is shown
 LR, BICUBIC = "LR", "bicubic"
 
 Cell = tuple[int, int]  # column and row of a tile
@@ -110,7 +110,7 @@ class Scene:
                 plane = LRPlane(opened.enter_context(open_slide(finished)))
                 enlarged[f"finished {finished.name}"] = _of_file(self.lr, plane)
             self.finest = max(layer.scale for layer in enlarged.values())
-            self._interpolated = self._open(opened, Bicubic(self.finest))
+            self._interpolated = self._open(opened, Bicubic(self.finest), cache_bytes=0)
             self.layers = {LR: Layer(1, self._read_lr), BICUBIC: _computed(self._interpolated)._replace(margin=0),
                            **enlarged}
             self._files = opened.pop_all()
@@ -253,8 +253,8 @@ class Scene:
             self._quartiles[name] = max(VISIBLE, float(np.percentile(error, 75)))
         return error
 
-    def _open(self, opened: ExitStack, generator: Any) -> SuperResolvedSlide:
-        slide = SuperResolvedSlide(self.path, generator, self.options, cache_bytes=SR_CACHE)
+    def _open(self, opened: ExitStack, generator: Any, cache_bytes: int = SR_CACHE) -> SuperResolvedSlide:
+        slide = SuperResolvedSlide(self.path, generator, self.options, cache_bytes=cache_bytes)
         return opened.enter_context(slide)
 
     def _read_lr(self, rows: slice, columns: slice) -> np.ndarray:

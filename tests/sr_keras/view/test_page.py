@@ -18,7 +18,7 @@ from sr_keras.slides.enlarge import enlarge_image
 from sr_keras.view.page import LENS_ZOOM, PANEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
-WAIT = 120
+WAIT = 300  # seconds, on a busy machine
 MODEL = "return Bokeh.documents[0].get_model_by_name(arguments[0])"
 
 
