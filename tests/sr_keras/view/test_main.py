@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines import console
 from sr_keras.view import __main__ as program
@@ -64,15 +65,16 @@ def test_port_in_use_is_one_line_before_a_model_is_loaded(sample_slide):
     (["--input={slide},{other}", "--finished={slide}"], "`finished` must be left out for several slides"),
     (["--input={slide}", "--model=none", "--port=70000"], "flag --port=70000"),
     (["--input={slide}", "--model=none"], "`model` must exist; check the spelling"),
-    (["--input={slide}", "--finished={other}", "--mpp=1"], "`finished` must be the output of this whole slide"),
+    (["--input={slide}", "--finished={cut}"], "`finished` must be the output of this whole slide"),
     (["--input={text}", "--finished={slide}"], "text.svs: is not a slide or image that can be read"),
 ])
 def test_mistake_is_named_in_one_line(arguments, message, sample_slide, tmp_path):
-    other, text = tmp_path / "other.tif", tmp_path / "text.svs"
+    other, text, cut = tmp_path / "other.tif", tmp_path / "text.svs", tmp_path / "cut.png"
+    Image.new("RGB", (1030, 1024)).save(cut)
     other.write_bytes(sample_slide.read_bytes())
     text.write_text("nothing")
     (tmp_path / "empty").mkdir()
-    values = {"slide": sample_slide, "other": other, "text": text, "empty": tmp_path / "empty"}
+    values = {"slide": sample_slide, "other": other, "text": text, "cut": cut, "empty": tmp_path / "empty"}
 
     def run():
         console.parse(["view", *(argument.format(**values) for argument in arguments)], program.FLAGS)
