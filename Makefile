@@ -14,8 +14,7 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-# A worker that is ended, as by a test that hangs, is not replaced: it would begin that test again.
-PYTEST := $(RUN) -m pytest -n auto --dist loadfile --max-worker-restart=0
+PYTEST := $(RUN) -m pytest -n auto --dist loadfile
 # The lock holds the versions back to those that were tested.
 PIP    := $(RUN) -m pip install --disable-pip-version-check -q -c requirements.txt
 FILES  := requirements.txt pyproject.toml setup.py
@@ -42,7 +41,7 @@ lint: $(VENV)/dev
 	$(VENV)/bin/lint-imports
 
 fuzz: $(VENV)/dev
-	SR_KERAS_FUZZ_SECONDS=600 $(PYTEST) tests/test_fuzz.py
+	SR_KERAS_FUZZ_SECONDS=600 $(PYTEST) --timeout=0 tests/test_fuzz.py
 
 soak: $(VENV)/base
 	$(RUN) -m benchmarks.soak

@@ -64,6 +64,7 @@ def losses(run: Path) -> list[list[float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2700)
 @pytest.mark.server
 def test_two_workers_train_as_one_device_and_go_on_after_one_was_killed(start, start_two, tmp_path):
     alone = start(tmp_path / "one")
