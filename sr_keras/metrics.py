@@ -126,7 +126,14 @@ def bicubic(lr: Images, scale: int) -> tf.Tensor:
 
 
 class _PerImage(keras.metrics.MeanMetricWrapper):
+    """A subclass names its function, and is loaded with a model by its own name."""
+
     _score: Callable[..., tf.Tensor]
+
+    def __init_subclass__(cls, score: Callable[..., tf.Tensor]) -> None:
+        super().__init_subclass__()
+        cls._score = staticmethod(score)
+        keras.saving.register_keras_serializable("sr_keras")(cls)
 
     def __init__(self, name: str | None = None, dtype: Any = None) -> None:
         super().__init__(self._score, name or self._score.__name__, dtype)
@@ -135,39 +142,24 @@ class _PerImage(keras.metrics.MeanMetricWrapper):
         return {"name": self.name, "dtype": self.dtype}
 
 
-@keras.saving.register_keras_serializable("sr_keras")
-class RRMSE(_PerImage):
+class RRMSE(_PerImage, score=rrmse):
     """Mean of `rrmse` over the images, as a Keras metric."""
 
-    _score = staticmethod(rrmse)
 
-
-@keras.saving.register_keras_serializable("sr_keras")
-class PSNR(_PerImage):
+class PSNR(_PerImage, score=psnr):
     """Mean of `psnr` over the images, as a Keras metric."""
 
-    _score = staticmethod(psnr)
 
-
-@keras.saving.register_keras_serializable("sr_keras")
-class SSIM(_PerImage):
+class SSIM(_PerImage, score=ssim):
     """Mean of `ssim` over the images, as a Keras metric."""
 
-    _score = staticmethod(ssim)
 
-
-@keras.saving.register_keras_serializable("sr_keras")
-class MSSSIM(_PerImage):
+class MSSSIM(_PerImage, score=ms_ssim):
     """Mean of `ms_ssim` over the images, as a Keras metric."""
 
-    _score = staticmethod(ms_ssim)
 
-
-@keras.saving.register_keras_serializable("sr_keras")
-class QILV(_PerImage):
+class QILV(_PerImage, score=qilv):
     """Mean of `qilv` over the images, as a Keras metric."""
-
-    _score = staticmethod(qilv)
 
 
 def _luma_255(images: tf.Tensor) -> tf.Tensor:

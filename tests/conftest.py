@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,19 +20,21 @@ from PIL import Image
 from skimage.data import immunohistochemistry
 
 from pipelines.cluster import ENVIRONMENT
-from pipelines.console import quiet_tensorflow
+from pipelines.console import parse, quiet_tensorflow
 from pipelines.errors import UserError
 from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
 quiet_tensorflow()  # as programs do; tests of their output need it
-DATA = Path(os.environ.get("SR_KERAS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("SR_KERAS_TEST_DATA", ROOT.parent / "shared" / "data"))
 RAY_START_SECONDS = 180
 # Files whose tests take a second at most: what make test-fast runs, in under 2 minutes on 2 cores.
 FAST = (
     "benchmarks/test_house.py",
     "pipelines/degrade/test_textbook.py",
-    *(f"pipelines/test_{name}.py" for name in ("config", "console", "errors", "files", "pairs_correspondence",
-                                               "patches", "pixels", "readers", "sources", "tissue")),
+    *(f"pipelines/test_{name}.py" for name in ("anonymous", "config", "console", "errors", "files",
+                                               "pairs_correspondence", "patches", "pixels", "readers", "sources",
+                                               "tissue")),
     "sr_keras/client/test_protocol.py",
     "sr_keras/evaluation/test_tables.py",
     "sr_keras/test_cli.py",
@@ -135,6 +141,48 @@ def two_machines(ray_machines) -> TwoMachines:
 
 
 @pytest.fixture(scope="session")
+def run_program() -> Callable[..., int]:
+    """Return a function that runs a program, a module, with these flags in this process, and gives its exit status."""
+
+    def run(program: ModuleType, *arguments: object) -> int:
+        try:
+            parse(["program", *map(str, arguments)], program.FLAGS)
+            return program.main() or 0
+        finally:
+            program.FLAGS.unparse_flags()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_apart() -> Callable[[str, str], subprocess.CompletedProcess]:
+    """Evaluate a call of a function of a test file in a process of its own."""
+
+    def run(file: str, call: str) -> subprocess.CompletedProcess:
+        module = ".".join(Path(file).relative_to(ROOT).with_suffix("").parts)
+        return subprocess.run([sys.executable, "-c", f"import {module} as t\nt.{call}"], capture_output=True, text=True,
+                              check=False, cwd=ROOT)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def files_limited_to() -> Callable[[int], AbstractContextManager[None]]:
+    """Let no file grow beyond so many bytes: what a full disk is to who writes."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real slides and tiles."""
     if not DATA.is_dir():
@@ -176,6 +224,19 @@ def tile_folder(tmp_path_factory, histology) -> Path:
             y, x = top + i // 4 * 128, i % 4 * 128
             Image.fromarray(histology[y:y + 128, x:x + 128]).save(root / slide / f"tile{i}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """An untrained generator: plain interpolation."""
+    import keras
+
+    from sr_keras.networks import generator
+
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("model") / "generator.keras"
+    generator(scale=4, blocks=1, filters=4).save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

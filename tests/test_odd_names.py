@@ -21,7 +21,6 @@ from pipelines.patches import find_sources
 from pipelines.shards import open_shards, write_shards
 from pipelines.shards.reading import page_path, shard_path
 from pipelines.slide import open_slide
-from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[1]
 NAMES = [os.fsdecode(b"M\xfcller_12"), "病" * 39, "Д" * 39, "n" * 250, "病" * 82, "a, b", "z_good"]
@@ -57,13 +56,6 @@ def tiles(tmp_path_factory, histology) -> Path:
         Image.fromarray(np.roll(histology, 40 * i, 1)[:64, :64]).save(folder / f"{name}.png")
     add_what_cannot_be_read(folder, ".png")
     return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "generator.keras"
-    generator(scale=4, blocks=1, filters=4).save(path)
-    return path
 
 
 def program(name: str, *arguments: object) -> subprocess.CompletedProcess:

@@ -13,23 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines import console, extract
+from pipelines import extract
 from pipelines.anonymous import alias, read_key
 from pipelines.shards import open_shards
-from pipelines.sources import Source, split_sources
 from sr_keras import export, super_resolve
-from sr_keras.networks import generator
 from sr_keras.training.run_folder import versions
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("Smith", "Muster", "Doe", "Jones", "Kaputt")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "generator.keras"
-    generator(scale=4, blocks=1, filters=4).save(path)
-    return path
 
 
 @pytest.fixture
@@ -49,17 +40,6 @@ def hospital(sample_slide, histology, tmp_path) -> Path:
     return folder
 
 
-def run(program, *arguments: object) -> int:
-    """Run a program in this process."""
-    try:
-        console.parse(["program", *map(str, arguments)], program.FLAGS)
-        return program.main() or 0
-    finally:
-        program.FLAGS.unparse_flags()
-        for name in program.FLAGS:
-            program.FLAGS[name].unparse()
-
-
 def told(folder: Path, words: tuple[str, ...]) -> list[str]:
     """Return what of these words is found in the names and bytes of all files of a folder, in any case."""
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -69,11 +49,11 @@ def told(folder: Path, words: tuple[str, ...]) -> list[str]:
         if any(word.lower().encode(code) in text.lower() for code in ("utf-8", "utf-16-le"))]
 
 
-def test_no_name_is_in_any_output_of_super_resolution(hospital, model, tmp_path, capsys):
+def test_no_name_is_in_any_output_of_super_resolution(run_program, hospital, model, tmp_path, capsys):
     command = (super_resolve, "--engine=tensorflow",
                f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out' / 'x4'}",
                f"--trust_map={tmp_path / 'out' / 'trust'}", "--region=0,0,64,64", f"--anonymous={tmp_path / 'key'}")
-    assert run(*command) == 1
+    assert run_program(*command) == 1
     said, key = capsys.readouterr(), read_key(tmp_path / "key")
     assert "Kaputt.svs: is truncated" in said.err
     assert f"{hospital / 'Doe' / 'Muster.tif'} is {alias('Doe/Muster', key)}\n" in said.out
@@ -82,22 +62,22 @@ def test_no_name_is_in_any_output_of_super_resolution(hospital, model, tmp_path,
     assert len(list((tmp_path / "out" / "x4").glob("anon-*_x4.tif"))) == 2  # of one name, in two folders
     report = json.loads(next((tmp_path / "out" / "x4").glob("*.png.report.json")).read_text())
     assert report["source"] == report["description"]["source"]["file"] == alias("Jones", key)
-    assert run(*command, "--resume") == 1
+    assert run_program(*command, "--resume") == 1
     assert capsys.readouterr().out.count(": kept, it existed before") == 3
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == outputs
 
 
-def test_names_are_in_the_outputs_where_nothing_else_is_asked(hospital, model, tmp_path):
+def test_names_are_in_the_outputs_where_nothing_else_is_asked(run_program, hospital, model, tmp_path):
     """Else the test above would show nothing."""
-    run(super_resolve, "--engine=tensorflow",
-        f"--model={model}", f"--input={hospital}", f"--output={tmp_path / 'out'}", "--region=0,0,64,64")
+    run_program(super_resolve, "--engine=tensorflow", f"--model={model}", f"--input={hospital}",
+                f"--output={tmp_path / 'out'}", "--region=0,0,64,64")
     assert {line.split()[0] for line in told(tmp_path / "out", NAMES)} == set(NAMES)
 
 
-def test_no_name_is_in_any_shard_or_page(hospital, tmp_path, capsys):
+def test_no_name_is_in_any_shard_or_page(run_program, hospital, tmp_path, capsys):
     command = (extract, f"--data={hospital},{tmp_path / 'tiles'}", f"--output={tmp_path / 'out'}", "--patch_size=64",
                "--min_tissue=0", "--max_patches=4", "--workers=1", f"--anonymous={tmp_path / 'key'}")
-    assert run(*command) == 0
+    assert run_program(*command) == 0
     said, key = capsys.readouterr().out, read_key(tmp_path / "key")
     assert told(tmp_path / "out", NAMES) == []
     shards = open_shards(tmp_path / "out")
@@ -107,27 +87,14 @@ def test_no_name_is_in_any_shard_or_page(hospital, tmp_path, capsys):
     assert shards.count == 4 + 4 + 2 + 1
     assert "Kaputt.png: " in said
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert run(*command) == 0
+    assert run_program(*command) == 0
     assert "of them finished before" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert told(tmp_path / "out", NAMES) == []
 
 
-def test_hash_needs_the_key_and_keeps_the_case(tmp_path):
-    one, other = read_key(tmp_path / "one"), read_key(tmp_path / "other")
-    assert (tmp_path / "one").stat().st_mode & 0o777 == 0o600
-    assert read_key(tmp_path / "one") == one != other
-    assert len({alias(name, key) for name in ("a", "b") for key in (one, other)}) == 4
-    slides = [Source(alias(f"TCGA-AA-000{case}-01Z-00-DX{slide}", one), (Path(f"{case}{slide}.svs"),))
-              for case in range(4) for slide in range(3)]
-    parts = split_sources(slides, 0.25, 0.25)
-    cases = [{source.slide_id.rsplit("-", 1)[0] for source in part} for part in parts]
-    assert [len(part) for part in cases] == [2, 1, 1]
-    assert set.union(*cases) == {source.slide_id.rsplit("-", 1)[0] for source in slides}
-
-
 @pytest.mark.slow
-def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch, capsys):
+def test_export_carries_no_path_user_or_host_name(run_program, model, tmp_path, monkeypatch, capsys):
     for module, name in ((socket, "gethostname"), (platform, "node")):
         monkeypatch.setattr(module, name, lambda: "host-of-ada")
     home = tmp_path / "home of ada"
@@ -142,19 +109,11 @@ def test_export_carries_no_path_user_or_host_name(model, tmp_path, monkeypatch, 
         f"--blocks=1\n--scale=4\n--run={run_folder}\n--train_data={data},hospital\n--generator={home}/g.keras\n"
         f"--cache={home}/cache\n--outlier_dir=ada-tiles\n--vgg_weights={home}/vgg.h5\n--val_data=hospital\n")
     (run_folder / "versions.json").write_text(json.dumps(versions()))
-    assert run(export, f"--model={run_folder}", "--name=m", f"--output={tmp_path / 'out put'}",
-               "--formats=saved_model,litert,onnx", "--precisions=float32") == 0
+    assert run_program(export, f"--model={run_folder}", "--name=m", f"--output={tmp_path / 'out put'}",
+                       "--formats=saved_model,litert,onnx", "--precisions=float32") == 0
     assert (tmp_path / "out put" / "m" / "1" / "onnx" / "model.onnx").exists()
     here = ("ada-", "of-ada", "of ada", "hospital", str(tmp_path), str(ROOT), sys.prefix, "site-packages", "/home/")
     assert told(tmp_path / "out put", here) == []
     assert "blocks=1" in (tmp_path / "out put" / "m" / "1" / "README.md").read_text()
     hint = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("use it:"))
     assert f"--model={tmp_path / 'out put' / 'm'}" in shlex.split(hint)  # quoted for a shell
-
-
-@pytest.mark.parametrize("content", [b"short", None])
-def test_file_that_is_no_key_is_refused(content, tmp_path):
-    path = tmp_path / "key"
-    path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(ValueError, match="`anonymous` must be a file with a key"):
-        read_key(str(path))

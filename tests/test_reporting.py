@@ -14,23 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import console
 from pipelines.patches import Skipped
 from pipelines.shards import ShardSet
 from sr_keras import evaluate, super_resolve
-from sr_keras.networks import generator
 from sr_keras.training.callbacks import Record, State, restore_checkpoint
 from sr_keras.training.split import _report
 
 ROOT = Path(__file__).parents[1]
 PATCHES = ("--patch_size=128", "--min_tissue=0")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "generator.keras"
-    generator(scale=4, blocks=1, filters=4).save(path)
-    return path
 
 
 @pytest.fixture
@@ -42,17 +33,6 @@ def pictures(histology, tmp_path) -> Path:
         Image.fromarray(histology[:24, :32]).save(tmp_path / "written.png")
         os.rename(tmp_path / "written.png", os.fsencode(folder) + b"/" + name)
     return folder
-
-
-def run(program, *arguments: object) -> int:
-    """Run a program in this process."""
-    try:
-        console.parse(["program", *map(str, arguments)], program.FLAGS)
-        return program.main() or 0
-    finally:
-        program.FLAGS.unparse_flags()
-        for name in program.FLAGS:
-            program.FLAGS[name].unparse()
 
 
 @pytest.mark.slow
@@ -71,27 +51,28 @@ def test_programs_finish_whatever_happens_to_their_messages(program, output, mad
     assert (tmp_path / "out" / made).exists()
 
 
-def test_names_that_no_report_can_have_or_hold_are_reported(model, pictures, tmp_path):
-    assert run(super_resolve, f"--model={model}", f"--input={pictures}", f"--output={tmp_path / 'x4'}") == 0
+def test_names_that_no_report_can_have_or_hold_are_reported(run_program, model, pictures, tmp_path):
+    assert run_program(super_resolve, f"--model={model}", f"--input={pictures}", f"--output={tmp_path / 'x4'}") == 0
     assert {path.name for path in (tmp_path / "x4").glob("*.png")} == {path.name for path in pictures.iterdir()}
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "x4").glob("*.report.json")]
     assert {report["source"] for report in reports} == {str(path) for path in pictures.iterdir()}
 
 
-def test_report_and_picture_that_cannot_be_written_are_warnings(model, pictures, tile_folder, tmp_path, capsys):
+def test_report_and_picture_that_cannot_be_written_are_warnings(run_program, model, pictures, tile_folder, tmp_path,
+                                                                capsys):
     (tmp_path / "one.png.report.json").mkdir()
-    assert run(super_resolve, f"--model={model}", f"--input={pictures / 'plain.png'}",
-               f"--output={tmp_path / 'one.png'}") == 0
+    assert run_program(super_resolve, f"--model={model}", f"--input={pictures / 'plain.png'}",
+                       f"--output={tmp_path / 'one.png'}") == 0
     with Image.open(tmp_path / "one.png") as made:
         assert made.size == (128, 96)
     assert f"warning: {tmp_path / 'one.png.report.json'} was not written: " in capsys.readouterr().err
     scores = (evaluate, f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / 'e'}", *PATCHES,
               "--limit=2")
-    run(*scores)
+    run_program(*scores)
     (tmp_path / "e" / "scores.csv").unlink()
     (tmp_path / "e" / "sheet.png").unlink()
     (tmp_path / "e" / "sheet.png").mkdir()
-    assert run(*scores) == 0
+    assert run_program(*scores) == 0
     assert f"warning: {tmp_path / 'e' / 'sheet.png'} was not written: " in capsys.readouterr().err
     assert (tmp_path / "e" / "scores.csv").exists()
 
@@ -113,12 +94,14 @@ def test_training_goes_on_without_its_pictures_and_lists(tmp_path, capsys):
     assert said.count(f"warning: {tmp_path / 'pictures'}") == 2
 
 
-def test_full_disk_is_named_after_the_picture_that_had_no_place(model, pictures, tmp_path, capsys, monkeypatch):
+def test_full_disk_is_named_after_the_picture_that_had_no_place(run_program, model, pictures, tmp_path, capsys,
+                                                                monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     target = tmp_path / "large.png"
-    assert run(super_resolve, f"--model={model}", f"--input={pictures / 'plain.png'}", f"--output={target}") == 2
+    assert run_program(super_resolve, f"--model={model}", f"--input={pictures / 'plain.png'}",
+                       f"--output={target}") == 2
     assert f"{target}: No space left on device" in capsys.readouterr().err
     assert not target.exists()

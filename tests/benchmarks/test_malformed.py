@@ -55,18 +55,14 @@ def test_table_has_a_column_for_each_end():
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None])
-def test_extraction_is_run_on_each_folder(content, tmp_path, histology, capsys):
+def test_extraction_is_run_on_each_folder(content, run_program, tmp_path, histology, capsys):
     case = tmp_path / "inputs" / "case.tif"
     case.mkdir(parents=True)
     if content is None:
         Image.fromarray(histology[:256, :256]).save(case / "x.png")
     else:
         (case / "x.png").write_bytes(content)
-    malformed.FLAGS(["malformed", f"--inputs={tmp_path / 'inputs'}", "--programs=extract", f"--logs={tmp_path}"])
-    try:
-        assert malformed.main() == 0
-    finally:
-        malformed.FLAGS.unparse_flags()
+    assert run_program(malformed, f"--inputs={tmp_path / 'inputs'}", "--programs=extract", f"--logs={tmp_path}") == 0
     ended = "exit 0" if content is None else "exit 2"
     assert f"extract       case.tif                {ended}" in capsys.readouterr().out
     assert ("patches of 1 slides" if content is None else "error: ") in (

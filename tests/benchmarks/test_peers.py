@@ -225,15 +225,10 @@ def test_peer_that_is_run_wrongly_is_found(change, words, work):
     (["--steps=sr", f"--peers_python={PYTHON}"], "`esrgan_thick` must be the model.json of ESRGAN-thick x4; "),
     (["--steps=score"], "`work` must hold this file; run the steps lr and sr first. Received: "),
 ])
-def test_mistake_is_one_line_and_changes_nothing(arguments, words, tmp_path, monkeypatch, capsys):
+def test_mistake_is_one_line_and_changes_nothing(run_program, arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "SCORES", tmp_path / "peers.csv")
-    monkeypatch.setattr(sys, "argv", ["peers", *arguments, f"--work={tmp_path / 'work'}"])
-    command.FLAGS.unparse_flags()
-    for name in command.FLAGS:
-        command.FLAGS[name].unparse()
-    console.parse(sys.argv, command.FLAGS)
     with pytest.raises(console.USER_ERRORS) as caught:
-        command.main()
+        run_program(command, *arguments, f"--work={tmp_path / 'work'}")
     assert str(caught.value).startswith(words)
     assert not list(tmp_path.iterdir())
 

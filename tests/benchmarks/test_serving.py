@@ -2,11 +2,13 @@
 """A load test counts what was answered, what failed, and how long it took."""
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 
 from benchmarks import serving
-from pipelines import console
 from sr_keras.client import ServerError
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.networks import generator
@@ -15,16 +17,8 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def run():
-    """Run the program; returns its exit status."""
-    def main(*arguments: str) -> int:
-        console.parse(["serving", *arguments], serving.FLAGS)
-        return serving.main()
-
-    yield main
-    serving.FLAGS.unparse_flags()
-    for name in serving.FLAGS:
-        serving.FLAGS[name].unparse()
+def run(run_program) -> Callable[..., int]:
+    return partial(run_program, serving)
 
 
 @pytest.mark.slow

@@ -2,13 +2,11 @@
 """Operations are counted by the formula, and everything is timed in turn."""
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from benchmarks import training_step
 from sr_keras import networks
-from sr_keras.config import GeneratorOptions
 
 
 def traced(function, *arguments):
@@ -54,14 +52,3 @@ def test_rates_are_held_against_the_matrix_product():
              training_step.Work("step", "XLA", lambda: None, 10**9)]
     lines = list(training_step.report(works, [1.0, 0.5], batch_size=2))
     assert lines[-1] == "| step | XLA | 0.2500 | 0.50 | 2 | 50% |"
-
-
-def test_generator_in_pytorch_is_that_of_keras_in_size_and_output():
-    torch = pytest.importorskip("torch")
-    from benchmarks import torch_peer
-
-    size = GeneratorOptions(4, 2, 8)
-    model, reference = torch_peer.Generator(size), networks.generator(size.scale, size.blocks, size.filters)
-    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert count == sum(int(np.prod(weight.shape)) for weight in reference.trainable_weights)
-    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 32, 32)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
-import resource
 import signal
 import sqlite3
-import subprocess
-import sys
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -25,26 +22,13 @@ from pipelines.pyramid import Level, PyramidOptions, PyramidWriter, tiff, writer
 from pipelines.readers import OpenSlideReader, TiffReader, open_reader
 from pipelines.slide import open_slide
 
-ROOT = Path(__file__).parents[2]
+from .conftest import fill, halves, picture
+
 WIDTH, HEIGHT, MPP = 1303, 701, 0.25
 SMALL = PyramidOptions(tile=128)
 LOSSLESS = PyramidOptions(tile=128, quality=None)
 # Decoders of JPEG may round differently; of the three here none does at the time of writing.
 JPEG_ROUNDING = 2
-
-
-def picture(width=WIDTH, height=HEIGHT):
-    """Tissue without end, with glass in its lower right quarter."""
-    image = np.tile(immunohistochemistry(), (-(-height // 512), -(-width // 512), 1))[:height, :width].copy()
-    image[height // 2:, width // 2:] = 255
-    return image
-
-
-def fill(pyramid, image, most=None):
-    """Put what is missing, at most so many tiles."""
-    for row, column in islice(pyramid.missing(), most):
-        x, y, width, height = pyramid.levels[0].box(row, column)
-        pyramid.put(row, column, image[y:y + height, x:x + width])
 
 
 def write(path, image=None, options=SMALL, mpp=MPP, **more):
@@ -54,17 +38,6 @@ def write(path, image=None, options=SMALL, mpp=MPP, **more):
         fill(pyramid, image)
         pyramid.finish()
     return path
-
-
-def halves(image):
-    """The levels that `image` should have."""
-    levels = [image]
-    while max(levels[-1].shape) > 512:
-        height, width = levels[-1].shape[:2]
-        even = np.pad(levels[-1], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint16)
-        levels.append(((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] + 2) // 4)
-                      .astype(np.uint8))
-    return levels
 
 
 def by_tifffile(path):
@@ -83,24 +56,6 @@ def by_vips(path, kind="page"):
     count = pyvips.Image.new_from_file(str(path)).get("n-pages" if kind == "page" else "n-subifds")
     numbers = range(count) if kind == "page" else range(-1, count)
     return [pyvips.Image.tiffload(str(path), **{kind: i}).numpy() for i in numbers]
-
-
-def run_apart(call):
-    """Evaluate a call of a function of this file in a process of its own."""
-    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n" \
-           f"import test_pyramid as t\nt.{call}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-
-
-@contextmanager
-def files_limited_to(size):
-    """What a full disk is to who writes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
@@ -317,9 +272,9 @@ def killed(path, where):
 
 
 @pytest.mark.parametrize(("where", "stored"), [("base", (20, 40)), ("levels", (20, 66)), ("layout", (66, 66))])
-def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(tmp_path, lossy, where, stored):
+def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(run_apart, tmp_path, lossy, where, stored):
     path = tmp_path / "a.tif"
-    outcome = run_apart(f"killed({str(path)!r}, {where!r})")
+    outcome = run_apart(__file__, f"killed({str(path)!r}, {where!r})")
     assert outcome.returncode == -signal.SIGKILL, outcome.stderr
     assert not path.exists()
     left = {name.name for name in tmp_path.iterdir()}
@@ -387,7 +342,7 @@ def test_pixels_may_be_used_again_after_put(tmp_path):
     np.testing.assert_array_equal(by_tifffile(pyramid.path)[0][0, ::128, 0], [0, 10, 20, 30])
 
 
-def test_full_disk_in_the_work_file_is_told_in_a_line_and_gone_on_with(tmp_path, lossy, monkeypatch):
+def test_full_disk_in_the_work_file_is_told_in_a_line_and_gone_on_with(files_limited_to, tmp_path, lossy, monkeypatch):
     path, image = tmp_path / "a.tif", picture()
     monkeypatch.setattr(writer, "BATCH_BYTES", 50_000)
     with files_limited_to(200_000), pytest.raises(OSError, match="make room and resume with --resume") as caught:
@@ -400,7 +355,8 @@ def test_full_disk_in_the_work_file_is_told_in_a_line_and_gone_on_with(tmp_path,
     assert path.read_bytes() == lossy.read_bytes()
 
 
-def test_full_disk_at_the_output_names_it_keeps_the_work_and_is_gone_on_with(tmp_path, lossy, monkeypatch):
+def test_full_disk_at_the_output_names_it_keeps_the_work_and_is_gone_on_with(files_limited_to, tmp_path, lossy,
+                                                                             monkeypatch):
     path, lay_out = tmp_path / "a.tif", writer.write_slide
 
     def on_a_full_disk(*arguments):
@@ -554,8 +510,8 @@ def write_large(path, side):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
-def test_memory_is_bounded_by_tiles_and_not_by_the_slide(tmp_path):
-    outcome = run_apart(f"write_large({str(tmp_path / 'a.tif')!r}, 8192)")
+def test_memory_is_bounded_by_tiles_and_not_by_the_slide(run_apart, tmp_path):
+    outcome = run_apart(__file__, f"write_large({str(tmp_path / 'a.tif')!r}, 8192)")
     assert outcome.returncode == 0, outcome.stderr
     assert float(outcome.stdout) < 100  # the pixels alone are 192 MiB
     assert openslide.OpenSlide(tmp_path / "a.tif").level_count == 5

@@ -19,7 +19,6 @@ import numpy as np
 import openslide
 import pytest
 from PIL import Image
-from skimage.data import immunohistochemistry
 
 from pipelines.errors import SlideError, UserError
 from pipelines.pyramid import Origin, PyramidOptions, PyramidWriter, formats, patient_of, read_description, writer
@@ -27,16 +26,12 @@ from pipelines.readers.folders import is_dicom, is_ome_zarr, is_slide_folder, se
 from pipelines.slide import open_slide, slide_id_of
 from pipelines.sources import check_disjoint, find_sources
 
+from .conftest import fill, halves, picture
+
 ROOT = Path(__file__).parents[2]
 MPP, TEXT = 0.25, "model 7"
 OPTIONS = {"jpeg.dicom": PyramidOptions(128, 90, "dicom"), "lossless.dicom": PyramidOptions(128, None, "dicom"),
            "a.ome.zarr": PyramidOptions(128, None, "zarr")}
-
-
-def picture(width=1303, height=701):
-    image = np.tile(immunohistochemistry(), (-(-height // 512), -(-width // 512), 1))[:height, :width].copy()
-    image[height // 2:, width // 2:] = 255
-    return image
 
 
 def write(path, image=None, mpp=MPP, **more):
@@ -45,25 +40,13 @@ def write(path, image=None, mpp=MPP, **more):
     options = next(one for name, one in OPTIONS.items() if path.name.endswith(name))
     needs(options.format)
     with PyramidWriter(path, image.shape[1], image.shape[0], mpp, options, description=TEXT, **more) as pyramid:
-        for row, column in pyramid.missing():
-            x, y, width, height = pyramid.levels[0].box(row, column)
-            pyramid.put(row, column, image[y:y + height, x:x + width])
+        fill(pyramid, image)
         pyramid.finish()
     return path
 
 
 def needs(kind):
     pytest.importorskip({"dicom": "pydicom", "zarr": "zarr"}[kind], reason=f"pip install '.[{kind}]'")
-
-
-def halves(image):
-    levels = [image]
-    while max(levels[-1].shape) > 512:
-        height, width = levels[-1].shape[:2]
-        even = np.pad(levels[-1], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint16)
-        levels.append(((even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] + 2) // 4)
-                      .astype(np.uint8))
-    return levels
 
 
 def by_openslide(path):
@@ -191,12 +174,10 @@ def content(path):
 
 @pytest.mark.parametrize("where", ["tiles", "folder"])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_killed_run_resumes_to_the_bytes_of_one_never_stopped(tmp_path, name, where):
+def test_killed_run_resumes_to_the_bytes_of_one_never_stopped(run_apart, tmp_path, name, where):
     whole = write(tmp_path / "whole" / name)
     path = tmp_path / "killed" / name
-    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n" \
-           f"import test_pyramid_hospital as t\nt.killed({str(path)!r}, {where!r})"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    ended = run_apart(__file__, f"killed({str(path)!r}, {where!r})")
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not path.exists()
     write(path, resume=True)

@@ -3,10 +3,8 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
 import shutil
 import weakref
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -44,16 +42,6 @@ def fake_patches(monkeypatch):
     def say(make):
         monkeypatch.setattr(writing, "read_patches", make)
     return say
-
-
-@contextmanager
-def largest_file(size):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_records_hold_what_was_read(shards, tile_folder):
@@ -234,11 +222,11 @@ def test_slides_of_glass_alone_are_an_error_that_says_why(tmp_path):
         open_shards(tmp_path / "shards")
 
 
-def test_a_file_that_cannot_grow_is_one_line_and_leaves_no_half_files(tmp_path, tile_folder):
+def test_a_file_that_cannot_grow_is_one_line_and_leaves_no_half_files(files_limited_to, tmp_path, tile_folder):
     small, large = find_sources(tile_folder)
     write([small], tmp_path)
     kept = content(tmp_path)
-    with largest_file(100_000), pytest.raises(OSError, match="make room") as caught:
+    with files_limited_to(100_000), pytest.raises(OSError, match="make room") as caught:
         write([small, large], tmp_path)
     assert caught.value.filename == str(tmp_path / "slide-b-00000.tfrecord")
     assert content(tmp_path) == {**kept, ".unfinished": b""}

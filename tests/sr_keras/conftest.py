@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from pipelines.pixels import to_float, to_uint8
+
+
+def pixels(*shape: int) -> np.ndarray:
+    """LR of noise, uint8."""
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def by_keras(network: Any, lr: np.ndarray) -> np.ndarray:
+    """SR as Keras computes it, uint8."""
+    return to_uint8(np.asarray(network(to_float(lr), training=False)))
+
+
+def difference(one: np.ndarray, two: np.ndarray) -> int:
+    """The largest difference of two pictures."""
+    assert (one.dtype, one.shape) == (two.dtype, two.shape)
+    return int(np.abs(one.astype(int) - two).max())
+
+
+@pytest.fixture(scope="module")
+def network(randomised):
+    """A generator with random weights."""
+    from sr_keras.networks import generator
+
+    return randomised(generator(scale=4, blocks=2, filters=8))
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +48,50 @@ def open_once() -> Callable:
 
     opened = lru_cache(open_engine)
     return lambda name, *rest, **more: opened("tensorflow" if name == "auto" else name, *rest, **more)
+
+
+@pytest.fixture(scope="session")
+def loaded(randomised, tmp_path_factory):
+    """A small generator with random weights, named small."""
+    from sr_keras.model.loading import load_generator
+    from sr_keras.networks import generator
+
+    path = tmp_path_factory.mktemp("model") / "small" / "generator.keras"
+    path.parent.mkdir()
+    randomised(generator(scale=4, blocks=1, filters=4)).save(path)
+    return load_generator(path)
+
+
+@pytest.fixture
+def run(loaded, open_once, run_program, monkeypatch) -> Callable[..., int]:
+    """Run `super_resolve` with `loaded` as its model, which is opened once."""
+    from sr_keras import super_resolve
+
+    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
+    return partial(run_program, super_resolve, f"--model={loaded.path}")
+
+
+@pytest.fixture
+def picture(histology, tmp_path) -> Path:
+    Image.fromarray(histology[:40, :56]).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+@pytest.fixture
+def precision():
+    """Set a precision policy for one test."""
+    import keras
+
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def export(run_program) -> Callable[..., int]:
+    """Run `export`."""
+    from sr_keras import export
+
+    return partial(run_program, export)
 
 
 @pytest.fixture(scope="session")

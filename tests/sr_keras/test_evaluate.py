@@ -7,10 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,18 +24,8 @@ from sr_keras.evaluation.patches import condition_named, find_sets
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.facts import run_facts
 from sr_keras.model.loading import load_keras
-from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """An untrained generator: plain interpolation."""
-    keras.utils.set_random_seed(0)
-    path = tmp_path_factory.mktemp("model") / "generator.keras"
-    generator(scale=4, blocks=1, filters=4).save(path)
-    return path
 
 
 @pytest.fixture
@@ -48,12 +38,9 @@ def trained(model, tmp_path) -> Path:
     return folder
 
 
-def run(*arguments: str) -> int | None:
-    evaluate.FLAGS.unparse_flags()
-    for name in evaluate.FLAGS:
-        evaluate.FLAGS[name].unparse()
-    console.parse(["evaluate", *arguments], evaluate.FLAGS)
-    return evaluate.main()
+@pytest.fixture
+def run(run_program) -> Callable[..., int]:
+    return partial(run_program, evaluate)
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -61,7 +48,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def test_evaluate_writes_table_csv_and_sheet_of_folders_of_tiles(model, tile_folder, tmp_path, capsys):
+def test_evaluate_writes_table_csv_and_sheet_of_folders_of_tiles(run, model, tile_folder, tmp_path, capsys):
     assert run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path}", "--patch_size=128",
                "--min_tissue=0") == 0
     rows = rows_of(tmp_path)
@@ -78,7 +65,7 @@ def test_evaluate_writes_table_csv_and_sheet_of_folders_of_tiles(model, tile_fol
     assert not list(tmp_path.glob(".*"))
 
 
-def test_scores_in_the_csv_are_those_of_the_tiles(model, tile_folder, tmp_path):
+def test_scores_in_the_csv_are_those_of_the_tiles(run, model, tile_folder, tmp_path):
     """From the files alone, by another way: Pillow's bicubic and NumPy."""
     tiles = tile_folder / "slide-a"
     run(f"--model={model}", f"--data={tiles}", f"--output={tmp_path}", "--patch_size=128", "--min_tissue=0")
@@ -94,7 +81,7 @@ def test_scores_in_the_csv_are_those_of_the_tiles(model, tile_folder, tmp_path):
     assert found["slide-a/tile3"] == pytest.approx(expected, rel=0.01)
 
 
-def test_evaluate_takes_a_slide_and_then_its_shards_with_a_limit(model, sample_slide, tmp_path):
+def test_evaluate_takes_a_slide_and_then_its_shards_with_a_limit(run, model, sample_slide, tmp_path):
     run(f"--model={model}", f"--data={sample_slide}", f"--output={tmp_path}", "--patch_size=256", "--min_tissue=0")
     everything = rows_of(tmp_path)
     assert len(everything) == 2 * 4
@@ -105,7 +92,7 @@ def test_evaluate_takes_a_slide_and_then_its_shards_with_a_limit(model, sample_s
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_run_folders_are_no_slides(count, model, trained, tmp_path):
+def test_run_folders_are_no_slides(run, count, model, trained, tmp_path):
     """One run is named by its parts.json, which this one lacks; several are never data."""
     (trained / "versions.json").write_text("{}")
     Image.new("RGB", (64, 64)).save(trained / "panel.png")
@@ -113,7 +100,7 @@ def test_run_folders_are_no_slides(count, model, trained, tmp_path):
         run(f"--model={model}", f"--data={','.join([str(trained)] * count)}", f"--output={tmp_path / 'scores'}")
 
 
-def test_slides_of_an_earlier_evaluation_are_left_out(model, tile_folder, tmp_path):
+def test_slides_of_an_earlier_evaluation_are_left_out(run, model, tile_folder, tmp_path):
     for slide in ("slide-a", "slide-b"):
         shutil.copytree(tile_folder / slide, tmp_path / "slides" / slide)
         run(f"--model={model}", f"--data={tmp_path / 'slides'}", f"--output={tmp_path / 'scores'}", "--patch_size=64",
@@ -122,7 +109,7 @@ def test_slides_of_an_earlier_evaluation_are_left_out(model, tile_folder, tmp_pa
         shutil.rmtree(tmp_path / "slides")
 
 
-def test_scores_of_another_model_or_other_data_are_not_replaced(model, trained, tile_folder, tmp_path):
+def test_scores_of_another_model_or_other_data_are_not_replaced(run, model, trained, tile_folder, tmp_path):
     output = tmp_path / "scores"
     given = {"--model": str(model), "--data": str(tile_folder / "slide-a"), "--output": str(output), "--limit": "1",
              "--patch_size": "64"}
@@ -140,7 +127,7 @@ def test_scores_of_another_model_or_other_data_are_not_replaced(model, trained, 
 
 
 @pytest.mark.parametrize("inside", [".", "slide-a/scores"])
-def test_output_among_the_tiles_that_are_scored_is_refused(inside, model, tile_folder, tmp_path):
+def test_output_among_the_tiles_that_are_scored_is_refused(run, inside, model, tile_folder, tmp_path):
     tiles = shutil.copytree(tile_folder, tmp_path / "tiles")
     before = set(tiles.rglob("*"))
     with pytest.raises(ValueError, match="`output` must be outside of the data"):
@@ -148,7 +135,7 @@ def test_output_among_the_tiles_that_are_scored_is_refused(inside, model, tile_f
     assert set(tiles.rglob("*")) == before
 
 
-def test_blur_is_the_one_the_model_was_trained_with(model, trained, tile_folder, tmp_path, capsys):
+def test_blur_is_the_one_the_model_was_trained_with(run, model, trained, tile_folder, tmp_path, capsys):
     def evaluated(name, *arguments):
         assert run(*arguments, f"--data={tile_folder}", f"--output={tmp_path / name}", "--patch_size=128", "--limit=2",
                    "--min_tissue=0") == 0
@@ -163,7 +150,7 @@ def test_blur_is_the_one_the_model_was_trained_with(model, trained, tile_folder,
     assert "generator.keras has no record of its blur: 1.6 HR pixels are assumed" in capsys.readouterr().out
 
 
-def test_blur_of_an_exported_model_is_that_of_its_run(trained, tile_folder, tmp_path):
+def test_blur_of_an_exported_model_is_that_of_its_run(run, trained, tile_folder, tmp_path):
     export_saved_model(load_keras(trained / "generator.keras"), tmp_path / "mine",
                        facts=run_facts(trained))
     with pytest.raises(ValueError, match=r"`blur_sigma` must be 0\.8, which .*mine/1 was trained with; leave it out"):
@@ -172,7 +159,7 @@ def test_blur_of_an_exported_model_is_that_of_its_run(trained, tile_folder, tmp_
     assert not (tmp_path / "scores").exists()
 
 
-def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_path):
+def test_shard_damaged_inside_is_one_line_that_names_it(run, model, tile_folder, tmp_path):
     run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path}", "--patch_size=128", "--limit=1",
         "--min_tissue=0")
     path = tmp_path / "data" / "slide-b-00000.tfrecord"
@@ -188,7 +175,7 @@ def test_shard_damaged_inside_is_one_line_that_names_it(model, tile_folder, tmp_
     assert str(path) in line
 
 
-def test_lr_is_the_one_that_is_asked_for_and_the_table_names_it(model, tile_folder, tmp_path):
+def test_lr_is_the_one_that_is_asked_for_and_the_table_names_it(run, model, tile_folder, tmp_path):
     def evaluated(name, *arguments):
         run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / name}", "--patch_size=128", "--limit=2",
             "--min_tissue=0", *arguments)
@@ -208,7 +195,7 @@ def test_lr_is_the_one_that_is_asked_for_and_the_table_names_it(model, tile_fold
         evaluated("box", "--lr=jpeg-80")
 
 
-def test_real_lr_of_pairs_is_scored(model, write_pairs, tmp_path, capsys):
+def test_real_lr_of_pairs_is_scored(run, model, write_pairs, tmp_path, capsys):
     """The mean of 4x4 as real LR gives bicubic the scores of --lr=box."""
     write_pairs(tmp_path / "pairs" / "slide", 2)
     given = (f"--model={model}", f"--data={tmp_path / 'pairs'}")
@@ -221,7 +208,7 @@ def test_real_lr_of_pairs_is_scored(model, write_pairs, tmp_path, capsys):
         assert float(one["psnr"]) == pytest.approx(float(other["psnr"]), abs=0.02)
 
 
-def test_tiles_without_pairs_have_no_real_lr(model, tile_folder, tmp_path):
+def test_tiles_without_pairs_have_no_real_lr(run, model, tile_folder, tmp_path):
     with pytest.raises(ValueError, match=r"`data` must contain pairs, .*name such data"):
         run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / 'scores'}", "--lr=pairs",
             "--patch_size=64", "--min_tissue=0")
@@ -229,7 +216,7 @@ def test_tiles_without_pairs_have_no_real_lr(model, tile_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_engines_agree_on_the_scores(model, tile_folder, tmp_path, monkeypatch):
+def test_engines_agree_on_the_scores(run, model, tile_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for engine in ("tensorflow", "litert"):
         run(f"--model={model}", f"--data={tile_folder}", f"--output={tmp_path / engine}", "--patch_size=64",
@@ -239,7 +226,7 @@ def test_engines_agree_on_the_scores(model, tile_folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_standard_list_is_scored_on_tiles_and_pairs(model, tile_folder, write_pairs, tmp_path, capsys):
+def test_standard_list_is_scored_on_tiles_and_pairs(run, model, tile_folder, write_pairs, tmp_path, capsys):
     write_pairs(tmp_path / "pairs" / "slide-a", 2)
     given = (f"--model={model}", f"--data={tile_folder},{tmp_path / 'pairs'}", "--lr=standard", "--patch_size=64",
              "--min_tissue=0", f"--output={tmp_path / 'scores'}")
@@ -295,7 +282,8 @@ def test_made_lr_takes_every_slide_and_real_lr_those_of_pairs(sets):
             "paired": 2, "plain": 1, "shared": 2}
 
 
-def test_files_of_the_standard_list_tell_of_every_kind_of_lr(few, model, plain_folder, pair_folder, tmp_path, capsys):
+def test_files_of_the_standard_list_tell_of_every_kind_of_lr(run, few, model, plain_folder, pair_folder, tmp_path,
+                                                             capsys):
     assert run(f"--model={model}", f"--data={plain_folder},{pair_folder}", "--lr=standard", "--patch_size=64",
                "--min_tissue=0", f"--output={tmp_path / 'scores'}", "--limit=2") == 0
     paths = [tmp_path / "scores" / f"standard.{suffix}" for suffix in ("md", "csv", "json", "png")]
@@ -353,7 +341,7 @@ def test_pairs_of_another_scale_than_the_model_are_refused(sets):
     ({"--patch_size": "130"}, "`patch_size` must be divisible by scale=4"),
     ({"--colour": "red"}, "colour"),
 ])
-def test_a_mistake_is_an_error_that_names_it_and_leaves_nothing(changed, says, model, tile_folder, tmp_path):
+def test_a_mistake_is_an_error_that_names_it_and_leaves_nothing(run, changed, says, model, tile_folder, tmp_path):
     given = {"--model": str(model), "--data": str(tile_folder), "--output": str(tmp_path / "scores"), **changed}
     with pytest.raises(console.USER_ERRORS, match=says):
         run(*(f"{name}={value}" for name, value in given.items()))

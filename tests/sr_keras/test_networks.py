@@ -13,13 +13,6 @@ LR = np.random.default_rng(0).random((2, 12, 17, 3)).astype("float32")
 IMAGE = np.random.default_rng(1).random((2, 32, 48, 3)).astype("float32")
 
 
-@pytest.fixture
-def precision():
-    """Set a precision policy for one test."""
-    yield keras.config.set_dtype_policy
-    keras.config.set_dtype_policy("float32")
-
-
 def randomise(model: keras.Model, seed: int = 0) -> keras.Model:
     """Give every weight a value that is not its initial one, positive as a variance must be."""
     rng = np.random.default_rng(seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -15,9 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipelines import console
 from pipelines.slide import open_slide
-from sr_keras import super_resolve as command
 from sr_keras.model import engines
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
@@ -25,6 +22,8 @@ from sr_keras.slides import enlarge, outputs, reports
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
 from sr_keras.slides.outputs import _parts, is_slide, plan_outputs
 from sr_keras.slides.plan import EnlargeOptions
+
+from .conftest import difference
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,33 +40,10 @@ def loaded(model) -> LoadedGenerator:
     return load_generator(model)
 
 
-@pytest.fixture
-def run(model, open_once, monkeypatch):
-    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
-
-    def main(*argv: object) -> int:
-        console.parse(["super_resolve", f"--model={model}", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
-
-
-@pytest.fixture
-def picture(histology, tmp_path) -> Path:
-    Image.fromarray(histology[:40, :56]).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
-
-
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.mode == "RGB"
         return np.asarray(image)
-
-
-def difference(one: np.ndarray, two: np.ndarray) -> int:
-    assert one.shape == two.shape
-    return int(np.abs(one.astype(int) - two).max())
 
 
 def test_tiled_equals_whole_within_one_step(loaded, histology):
@@ -264,22 +240,16 @@ def test_flags_of_slides_and_of_jpeg_are_taken_where_an_output_follows_them(mixe
     (mixed / "cut.svs").unlink()
     region = "--region=0,0,40,32"
     assert run(f"--input={mixed}", f"--output={tmp_path / 'out'}", region, "--quality=50", "--format=ome") == 0
-    command.FLAGS.unparse_flags()
     assert run(f"--input={mixed / 'slide.tif'}", f"--output={tmp_path / 'a.png'}", region, "--lossless") == 0
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_full_disk_keeps_what_was_there_and_leaves_no_half_picture(suffix, loaded, picture, tmp_path):
+def test_full_disk_keeps_what_was_there_and_leaves_no_half_picture(suffix, files_limited_to, loaded, picture, tmp_path):
     target = tmp_path / "out" / f"large{suffix}"
     target.parent.mkdir()
     target.write_text("precious")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # what a full disk is to who writes
-    try:
-        with pytest.raises(OSError):
-            enlarge_file(loaded, picture, target)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_limited_to(1000), pytest.raises(OSError):
+        enlarge_file(loaded, picture, target)
     assert [path.read_text() for path in target.parent.iterdir()] == ["precious"]
 
 

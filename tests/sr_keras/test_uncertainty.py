@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -10,7 +12,6 @@ import numpy as np
 import pytest
 from scipy.stats import gennorm
 
-from pipelines import console
 from pipelines.degrade import degrade
 from pipelines.pixels import to_float, to_uint8
 from sr_keras import uncertainty as command
@@ -24,13 +25,8 @@ SMALL = ("--steps=40", "--per_slide=3", "--crop=8", "--batch_size=4", "--head_fi
 
 
 @pytest.fixture
-def program():
-    def main(*argv: object) -> int:
-        console.parse(["uncertainty", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
+def program(run_program) -> Callable[..., int]:
+    return partial(run_program, command)
 
 
 @pytest.fixture

@@ -6,28 +6,26 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
-from pipelines import console
 from pipelines.config import PatchOptions
 from pipelines.patches import find_sources
-from pipelines.preview.__main__ import FLAGS, choose_patches, main
+from pipelines.preview import __main__ as program
+from pipelines.preview.__main__ import choose_patches
 
 
 def run_preview(*arguments):
     return subprocess.run([sys.executable, "-m", "pipelines.preview", *arguments], capture_output=True, text=True)
 
 
-def command(*arguments):
-    FLAGS.unparse_flags()
-    for name in FLAGS:
-        FLAGS[name].unparse()
-    console.parse(["preview", *arguments], FLAGS)
-    return main()
+@pytest.fixture
+def command(run_program):
+    return partial(run_program, program)
 
 
 def test_choose_patch_prefers_the_patch_with_most_to_see(tmp_path, histology):
@@ -54,7 +52,7 @@ def test_command_draws_corruptions(tmp_path, tile_folder):
 @pytest.mark.parametrize(("data", "output"), [
     ("data/tile0.png", "data/tile0.png"), ("data", "data/tile0.png"), ("data", "data/new.png"),
     ("sample", "outliers/new.png")])
-def test_a_picture_among_those_it_shows_is_refused_and_they_stay(data, output, tmp_path, tile_folder):
+def test_a_picture_among_those_it_shows_is_refused_and_they_stay(command, data, output, tmp_path, tile_folder):
     for name in ("data", "outliers"):
         shutil.copytree(tile_folder / "slide-a", tmp_path / name)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
@@ -65,13 +63,13 @@ def test_a_picture_among_those_it_shows_is_refused_and_they_stay(data, output, t
 
 
 @pytest.mark.parametrize("name", ["p.jpg", "p", "folder.png"])
-def test_output_that_is_no_png_is_refused(name, tmp_path):
+def test_output_that_is_no_png_is_refused(command, name, tmp_path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match=r"^`output` must be a \.png file"):
         command(f"--output={tmp_path / name}")
 
 
-def test_a_picture_that_is_there_is_replaced(tmp_path, tile_folder, capsys):
+def test_a_picture_that_is_there_is_replaced(command, tmp_path, tile_folder, capsys):
     (tmp_path / "preview.png").write_bytes(b"an older one")
     assert command(f"--output={tmp_path / 'preview.png'}", f"--data={tile_folder}", "--patch_size=64",
                    "--degradation=pyramid") == 0
@@ -80,7 +78,7 @@ def test_a_picture_that_is_there_is_replaced(tmp_path, tile_folder, capsys):
     assert capsys.readouterr().out.startswith("There are no pairs in the data")
 
 
-def test_table_compares_presets_with_the_real_lr_of_pairs(tmp_path, histology, capsys):
+def test_table_compares_presets_with_the_real_lr_of_pairs(command, tmp_path, histology, capsys):
     (tmp_path / "pairs").mkdir()
     for i in range(3):
         tile = Image.fromarray(histology[:160, 160 * i:160 * i + 160])
@@ -108,7 +106,7 @@ def test_user_mistake_is_one_line(tmp_path, tile_folder):
     ("--degradation=microscope", "flag --degradation=microscope"),
     ("--jpeg_quality=0,90", "`jpeg_quality` must lie in 1 to 100"),
 ])
-def test_mistake_is_named(flag, message, tmp_path, tile_folder):
+def test_mistake_is_named(command, flag, message, tmp_path, tile_folder):
     with pytest.raises((ValueError, FileNotFoundError, flags.Error), match=re.escape(message)):
         command(f"--output={tmp_path / 'preview.png'}", f"--data={tile_folder}", flag)
     assert not list(tmp_path.iterdir())

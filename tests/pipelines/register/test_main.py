@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import console
 from pipelines.register import __main__ as command
 from pipelines.register import scans
 from pipelines.scan_pairs import Fit, Registration, Rejected, ScanFile
@@ -41,15 +40,13 @@ def test_mistakes_are_answered_in_one_line_and_nothing_is_written(tmp_path, samp
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_found_is_told_and_what_comes_next(tmp_path, monkeypatch, capsys):
+def test_what_was_found_is_told_and_what_comes_next(run_program, tmp_path, monkeypatch, capsys):
     file, turn = ScanFile("a.tif", "a.tif", 9, 99, 99, None), np.deg2rad(0.7)
     transform = ((3.97 * np.cos(turn), -3.97 * np.sin(turn), 0.0), (3.97 * np.sin(turn), 3.97 * np.cos(turn), 0.0))
     fits = tuple(Fit(x, 0, (0.3, 0.4), 0.9, 0.8, 0.21, 0.9, 0.3) for x in (0, 128, 256))
     found = Registration(file, file, transform, 4, 128, ((1.0, 0.0),) * 3, fits, (Rejected(0, 128, "blank"),))
     monkeypatch.setattr(scans, "register_scans", lambda *_: found)
-    console.parse(["register", "--lr=a.tif", "--hr=b.tif", f"--output={tmp_path / 'p.json'}"], command.FLAGS)
-    assert command.main() == 0
-    command.FLAGS.unparse_flags()
+    assert run_program(command, "--lr=a.tif", "--hr=b.tif", f"--output={tmp_path / 'p.json'}") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == ["3.9700 HR pixels per LR pixel (scale 4), 0.700 degrees",
                          "3 of 4 patches fit, median residual 0.21 HR pixels, correlation 0.90",

@@ -2,7 +2,6 @@
 """Pictures come back whole and in place, by gRPC and by REST, and whatever a server does wrong is said in one line."""
 from __future__ import annotations
 
-import json
 import logging
 import random
 import socket
@@ -19,7 +18,7 @@ from pipelines.errors import UserError
 from sr_keras.client import ServerError, SuperResolutionClient
 from sr_keras.client.connection import DEFAULT_HALO
 
-from .conftest import WAYS, Rest, png, repeated
+from .conftest import WAYS, png, repeated
 
 pytestmark = pytest.mark.server
 both = pytest.mark.parametrize("way", WAYS)
@@ -199,17 +198,6 @@ def test_health_is_the_state_of_each_version(way, serve, connect):
     assert connect(server, model_version=2).health() == {2: "AVAILABLE"}
 
 
-@pytest.mark.parametrize("answer", [
-    {}, {"model_version_status": 5}, {"model_version_status": [5]}, {"model_version_status": [{"state": "AVAILABLE"}]},
-    {"model_version_status": [{"version": float("inf"), "state": "AVAILABLE"}]},
-    {"model_version_status": [{"version": "x", "state": "AVAILABLE"}]},
-    {"model_version_status": [{"version": "1", "state": ["AVAILABLE"]}]}])
-def test_states_of_another_type_are_refused(answer, serve, connect, monkeypatch):
-    monkeypatch.setattr(Rest, "_status", lambda handler, body: answer)
-    with pytest.raises(ServerError, match="JSON without a model_version_status"):
-        connect(serve("rest")).health()
-
-
 @both
 def test_model_that_is_loading_is_waited_for_and_then_told(way, serve, connect):
     client = connect(serve(way), model_version=4)
@@ -274,19 +262,6 @@ def test_slow_server_is_given_up_at_the_deadline(way, serve, connect, model, lr)
     assert error.code == "DEADLINE_EXCEEDED"
     assert "raise `timeout_s`" in str(error)
     assert len(model.asked) == 1
-
-
-def test_answer_that_drips_in_is_given_up_at_the_deadline(listen, connect, lr):
-    def drip(connection: socket.socket) -> None:
-        connection.recv(65536)
-        for letter in b"HTTP/1.1 200 OK\r\nX-Header: " + b"x" * 200:
-            connection.sendall(bytes([letter]))
-            time.sleep(0.05)
-
-    started = time.monotonic()
-    error = refusal(connect(f"http://127.0.0.1:{listen(drip)}", timeout_s=0.5), lr)
-    assert time.monotonic() - started < 3
-    assert error.code == "DEADLINE_EXCEEDED"
 
 
 @both
@@ -362,20 +337,6 @@ def test_model_without_the_output_is_told(serve, connect, model, lr):
     assert "outputs ['probabilities'] where 'sr' is expected" in str(refusal(client, lr))
 
 
-@pytest.mark.parametrize("body", [b"<html>welcome</html>", b"[1, 2]", b'{"predictions": []}', b'{"predictions": 1}',
-                                  b'{"predictions": [{"b64": "?"}]}', b'{"predictions": ["x"]}', b"[" * 20000])
-def test_json_that_is_no_answer_is_refused(body, listen, connect, lr):
-    def answer(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-
-    client = connect(f"http://127.0.0.1:{listen(answer)}", scale=4)
-    error = refusal(client, lr[:8, :8])
-    assert error.code == "BAD_ANSWER"
-    with pytest.raises(ServerError, match="BAD_ANSWER"):
-        client.health()
-
-
 @both
 def test_proxy_of_the_environment_is_not_asked(way, serve, connect, dead_port, lr, monkeypatch):
     for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -383,14 +344,6 @@ def test_proxy_of_the_environment_is_not_asked(way, serve, connect, dead_port, l
     for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
     np.testing.assert_array_equal(connect(serve(way)).super_resolve(lr), repeated(lr))
-
-
-def test_redirection_is_not_followed(listen, connect, lr):
-    def elsewhere(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
-
-    assert refusal(connect(f"http://127.0.0.1:{listen(elsewhere)}"), lr).code == "HTTP 302"
 
 
 @both
@@ -432,27 +385,6 @@ def test_without_the_extra_grpc_names_it_and_rest_works(serve, connect, lr, monk
         SuperResolutionClient("grpc://localhost:8500", "demo")
     assert "\n" not in one_line(caught.value)
     np.testing.assert_array_equal(connect(address).super_resolve(lr), repeated(lr))
-
-
-def test_what_a_server_says_is_shown_short_and_harmless(serve, connect, model, lr):
-    model.refusals = [("INVALID_ARGUMENT", "\x1b[31mred\x07 " + "long " * 500)]
-    error = str(refusal(connect(serve("rest"), scale=4), lr[:8, :8]))
-    assert error.isprintable()
-    assert len(error) < 500
-
-
-def test_rest_body_is_what_tensorflow_serving_takes(listen, connect, lr):
-    bodies: list[bytes] = []
-
-    def keep(connection: socket.socket) -> None:
-        while not b"".join(bodies).endswith(b"]}") and (data := connection.recv(65536)):
-            bodies.append(data)
-
-    address = f"http://127.0.0.1:{listen(keep)}"
-    refusal(connect(address, scale=4, encoding="tensor", model_version=7), lr[:1, :2])
-    head, body = b"".join(bodies).split(b"\r\n\r\n")
-    assert head.startswith(b"POST /v1/models/demo/versions/7:predict HTTP/1.1\r\n")
-    assert json.loads(body) == {"signature_name": "serving_default", "instances": [{"lr": lr[:1, :2].tolist()}]}
 
 
 def test_png_travels_without_loss(serve, connect, model):

@@ -22,22 +22,19 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(run_program, tmp_path, monkeypatch):
     """Run the command; returns its exit status, or what it says where it can't."""
     monkeypatch.delenv(AUTH_VARIABLE, raising=False)
 
     def main(server: str, **flags: object) -> int | str:
         flags = {"server": server, "model_name": "demo", "input": tmp_path / "in.png", "output": tmp_path / "out.png",
                  "retries": 0, **flags}
-        command.FLAGS.unparse_flags()
         try:
-            console.parse(["client", *(f"--{name}={value}" for name, value in flags.items())], command.FLAGS)
-            return command.main()
+            return run_program(command, *(f"--{name}={value}" for name, value in flags.items()))
         except console.USER_ERRORS as error:
             return console.one_line(error)
 
-    yield main
-    command.FLAGS.unparse_flags()
+    return main
 
 
 @pytest.fixture

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-import keras
 import numpy as np
 import pytest
 
-from pipelines.pixels import to_float, to_uint8
 from sr_keras.formats.litert import FORMAT, convert_litert, operations, read_facts
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model.loading import load_generator
 from sr_keras.model.runtimes import LiteRTRunner
 from sr_keras.networks import SKIP_GAIN, generator
+
+from ..conftest import by_keras, pixels
 
 needs_litert = pytest.mark.skipif(not find_spec("ai_edge_litert"),
                                   reason="LiteRT is not installed: pip install '.[litert]'")
@@ -23,21 +23,8 @@ FOREIGN = ("FLEX", "CUSTOM")
 
 
 @pytest.fixture(scope="module")
-def network(randomised) -> keras.Model:
-    return randomised(generator(scale=4, blocks=2, filters=8))
-
-
-@pytest.fixture(scope="module")
 def written(network) -> bytes:
     return convert_litert(network)
-
-
-def pixels(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-
-
-def by_keras(network: keras.Model, lr: np.ndarray) -> np.ndarray:
-    return to_uint8(np.asarray(network(to_float(lr), training=False)))
 
 
 @needs_litert

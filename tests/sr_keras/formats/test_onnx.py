@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-import keras
 import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.pixels import to_float, to_uint8
 from sr_keras.formats import onnx as onnx_format
 from sr_keras.formats.onnx import SUPPORTED, check_supported, convert_onnx, unsupported
 from sr_keras.formats.saved_model import export_saved_model
@@ -19,26 +17,15 @@ from sr_keras.model.loading import load_generator
 from sr_keras.model.runtimes import open_onnx
 from sr_keras.networks import SKIP_GAIN, generator
 
+from ..conftest import by_keras, pixels
+
 needs_onnx = pytest.mark.skipif(not all(map(find_spec, ("onnxruntime", "tf2onnx"))),
                                 reason="ONNX Runtime or tf2onnx is not installed: pip install '.[onnx]'")
 
 
 @pytest.fixture(scope="module")
-def network(randomised) -> keras.Model:
-    return randomised(generator(scale=4, blocks=2, filters=8))
-
-
-@pytest.fixture(scope="module")
 def written(network) -> bytes:
     return convert_onnx(network)
-
-
-def pixels(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-
-
-def by_keras(network: keras.Model, lr: np.ndarray) -> np.ndarray:
-    return to_uint8(np.asarray(network(to_float(lr), training=False)))
 
 
 @needs_onnx

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import struct
 import subprocess
 import sys
@@ -223,14 +222,9 @@ def test_comparison_sees_other_weights(network, version):
     check_signatures(network, version)
 
 
-def test_full_disk_is_an_os_error_and_leaves_nothing(network, tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # what a full disk is to who writes
-    try:
-        with pytest.raises(OSError, match="the model can't be written"):
-            export_saved_model(network, tmp_path / "demo")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_full_disk_is_an_os_error_and_leaves_nothing(files_limited_to, network, tmp_path):
+    with files_limited_to(20_000), pytest.raises(OSError, match="the model can't be written"):
+        export_saved_model(network, tmp_path / "demo")
     assert list((tmp_path / "demo").iterdir()) == []
 
 

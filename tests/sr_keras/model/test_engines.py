@@ -11,13 +11,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
 from pipelines.config import DegradeOptions
 from pipelines.errors import UserError
-from pipelines.pixels import to_float, to_uint8
+from pipelines.pixels import to_float
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model import engines, runtimes
@@ -28,8 +27,10 @@ from sr_keras.model.loading import LoadedGenerator, find_generator
 from sr_keras.model.runtimes import ENGINES, RUNTIMES, LiteRTRunner
 from sr_keras.networks import generator, receptive_field
 
+from ..conftest import by_keras, pixels
+from .conftest import FLAGS
+
 APART = engines.call_apart
-FLAGS = "--blur_sigma=0.8\n--q=1.0\n"
 
 
 def needs(name: str) -> pytest.MarkDecorator:
@@ -60,20 +61,6 @@ def own_cache(cache, monkeypatch):
 def empty_cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return engines.cache_folder()
-
-
-@pytest.fixture(scope="module")
-def network(randomised) -> keras.Model:
-    return randomised(generator(scale=4, blocks=2, filters=8))
-
-
-@pytest.fixture(scope="module")
-def run(network, tmp_path_factory) -> Path:
-    """A run folder as far as loading looks."""
-    folder = tmp_path_factory.mktemp("run")
-    network.save(folder / "generator.keras")
-    (folder / "flags.txt").write_text(FLAGS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +106,11 @@ def sample(histology) -> np.ndarray:
     return histology[np.newaxis, 100:164, 100:180]
 
 
-def pixels(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
-
-
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("shape", [(1, 9, 13), (3, 13, 9), (1, 1, 1)])
 def test_every_engine_computes_what_keras_computes(name, shape, network, run):
     lr = pixels(*shape)
-    expected = to_uint8(np.asarray(network(to_float(lr), training=False)))
+    expected = by_keras(network, lr)
     sr = open_engine(name, run)(lr)
     assert (sr.dtype, sr.shape) == (np.uint8, expected.shape)
     assert np.abs(sr.astype(int) - expected).max() <= 1
@@ -139,7 +122,7 @@ def test_other_scales_are_known_and_computed(name, scale, randomised, tmp_path):
     network = randomised(generator(scale, blocks=1, filters=4))
     network.save(tmp_path / "x.keras")
     opened = open_engine(name, tmp_path / "x.keras")
-    expected = to_uint8(np.asarray(network(to_float(pixels(1, 7, 11)), training=False)))
+    expected = by_keras(network, pixels(1, 7, 11))
     assert opened.scale == scale
     assert np.abs(opened(pixels(1, 7, 11)).astype(int) - expected).max() <= 1
 
@@ -174,7 +157,7 @@ def test_tiles_with_the_halo_give_the_whole(name, run):
 def test_saved_model_opens_on_every_engine(name, network, tmp_path):
     export_saved_model(network, tmp_path / "demo", facts=ModelFacts(degradation=DegradeOptions(blur_sigma=0.8)))
     opened = open_engine(name, tmp_path / "demo")
-    expected = to_uint8(np.asarray(network(to_float(pixels(2, 9, 13)), training=False)))
+    expected = by_keras(network, pixels(2, 9, 13))
     assert (opened.halo, opened.degrade.blur_sigma) == (receptive_field(network), 0.8)
     assert np.abs(opened(pixels(2, 9, 13)).astype(int) - expected).max() <= 1
 

@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 
 from pipelines.config import DegradeOptions
-from pipelines.pixels import to_float, to_uint8
+from pipelines.pixels import to_float
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.layers import Bilinear
 from sr_keras.model.facts import FACTS_FILE, OLD_FACTS_FILE, ModelFacts
@@ -40,18 +40,7 @@ from sr_keras.model.loading import (
 )
 from sr_keras.networks import autoencoder, generator, receptive_field
 
-
-@pytest.fixture(scope="module")
-def network(randomised) -> keras.Model:
-    return randomised(generator(scale=4, blocks=1, filters=6))
-
-
-@pytest.fixture(scope="module")
-def run(network, tmp_path_factory) -> Path:
-    """A run folder as far as loading looks."""
-    folder = tmp_path_factory.mktemp("run")
-    network.save(folder / "generator.keras")
-    return folder
+from ..conftest import by_keras, pixels
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +52,11 @@ def saved_model(network, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def lr() -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (2, 9, 13, 3), dtype=np.uint8)
+    return pixels(2, 9, 13)
 
 
 def test_every_form_computes_what_keras_computes(network, run, saved_model, lr):
-    expected = to_uint8(np.asarray(network(to_float(lr), training=False)))
+    expected = by_keras(network, lr)
     assert expected.std() > 20  # not a constant picture
     for path in (run, run / "generator.keras", saved_model, saved_model / "1"):
         sr = load_generator(path)(lr)

@@ -19,6 +19,8 @@ from sr_keras.model import runtimes
 from sr_keras.model.runtimes import KEPT_SHAPES, LiteRTRunner, ParityError, check_parity, open_onnx
 from sr_keras.networks import generator
 
+from ..conftest import pixels
+
 needs_litert = pytest.mark.skipif(not find_spec("ai_edge_litert"),
                                   reason="LiteRT is not installed: pip install '.[litert]'")
 
@@ -33,10 +35,6 @@ def test_difference_of_one_passes_and_of_two_does_not():
 @pytest.fixture(scope="module")
 def written(randomised) -> bytes:
     return convert_litert(randomised(generator(scale=4, blocks=1, filters=4)))
-
-
-def pixels(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
 @needs_litert

@@ -15,15 +15,12 @@ from sr_keras.model.streaming import LAST_BAND, Stream, as_keras, bands, stream_
 from sr_keras.model.tiles import MIN_BAND
 from sr_keras.networks import generator
 
+from ..conftest import difference
+
 
 @pytest.fixture(scope="module")
 def lr(histology) -> np.ndarray:
     return histology[100:177, 40:131]
-
-
-@pytest.fixture(scope="module")
-def network(randomised) -> keras.Model:
-    return randomised(generator(4, blocks=2, filters=6))
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +30,6 @@ def stream(network) -> Stream:
 
 def whole(network: keras.Model, lr: np.ndarray) -> np.ndarray:
     return eight_bit(network)(tf.constant(lr[np.newaxis])).numpy()[0]
-
-
-def difference(one: np.ndarray, two: np.ndarray) -> int:
-    assert (one.dtype, one.shape) == (two.dtype, two.shape)
-    return int(np.abs(one.astype(int) - two).max())
 
 
 @pytest.mark.parametrize(("scale", "skip"), [(2, True), (8, True), (4, False)])

@@ -2,10 +2,7 @@
 """What tests of whole slides share."""
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,32 +10,9 @@ import pytest
 from pipelines.config import DegradeOptions
 from pipelines.degrade import degrade
 from pipelines.pixels import to_float, to_uint8
-from sr_keras.model.loading import LoadedGenerator, load_generator
-from sr_keras.networks import generator
 from sr_keras.slides.trust_map import TrustMap, measure
 
-ROOT = Path(__file__).parents[3]
 OPTIONS = DegradeOptions()
-
-
-@pytest.fixture(scope="session")
-def loaded(randomised, tmp_path_factory) -> LoadedGenerator:
-    path = tmp_path_factory.mktemp("model") / "small" / "generator.keras"
-    path.parent.mkdir()
-    randomised(generator(scale=4, blocks=1, filters=4)).save(path)
-    return load_generator(path)
-
-
-@pytest.fixture(scope="session")
-def run_apart() -> Callable[[Path, str], subprocess.CompletedProcess]:
-    """Evaluate a call of a function of a test file in a process of its own."""
-
-    def run(file: Path, call: str) -> subprocess.CompletedProcess:
-        code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(file.parent)!r}]\nimport {file.stem} as t\nt.{call}"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT,
-                              timeout=600)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipelines import console
 from pipelines.cluster import Cluster
 from sr_keras import super_resolve as command
 from sr_keras.slides import distributed
@@ -25,20 +24,6 @@ from sr_keras.slides.reports import report_path
 
 LOSSLESS = ("--tile=200", "--lossless")
 FEW = 0.001  # share of values that another order of sums may round the other way; 3e-6 was measured
-
-
-@pytest.fixture
-def run(loaded, open_once, monkeypatch):
-    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
-
-    def main(*argv: object) -> int:
-        console.parse(["super_resolve", f"--model={loaded.path}", *map(str, argv)], command.FLAGS)
-        try:
-            return command.main()
-        finally:
-            command.FLAGS.unparse_flags()
-
-    return main
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sqlite3
 from contextlib import closing
@@ -25,6 +24,8 @@ from sr_keras.model.loading import load_generator
 from sr_keras.slides import reports
 from sr_keras.slides.enlarge import EnlargeOptions, enlarge_file
 from sr_keras.slides.loop import super_resolve_plane
+
+from ..conftest import difference
 
 LOSSLESS = EnlargeOptions(lossless=True)
 REGION = EnlargeOptions(lossless=True, region=(64, 32, 301, 200))
@@ -59,11 +60,6 @@ def write_slide(path: Path, pixels: np.ndarray, mpp: float | None = 0.5, **more)
 def level_0(path: Path) -> np.ndarray:
     with openslide.OpenSlide(path) as slide:
         return np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
-
-
-def difference(one: np.ndarray, two: np.ndarray) -> int:
-    assert one.shape == two.shape
-    return int(np.abs(one.astype(int) - two).max())
 
 
 # What comes out
@@ -233,7 +229,7 @@ def killed(model: str, source: str, target: str, puts: int) -> None:
 def test_killed_run_is_gone_on_with_to_the_bytes_of_one_never_stopped(run_apart, loaded, broken_slide, tmp_path):
     whole, path = tmp_path / "whole" / "a.tif", tmp_path / "a.tif"
     enlarge_file(loaded, broken_slide, whole, LOSSLESS)
-    outcome = run_apart(Path(__file__), f"killed({str(loaded.path)!r}, {str(broken_slide)!r}, {str(path)!r}, 10)")
+    outcome = run_apart(__file__, f"killed({str(loaded.path)!r}, {str(broken_slide)!r}, {str(path)!r}, 10)")
     assert outcome.returncode == -signal.SIGKILL, outcome.stderr
     assert not path.exists()
     assert path.with_name("a.tif.unfinished").exists()
@@ -293,15 +289,12 @@ def test_output_begun_when_halo_was_an_option_is_resumed_if_its_pixels_are_the_s
             enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))
 
 
-def test_full_disk_keeps_the_work_file_and_is_gone_on_with(loaded, sample_slide, finished, tmp_path, monkeypatch):
+def test_full_disk_keeps_the_work_file_and_is_gone_on_with(files_limited_to, loaded, sample_slide, finished, tmp_path,
+                                                           monkeypatch):
     monkeypatch.setattr(writer, "BATCH_BYTES", 1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (finished.stat().st_size // 2, hard))  # what a full disk is to who writes
-    try:
-        with pytest.raises(OSError, match="make room and resume with --resume"):
-            enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    room = finished.stat().st_size // 2
+    with files_limited_to(room), pytest.raises(OSError, match="make room and resume with --resume"):
+        enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)
     assert not (tmp_path / "a.tif").exists()
     enlarge_file(loaded, sample_slide, tmp_path / "a.tif", replace(REGION, resume=True))
     assert (tmp_path / "a.tif").read_bytes() == finished.read_bytes()

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import console
 from pipelines.config import DegradeOptions
 from pipelines.slide import open_slide
 from sr_keras import shipped_model
@@ -60,14 +59,11 @@ def slide(sample_slide, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(loaded, slide, tmp_path_factory) -> Path:
+def made(loaded, slide, run_program, tmp_path_factory) -> Path:
     """An output with the page that the command wrote, and with a trust map."""
     output = tmp_path_factory.mktemp("out") / "case_x4.tif"
-    console.parse(["super_resolve", f"--model={loaded.path}", f"--input={slide}", f"--output={output}", "--lossless",
-                   "--report=html", f"--trust_map={output.with_name('trust.tif')}", "--engine=tensorflow"],
-                  command.FLAGS)
-    assert command.main() == 0
-    command.FLAGS.unparse_flags()
+    assert run_program(command, f"--model={loaded.path}", f"--input={slide}", f"--output={output}", "--lossless",
+                       "--report=html", f"--trust_map={output.with_name('trust.tif')}", "--engine=tensorflow") == 0
     return output
 
 

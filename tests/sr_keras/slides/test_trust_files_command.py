@@ -14,32 +14,12 @@ import tifffile
 from PIL import Image
 from skimage.transform import downscale_local_mean
 
-from pipelines import console
 from pipelines.pixels import to_float
-from sr_keras import super_resolve as command
 from sr_keras.metrics import lr_consistency
 from sr_keras.model.facts import ModelFacts
 from sr_keras.slides import EnlargeOptions, enlarge, enlarge_file, outputs, reports
 from sr_keras.slides.trust_files import trust_paths, write_trust
 from sr_keras.slides.trust_map import SIGMAS
-
-
-@pytest.fixture
-def run(loaded, open_once, monkeypatch):
-    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
-
-    def main(*argv: object) -> int:
-        console.parse(["super_resolve", f"--model={loaded.path}", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
-
-
-@pytest.fixture
-def picture(histology, tmp_path) -> Path:
-    Image.fromarray(histology[:40, :56]).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
 
 
 def square_error(lr: np.ndarray, sr: np.ndarray) -> float:
@@ -138,7 +118,7 @@ def test_kill_between_output_and_map_is_made_good_by_a_resume(suffix, report, lo
     flags = f"--input={sample_slide}", "--region=0,0,40,32"
     assert run(*flags, f"--output={tmp_path / 'whole' / f'a{suffix}'}",
                f"--trust_map={tmp_path / 'whole' / 't.tif'}") == 0
-    outcome = run_apart(Path(__file__), f"killed({str(loaded.path)!r}, {str(sample_slide)!r}, {str(target)!r}, "
+    outcome = run_apart(__file__, f"killed({str(loaded.path)!r}, {str(sample_slide)!r}, {str(target)!r}, "
                                         f"{str(trust_map)!r})")
     assert outcome.returncode == -signal.SIGKILL, outcome.stderr
     assert target.exists()

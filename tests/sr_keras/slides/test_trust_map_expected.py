@@ -12,9 +12,7 @@ import tensorflow as tf
 import tifffile
 from PIL import Image
 
-from pipelines import console
 from pipelines.config import DegradeOptions
-from sr_keras import super_resolve as command
 from sr_keras.model.uncertainty import HeadFacts, Prediction, Uncertainty
 from sr_keras.slides import reports, trust_map
 from sr_keras.slides.trust_files import caption, trust_paths, write_trust
@@ -89,18 +87,6 @@ def test_caption_says_what_each_map_predicts_with_the_number(expected):
     without = replace(expected, expected=None)  # the head predicts no better
     assert "the difference to the input predicts" in caption(without)
     assert "was not measured" in caption(replace(without, measured=None))
-
-
-@pytest.fixture
-def run(loaded, open_once, monkeypatch):
-    monkeypatch.setattr("sr_keras.model.engines.open_engine", open_once)
-
-    def main(*argv: object) -> int:
-        console.parse(["super_resolve", f"--model={loaded.path}", *map(str, argv)], command.FLAGS)
-        return command.main()
-
-    yield main
-    command.FLAGS.unparse_flags()
 
 
 @pytest.mark.parametrize("better", [True, False])

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from sr_keras.training.machines import Team, joined, read_team
 
-ROOT = Path(__file__).parents[3]
+from .conftest import free_addresses
+
 WORKER = """
 import sys, time
 from pipelines import console
@@ -33,30 +32,15 @@ def team_of(cluster: object, index: object = 0, kind: str = "worker") -> Team:
     return read_team(json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
 
 
-def free_addresses(count: int) -> list[str]:
-    held = [socket.create_server(("", 0)) for _ in range(count)]
-    addresses = [f"localhost:{one.getsockname()[1]}" for one in held]
-    for one in held:
-        one.close()
-    return addresses
-
-
 @pytest.fixture
-def start():
+def start(start_python):
     """Start a worker in a process of its own, since a lost one ends it."""
-    started = []
-
     def begin(addresses: list[str], index: int, then: str = "all_answered()", flags: str = "--q=0.5\n",
               wait_s: float = 60.0, before: str = "") -> subprocess.Popen:
         code = before + WORKER.format(addresses=addresses, index=index, flags=flags, wait_s=wait_s, then=then)
-        started.append(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE))
-        return started[-1]
+        return start_python("-c", code)
 
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    return begin
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,8 @@ import pytest
 
 from sr_keras.training.run_folder import read_metrics
 
-ROOT = Path(__file__).parents[3]
+from .conftest import free_addresses
+
 EPOCHS = 10  # of two steps each
 TINY = ["--patch_size=64", "--stride=64", "--eval_patch_size=64", "--min_tissue=0", "--train_region=0,0,512,256",
         "--val_region=0,256,128,128", "--blocks=1", "--filters=4", "--crop_size=32", "--batch_size=4",
@@ -25,21 +24,13 @@ TINY = ["--patch_size=64", "--stride=64", "--eval_patch_size=64", "--min_tissue=
 
 
 @pytest.fixture
-def start(sample_slide):
-    """Start a training, and end it with the test."""
-    started = []
-
+def start(sample_slide, start_python):
+    """Start a training."""
     def begin(run: Path, *more: str, tf_config: str = "") -> subprocess.Popen:
-        started.append(subprocess.Popen(
-            [sys.executable, "-m", "sr_keras.train", f"--run={run}", f"--train_data={sample_slide}", *TINY, *more],
-            cwd=ROOT, env={**os.environ, "TF_CONFIG": tf_config}, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE))
-        return started[-1]
+        return start_python("-m", "sr_keras.train", f"--run={run}", f"--train_data={sample_slide}", *TINY, *more,
+                            env={**os.environ, "TF_CONFIG": tf_config})
 
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    return begin
 
 
 @pytest.fixture
@@ -47,10 +38,7 @@ def start_two(start):
     """Start the two workers of a training, on free ports."""
 
     def begin(run: Path, *more: str) -> list[subprocess.Popen]:
-        held = [socket.create_server(("", 0)) for _ in range(2)]
-        addresses = [f"localhost:{one.getsockname()[1]}" for one in held]
-        for one in held:
-            one.close()
+        addresses = free_addresses(2)
         return [start(run, "--strategy=multi_worker", *more, tf_config=json.dumps(
             {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})) for index in (0, 1)]
 

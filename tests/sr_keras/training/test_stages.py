@@ -8,9 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,65 +16,24 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.summary.summary_iterator import summary_iterator
 
-from pipelines.config import CorruptOptions, DegradeOptions, PatchOptions, degradation
+from pipelines.config import DegradeOptions, degradation
 from pipelines.errors import UserError
-from pipelines.patches import find_sources
 from pipelines.pixels import to_float
-from pipelines.shards import ShardSet, open_shards, write_shards
+from pipelines.shards import ShardSet, open_shards
 from sr_keras import networks
 from sr_keras.config import METHODS, GeneratorOptions, Objective, StageOptions, TrainOptions
-from sr_keras.model.loading import eight_bit, load_generator, load_keras
+from sr_keras.model.loading import load_generator, load_keras
 from sr_keras.training import callbacks, stages
 from sr_keras.training.callbacks import Record, State, checkpoint, restore_checkpoint, save_checkpoint
-from sr_keras.training.plan import Plan, adam, build_gan, start_from
+from sr_keras.training.plan import Plan, build_gan
 from sr_keras.training.run_folder import read_metrics
 from sr_keras.training.stages import MOST_NOISE, code_movement, denoising, in_words, train_stages
 
-ROOT = Path(__file__).parents[3]
-STAGES = ("autoencoder", "warmup", "adversarial")
-SIDE = 32
-PLAIN = Objective(lambda_m=0.0, lambda_s=0.0, lambda_d=0.0)
-
-
-def tiny(run: Path, shards: Path, objective: Objective, epochs: tuple[int, int, int], learning_rate: float = 1e-3,
-         **options) -> Plan:
-    """Return the plan of a tiny run whose three stages have so many epochs, of one step each."""
-    parts = tuple(StageOptions(name, count, learning_rate) for name, count in zip(STAGES, epochs, strict=True))
-    small = {"batch_size": 2, "steps_per_epoch": 1, "val_patches": 2, "jit_compile": False, **options}
-    return Plan(run, TrainOptions(str(run), stages=parts, **small), objective, GeneratorOptions(blocks=1, filters=4),
-                DegradeOptions(), CorruptOptions(), open_shards(shards / "slide-a"), open_shards(shards / "slide-b"))
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory, tile_folder) -> Path:
-    """Two slides of 128 patches of 32x32 each: slide-a to train, slide-b to validate."""
-    folder = tmp_path_factory.mktemp("shards")
-    for slide in ("slide-a", "slide-b"):
-        write_shards(find_sources(tile_folder / slide), folder / slide, PatchOptions(patch_size=SIDE, min_tissue=0.0),
-                     workers=1, progress=False)
-    return folder
-
-
-@pytest.fixture
-def plan(tmp_path, shards):
-    """Make the plan of a tiny run in tmp_path/run."""
-    return partial(tiny, tmp_path / "run", shards)
-
-
-@pytest.fixture
-def precision():
-    """Set a precision policy for one test."""
-    yield keras.config.set_dtype_policy
-    keras.config.set_dtype_policy("float32")
+from .conftest import PLAIN, ROOT, SIDE, STAGES, assert_same, tiny
 
 
 def weights(path: Path) -> list[np.ndarray]:
     return load_keras(path).get_weights()
-
-
-def assert_same(ours: list, golden: list) -> None:
-    for one, other in zip(ours, golden, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def rows(run: Path) -> list[tuple[str, str]]:
@@ -127,49 +84,6 @@ def test_generator_of_another_size_is_refused_by_name(plan, tmp_path):
     networks.generator(4, 2, 4).save(tmp_path / "larger.keras")
     with pytest.raises(ValueError, match=r"give --scale=4 --filters=4 --blocks=2 or more.*larger\.keras"):
         train_stages(plan(PLAIN, (0, 1, 0), generator=str(tmp_path / "larger.keras")))
-
-
-@pytest.mark.parametrize("size", [(4, 2, 4), (4, 3, 5), (2, 3, 4)])
-def test_only_a_generator_of_other_size_than_blocks_is_refused(size, tmp_path):
-    networks.generator(4, 3, 4).save(tmp_path / "generator.keras")
-    with pytest.raises(ValueError, match=r"give --scale=4 --filters=4 --blocks=3 or more"):
-        start_from(networks.generator(*size), tmp_path / "generator.keras")
-
-
-def test_a_generator_trained_without_the_skip_is_refused_with_it(randomised, tmp_path):
-    randomised(networks.generator(4, 1, 4, global_skip=False)).save(tmp_path / "plain.keras")
-    with pytest.raises(ValueError, match=r"`generator` must give the same output as before; set --noglobal_skip"):
-        start_from(networks.generator(4, 1, 4), tmp_path / "plain.keras")
-
-
-def test_a_deepened_generator_starts_where_the_trained_one_ended_and_its_new_blocks_learn(plan, randomised, tmp_path):
-    trained, deeper = randomised(networks.generator(4, 1, 4)), networks.generator(4, 3, 4)
-    trained.save(tmp_path / "generator.keras")
-    start_from(deeper, tmp_path / "generator.keras")
-    lr = np.random.default_rng(1).random((2, 9, 12, 3), np.float32)
-    np.testing.assert_allclose(deeper(lr, training=False), trained(lr, training=False), atol=1e-6)
-    asked = plan(PLAIN, (0, 2, 0), generator=str(tmp_path / "generator.keras"), ema_decay=0.0)
-    learned = load_keras(train_stages(replace(asked, generator=GeneratorOptions(blocks=3, filters=4))))
-    for name in ("block2_norm2", "block3_norm2"):
-        assert np.abs(learned.get_layer(name).gamma).min() > 0 == np.abs(deeper.get_layer(name).gamma).max()
-
-
-def test_seed_draws_the_same_discriminator_wherever_the_generator_comes_from(plan, tmp_path):
-    networks.generator(4, 1, 4).save(tmp_path / "generator.keras")
-    asked, drawn = plan(Objective(lambda_m=0.0), (0, 0, 1)), []
-    for start in (None, tmp_path / "generator.keras"):
-        keras.utils.set_random_seed(1)
-        gan = build_gan(asked, asked.options.stages[2], asked.objective, start)
-        drawn.append(gan.discriminator.get_weights())
-    assert_same(*drawn)
-
-
-def test_training_goes_on_from_a_shipped_saved_model():
-    shipped = ROOT / "saved_models" / "srgan_sqe_x4_light"
-    ours = networks.generator(4, 6, 16)
-    start_from(ours, shipped)
-    lr = np.random.default_rng(2).integers(0, 256, (1, 16, 24, 3), np.uint8)
-    np.testing.assert_allclose(eight_bit(ours)(lr), load_generator(shipped)(lr), atol=1)
 
 
 def test_best_by_last_keeps_the_last_epoch(plan, monkeypatch):
@@ -344,18 +258,6 @@ def test_full_disk_is_not_taken_for_a_batch():
     with (pytest.raises(tf.errors.ResourceExhaustedError, match="No space left"),
           stages._out_of_memory_named(TrainOptions(""))):
         raise full
-
-
-@pytest.mark.parametrize(("rise_steps", "first", "highest_at"), [(100, 0.0, 100), (0, 1e-3, 0), (5000, 0.0, 200)])
-def test_learning_rate_rises_then_falls_to_a_hundredth(tmp_path, rise_steps, first, highest_at):
-    plan = SimpleNamespace(steps=200, options=SimpleNamespace(rise_steps=rise_steps))
-    stage = StageOptions("warmup", 10, 1e-3)
-    rate = adam(stage.learning_rate, plan, stage)._learning_rate
-    rates = [float(rate(step)) for step in range(2001)]
-    assert rates[0] == pytest.approx(first)
-    assert int(np.argmax(rates)) == highest_at
-    assert max(rates) == pytest.approx(1e-3)
-    assert rates[2000] == pytest.approx(1e-5)
 
 
 # The manifold: how far a code moves, on encoders whose answer is known

@@ -29,7 +29,7 @@ def wait_for(look, box, screen=SCREEN):
     return look.pictures()
 
 
-def test_pictures_are_the_pixels_of_their_box(look, histology, small):
+def test_pictures_are_the_pixels_of_their_box(look, histology, loaded):
     """Across the corner of four tiles, at the pixels of SR."""
     pictures = wait_for(look, (100, 90, 200, 165))
     x0, y0, x1, y1 = pictures["small"].box
@@ -37,24 +37,24 @@ def test_pictures_are_the_pixels_of_their_box(look, histology, small):
     assert (x1, y1) >= (200, 165)
     assert x1 - x0 < 150
     np.testing.assert_array_equal(pictures[LR].pixels[..., :3], histology[y0:y1, x0:x1])
-    sr = enlarge_image(small, histology)[4 * y0:4 * y1, 4 * x0:4 * x1]
+    sr = enlarge_image(loaded, histology)[4 * y0:4 * y1, 4 * x0:4 * x1]
     np.testing.assert_allclose(pictures["small"].pixels[..., :3].astype(int), sr, atol=1)
     assert all((picture.pixels[..., 3] == 255).all() for picture in pictures.values())
 
 
-def test_farther_out_pixels_of_sr_are_averaged(look, histology, small):
+def test_farther_out_pixels_of_sr_are_averaged(look, histology, loaded):
     picture = wait_for(look, (0, 0, 250, 180))["small"]
     x0, y0, x1, y1 = picture.box
-    sr = enlarge_image(small, histology)[4 * y0:4 * y1, 4 * x0:4 * x1].astype(float)
+    sr = enlarge_image(loaded, histology)[4 * y0:4 * y1, 4 * x0:4 * x1].astype(float)
     averaged = sr.reshape(sr.shape[0] // 2, 2, sr.shape[1] // 2, 2, 3).mean((1, 3))
     np.testing.assert_allclose(picture.pixels[..., :3], averaged, atol=1.6)
 
 
-def test_network_does_not_run_where_a_pixel_of_the_screen_covers_more_than_one_of_lr(sample_slide, small, tiles):
+def test_network_does_not_run_where_a_pixel_of_the_screen_covers_more_than_one_of_lr(sample_slide, loaded, tiles):
     def run(lr):
         raise AssertionError("the network ran")
 
-    with Scene(sample_slide, [replace(small, run=run)]) as scene:
+    with Scene(sample_slide, [replace(loaded, run=run)]) as scene:
         look = Look(scene, 0, tiles, scene.layers)
         pictures = wait_for(look, (0, 0, 512, 512), 200)
         assert look.is_overview

@@ -29,8 +29,8 @@ def start(*arguments: str) -> subprocess.Popen:
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
-def test_slide_is_served_until_interrupted_while_the_browser_is_open(sample_slide, small):
-    process = start(str(sample_slide), f"--model={small.path}", "--engine=tensorflow")
+def test_slide_is_served_until_interrupted_while_the_browser_is_open(sample_slide, loaded):
+    process = start(str(sample_slide), f"--model={loaded.path}", "--engine=tensorflow")
     try:
         line = next(line for line in iter(process.stdout.readline, "") if "Ctrl-C" in line)
         url, _, shown = line.partition(" shows ")
@@ -68,21 +68,15 @@ def test_port_in_use_is_one_line_before_a_model_is_loaded(sample_slide):
     (["--input={slide}", "--finished={cut}"], "`finished` must be the output of this whole slide"),
     (["--input={text}", "--finished={slide}"], "text.svs: is not a slide or image that can be read"),
 ])
-def test_mistake_is_named_in_one_line(arguments, message, sample_slide, tmp_path):
+def test_mistake_is_named_in_one_line(arguments, message, run_program, sample_slide, tmp_path):
     other, text, cut = tmp_path / "other.tif", tmp_path / "text.svs", tmp_path / "cut.png"
     Image.new("RGB", (1030, 1024)).save(cut)
     other.write_bytes(sample_slide.read_bytes())
     text.write_text("nothing")
     (tmp_path / "empty").mkdir()
     values = {"slide": sample_slide, "other": other, "text": text, "cut": cut, "empty": tmp_path / "empty"}
-
-    def run():
-        console.parse(["view", *(argument.format(**values) for argument in arguments)], program.FLAGS)
-        program.main()
-
     with pytest.raises(console.USER_ERRORS) as caught:
-        run()
-    program.FLAGS.unparse_flags()
+        run_program(program, *(argument.format(**values) for argument in arguments))
     assert message in console.one_line(caught.value)
 
 

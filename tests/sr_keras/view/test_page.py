@@ -107,8 +107,8 @@ class Driven:
 
 
 @pytest.fixture(scope="module")
-def viewer(sample_slide, small, tmp_path_factory):
-    with serving([sample_slide], [small], output=tmp_path_factory.mktemp("regions")) as running:
+def viewer(sample_slide, loaded, tmp_path_factory):
+    with serving([sample_slide], [loaded], output=tmp_path_factory.mktemp("regions")) as running:
         yield running
 
 
@@ -120,8 +120,8 @@ def page(browser, viewer):
 
 
 @pytest.fixture(scope="module")
-def whole_sr(small, histology):
-    return enlarge_image(small, histology).astype(int)
+def whole_sr(loaded, histology):
+    return enlarge_image(loaded, histology).astype(int)
 
 
 def assert_shows(page: Driven, whole_sr: np.ndarray) -> None:
@@ -262,9 +262,9 @@ def test_marked_region_is_super_resolved_to_a_file(page, viewer):
     page.wait(lambda: "`output` must not exist" in page.value("notes", "text"))
 
 
-def test_slide_that_vanishes_is_named_and_the_others_go_on(browser, sample_slide, small, tmp_path):
+def test_slide_that_vanishes_is_named_and_the_others_go_on(browser, sample_slide, loaded, tmp_path):
     path = shutil.copy(sample_slide, tmp_path / "gone.tif")
-    with serving([path, sample_slide], [small]) as viewer:
+    with serving([path, sample_slide], [loaded]) as viewer:
         page = Driven(browser, f"{viewer.url}view?slide=0")
         page.wait_for_tiles()
         path.unlink()
@@ -274,9 +274,9 @@ def test_slide_that_vanishes_is_named_and_the_others_go_on(browser, sample_slide
         assert "`path` must name a slide" in Driven(browser, f"{viewer.url}view?slide=0").value("failure", "text")
 
 
-def test_gallery_leads_to_the_slides(browser, sample_slide, small, tmp_path):
+def test_gallery_leads_to_the_slides(browser, sample_slide, loaded, tmp_path):
     other = shutil.copy(sample_slide, tmp_path / "other.tif")
-    with serving([sample_slide, other], [small, small]) as viewer:
+    with serving([sample_slide, other], [loaded, loaded]) as viewer:
         browser.get(viewer.url)
         cards = browser.find_elements("css selector", "main a")
         assert [card.text for card in cards] == ["immunohistochemistry.tif", "other.tif"]

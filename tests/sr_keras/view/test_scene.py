@@ -27,10 +27,10 @@ LOSSLESS = EnlargeOptions(lossless=True)
 
 
 @pytest.fixture(scope="module")
-def written(small, sample_slide, tmp_path_factory):
+def written(loaded, sample_slide, tmp_path_factory):
     """The output of `super_resolve`."""
     path = tmp_path_factory.mktemp("written") / "sample_x4.tif"
-    enlarge_file(small, sample_slide, path, LOSSLESS)
+    enlarge_file(loaded, sample_slide, path, LOSSLESS)
     return path
 
 
@@ -61,8 +61,8 @@ def test_finished_output_of_another_plane_is_refused(sample_slide, written):
         Scene(sample_slide, [], EnlargeOptions(mpp=0.8), finished=written)
 
 
-def test_two_models_of_one_name_are_told_apart(sample_slide, small):
-    with Scene(sample_slide, [small, small]) as scene:
+def test_two_models_of_one_name_are_told_apart(sample_slide, loaded):
+    with Scene(sample_slide, [loaded, loaded]) as scene:
         assert scene.enlarged == ["small (1)", "small (2)"]
 
 
@@ -78,20 +78,20 @@ def test_tile_outside_the_slide_is_refused(scene, cell):
         scene.read(LR, cell)
 
 
-def test_slide_that_vanishes_is_named(sample_slide, small, tmp_path):
+def test_slide_that_vanishes_is_named(sample_slide, loaded, tmp_path):
     path = shutil.copy(sample_slide, tmp_path / "gone.tif")
-    with Scene(path, [small]) as scene:
+    with Scene(path, [loaded]) as scene:
         path.unlink()
         for read in (lambda: scene.read("small", (0, 0)), lambda: scene.overview((0, 0, 512, 512), 2)):
             with pytest.raises(SlideError, match=r"gone.tif: no longer exists"):
                 read()
 
 
-def test_file_that_is_no_slide_is_refused_and_leaves_nothing_open(small, tmp_path):
+def test_file_that_is_no_slide_is_refused_and_leaves_nothing_open(loaded, tmp_path):
     path = tmp_path / "text.svs"
     path.write_text("nothing")
     with pytest.raises(SlideError, match=r"text\.svs"):
-        Scene(path, [small])
+        Scene(path, [loaded])
 
 
 def test_trust_of_a_tile_is_that_of_the_whole_map(scene, histology, whole_sr):
@@ -111,15 +111,15 @@ def test_overview_is_the_slide_averaged(scene, histology):
     assert scene.overview((0, 0, 512, 512), 32).shape == (16, 16, 3)
 
 
-def test_first_place_is_in_the_tissue(scene, small, tmp_path, histology):
+def test_first_place_is_in_the_tissue(scene, loaded, tmp_path, histology):
     x, y = scene.first_place()
     assert scene.has_tissue(slice(y, y + 1), slice(x, x + 1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3)])
-def test_picture_of_few_pixels_is_shown(size, small, tiles, tmp_path):
+def test_picture_of_few_pixels_is_shown(size, loaded, tiles, tmp_path):
     Image.new("RGB", size, (200, 90, 150)).save(tmp_path / "few.png")
-    with Scene(tmp_path / "few.png", [small]) as scene:
+    with Scene(tmp_path / "few.png", [loaded]) as scene:
         document, x_and_y = Document(), scene.first_place()
         assert all(0 <= at < side for at, side in zip(x_and_y, size, strict=True))
         page = Page(document, scene, 0, tiles, None)
@@ -127,12 +127,12 @@ def test_picture_of_few_pixels_is_shown(size, small, tiles, tmp_path):
         page.leave()
 
 
-def test_models_say_what_they_were_not_made_for(sample_slide, small, scene):
+def test_models_say_what_they_were_not_made_for(sample_slide, loaded, scene):
     from sr_keras.slides.inspection import find_mismatches, inspect_input
     from sr_keras.slides.lr_plane import LRPlane
 
     with open_slide(sample_slide) as slide:
-        expected = find_mismatches(inspect_input(LRPlane(slide), scene.has_tissue), small.facts)
+        expected = find_mismatches(inspect_input(LRPlane(slide), scene.has_tissue), loaded.facts)
     assert scene.warnings() == expected
 
 

@@ -40,8 +40,8 @@ def slides(sample_slide, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def viewer(slides, small):
-    with serving(slides, [small]) as running:
+def viewer(slides, loaded):
+    with serving(slides, [loaded]) as running:
         yield running
 
 
@@ -135,8 +135,8 @@ def test_slide_that_cannot_be_read_is_named_on_its_page(viewer, slides):
     assert "text.svs: is not a slide or image that can be read" in failure.text
 
 
-def test_one_slide_needs_no_gallery(sample_slide, small):
-    with serving([sample_slide], [small]) as viewer:
+def test_one_slide_needs_no_gallery(sample_slide, loaded):
+    with serving([sample_slide], [loaded]) as viewer:
         status, headers, _ = get(viewer, "/")
     assert (status, headers["Location"]) == (302, "/view?slide=0")
 
@@ -147,13 +147,13 @@ def test_script_comes_from_the_server_itself(viewer):
     assert get(viewer, "/static/js/bokeh.min.js")[0] == 200
 
 
-def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, small, tmp_path):
+def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, loaded, tmp_path):
     region = (100, 50, 60, 40)
-    with Scene(sample_slide, [small, small], EnlargeOptions(lossless=True)) as scene:
+    with Scene(sample_slide, [loaded, loaded], EnlargeOptions(lossless=True)) as scene:
         path, other = (save_region(scene, f"small ({number})", region, tmp_path / "new") for number in (1, 2))
         assert path.name == "immunohistochemistry_100_50_60_40_small (1).tif"
         assert other.name == "immunohistochemistry_100_50_60_40_small (2).tif"
-        enlarge_file(small, sample_slide, tmp_path / "run.tif", replace(scene.options, region=region))
+        enlarge_file(loaded, sample_slide, tmp_path / "run.tif", replace(scene.options, region=region))
         with openslide.OpenSlide(path) as one, openslide.OpenSlide(tmp_path / "run.tif") as other:
             assert one.dimensions == (240, 160)
             np.testing.assert_array_equal(*(slide.read_region((0, 0), 0, (240, 160)) for slide in (one, other)))
@@ -163,11 +163,11 @@ def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, small, 
         assert slide.mpp == pytest.approx(0.125)
 
 
-def test_browser_that_goes_away_is_forgotten_and_its_files_are_closed(sample_slide, small, monkeypatch):
+def test_browser_that_goes_away_is_forgotten_and_its_files_are_closed(sample_slide, loaded, monkeypatch):
     closed, close = [], Scene.close
     monkeypatch.setattr(server, "UNUSED_MS", 200)
     monkeypatch.setattr(Scene, "close", lambda scene: closed.append(scene) or close(scene))
-    with serving([sample_slide], [small]) as viewer:
+    with serving([sample_slide], [loaded]) as viewer:
         session = pull_session(url=f"{viewer.url}view", arguments={"slide": "0"})
         assert len(viewer._server.get_sessions("/view")) == 1
         wait(lambda: viewer.tiles.computed > 3)
