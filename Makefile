@@ -41,7 +41,7 @@ lint: $(VENV)/dev
 	$(VENV)/bin/lint-imports
 
 fuzz: $(VENV)/dev
-	SR_KERAS_FUZZ_SECONDS=600 $(PYTEST) tests/test_fuzz.py
+	SR_KERAS_FUZZ_SECONDS=600 $(PYTEST) --timeout=0 tests/test_fuzz.py
 
 soak: $(VENV)/base
 	$(RUN) -m benchmarks.soak

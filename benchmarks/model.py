@@ -100,16 +100,16 @@ def _slide() -> int:
     require(not FLAGS.slide or Path(FLAGS.slide).exists(), "slide", "exist", "check the spelling", FLAGS.slide)
 
     console.import_tensorflow()
-    from benchmarks import whole_slide as rates
+    from benchmarks import whole_slide
     from sr_keras.model.engines import open_engine
     from sr_keras.slides import EnlargeOptions
 
     with tempfile.TemporaryDirectory() as folder:
-        slide = Path(FLAGS.slide) if FLAGS.slide else rates.make_slide(Path(folder) / "made.tif", FLAGS.slide_side)
+        slide = Path(FLAGS.slide or whole_slide.make_slide(Path(folder) / "made.tif", FLAGS.slide_side))
         generator = open_engine(FLAGS.engine, FLAGS.model)
         options = EnlargeOptions(mpp=FLAGS.mpp)
-        rounds = [rates.measure_round(generator, slide, options) for _ in range(FLAGS.rounds)]
-    for line in rates.report(rounds):
+        rounds = [whole_slide.measure_round(generator, slide, options) for _ in range(FLAGS.rounds)]
+    for line in whole_slide.report(rounds):
         print(line)
     return 0
 
@@ -127,13 +127,13 @@ def _rates() -> int:
 
 def _engines() -> int:
     console.import_tensorflow()
-    from benchmarks import format_speed as rates
+    from benchmarks import format_speed
 
     require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",
             ",".join(FLAGS.engines))
-    found = rates.measure(Path(FLAGS.model), rates.parse_kinds(FLAGS.engines),
-                          FLAGS.hr_size // GeneratorOptions(FLAGS.scale).scale, FLAGS.rounds)
-    for line in rates.report(found):
+    found = format_speed.measure(Path(FLAGS.model), format_speed.parse_kinds(FLAGS.engines),
+                                 FLAGS.hr_size // GeneratorOptions(FLAGS.scale).scale, FLAGS.rounds)
+    for line in format_speed.report(found):
         print(line)
     return 0
 

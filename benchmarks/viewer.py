@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def main() -> int:
     console.import_tensorflow()
     from sr_keras.model.engines import open_engine
     from sr_keras.slides import EnlargeOptions
-    from sr_keras.view.scene import names_of
+    from sr_keras.view.scene import by_name
 
     model = FLAGS.model if Path(FLAGS.model).exists() else str(shipped_model(FLAGS.model))
     slide = Path(FLAGS.slide) if FLAGS.slide else cached_sample_slide()
@@ -87,8 +88,8 @@ def main() -> int:
     rows, columns = np.nonzero(mask)
     chosen = np.random.default_rng(0).permutation(len(rows))[:FLAGS.rounds]
     places = [((columns[i] + 0.5) / mask.shape[1], (rows[i] + 0.5) / mask.shape[0]) for i in chosen]
-    with serving(slide, generator, EnlargeOptions(mpp=FLAGS.mpp)) as viewer, chromium() as browser:
-        seconds = measure(browser, viewer.url, names_of([generator])[0], places)
+    with serving([slide], [generator], EnlargeOptions(mpp=FLAGS.mpp)) as viewer, chromium() as browser:
+        seconds = measure(browser, viewer.url, next(iter(by_name([generator]))), places)
     print("| what | median s | largest s | goal s |\n| --- | ---: | ---: | ---: |")
     for name, goal in GOALS.items():
         print(f"| {name} | {median(seconds[name]):.2f} | {max(seconds[name]):.2f} | {goal or ''} |")
@@ -120,29 +121,34 @@ def measure(browser: Any, url: str, layer: str, places: Sequence[tuple[float, fl
 
 
 @contextmanager
-def serving(slide: Path, generator: Any, options: Any) -> Iterator[Any]:
-    """Serve a slide from a thread."""
+def serving(*arguments: Any, **options: Any) -> Iterator[Any]:
+    """Serve from a thread, by the arguments of `Viewer`, and yield the viewer."""
     from sr_keras.view.server import Viewer
 
-    started, made = threading.Event(), []
+    made: Future[Any] = Future()
 
     def run() -> None:
         asyncio.set_event_loop(asyncio.new_event_loop())
-        made.append(Viewer([slide], [generator], options))
-        started.set()
-        made[0].run()
+        try:
+            made.set_result(Viewer(*arguments, **options))
+        except BaseException as error:
+            made.set_exception(error)
+        else:
+            made.result().run()
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = Thread(target=run, daemon=True)
     thread.start()
-    started.wait(SECONDS)
-    yield made[0]
-    made[0].stop()
-    thread.join()
+    viewer = made.result(SECONDS)
+    try:
+        yield viewer
+    finally:
+        viewer.stop()
+        thread.join(SECONDS)
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """Open headless Chromium.
+def chromium(downloads: Path | None = None) -> Iterator[Any]:
+    """Open headless Chromium, which saves files in `downloads`.
 
     Raises:
         UserError: It, its driver or selenium is not installed.
@@ -156,7 +162,10 @@ def chromium() -> Iterator[Any]:
     options.binary_location = binary
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1480,1080"):
         options.add_argument(argument)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)} if downloads else {})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_script_timeout(SECONDS)
     try:
         yield browser
     finally:

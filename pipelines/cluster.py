@@ -43,6 +43,7 @@ LOOK_SECONDS = 1.0  # between checks of which machines there are
 # two processes must not write one file.
 GRACE_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
+START_SECONDS = 300.0  # for all workers of jobs that run together; the cores may be taken by others
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # send nothing about a user's slides
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default of later versions; avoids a notice
@@ -144,13 +145,17 @@ class Cluster:
             meanwhile: Called every second or so.
 
         Raises:
-            UserError: A worker was lost.
+            UserError: A worker was lost, or not all could start.
             Exception: The exception of `work`.
         """
         self._feed(work, deque())
         told, lost = list[Exception](), list[Exception]()
         try:
-            self._ray.get([lane.future for lane in self._lanes])
+            starts = [lane.future for lane in self._lanes]
+            if self._ray.wait(starts, num_returns=len(starts), timeout=START_SECONDS)[1]:
+                raise UserError(f"all {len(starts)} workers must start within {START_SECONDS:g} s; wait until other "
+                                "jobs have left the cluster")
+            self._ray.get(starts)
             places = self._ray.get([lane.actor.place.remote() for lane in self._lanes])
             waiting = [lane.actor.run.remote(work, job)
                        for lane, job in zip(self._lanes, jobs_of(places), strict=True)]

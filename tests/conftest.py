@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ from skimage.data import immunohistochemistry
 
 from pipelines.cluster import ENVIRONMENT
 from pipelines.console import parse, quiet_tensorflow
+from pipelines.errors import UserError
 from pipelines.sample import SAMPLE_NAME, write_sample_slide
 
 quiet_tensorflow()  # as programs do; tests of their output need it
@@ -254,3 +255,22 @@ def randomised() -> Callable[[Any], Any]:
         return model
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory) -> Path:
+    """Where `browser` saves files."""
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="session")
+def browser(downloads) -> Iterator[Any]:
+    """Headless Chromium, driven by selenium."""
+    from benchmarks.viewer import chromium
+
+    with ExitStack() as opened:
+        try:
+            driven = opened.enter_context(chromium(downloads))
+        except UserError as missing:
+            pytest.skip(str(missing))
+        yield driven

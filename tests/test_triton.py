@@ -55,7 +55,7 @@ def test_triton_gives_the_pixels_of_the_saved_model(histology, tmp_path):
     try:
         ask = [PYTHON, "-c", ASK, str(port), tmp_path / "lr.npy", tmp_path / "sr.npy"]
         end = time.monotonic() + 120
-        while (done := subprocess.run(ask, capture_output=True, text=True, check=False)).returncode:
+        while (done := subprocess.run(ask, capture_output=True, text=True, check=False, timeout=180)).returncode:
             assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
             assert time.monotonic() < end, done.stderr
         sr = np.load(tmp_path / "sr.npy")

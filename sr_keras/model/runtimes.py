@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -259,12 +259,15 @@ def why_not_int8(folder: Path) -> str | None:
     return None if psnr >= INT8_PSNR_DB else f"int8 differs too much: PSNR {psnr:.1f} dB, {INT8_PSNR_DB:g} are needed"
 
 
+_STDERR = RLock()  # of two threads, the one that ends last would put back the file of the other
+
+
 @contextmanager
 def without_chatter() -> Iterator[None]:
     """Drop the lines of CHATTER that native code writes to stderr; LiteRT has no setting for that."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _STDERR, tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
             yield

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,7 @@ class SuperResolvedSlide(openslide.AbstractSlide):
 
     @property
     def associated_images(self) -> Mapping[str, Image.Image]:
-        """Label, macro and thumbnail of the source, if OpenSlide finds them there."""
+        """Label, macro and thumbnail of the source, up to one that OpenSlide cannot read."""
         return self._associated_images
 
     def get_best_level_for_downsample(self, downsample: float) -> int:
@@ -245,7 +246,11 @@ class SuperResolvedSlide(openslide.AbstractSlide):
             power = source.properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
             if power is not None:
                 found[openslide.PROPERTY_NAME_OBJECTIVE_POWER] = f"{float(power) * scale / self.lr.downsample:.4g}"
-            return found, dict(source.associated_images)
+            images: dict[str, Image.Image] = {}
+            with suppress(openslide.OpenSlideError):  # a damaged one; OpenSlide reads nothing after it
+                for name in source.associated_images:
+                    images[name] = source.associated_images[name]
+            return found, images
 
 
 def _touched(part: slice, side: int) -> range:

@@ -40,6 +40,7 @@ COMPARED = ("tensorflow", "keras", "numpy")
 SILENT_SECONDS = 30  # until a machine that no longer answers counts as lost
 HELLO_SECONDS = 5.0  # for one attempt to connect, and for a caller to say who it is
 GRACE_SECONDS = 2.0  # for this worker to end with the error that another ended with
+LOST_ERRORS = ("AbortedError", "DeadlineExceededError", "UnavailableError")  # of TensorFlow, if a worker is too slow
 LARGEST_HELLO = 2**20  # bytes
 DONE = "done"
 
@@ -124,7 +125,7 @@ def joined(team: Team, flags: str, wait_s: float) -> Iterator[Callable[[], None]
         A function to call when TensorFlow has met the other workers too; if it isn't in `wait_s`, this process ends.
 
     Raises:
-        UserError: A worker does not answer, or has other versions or flags; a port is taken.
+        UserError: A worker does not answer, or no longer in time, or has other versions or flags; a port is taken.
     """
     if len(team.addresses) == 1:
         yield lambda: None
@@ -149,6 +150,9 @@ def joined(team: Team, flags: str, wait_s: float) -> Iterator[Callable[[], None]
             # Perhaps TensorFlow's complaint of a lost worker, which `_watch` is about to name.
             time.sleep(SILENT_SECONDS + HELLO_SECONDS)
         said = f"{_name(team, team.index)} has stopped: {one_line(error)}"
+        if type(error).__name__ in LOST_ERRORS:
+            raise UserError("all workers must answer TensorFlow until the end; start each again with --resume to "
+                            f"continue from the last epoch. Received: {one_line(error)[:300]}") from error
         raise
     finally:
         limit.cancel()
@@ -241,7 +245,7 @@ def _encoded(refused: str) -> str:
 def _silent(team: Team, missing: list[int]) -> str:
     who = ", ".join(_name(team, index) for index in missing)
     return f"all workers must answer within --worker_wait_s seconds; start them, or correct TF_CONFIG. Received: no " \
-           f"answer of {who}"
+           f"answer from {who}"
 
 
 def _name(team: Team, index: int) -> str:
@@ -282,7 +286,7 @@ def _end(connections: dict[int, socket.socket], why: str) -> None:
     _tell(connections, why)
     for folder in _SCRATCH:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"\nerror: {why}; all workers stop. Start each again with --resume to go on from the last epoch",
+    print(f"\nerror: {why}; all workers stop. Start each again with --resume to continue from the last epoch",
           file=sys.stderr, flush=True)
     os._exit(2)
 

@@ -20,6 +20,7 @@ import sys
 import webbrowser
 from itertools import takewhile
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from absl import flags
@@ -72,7 +73,7 @@ def main() -> int:
     shown = slides[0] if len(slides) == 1 else f"{len(slides)} slides"
     print(f"{viewer.url} shows {shown}; Ctrl-C ends it", flush=True)
     if FLAGS.browser:
-        webbrowser.open(viewer.url)
+        Thread(target=webbrowser.open, args=(viewer.url,), daemon=True).start()  # one in a terminal keeps it
     viewer.run()
     return 0
 

@@ -46,6 +46,7 @@ class Look:
         self._name, self._tiles = name, tiles
         self._box: WholeBox = (0, 0, 0, 0)
         self._lr_per_pixel = 1.0
+        self._overview: Picture | None = None  # the last one, shown until the next is read
 
     @property
     def is_overview(self) -> bool:
@@ -69,7 +70,10 @@ class Look:
             return {}
         if self.is_overview:
             pixels = self._tiles.get(self._overview_key())
-            return {} if pixels is None else dict.fromkeys(self.layers, Picture(_opaque(pixels), self._box))
+            if pixels is not None:
+                self._overview = Picture(_opaque(pixels), self._box)
+            return dict.fromkeys(self.layers, self._overview) if self._overview else {}
+        self._overview = None
         return {name: Picture(self._assemble(name), self._box) for name in self.layers}
 
     def trust_picture(self, name: str) -> Picture | None:

@@ -34,7 +34,7 @@ from pipelines.sources import Region
 from sr_keras.view import figures
 from sr_keras.view.figures import LENS, LENS_ZOOM, NOT_FOR_DIAGNOSIS, PANEL
 from sr_keras.view.looking import Box, Look
-from sr_keras.view.scene import BICUBIC, LR, Scene, names_of
+from sr_keras.view.scene import BICUBIC, LR, Scene
 from sr_keras.view.tiles import Tiles
 
 WAIT_MS = 40  # changes within this time are answered together
@@ -47,7 +47,7 @@ class Page:
     """A document that shows a scene, and what it does when somebody moves, clicks or leaves."""
 
     def __init__(self, document: Document, scene: Scene, key: int, tiles: Tiles,
-                 save_region: Callable[[Scene, int, Region], Future[Path]]) -> None:
+                 save_region: Callable[[Scene, str, Region], Future[Path]]) -> None:
         """Build the document.
 
         Args:
@@ -55,7 +55,7 @@ class Page:
             scene: The slide.
             key: Its number among the slides of the server.
             tiles: What computes.
-            save_region: Called with the number of a model and the marked region; returns a future of the path that is
+            save_region: Called with the name of a model and the marked region; returns a future of the path that is
                 written.
         """
         self._document, self._scene, self._tiles, self._save_region = document, scene, tiles, save_region
@@ -92,19 +92,18 @@ class Page:
 
     def _build_ranges(self) -> None:
         unit, (height, width) = self._scene.unit, self._scene.lr.shape[:2]
-        x, y = map(float, self._scene.first_place())
-        half_w, half_h = (side / 2 / self._scene.finest for side in PANEL)
-        x, y = min(max(x, half_w), width - half_w), min(max(y, half_h), height - half_h)
-        lens = LENS / LENS_ZOOM / self._scene.finest / 2
-        least = 8 / self._scene.finest * unit
-        self._x = Range1d(unit * (x - half_w), unit * (x + half_w), min_interval=least, name="x")
-        self._y = Range1d(unit * (y + half_h), unit * (y - half_h), min_interval=least, name="y")
-        self._lens_x = Range1d(unit * (x - lens), unit * (x + lens))
-        self._lens_y = Range1d(unit * (y + lens), unit * (y - lens))
+        finest = unit / self._scene.finest  # a pixel of SR
+        half_w, half_h = self._half_panel = [finest * side / 2 for side in PANEL]
+        lens = self._half_lens = finest * LENS / LENS_ZOOM / 2
+        x, y = (unit * at for at in self._scene.first_place())
+        x, y = min(max(x, half_w), unit * width - half_w), min(max(y, half_h), unit * height - half_h)
+        self._x = Range1d(x - half_w, x + half_w, min_interval=8 * finest, name="x")
+        self._y = Range1d(y + half_h, y - half_h, min_interval=8 * finest, name="y")
+        self._lens_x, self._lens_y = Range1d(x - lens, x + lens), Range1d(y + lens, y - lens)
         for ranges, move in (((self._x, self._y), self._move), ((self._lens_x, self._lens_y), self._move_lens)):
             for one in ranges:
                 for end in ("start", "end"):
-                    one.on_change(end, partial(self._changed, move))
+                    one.on_change(end, lambda attr, old, new, move=move: self._soon(move))
 
     def _build(self) -> None:
         panels = [self._panel(name) for name in self._sources]
@@ -136,9 +135,8 @@ class Page:
                               [BoxSelectTool(persistent=True), SaveTool()], self._scene.lr.mpp is not None)
         for box in (self._lens_box, self._marked):
             panel.add_layout(box)
-        half = LENS / LENS_ZOOM / self._scene.finest / 2 * self._scene.unit
         panel.js_on_event("mousemove", CustomJS(code=figures.FOLLOW, args={
-            "x_range": self._lens_x, "y_range": self._lens_y, "half": half, "lens": self._lens_box}))
+            "x_range": self._lens_x, "y_range": self._lens_y, "half": self._half_lens, "lens": self._lens_box}))
         panel.on_event(SelectionGeometry, self._select)
         return panel
 
@@ -169,12 +167,9 @@ class Page:
 
     def go(self, x: float, y: float) -> None:
         """Show a place, at the finest pixels."""
-        half_w, half_h = (side / 2 / self._scene.finest * self._scene.unit for side in PANEL)
+        half_w, half_h = self._half_panel
         self._x.update(start=x - half_w, end=x + half_w)
         self._y.update(start=y + half_h, end=y - half_h)
-
-    def _changed(self, move: Callable[[], None], attr: str, old: float, new: float) -> None:
-        self._soon(move)
 
     def _soon(self, what: Callable[[], None]) -> None:
         """Do something a little later, once for all that happens until then."""
@@ -257,10 +252,10 @@ class Page:
 
     def _start_region(self) -> None:
         if self._mark is not None:
-            names = names_of(self._scene.generators)
-            number = names.index(self._chosen.value) if self._chosen.value in names else 0
+            chosen = self._chosen.value
+            model = chosen if chosen in self._scene.generators else next(iter(self._scene.generators))
             self._region.update(disabled=True, label="Super-resolving the marked region ...")
-            future = self._save_region(self._scene, number, self._scene.lr.l0_rectangle(*self._mark))
+            future = self._save_region(self._scene, model, self._scene.lr.l0_rectangle(*self._mark))
             future.add_done_callback(lambda done: self._later(partial(self._saved, done)))
 
     def _saved(self, done: Future[Path]) -> None:

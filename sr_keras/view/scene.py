@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 TILE = 128  # LR pixels of a tile, a side: a tile of SR at scale 4
 FITTED_ON = 2  # tiles with tissue, to fit the degradation that the trust map needs
 THUMBNAIL = 512
-SR_CACHE = 2**26  # bytes for each layer; what is looked at is kept by `sr_keras.view.tiles`
+SR_CACHE = 2**25  # bytes for each model: the trust map looks beyond a tile. `sr_keras.view.tiles` keeps what is shown
 LR, BICUBIC = "LR", "bicubic"
 
 Cell = tuple[int, int]  # column and row of a tile
@@ -97,22 +97,22 @@ class Scene:
             SlideError: The slide, or the finished output, cannot be read.
             ValueError: The finished output was made of another plane.
         """
-        self.path, self.generators, self.options = path, list(generators), options or EnlargeOptions()
+        self.path, self.generators, self.options = path, by_name(generators), options or EnlargeOptions()
         self._degradations: dict[str, DegradeOptions] = {}
-        self._heads: dict[str, Expect | None] = {}
         self._quartiles: dict[str, float] = {}
+        self._expect = cache(self._load_head)
         self._files = ExitStack()
         with ExitStack() as opened:
             self._slide = opened.enter_context(open_slide(path, self.options.assume_mpp))
             self.lr = open_plane(self._slide, self.options)
-            enlarged = {name: _computed(self._open(opened, generator))
-                        for name, generator in zip(names_of(generators), generators, strict=True)}
+            enlarged = {name: _computed(self._open(opened, one)) for name, one in self.generators.items()}
             if finished:
                 plane = LRPlane(opened.enter_context(open_slide(finished)))
                 enlarged[f"finished {finished.name}"] = _of_file(self.lr, plane)
             self.finest = max(layer.scale for layer in enlarged.values())
-            self._interpolated = self._open(opened, Bicubic(self.finest))
-            self.layers = {LR: Layer(1, self._read_lr), BICUBIC: _computed(self._interpolated, margin=0), **enlarged}
+            self._interpolated = self._open(opened, Bicubic(self.finest), cache_bytes=0)
+            self.layers = {LR: Layer(1, self._read_lr), BICUBIC: _computed(self._interpolated)._replace(margin=0),
+                           **enlarged}
             self._files = opened.pop_all()
 
     def __enter__(self) -> Scene:
@@ -150,19 +150,19 @@ class Scene:
         """Whether a part of the plane shows tissue."""
         return find_tissue(self.lr)
 
-    def check_file(self) -> None:
-        """Raise a SlideError if the slide is not there any more; a file that is open may still give pixels."""
+    def _check_file(self) -> None:
+        """Raise a SlideError if the slide no longer exists; a file that is open may still give pixels."""
         if not os.path.exists(self.path):
-            raise SlideError(f"{self.path}: is not there any more; put it back, or close this page")
+            raise SlideError(f"{self.path}: no longer exists; restore it, or close this page")
 
     def read(self, name: str, cell: Cell) -> np.ndarray:
         """Return a tile of a layer: uint8 [h, w, 3], less at the right and lower border.
 
         Raises:
             ValueError: It lies outside of the plane.
-            SlideError: The slide is not there any more.
+            SlideError: The slide no longer exists.
         """
-        self.check_file()
+        self._check_file()
         return self.layers[name].read(*self._slices(cell))
 
     def trust(self, name: str, cell: Cell, known: Sequence[Cell]) -> np.ndarray:
@@ -177,8 +177,7 @@ class Scene:
             known: Tiles that are computed already, to fit the degradation on.
         """
         layer, square = self.layers[name], self.square(name)
-        expect = self._expect(name)
-        if expect:
+        if expect := self._expect(name):
             return self._expected(name, expect, cell)
         degrade = self._degradations.get(name)
         if degrade is None:
@@ -203,7 +202,7 @@ class Scene:
         An LR error is compared with what is usual for the model; an expected error with the upper quartile of the first
         tile with tissue.
         """
-        generator = self._generator(name)
+        generator = self.generators.get(name)
         usual = generator.facts.usual_departure if generator else None
         return self._quartiles.get(name) or max(VISIBLE, UNUSUAL * usual[1] if usual else 0)
 
@@ -211,9 +210,9 @@ class Scene:
         """Return the slide in a box of the plane (x0, y0, x1, y1), a pixel for each `coarser` x `coarser` of it.
 
         Raises:
-            SlideError: The slide is not there any more.
+            SlideError: The slide no longer exists.
         """
-        self.check_file()
+        self._check_file()
         x0, y0, x1, y1 = lr_box
         slide, step = self._interpolated, self.finest * coarser
         level = slide.get_best_level_for_downsample(step)
@@ -225,30 +224,25 @@ class Scene:
     def warnings(self) -> list[str]:
         """Return what the models were not made for in this slide."""
         found = inspect_input(open_plane(self._slide, self.options), self.has_tissue)
-        return list(dict.fromkeys(warning for generator in self.generators
+        return list(dict.fromkeys(warning for generator in self.generators.values()
                                   for warning in find_mismatches(found, generator.facts)))
 
     def first_place(self) -> tuple[int, int]:
         """Return the LR pixel in the middle of the most detailed part of the slide."""
         height, width = self.lr.shape[:2]
         density = -np.log10(np.clip(self.thumbnail.mean(2), 1, 255) / 255)
-        detail = ndimage.uniform_filter(np.hypot(*np.gradient(density)), max(3, min(density.shape) // 16))
+        steps = np.hypot(*np.gradient(np.pad(density, 1, "edge")))[1:-1, 1:-1]  # a gradient needs two pixels
+        detail = ndimage.uniform_filter(steps, max(3, min(density.shape) // 16))
         y, x = np.unravel_index(detail.argmax(), detail.shape)
         return int((x + 0.5) * width / detail.shape[1]), int((y + 0.5) * height / detail.shape[0])
 
-    def _generator(self, name: str) -> LoadedGenerator | None:
-        return dict(zip(names_of(self.generators), self.generators, strict=True)).get(name)
-
-    def _expect(self, name: str) -> Expect | None:
-        """Return what predicts the error of an SR layer better than its LR error does; it is loaded once."""
+    def _load_head(self, name: str) -> Expect | None:
+        """Return what predicts the error of an SR layer better than its LR error does."""
         from sr_keras.model.uncertainty import load_uncertainty  # imports TensorFlow
 
-        if name not in self._heads:
-            generator = self._generator(name)
-            head = load_uncertainty(generator.path) if generator else None
-            self._heads[name] = Expect(head, generator.halo, self.has_tissue) \
-                if generator and head and head.facts.is_better else None
-        return self._heads[name]
+        generator = self.generators.get(name)
+        head = load_uncertainty(generator.path) if generator else None
+        return Expect(head, generator.halo, self.has_tissue) if generator and head and head.facts.is_better else None
 
     def _expected(self, name: str, expect: Expect, cell: Cell) -> np.ndarray:
         rows, columns = self._slices(cell)
@@ -259,8 +253,8 @@ class Scene:
             self._quartiles[name] = max(VISIBLE, float(np.percentile(error, 75)))
         return error
 
-    def _open(self, opened: ExitStack, generator: Any) -> SuperResolvedSlide:
-        slide = SuperResolvedSlide(self.path, generator, self.options, cache_bytes=SR_CACHE)
+    def _open(self, opened: ExitStack, generator: Any, cache_bytes: int = SR_CACHE) -> SuperResolvedSlide:
+        slide = SuperResolvedSlide(self.path, generator, self.options, cache_bytes=cache_bytes)
         return opened.enter_context(slide)
 
     def _read_lr(self, rows: slice, columns: slice) -> np.ndarray:
@@ -276,13 +270,13 @@ class Scene:
                 slice(max(0, column * TILE - margin), min(width, (column + 1) * TILE + margin)))
 
 
-def names_of(generators: Sequence[LoadedGenerator]) -> list[str]:
-    """Return the names that models are shown by; those of two with one name end in a number."""
+def by_name(generators: Sequence[LoadedGenerator]) -> dict[str, LoadedGenerator]:
+    """Return models by the names that they are shown by; those of two with one name end in a number."""
     names = [str(describe_model(generator)["name"]) for generator in generators]
-    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return {name if names.count(name) == 1 else f"{name} ({i + 1})": generators[i] for i, name in enumerate(names)}
 
 
-def _computed(slide: SuperResolvedSlide, margin: int | None = None) -> Layer:
+def _computed(slide: SuperResolvedSlide) -> Layer:
     """Return the layer of a slide that is computed where it is read."""
     scale = slide.generator.scale
 
@@ -290,7 +284,7 @@ def _computed(slide: SuperResolvedSlide, margin: int | None = None) -> Layer:
         size = (scale * (columns.stop - columns.start), scale * (rows.stop - rows.start))
         return np.asarray(slide.read_region((scale * columns.start, scale * rows.start), 0, size).convert("RGB"))
 
-    return Layer(scale, read, _margin(scale) if margin is None else margin)
+    return Layer(scale, read, _margin(scale))
 
 
 def _of_file(lr: LRPlane, sr: LRPlane) -> Layer:

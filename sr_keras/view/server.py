@@ -6,8 +6,9 @@
     /thumbnail/3.png
 
 It listens on 127.0.0.1. A request that names another host is refused, so that a web site whose name was made to point
-at this machine reads nothing (DNS rebinding); so is a WebSocket that a page of another site opens. Slides are asked for
-by number, never by path, and nothing is written but a marked region into the folder that was given at the start.
+at this machine reads nothing (DNS rebinding); so is whatever a page of another site loads, embeds or opens a WebSocket
+to. Slides are asked for by number, never by path, and nothing is written but a marked region into the folder that was
+given at the start.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from socket import socket
@@ -31,6 +33,7 @@ from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
 from PIL import Image
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.routing import AnyMatches, HostMatches, Rule, RuleRouter
 from tornado.web import Application, ErrorHandler, HTTPError, RequestHandler
@@ -50,6 +53,7 @@ from sr_keras.view.tiles import Tiles
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 TILE_BYTES = 2**29
+THUMBNAILS = 256  # that are kept
 LONGEST_SHOWN = 50
 UNUSED_MS = 30_000  # a browser that went away for so long is forgotten
 
@@ -90,18 +94,16 @@ class Viewer:
             side = TILE + 2 * generator.halo
             generator(np.zeros((1, side, side, 3), np.uint8))
         self.tiles, self._saver = Tiles(tile_bytes), ThreadPoolExecutor(1)
-        self._thumbnails: dict[int, bytes] = {}
         sockets = sockets or listen()
         self.port = sockets[0].getsockname()[1]
         self.url = f"http://{HOST}:{self.port}/"
         application = BokehTornado(
             {"/view": self._show}, use_index=False, redirect_root=False,
-            extra_patterns=[("/", _Gallery, {"viewer": self}),
-                            (r"/thumbnail/(\d{1,9})\.png", _Thumbnail, {"viewer": self})],
+            extra_patterns=[("/", _Gallery, {"slides": self._slides}),
+                            (r"/thumbnail/(\d{1,9})\.png", _Thumbnail, {"slides": self._slides})],
             extra_websocket_origins=[f"{name}:{self.port}" for name in NAMES],
             unused_session_lifetime_milliseconds=UNUSED_MS, check_unused_sessions_milliseconds=UNUSED_MS)
-        known = HostMatches(f"(?:{'|'.join(map(re.escape, NAMES))})$")
-        router = RuleRouter([Rule(known, application),
+        router = RuleRouter([Rule(_Allowed(f"(?:{'|'.join(map(re.escape, NAMES))})$"), application),
                              Rule(AnyMatches(), Application([(r".*", ErrorHandler, {"status_code": 403})]))])
         http = HTTPServer(router)
         http.add_sockets(sockets)
@@ -121,30 +123,6 @@ class Viewer:
     def stop(self) -> None:
         """End `run` from another thread."""
         self._server.io_loop.add_callback(self._server.io_loop.stop)
-
-    def sessions(self) -> list[Any]:
-        """Return the pages that are open."""
-        return self._server.get_sessions("/view")
-
-    def names(self) -> list[str]:
-        """Return the names of the slides."""
-        return [path.name for path in self._slides]
-
-    def thumbnail(self, number: int) -> bytes:
-        """Return the thumbnail of a slide as PNG.
-
-        Raises:
-            KeyError: There is no such slide.
-            SlideError: It cannot be read.
-        """
-        if not 0 <= number < len(self._slides):
-            raise KeyError(number)
-        if number not in self._thumbnails:
-            file = io.BytesIO()
-            with open_slide(self._slides[number]) as slide:
-                Image.fromarray(slide.thumbnail(THUMBNAIL // 2)).save(file, "PNG")
-            self._thumbnails[number] = file.getvalue()
-        return self._thumbnails[number]
 
     def fill(self, document: Document, asked: str) -> None:
         """Fill a document with the page of the slide whose number is asked for, or with a line that says why not."""
@@ -167,45 +145,71 @@ class Viewer:
         values = context.request.arguments.get("slide") if context and context.request else None
         self.fill(document, values[0].decode(errors="replace") if values else "0")
 
-    def _save(self, scene: Scene, number: int, region: Region) -> Future[Path]:
-        return self._saver.submit(save_region, scene, self._generators[number], region, self._output)
+    def _save(self, scene: Scene, model: str, region: Region) -> Future[Path]:
+        return self._saver.submit(save_region, scene, model, region, self._output)
 
 
-def save_region(scene: Scene, generator: Any, region: Region, folder: Path) -> Path:
+def save_region(scene: Scene, model: str, region: Region, folder: Path) -> Path:
     """Super-resolve a region of level 0 into a new file of a folder, as `super_resolve` does, and return its path.
+
+    Args:
+        scene: The slide.
+        model: The name of one of its models.
+        region: In pixels of level 0.
+        folder: Where to write; it is created.
 
     Raises:
         SlideError, ValueError, OSError: As `enlarge_file`; the file exists already.
     """
     place = "_".join(map(str, region))
-    path = folder / fitting_name("", scene.lr.slide.slide_id, f"_{place}_x{generator.scale}.tif")
-    require(not path.exists(), "output", "not exist", "this region was written before", str(path))
+    path = folder / fitting_name("", scene.lr.slide.slide_id, f"_{place}_{model}.tif")
+    require(not path.exists(), "output", "not exist", "this region was written before by this model", str(path))
     folder.mkdir(parents=True, exist_ok=True)
-    enlarge_file(generator, scene.path, path, replace(scene.options, region=region))
+    enlarge_file(scene.generators[model], scene.path, path, replace(scene.options, region=region))
     return path
 
 
+@lru_cache(THUMBNAILS)
+def thumbnail(path: Path) -> bytes:
+    """Return the thumbnail of a slide as PNG.
+
+    Raises:
+        SlideError: It cannot be read.
+    """
+    file = io.BytesIO()
+    with open_slide(path) as slide:
+        Image.fromarray(slide.thumbnail(THUMBNAIL // 2)).save(file, "PNG")
+    return file.getvalue()
+
+
+class _Allowed(HostMatches):
+    """A request that names this machine, and that no page of another site makes; a link to here may be followed."""
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        asked = request.headers.get
+        from_elsewhere = asked("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+        return None if from_elsewhere and asked("Sec-Fetch-Dest") != "document" else super().match(request)
+
+
 class _Gallery(RequestHandler):
-    def initialize(self, viewer: Viewer) -> None:
-        self._viewer = viewer
+    def initialize(self, slides: Sequence[Path]) -> None:
+        self._slides = slides
 
     def get(self) -> None:
-        names = self._viewer.names()
-        if len(names) == 1:
+        if len(self._slides) == 1:
             self.redirect("/view?slide=0")
         else:
-            self.write(render("gallery.html", names=names))
+            self.write(render("gallery.html", names=[path.name for path in self._slides]))
 
 
 class _Thumbnail(RequestHandler):
-    def initialize(self, viewer: Viewer) -> None:
-        self._viewer = viewer
+    def initialize(self, slides: Sequence[Path]) -> None:
+        self._slides = slides
 
     async def get(self, number: str) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            png = await loop.run_in_executor(None, self._viewer.thumbnail, int(number))
-        except (KeyError, UserError, OSError) as error:
+            png = await asyncio.to_thread(thumbnail, self._slides[int(number)])
+        except (IndexError, UserError, OSError) as error:
             raise HTTPError(404) from error
         self.set_header("Content-Type", "image/png")
         self.write(png)

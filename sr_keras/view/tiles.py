@@ -63,12 +63,6 @@ class Tiles:
                 self._wishes[viewer] = _Wish(missing, tell)
                 self._changed.notify()
 
-    @property
-    def busy(self) -> bool:
-        """Whether anybody waits for anything."""
-        with self._changed:
-            return bool(self._wishes)
-
     def waiting(self, viewer: Hashable) -> int:
         """Return how many tiles a viewer waits for."""
         with self._changed:

@@ -127,6 +127,17 @@ def test_error_or_death_of_a_job_that_runs_with_others_reaches_the_caller(two_ma
             cluster.run_together(die_second, lambda places: [0, 1], lambda: None)
 
 
+def test_jobs_that_run_together_do_not_wait_for_ever_for_a_machine_that_others_use(two_machines, monkeypatch):
+    monkeypatch.setattr(module, "START_SECONDS", 5.0)
+    with Cluster(two_machines.address, most=1) as cluster:
+        list(cluster.run_jobs(say_process, [0], ignore))  # a worker that stays
+        cluster._most = None
+        other = cluster._lanes.pop()
+        with pytest.raises(UserError, match="all 2 workers must start within 5 s; wait until other jobs have left"):
+            cluster.run_together(say_process, lambda places: [0, 1], lambda: None)
+        cluster._lanes.append(other)
+
+
 def test_each_gpu_has_a_worker_of_its_own(ray_machines):
     ray_machines.complete()
     ray_machines.lose()

@@ -23,6 +23,7 @@ def train(run: Path, slide: Path, *more: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2000)
 @pytest.mark.server
 def test_machines_of_a_ray_cluster_train_one_model(two_machines, sample_slide, tmp_path):
     ray = f"--ray={two_machines.address}"

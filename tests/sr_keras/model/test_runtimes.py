@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from threading import Event
 
 import numpy as np
 import pytest
@@ -73,6 +75,30 @@ def test_what_others_say_meanwhile_is_let_through(capfd):
     with runtimes.without_chatter():
         os.write(2, b"fully_quantize: 0, inference_type: 6\na warning of somebody else\n")
     assert capfd.readouterr().err == "a warning of somebody else\n"
+
+
+def test_stderr_is_the_same_after_threads_that_hold_it_back(capfd):
+    begun, go_on = Event(), Event()
+
+    def hold():
+        with runtimes.without_chatter():
+            begun.set()
+            assert go_on.wait(60)
+
+    def hold_longer():
+        assert begun.wait(60)
+        with runtimes.without_chatter():
+            time.sleep(0.3)
+
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(one) for one in (hold, hold_longer)]
+        assert begun.wait(60)
+        time.sleep(0.1)  # the other comes in, if it can
+        go_on.set()
+        for one in held:
+            one.result(60)
+    os.write(2, b"said afterwards\n")
+    assert capfd.readouterr().err == "said afterwards\n"
 
 
 @pytest.mark.parametrize(("package", "extra", "open_bytes"), [("ai_edge_litert", "litert", LiteRTRunner),

@@ -196,33 +196,24 @@ def test_page_that_cannot_be_made_is_a_warning_in_a_line(loaded, report, sample_
     assert "gone.svs" in lines[1]
 
 
-def test_zoom_enlarges_both_frames_and_they_scroll_together(made):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless", "--no-sandbox", "--window-size=1000,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        driver.get(html_path(made).as_uri())
-        width = "return document.querySelectorAll('.window img')[{}].clientWidth"
-        before = [driver.execute_script(width.format(i)) for i in range(3)]
-        driver.execute_script("const slider = document.querySelector('input'); slider.value = 4; "
-                              "slider.dispatchEvent(new Event('input'))")
-        after = [driver.execute_script(width.format(i)) for i in range(3)]
-        assert np.allclose(after, np.multiply(before, (4, 4, 1)), atol=3)  # rounded
-        place = "const frame = document.querySelectorAll('.window')[{}]; return [frame.scrollLeft, frame.scrollTop]"
-        frame = driver.find_elements("css selector", ".window")[1]
-        driver.execute_script("arguments[0].scrollIntoView(); arguments[0].scrollTo(700, 700)", frame)
-        webdriver.ActionChains(driver).drag_and_drop_by_offset(frame, -60, -40).perform()
-        driver.set_script_timeout(60)
-        driver.execute_async_script("setTimeout(arguments[0], 500)")
-        assert driver.execute_script(place.format(0)) == driver.execute_script(place.format(1)) == [760, 740]
-        assert driver.execute_script(place.format(2)) == [0, 0]
-        loaded_all = "return [...document.images].every(image => image.complete && image.naturalWidth > 0)"
-        assert driver.execute_script(loaded_all)
-        assert not [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
-    finally:
-        driver.quit()
+def test_zoom_enlarges_both_frames_and_they_scroll_together(made, browser):
+    from selenium.webdriver import ActionChains
+
+    browser.get_log("browser")  # what earlier pages said
+    browser.get(html_path(made).as_uri())
+    width = "return document.querySelectorAll('.window img')[{}].clientWidth"
+    before = [browser.execute_script(width.format(i)) for i in range(3)]
+    browser.execute_script("const slider = document.querySelector('input'); slider.value = 4; "
+                          "slider.dispatchEvent(new Event('input'))")
+    after = [browser.execute_script(width.format(i)) for i in range(3)]
+    assert np.allclose(after, np.multiply(before, (4, 4, 1)), atol=3)  # rounded
+    place = "const frame = document.querySelectorAll('.window')[{}]; return [frame.scrollLeft, frame.scrollTop]"
+    frame = browser.find_elements("css selector", ".window")[1]
+    browser.execute_script("arguments[0].scrollIntoView(); arguments[0].scrollTo(700, 700)", frame)
+    ActionChains(browser).drag_and_drop_by_offset(frame, -60, -40).perform()
+    browser.execute_async_script("setTimeout(arguments[0], 500)")
+    assert browser.execute_script(place.format(0)) == browser.execute_script(place.format(1)) == [760, 740]
+    assert browser.execute_script(place.format(2)) == [0, 0]
+    loaded_all = "return [...document.images].every(image => image.complete && image.naturalWidth > 0)"
+    assert browser.execute_script(loaded_all)
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]

@@ -16,6 +16,7 @@ import openslide
 import pytest
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
+from tifffile import TiffFile, TiffWriter
 
 from pipelines.pyramid import PyramidOptions, PyramidWriter
 from sr_keras import SuperResolvedSlide, shipped_model
@@ -317,6 +318,26 @@ def test_a_picture_is_a_slide_without_resolution(histology, loaded, tmp_path):
         SuperResolvedSlide(tmp_path / "none.svs", loaded)
     with pytest.raises(FileNotFoundError, match="`model` must exist"):
         SuperResolvedSlide(path, tmp_path / "none")
+
+
+def test_a_damaged_thumbnail_costs_that_picture_alone(histology, loaded, tmp_path):
+    path = tmp_path / "aperio.svs"
+    with TiffWriter(path) as file:
+        file.write(histology, tile=(256, 256), photometric="rgb", metadata=None,
+                   description="Aperio Image Library v10\n512x512 (256x256)|AppMag = 20|MPP = 0.5")
+        file.write(histology[::4, ::4], photometric="rgb", rowsperstrip=16, compression="lzw", metadata=None,
+                   description="Aperio Image Library v10")
+    with SuperResolvedSlide(path, loaded) as slide:
+        assert slide.associated_images.keys() == {"thumbnail"}
+    with TiffFile(path) as file:
+        start = file.pages[1].dataoffsets[1]
+    data = bytearray(path.read_bytes())
+    data[start:start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    with SuperResolvedSlide(path, loaded) as slide:
+        assert slide.associated_images == {}
+        assert slide.properties["openslide.objective-power"] == "80"
+        assert np.array_equal(whole(slide, 2), histology)
 
 
 def test_its_name_is_imported_without_tensorflow():

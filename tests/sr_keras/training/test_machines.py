@@ -164,6 +164,15 @@ def test_worker_that_stops_with_an_error_tells_it_to_the_others(start):
         assert f"worker 1 at {addresses[1]} has stopped: the disk is full; all workers stop" in refused(started[index])
 
 
+def test_worker_that_is_too_slow_for_tensorflow_is_told_in_one_line(start):
+    addresses = free_addresses(2)
+    fails = "all_answered(); raise type('UnavailableError', (Exception,), {})('tasks are unhealthy:\\n task:1')"
+    patient = "from sr_keras.training import machines; machines.SILENT_SECONDS = 6\n"
+    started = [start(addresses, index, then, before=patient) for index, then in enumerate((fails, WAITS))]
+    assert "all workers must answer TensorFlow until the end; start each again with --resume" in refused(started[0])
+    assert f"worker 0 at {addresses[0]} has stopped: tasks are unhealthy" in refused(started[1])
+
+
 def test_what_knocks_and_is_no_worker_disturbs_nobody(start):
     addresses = free_addresses(2)
     first = start(addresses, 0)

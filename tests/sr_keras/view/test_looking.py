@@ -12,7 +12,7 @@ from sr_keras.slides.enlarge import enlarge_image
 from sr_keras.view.looking import Look, coloured
 from sr_keras.view.scene import LR, Scene
 
-WAIT = 60
+WAIT = 300  # seconds, on a busy machine
 SCREEN = 400
 
 
@@ -59,6 +59,11 @@ def test_network_does_not_run_where_a_pixel_of_the_screen_covers_more_than_one_o
         pictures = wait_for(look, (0, 0, 512, 512), 200)
         assert look.is_overview
         assert {picture.pixels.shape for picture in pictures.values()} == {(256, 256, 4)}
+        tiles.close()
+        look.move((200, 200, 500, 500), 100, lambda error: None)
+        assert look.pictures()[LR].box == (0, 0, 512, 512)  # until the next is read
+        look.move((0, 0, 100, 100), 200, lambda error: None)
+        assert not look.pictures()[LR].pixels.any()
 
 
 @pytest.mark.parametrize("box", [(600, 0, 700, 75), (0, -200, 100, -125), (-1000, -1000, -900, -925)])

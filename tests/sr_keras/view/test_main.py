@@ -2,11 +2,13 @@
 """The command: what it is given, and each mistake as one line."""
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,13 +22,14 @@ pytestmark = pytest.mark.server
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "sr_keras.cli", "view", *arguments, "--nobrowser"], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return subprocess.Popen([sys.executable, "-m", "sr_keras.cli", "view", *arguments], cwd=ROOT, env=os.environ | {
+                            "BROWSER": "sh -c 'exec sleep 1000' %s"},  # as one in a terminal, which does not return
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                             # a background job of a shell, as tests may be, has its children ignore Ctrl-C
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
-def test_slide_is_served_until_interrupted(sample_slide, loaded):
+def test_slide_is_served_until_interrupted_while_the_browser_is_open(sample_slide, loaded):
     process = start(str(sample_slide), f"--model={loaded.path}", "--engine=tensorflow")
     try:
         line = next(line for line in iter(process.stdout.readline, "") if "Ctrl-C" in line)
@@ -36,7 +39,10 @@ def test_slide_is_served_until_interrupted(sample_slide, loaded):
             assert answer.headers["Content-Type"] == "image/png"
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        status = process.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the browser
+    assert status == 0
     assert "Traceback" not in process.stderr.read()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import openslide
 import pytest
+from bokeh.document import Document
+from PIL import Image
 
 from pipelines.errors import SlideError
 from pipelines.slide import open_slide
@@ -17,6 +20,7 @@ from sr_keras.model.uncertainty import load_uncertainty
 from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.slides.trust_map import measure
 from sr_keras.view import scene as module
+from sr_keras.view.page import Page
 from sr_keras.view.scene import BICUBIC, LR, Scene
 
 LOSSLESS = EnlargeOptions(lossless=True)
@@ -62,6 +66,12 @@ def test_two_models_of_one_name_are_told_apart(sample_slide, loaded):
         assert scene.enlarged == ["small (1)", "small (2)"]
 
 
+def test_what_is_drawn_again_and_again_reads_no_file_of_a_model(scene, monkeypatch):
+    expected = scene.usual_error("small")
+    monkeypatch.setattr(Path, "open", None)
+    assert scene.usual_error("small") == expected
+
+
 @pytest.mark.parametrize("cell", [(-1, 0), (0, -1), (4, 0), (0, 4)])
 def test_tile_outside_the_slide_is_refused(scene, cell):
     with pytest.raises(ValueError, match="`tile` must lie inside the 512x512 pixels of"):
@@ -73,7 +83,7 @@ def test_slide_that_vanishes_is_named(sample_slide, loaded, tmp_path):
     with Scene(path, [loaded]) as scene:
         path.unlink()
         for read in (lambda: scene.read("small", (0, 0)), lambda: scene.overview((0, 0, 512, 512), 2)):
-            with pytest.raises(SlideError, match=r"gone.tif: is not there any more"):
+            with pytest.raises(SlideError, match=r"gone.tif: no longer exists"):
                 read()
 
 
@@ -104,6 +114,17 @@ def test_overview_is_the_slide_averaged(scene, histology):
 def test_first_place_is_in_the_tissue(scene, loaded, tmp_path, histology):
     x, y = scene.first_place()
     assert scene.has_tissue(slice(y, y + 1), slice(x, x + 1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 3)])
+def test_picture_of_few_pixels_is_shown(size, loaded, tiles, tmp_path):
+    Image.new("RGB", size, (200, 90, 150)).save(tmp_path / "few.png")
+    with Scene(tmp_path / "few.png", [loaded]) as scene:
+        document, x_and_y = Document(), scene.first_place()
+        assert all(0 <= at < side for at, side in zip(x_and_y, size, strict=True))
+        page = Page(document, scene, 0, tiles, None)
+        assert document.get_model_by_name("status").text.endswith("tiles to compute")
+        page.leave()
 
 
 def test_models_say_what_they_were_not_made_for(sample_slide, loaded, scene):

@@ -20,6 +20,7 @@ from PIL import Image
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
+from benchmarks.viewer import serving
 from pipelines.slide import open_slide
 from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.view import server
@@ -39,14 +40,14 @@ def slides(sample_slide, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def viewer(serve, slides, loaded):
-    with serve(slides, [loaded]) as running:
+def viewer(slides, loaded):
+    with serving(slides, [loaded]) as running:
         yield running
 
 
-def get(viewer, path: str, host: str | None = None) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", viewer.port, timeout=60)
-    connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{viewer.port}"})
+def get(viewer, path: str, host: str | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", viewer.port, timeout=300)
+    connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{viewer.port}"} | headers)
     answer = connection.getresponse()
     found = answer.status, dict(answer.getheaders()), answer.read()
     connection.close()
@@ -64,10 +65,22 @@ def test_request_by_either_name_of_this_machine_is_answered(viewer, name):
     assert get(viewer, "/", f"{name}:{viewer.port}")[0] == 200
 
 
+@pytest.mark.parametrize(("site", "target", "status"), [
+    ("cross-site", "image", 403), ("cross-site", "iframe", 403), ("cross-site", "script", 403),
+    ("same-site", "empty", 403), ("cross-site", "document", 200), ("same-origin", "script", 200),
+    ("none", "document", 200)])
+@pytest.mark.parametrize("path", ["/", "/view?slide=0", "/view/autoload.js?bokeh-autoload-element=x"])
+def test_page_of_another_site_may_link_here_and_no_more(viewer, path, site, target, status):
+    before = len(viewer._server.get_sessions("/view"))
+    assert get(viewer, path, **{"Sec-Fetch-Site": site, "Sec-Fetch-Dest": target})[0] == status
+    assert status == 200 or len(viewer._server.get_sessions("/view")) == before
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "https://localhost.evil.example"])
 def test_socket_opened_by_a_page_of_another_site_is_refused(viewer, origin):
     async def connect():
-        await websocket_connect(HTTPRequest(f"ws://127.0.0.1:{viewer.port}/view/ws", headers={"Origin": origin}))
+        await websocket_connect(HTTPRequest(f"ws://127.0.0.1:{viewer.port}/view/ws", headers={"Origin": origin},
+                                            connect_timeout=300))
 
     with pytest.raises(HTTPClientError, match="403"):
         asyncio.run(connect())
@@ -122,8 +135,8 @@ def test_slide_that_cannot_be_read_is_named_on_its_page(viewer, slides):
     assert "text.svs: is not a slide or image that can be read" in failure.text
 
 
-def test_one_slide_needs_no_gallery(serve, sample_slide, loaded):
-    with serve([sample_slide], [loaded]) as viewer:
+def test_one_slide_needs_no_gallery(sample_slide, loaded):
+    with serving([sample_slide], [loaded]) as viewer:
         status, headers, _ = get(viewer, "/")
     assert (status, headers["Location"]) == (302, "/view?slide=0")
 
@@ -136,36 +149,40 @@ def test_script_comes_from_the_server_itself(viewer):
 
 def test_marked_region_is_what_a_run_of_that_region_writes(sample_slide, loaded, tmp_path):
     region = (100, 50, 60, 40)
-    with Scene(sample_slide, [loaded], EnlargeOptions(lossless=True)) as scene:
-        path = save_region(scene, loaded, region, tmp_path / "new")
-        assert path.name == "immunohistochemistry_100_50_60_40_x4.tif"
+    with Scene(sample_slide, [loaded, loaded], EnlargeOptions(lossless=True)) as scene:
+        path, other = (save_region(scene, f"small ({number})", region, tmp_path / "new") for number in (1, 2))
+        assert path.name == "immunohistochemistry_100_50_60_40_small (1).tif"
+        assert other.name == "immunohistochemistry_100_50_60_40_small (2).tif"
         enlarge_file(loaded, sample_slide, tmp_path / "run.tif", replace(scene.options, region=region))
         with openslide.OpenSlide(path) as one, openslide.OpenSlide(tmp_path / "run.tif") as other:
             assert one.dimensions == (240, 160)
             np.testing.assert_array_equal(*(slide.read_region((0, 0), 0, (240, 160)) for slide in (one, other)))
-        with pytest.raises(ValueError, match="`output` must not exist; this region was written before"):
-            save_region(scene, loaded, region, tmp_path / "new")
+        with pytest.raises(ValueError, match="`output` must not exist; this region was written before by this model"):
+            save_region(scene, "small (1)", region, tmp_path / "new")
     with open_slide(path) as slide:
         assert slide.mpp == pytest.approx(0.125)
 
 
-def test_browser_that_goes_away_is_forgotten_and_its_tiles_are_kept_for_the_next(serve, sample_slide, loaded,
-                                                                               monkeypatch):
+def test_browser_that_goes_away_is_forgotten_and_its_files_are_closed(sample_slide, loaded, monkeypatch):
+    closed, close = [], Scene.close
     monkeypatch.setattr(server, "UNUSED_MS", 200)
-    with serve([sample_slide], [loaded]) as viewer:
+    monkeypatch.setattr(Scene, "close", lambda scene: closed.append(scene) or close(scene))
+    with serving([sample_slide], [loaded]) as viewer:
         session = pull_session(url=f"{viewer.url}view", arguments={"slide": "0"})
-        assert len(viewer.sessions()) == 1
+        assert len(viewer._server.get_sessions("/view")) == 1
         wait(lambda: viewer.tiles.computed > 3)
+        assert not closed
         session.close()
-        wait(lambda: not viewer.sessions())
-        wait(lambda: not viewer.tiles.busy)
+        wait(lambda: not viewer._server.get_sessions("/view"))
+        wait(lambda: not viewer.tiles._wishes)
         before = viewer.tiles.computed
         time.sleep(0.3)
         assert viewer.tiles.computed == before
+        assert len(closed) == 1
 
 
 def wait(holds):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -9,7 +9,7 @@ import pytest
 
 from sr_keras.view.tiles import Tiles
 
-WAIT = 30
+WAIT = 300  # seconds, on a busy machine
 
 
 def array(value: int = 0, size: int = 100) -> np.ndarray:
