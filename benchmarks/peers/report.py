@@ -167,7 +167,7 @@ def _speed_table(results: Results) -> str:
         speed = results.speeds[method.name]
         rows.append([method.label, *_size(results, method.name), f"{speed.seconds:.3f}",
                      f"{speed.peak_bytes / MIB:.0f}", f"{speed.file_bytes / MEGA:.1f}", speed.runtime])
-    busy = (" **The machine was busy: times are a first look.**" if results.is_busy else "")
+    busy = ("\n**The machine was busy: times are a first look.**" if results.is_busy else "")
     one = next(iter(results.speeds.values()))
     heads = ["weights, MB", "s a tile", "by the clock, s", "memory, MiB", "file, MB", "runtime"]
     return table("method", heads, rows) + (
