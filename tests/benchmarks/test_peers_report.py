@@ -75,7 +75,7 @@ def test_busy_machine_is_said(tmp_path):
     scores, speeds = write(tmp_path)
     assert "busy" not in page_tables(Results(scores, speeds))
     speeds.write_text(speeds.read_text().replace(",3,0.1\n", ",3,4.2\n"))
-    assert "the load of the machine before was 4.2. **The machine was busy" in page_tables(Results(scores, speeds))
+    assert "the load of the machine before was 4.2.\n**The machine was busy" in page_tables(Results(scores, speeds))
 
 
 def test_kind_of_lr_that_was_not_scored_is_left_out(tmp_path):
