@@ -301,8 +301,9 @@ def test_each_output_has_a_report_of_its_own_that_no_other_run_replaces(picture,
     assert run(f"--input={tmp_path / 'bad.png'}", f"--output={tmp_path / 'one.jpg'}") == 2
     assert json.loads((tmp_path / "one.tif.report.json").read_text())["source"] == str(sample_slide)
     assert json.loads((tmp_path / "one.jpg.report.json").read_text())["status"] == "failed"
-    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", "--resume") == 0
-    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", "--everywhere") == 2  # other flags
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", region, "--resume") == 0
+    other = [region, "--resume", "--everywhere"]
+    assert run(f"--input={picture}", f"--output={tmp_path / 'one.png'}", *other) == 2
     assert (tmp_path / "one.png.report.json").read_text() == report
 
 
