@@ -16,7 +16,7 @@ date, lower levels are made from tiles as stored, and the file is written when t
 the finished file, until the work file is deleted. Memory: some tiles per thread.
 
 `tiff`: levels, encoded tiles and the finished file. `dicom`, `zarr`: the finished folder. `formats`: what each needs.
-`writer`: the work file, and from tiles to a slide.
+`work_file`: tiles that survive a kill. `writer`: from tiles to a slide.
 """
 from pipelines.pyramid.dicom import Origin, patient_of
 from pipelines.pyramid.formats import read_description

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.cluster import Cluster
-from pipelines.pyramid.writer import Held, work_path
+from pipelines.pyramid.work_file import Held, work_path
 from pipelines.readers.folders import size_of
 from pipelines.slide import SlideError, open_slide
 from pipelines.workers import Died, Report

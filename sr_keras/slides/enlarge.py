@@ -26,6 +26,7 @@ from pipelines.errors import require
 from pipelines.files import fitting_name
 from pipelines.names import printable
 from pipelines.pyramid import Origin, PyramidWriter, patient_of, read_description
+from pipelines.pyramid.work_file import clear_away
 from pipelines.readers import check_file
 from pipelines.readers.folders import files_of, size_of
 from pipelines.slide import Slide, SlideError, open_slide
@@ -98,8 +99,10 @@ def enlarge_file(generator: LoadedGenerator, source: Path, output: Path, options
     kept = options.resume and output.exists()
     written = alias or str(source)
     report = _existing_report(written, output, description) if kept else {}
-    if kept and (trust_map is None or _has_trust_map(report, trust_map)):
-        return report | {"kept": True}
+    if kept:
+        clear_away(output)
+        if trust_map is None or _has_trust_map(report, trust_map):
+            return report | {"kept": True}
     with open_slide(source, options.assume_mpp) as slide:
         if not kept:
             report = _super_resolve(generator, slide, output, options, description, compute or super_resolve_plane,

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 from skimage.data import immunohistochemistry
 
-from pipelines.pyramid import Level, PyramidOptions, PyramidWriter, tiff, writer
+from pipelines.pyramid import Level, PyramidOptions, PyramidWriter, tiff, work_file, writer
 from pipelines.readers import OpenSlideReader, TiffReader, open_reader
 from pipelines.slide import open_slide
 
@@ -263,7 +263,7 @@ def killed(path, where):
             die()
         lay_out(path, levels, until_death, *rest)
 
-    writer.BATCH_BYTES = 50_000
+    work_file.BATCH_BYTES = 50_000
     if where == "layout":
         writer.write_slide = lay_out_or_die
     else:
@@ -344,7 +344,7 @@ def test_pixels_may_be_used_again_after_put(tmp_path):
 
 def test_full_disk_in_the_work_file_is_told_in_a_line_and_gone_on_with(files_limited_to, tmp_path, lossy, monkeypatch):
     path, image = tmp_path / "a.tif", picture()
-    monkeypatch.setattr(writer, "BATCH_BYTES", 50_000)
+    monkeypatch.setattr(work_file, "BATCH_BYTES", 50_000)
     with files_limited_to(200_000), pytest.raises(OSError, match="make room and resume with --resume") as caught:
         write(path, image, description="model 7")
     assert caught.value.filename == f"{path}.unfinished"
@@ -376,7 +376,7 @@ def test_full_disk_at_the_output_names_it_keeps_the_work_and_is_gone_on_with(fil
 def test_sqlites_word_for_a_full_disk_becomes_that_of_the_system(tmp_path):
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
-    with pytest.raises(OSError, match="resume with --resume") as caught, writer._told(tmp_path / "a"):
+    with pytest.raises(OSError, match="resume with --resume") as caught, work_file._told(tmp_path / "a"):
         raise error
     assert caught.value.errno == errno.ENOSPC
 

@@ -21,7 +21,16 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import SlideError, UserError
-from pipelines.pyramid import Origin, PyramidOptions, PyramidWriter, formats, patient_of, read_description, writer
+from pipelines.pyramid import (
+    Origin,
+    PyramidOptions,
+    PyramidWriter,
+    formats,
+    patient_of,
+    read_description,
+    work_file,
+    writer,
+)
 from pipelines.readers.folders import is_dicom, is_ome_zarr, is_slide_folder, series_of
 from pipelines.slide import open_slide, slide_id_of
 from pipelines.sources import check_disjoint, find_sources
@@ -160,7 +169,7 @@ def killed(path, where):
         if number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    writer.BATCH_BYTES = 50_000
+    work_file.BATCH_BYTES = 50_000
     if where == "tiles":
         writer.TileStore.put = put_or_die
     else:

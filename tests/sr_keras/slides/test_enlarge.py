@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 from contextlib import closing
@@ -17,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from pipelines.pixels import to_float, to_uint8
-from pipelines.pyramid import PyramidOptions, PyramidWriter, writer
+from pipelines.pyramid import PyramidOptions, PyramidWriter, work_file
 from pipelines.slide import open_slide
 from sr_keras.model.facts import ModelFacts
 from sr_keras.model.loading import load_generator
@@ -221,7 +222,7 @@ def killed(model: str, source: str, target: str, puts: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         put(self, *rest)
 
-    writer.BATCH_BYTES = 1
+    work_file.BATCH_BYTES = 1
     PyramidWriter.put = put_or_die
     enlarge_file(load_generator(model), Path(source), Path(target), LOSSLESS)
 
@@ -266,6 +267,20 @@ def test_interrupted_run_leaves_no_output_and_is_gone_on_with(loaded, sample_sli
     assert (tmp_path / "a.tif").read_bytes() == finished.read_bytes()
 
 
+def test_work_file_of_a_run_killed_at_its_very_end_goes_unless_a_run_holds_it(loaded, sample_slide, finished, tmp_path):
+    path, work = tmp_path / "a.tif", tmp_path / "a.tif.unfinished"
+    with pytest.raises(KeyboardInterrupt):
+        enlarge_file(loaded, sample_slide, path, REGION, compute=interrupted)
+    shutil.copy(finished, path)
+    with closing(sqlite3.connect(work, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))["kept"]
+        assert work.exists()
+    assert enlarge_file(loaded, sample_slide, path, replace(REGION, resume=True))["kept"]
+    assert [name.name for name in tmp_path.iterdir()] == ["a.tif"]
+    assert path.read_bytes() == finished.read_bytes()
+
+
 @pytest.mark.parametrize("halo", [None, 4])
 def test_output_begun_when_halo_was_an_option_is_resumed_if_its_pixels_are_the_same(halo, loaded, sample_slide,
                                                                                     finished, tmp_path):
@@ -291,7 +306,7 @@ def test_output_begun_when_halo_was_an_option_is_resumed_if_its_pixels_are_the_s
 
 def test_full_disk_keeps_the_work_file_and_is_gone_on_with(files_limited_to, loaded, sample_slide, finished, tmp_path,
                                                            monkeypatch):
-    monkeypatch.setattr(writer, "BATCH_BYTES", 1)
+    monkeypatch.setattr(work_file, "BATCH_BYTES", 1)
     room = finished.stat().st_size // 2
     with files_limited_to(room), pytest.raises(OSError, match="make room and resume with --resume"):
         enlarge_file(loaded, sample_slide, tmp_path / "a.tif", REGION)
