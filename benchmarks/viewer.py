@@ -64,6 +64,10 @@ else {
     watch(performance.now(), null)
 }
 """
+BOX = """
+const box = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("overview")).el.getBoundingClientRect()
+return [box.left, box.top, box.width, box.height]
+"""
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("slide", None, "The slide to look at; the sample if left out.", flag_values=FLAGS)
@@ -102,11 +106,9 @@ def measure(browser: Any, url: str, layer: str, places: Sequence[tuple[float, fl
 
     browser.get(url)
     _wait(browser, "return window.Bokeh?.documents?.[0]?.get_model_by_name('status')?.text == 'all tiles are computed'")
-    left, top, width, height = browser.execute_script(
-        "const box = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name('overview')).el.getBoundingClientRect()"
-        "; return [box.left, box.top, box.width, box.height]")
     seconds: dict[str, list[float]] = {name: [] for name in GOALS}
     for x, y in places:
+        left, top, width, height = browser.execute_script(BOX)  # a line above it may have come or gone
         browser.execute_script(WATCH, layer, "pointerup", 0)
         actions = ActionBuilder(browser, duration=20)
         actions.pointer_action.move_to_location(round(left + x * width), round(top + y * height)).click()
@@ -116,7 +118,7 @@ def measure(browser: Any, url: str, layer: str, places: Sequence[tuple[float, fl
             seconds[f"{kind} to the first tile"].append(first)
             seconds[f"{kind} to all tiles"].append(whole)
             if kind == "click":
-                browser.execute_script(WATCH, layer, None, 0.5)
+                browser.execute_script(WATCH, layer, None, 0.5 if x < 0.5 else -0.5)  # stay on the slide
     return seconds
 
 
