@@ -138,7 +138,8 @@ def test_jobs_that_run_together_do_not_wait_for_ever_for_a_machine_that_others_u
         cluster._lanes.append(other)
 
 
-def test_each_gpu_has_a_worker_of_its_own(ray_machines):
+def test_each_gpu_has_a_worker_of_its_own(ray_machines, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # a run on CPUs before, in this process, hides all
     ray_machines.complete()
     ray_machines.lose()
     ray_machines.complete(num_cpus=2, num_gpus=2)
