@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipelines.shards import ShardSet
-    from sr_keras.evaluation.patches import Condition
+    from sr_keras.evaluation.conditions import Condition
     from sr_keras.evaluation.tables import Gain
     from sr_keras.model.loading import LoadedGenerator
 
@@ -143,7 +143,8 @@ def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide
     Raises:
         ValueError: Pairs are of another scale than the model.
     """
-    from sr_keras.evaluation.patches import limit_of, lr_dataset, score, sets_of, standard_conditions
+    from sr_keras.evaluation.conditions import standard_conditions
+    from sr_keras.evaluation.patches import limit_of, lr_dataset, score, sets_of
     from sr_keras.evaluation.tables import GAIN_METRICS, Gain, by_slide
 
     conditions = standard_conditions(scale, any(one.pairs.shards for one in sets))
@@ -163,15 +164,8 @@ def score_on_nuclei(output: Path, title: str) -> None:
     import numpy as np
 
     from sr_keras.evaluation import detail
-    from sr_keras.evaluation.patches import (
-        condition_named,
-        find_sets,
-        limit_of,
-        lr_dataset,
-        sets_of,
-        standard_conditions,
-        trained_condition,
-    )
+    from sr_keras.evaluation.conditions import condition_named, standard_conditions, trained_condition
+    from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, sets_of
     from sr_keras.evaluation.perceptual import extractor
     from sr_keras.evaluation.pictures import draw_nuclei
 
@@ -222,7 +216,8 @@ def score_on_one(output: Path, title: str) -> None:
     """Score on one kind of LR, write FILES, and print the table."""
     console.import_tensorflow()
     from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise
-    from sr_keras.evaluation.patches import condition_named, find_shards, lr_dataset, pairs_of, trained_condition
+    from sr_keras.evaluation.conditions import condition_named, trained_condition
+    from sr_keras.evaluation.patches import find_shards, lr_dataset, pairs_of
 
     named = condition_named(FLAGS.lr) if FLAGS.lr else None  # before the model is loaded: the name may be wrong
     generator = _open_generator()

@@ -158,7 +158,8 @@ def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: H
     """Run the generator on patches: real LR of pairs, and made LR of every slide."""
     from pipelines.pixels import to_float, to_uint8
     from pipelines.shards.records import batches_of
-    from sr_keras.evaluation.patches import REAL, limit_of, lr_dataset, sets_of, text, trained_condition
+    from sr_keras.evaluation.conditions import REAL, trained_condition
+    from sr_keras.evaluation.patches import limit_of, lr_dataset, sets_of, text
     from sr_keras.model.uncertainty import with_trunk
 
     scale, run = generator.scale, with_trunk(generator)

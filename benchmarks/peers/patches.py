@@ -25,7 +25,7 @@ from benchmarks.peers.methods import METHODS, ROOT, SCALE, Method
 from pipelines.errors import UserError
 from pipelines.files import atomic_path
 
-KINDS = ("pairs", "textbook", "box", "jpeg-80")  # names of `sr_keras.evaluation.patches.STANDARD`
+KINDS = ("pairs", "textbook", "box", "jpeg-80")  # names of `sr_keras.evaluation.conditions.STANDARD`
 LARGEST_DEPARTURE = 25  # of 255, the mean over a patch; right ones depart by 2 to 16
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Images = dict[str, np.ndarray]  # by example id
@@ -42,14 +42,8 @@ def write_patches(data: Sequence[str], work: Path, per_slide: int) -> None:
     from pipelines.config import PatchOptions
     from pipelines.pixels import to_uint8
     from pipelines.shards.records import batches_of
-    from sr_keras.evaluation.patches import (
-        condition_named,
-        find_sets,
-        limit_of,
-        lr_dataset,
-        sets_of,
-        text,
-    )
+    from sr_keras.evaluation.conditions import condition_named
+    from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, sets_of, text
 
     if all((work / "hr" / f"{kind}.npz").exists() for kind in KINDS):
         return

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of a model beside bicubic, on patches that it was not trained on.
 
-    patches     the kinds of LR by name, the patches that are scored, and the scores of each
+    conditions  the kinds of LR, by name
+    patches     the patches that are scored, and the scores of each
     tables      means, intervals and gains over bicubic: tables and files
     nuclei      nuclei of a picture by one fixed detector, and how those of two pictures agree
     perceptual  distances in the features of a trained VGG16

@@ -24,8 +24,9 @@ from pipelines.errors import UserError
 from pipelines.pixels import to_float
 from sr_keras import metrics
 from sr_keras.evaluate import score_standard
-from sr_keras.evaluation import patches
-from sr_keras.evaluation.patches import BICUBIC, condition_named, find_sets
+from sr_keras.evaluation import conditions
+from sr_keras.evaluation.conditions import condition_named
+from sr_keras.evaluation.patches import BICUBIC, find_sets
 from sr_keras.model.loading import load_generator, read_weights
 
 PYTHON = Path(sys.executable)
@@ -71,7 +72,7 @@ def test_every_kind_of_lr_has_its_hr(work):
 
 @pytest.mark.slow
 def test_scores_are_those_of_evaluate(work, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(patches, "standard_conditions", lambda scale, real: [
+    monkeypatch.setattr(conditions, "standard_conditions", lambda scale, real: [
         condition_named(kind).at_scale(scale) for kind in KINDS])
     rows = {(row["slide"], row["lr"], row["method"]): row
             for kind in KINDS for row in score(work, "pixels", kind, LITTLE)}

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from sr_keras.evaluation.patches import REAL, condition_named, noisy
+from sr_keras.evaluation.conditions import REAL, condition_named, noisy
 from sr_keras.evaluation.tables import (
     Gain,
     by_slide,
