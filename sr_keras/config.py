@@ -20,6 +20,7 @@ from pipelines.options import (
     SHARE,
     Options,
     Rule,
+    basic,
     check,
     option,
     same_as,
@@ -36,6 +37,13 @@ Box = tuple[int, int, int, int]
 
 def _weight(default: float, term: str) -> Any:
     return option(default, f"Weight of the {term} term", "0 leaves the term out", FINITE_OR_0, group="loss")
+
+
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """The model that a program reads."""
+
+    model: str = basic(str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator", "", GIVEN)
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,10 @@ class DataOptions(Options):
 class TrainOptions(Options):
     """How the three stages are trained."""
 
-    run: str = option("runs/new", "Folder of the run", group="basic")
+    run: str = basic("runs/new", "Folder of the run")
+    resume: bool = basic(False, "Continue a run that was stopped; start it if there is none")
+    ray: str | None = basic(None, "Train on all machines of a Ray cluster: auto for the one that this machine belongs "
+                            "to, or HOST:PORT. Needs the extra 'cluster'")
     method: str = option("srgan_sqe", "Preset of the loss", choices=tuple(METHODS), group="basic")
     stages: tuple[StageOptions, ...] = (
         StageOptions("autoencoder", 5, 1e-3), StageOptions("warmup", 50, 1e-3), StageOptions("adversarial", 50, 1e-4))

@@ -22,10 +22,6 @@ def define_train_flags(values: flags.FlagValues) -> None:
         define(values, stage, prefix=f"{stage.name}_")
     for options in (DataOptions, GeneratorOptions, TrainOptions):
         define(values, options)
-    flags.DEFINE_boolean("resume", False, "Continue a run that was stopped; start it if there is none.",
-                         flag_values=values)
-    flags.DEFINE_string("ray", None, "Train on all machines of a Ray cluster: auto for the one that this machine "
-                        "belongs to, or HOST:PORT. Needs the extra 'cluster'.", flag_values=values)
 
 
 def train_defaults() -> str:
