@@ -166,8 +166,8 @@ def score_on_nuclei(output: Path, title: str) -> None:
     from sr_keras.evaluation import detail
     from sr_keras.evaluation.conditions import condition_named, standard_conditions, trained_condition
     from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, sets_of
-    from sr_keras.evaluation.perceptual import extractor
     from sr_keras.evaluation.pictures import draw_nuclei
+    from sr_keras.features import extractor
 
     named = condition_named(FLAGS.lr) if FLAGS.lr not in (None, "standard") else None
     extract, generator = extractor() if FLAGS.perceptual else None, _open_generator()
