@@ -18,15 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.config import (
-    DEGRADATIONS,
-    PatchOptions,
-    define_degrade_flags,
-    define_patch_flags,
-    degradation,
-    degrade_options,
-    patch_options,
-)
+from pipelines import config
 from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
 from pipelines.files import atomic_path
@@ -57,13 +49,13 @@ class PreviewOptions(Options):
 
 
 FLAGS = flags_of(PreviewOptions)
-define_patch_flags(FLAGS)
-define_degrade_flags(FLAGS)
+config.define_patch_flags(FLAGS)
+config.define_degrade_flags(FLAGS)
 
 
 def main() -> int:
     """Draw the picture, and print the table and the picture's path."""
-    options, output = patch_options(FLAGS), Path(read(FLAGS, PreviewOptions).output)
+    options, output = config.patch_options(FLAGS), Path(read(FLAGS, PreviewOptions).output)
     inputs = [*split_paths(FLAGS.data), *filter(None, [FLAGS.outlier_dir])]
     require(not is_among(output, inputs), "output", "lie outside of data and outlier_dir",
             "it would become one of their tiles: choose another file", FLAGS.output)
@@ -75,25 +67,26 @@ def main() -> int:
     return 0
 
 
-def _corruptions(sources: list[Source], options: PatchOptions) -> Figure:
+def _corruptions(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
     from pipelines.corrupt import load_outliers  # TensorFlow
     from pipelines.preview.pictures import draw_corruptions
 
     (patch,) = choose_patches(sources, options, 1)
     outliers = FLAGS.outlier_dir and load_outliers(FLAGS.outlier_dir, options.patch_size)
-    figure = draw_corruptions(to_float(patch.pixels), degrade_options(FLAGS), outliers)
+    figure = draw_corruptions(to_float(patch.pixels), config.degrade_options(FLAGS), outliers)
     resolution = "resolution unknown" if patch.mpp is None else f"{patch.mpp:g} microns per pixel"
     figure.suptitle(f"{patch.example_id}, {resolution}", x=0.01, ha="left", fontsize=9, color="0.35")
     return figure
 
 
-def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
+def _degradations(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
     from pipelines.preview.pictures import draw_degradations, likeness_table, likenesses  # TensorFlow
 
-    asked = degrade_options(FLAGS)
-    presets = {name: degradation(name, scale=asked.scale) for name in DEGRADATIONS if name != FLAGS.degradation}
+    asked = config.degrade_options(FLAGS)
+    presets = {name: config.degradation(name, scale=asked.scale) for name in config.DEGRADATIONS
+               if name != FLAGS.degradation}
     presets[FLAGS.degradation] = asked  # last
     chosen = choose_patches(sources, options, ROWS)
     for patch in chosen:
@@ -108,7 +101,7 @@ def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
     return draw_degradations(chosen, [*presets.items(), *[(FLAGS.degradation, asked)] * (MEMBERS - 1)])
 
 
-def choose_patches(sources: list[Source], options: PatchOptions, count: int) -> list[Patch]:
+def choose_patches(sources: list[Source], options: config.PatchOptions, count: int) -> list[Patch]:
     """Return a patch of each of the first `count` slides that give any: that with the largest standard deviation.
 
     It is one of CANDIDATES. What cannot be read is printed.
