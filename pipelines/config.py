@@ -245,10 +245,9 @@ def define_patch_flags(values: flags.FlagValues) -> None:
     define(values, PatchOptions, leave_out=("seed", "scale", "match_colours"))
 
 
-def patch_options(values: flags.FlagValues, seed: int = 0, patch_size: int | None = None) -> PatchOptions:
-    """Return the patch flags as options; `patch_size` replaces the flag, `stride` stays."""
-    return read(values, PatchOptions, seed=seed, patch_size=patch_size or values.patch_size,
-                pairs="scans" if registered(values.pairs) else values.pairs)
+def patch_options(values: flags.FlagValues, seed: int = 0) -> PatchOptions:
+    """Return the patch flags as options."""
+    return read(values, PatchOptions, seed=seed, pairs="scans" if registered(values.pairs) else values.pairs)
 
 
 def registered(pairs: str | None) -> list[str]:

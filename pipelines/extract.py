@@ -24,11 +24,11 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from pipelines.anonymous import HELP, alias, read_key
 from pipelines.cluster import Cluster
 from pipelines.config import PatchOptions, patch_options, registered
 from pipelines.console import run
 from pipelines.errors import require, require_folder
+from pipelines.names import ANONYMOUS, alias, read_key
 from pipelines.options import Options, basic, flags_of
 
 
@@ -45,7 +45,7 @@ class ExtractOptions(Options):
     strict: bool = basic(False, "Stop at the first slide or patch that cannot be read")
     ray: str | None = basic(None, "Read on a Ray cluster: 'auto' for the one that this machine belongs to, or else a "
                             "local one; or HOST:PORT. Needs the extra 'cluster'")
-    anonymous: str | None = basic(None, HELP)
+    anonymous: str | None = basic(None, ANONYMOUS)
 
 
 FLAGS = flags_of(ExtractOptions, PatchOptions)

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -191,6 +191,20 @@ JSON_FILE, TABLE = "a JSON file as it was written", "a CSV table as it was writt
 def _damaged(path: str | os.PathLike[str], what: str, remedy: str, reason: object) -> ValueError:
     text = str(reason).replace(f"matching regex {_NAME!r}", "that names a file in the same folder")
     return ValueError(f"`{os.fspath(path)}` must be {what}; {remedy}. Received: {text}")
+
+
+def check_writable(name: str, paths: Iterable[Path]) -> None:
+    """Refuse paths of the argument `name` that cannot be written, before the work; no file is left behind.
+
+    Their folders need not exist.
+    """
+    nearest = {next(folder for folder in path.parents if folder.exists()): path for path in paths}
+    for folder, path in nearest.items():
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(f"`{name}` must be a writable path; choose another, because no file can be created in "
+                             f"{folder} ({error.strerror}). Received: {name}={str(path)!r}") from error
 
 
 @contextmanager

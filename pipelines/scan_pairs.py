@@ -126,7 +126,7 @@ def write_registration(path: str | os.PathLike[str], registration: Registration)
     write_text(path, json.dumps(page, indent=1) + "\n")
 
 
-def read_registration(path: str | os.PathLike[str], name: str = "pairs") -> Registration:
+def read_registration(path: str | os.PathLike[str]) -> Registration:
     """Read the file of `write_registration`.
 
     Raises:
@@ -135,13 +135,13 @@ def read_registration(path: str | os.PathLike[str], name: str = "pairs") -> Regi
     """
     remedy = "register the two scans again"
     page = read_json(path, dict[str, Any], remedy)
-    require(page.get("format") == FORMAT, name, "be a file that pipelines.register wrote, of this version", remedy,
+    require(page.get("format") == FORMAT, "pairs", "be a file that pipelines.register wrote, of this version", remedy,
             str(path))
     registration = checked(page, Registration, path, remedy)
     sound = (registration.scale in SCALES and len(registration.colours) == 3
              and [len(row) for row in registration.transform] == [3, 3]
              and 0 < magnification(registration.matrix) < math.inf)
-    require(sound, name, f"have a scale of {SCALES}, three colours and a transform that keeps an area", remedy,
+    require(sound, "pairs", f"have a scale of {SCALES}, three colours and a transform that keeps an area", remedy,
             str(path))
     return registration
 
@@ -180,7 +180,7 @@ def pair_scans(pages: Sequence[str | Path], options: PatchOptions) -> tuple[list
     return sources, options
 
 
-def scan_paths(found: Registration, page: Path, name: str = "pairs") -> tuple[Path, Path]:
+def scan_paths(found: Registration, page: Path) -> tuple[Path, Path]:
     """Return the files (LR, HR) of a registration: at their original path, or beside its page.
 
     Raises:
@@ -192,9 +192,9 @@ def scan_paths(found: Registration, page: Path, name: str = "pairs") -> tuple[Pa
         path = next((path for path in (Path(scan.path), page.parent / scan.name)
                      if os.path.isfile(path) or is_slide_folder(path)), None)
         if path is None:
-            raise FileNotFoundError(f"`{name}` must name slides that exist; put {scan.name} beside it, or where it "
-                                    f"was ({scan.path}). Received: {name}={str(page)!r}")
-        require(size_of(path) == scan.bytes, name, f"belong to these files; {path} had {scan.bytes} bytes",
+            raise FileNotFoundError(f"`pairs` must name slides that exist; put {scan.name} beside it, or where it "
+                                    f"was ({scan.path}). Received: pairs={str(page)!r}")
+        require(size_of(path) == scan.bytes, "pairs", f"belong to these files; {path} had {scan.bytes} bytes",
                 "register the two scans again", str(page))
         paths.append(path)
     return paths[0], paths[1]

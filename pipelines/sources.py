@@ -25,9 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.anonymous import CASE_NAME, alias
 from pipelines.errors import require
-from pipelines.names import printable, split_paths
+from pipelines.names import CASE_NAME, alias, printable, split_paths
 from pipelines.readers.folders import dicom_slide_of, walk_slides
 from pipelines.readers.plain import PLAUSIBLE_MPP
 from pipelines.sample import cached_sample_slide
@@ -56,7 +55,7 @@ class Source:
 
     With `lr_paths` the tiles are the HR of pairs and these the LR (see `pipelines.pairs`). `scans` are the JSON file of
     `pipelines.register` and the second scan, LR, that was registered with this slide. `mpp` is that of the tiles. Where
-    there is a `key`, the id is a hash and no name may be written (see `pipelines.anonymous`).
+    there is a `key`, the id is a hash and no name may be written (see `pipelines.names`).
     """
 
     slide_id: str

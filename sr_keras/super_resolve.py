@@ -42,9 +42,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pipelines import console
-from pipelines.anonymous import read_key
 from pipelines.cluster import CPUS, Cluster
-from pipelines.names import COMMAS
+from pipelines.files import check_writable
+from pipelines.names import COMMAS, read_key
 from pipelines.options import GIVEN, basic, flags_of, read
 from sr_keras.config import ModelOptions
 from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, PRECISIONS
@@ -53,15 +53,7 @@ from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
 from sr_keras.slides.enlarge import Job, try_job
 from sr_keras.slides.html_report import write_html
-from sr_keras.slides.outputs import (
-    alias_of,
-    check_output,
-    check_writable,
-    find_inputs,
-    is_picture,
-    plan_outputs,
-    plan_trust_maps,
-)
+from sr_keras.slides.outputs import alias_of, check_output, find_inputs, is_picture, plan_outputs, plan_trust_maps
 from sr_keras.slides.plan import pyramid_tile
 from sr_keras.slides.reports import describe_model, summary, trust_line, write_report
 

@@ -32,7 +32,7 @@ RAY_START_SECONDS = 180
 FAST = (
     "benchmarks/test_house.py",
     "pipelines/degrade/test_kernels_textbook.py",
-    *(f"pipelines/test_{name}.py" for name in ("anonymous", "config", "console", "errors", "files",
+    *(f"pipelines/test_{name}.py" for name in ("names_anonymous", "config", "console", "errors", "files",
                                                "pairs_correspondence", "patches", "pixels", "readers", "sources",
                                                "tissue")),
     "sr_keras/client/test_protocol.py",

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines import extract
-from pipelines.anonymous import alias, read_key
+from pipelines.names import alias, read_key
 from pipelines.shards import open_shards
 from sr_keras import export, super_resolve
 from sr_keras.training.run_folder import versions

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.anonymous import alias
 from pipelines.cluster import Cluster
 from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import DISK_FULL, atomic_path, full_disk_named, write_text
+from pipelines.names import alias
 from pipelines.patches import Patch, Skipped, Source, read_patches
 from pipelines.shards import reading
 from pipelines.slide import SlideError

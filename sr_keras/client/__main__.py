@@ -17,7 +17,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from pipelines import console
 from pipelines.errors import SlideError, require
-from pipelines.files import atomic_path
+from pipelines.files import atomic_path, check_writable
 from pipelines.options import GIVEN, Options, basic, flags_of, read, within
 from pipelines.slide import open_slide
 from sr_keras.client.connection import SuperResolutionClient
@@ -113,12 +112,7 @@ def _check_paths(source: Path, target: Path) -> None:
             "name another", str(target))
     require(FLAGS.overwrite or not target.exists(), "output", "be new", "name another, or add --overwrite",
             str(target))
-    folder = next(above for above in target.parents if above.exists())
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"`output` must lie where files can be written; name another folder, since no file can be "
-                         f"created in {folder} ({error.strerror}). Received: output={str(target)!r}") from error
+    check_writable("output", [target])
 
 
 def _read(source: Path, client: SuperResolutionClient) -> tuple[np.ndarray, bytes | None]:

@@ -28,6 +28,7 @@ from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, Row
 DIFFERENCE = "difference"
 LABELS = {BICUBIC: "bicubic", SR: "SR", DIFFERENCE: "SR − bicubic"}
 FEW_SLIDES = 10
+RESAMPLES = 1000  # of the bootstrap
 MOST_NAMED = 5  # patches in a sentence on those that are left out
 GAIN_METRICS = ("psnr", "ms_ssim", "qilv", "rrmse")
 READING = ("Gain of SR over bicubic, the mean over slides of each slide's mean: SR is better above 0, in RRMSE below. "
@@ -89,7 +90,7 @@ class Gain:
         return sum(gain < 0 for gain in self.of_slides("psnr").values())
 
 
-def summarise(rows: Sequence[Row], resamples: int = 1000, seed: int = 0) -> Summary:
+def summarise(rows: Sequence[Row]) -> Summary:
     """Return means and 95% bootstrap intervals of rows from `score`.
 
     Raises:
@@ -97,7 +98,7 @@ def summarise(rows: Sequence[Row], resamples: int = 1000, seed: int = 0) -> Summ
     """
     values, slides = _by_patch(rows)[2], by_slide(rows)
     estimates = {method: {name: _estimate(column if len(slides) == 1 else np.array(
-        [slide.means[method][name] for slide in slides.values()]), resamples, seed)
+        [slide.means[method][name] for slide in slides.values()]))
         for name, column in columns.items()} for method, columns in values.items()}
     left_out = {name: [patch for slide in slides.values() for patch in slide.left_out[name]] for name in values[SR]}
     return Summary(estimates, {slide_id: slide.patches for slide_id, slide in slides.items()}, left_out)
@@ -143,12 +144,12 @@ def _by_patch(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, dict[str, di
     return np.array(ids), np.array([by_method[SR][i]["slide_id"] for i in ids]), values
 
 
-def _estimate(units: np.ndarray, resamples: int, seed: int) -> Estimate:
+def _estimate(units: np.ndarray) -> Estimate:
     units = units[np.isfinite(units)]
     if not len(units):
         return Estimate(np.nan, np.nan, np.nan)
-    rng = np.random.default_rng(seed)
-    means = [units[rng.integers(len(units), size=len(units))].mean() for _ in range(resamples)]
+    rng = np.random.default_rng(0)
+    means = [units[rng.integers(len(units), size=len(units))].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(units.mean()), float(low), float(high))
 

@@ -31,7 +31,7 @@ from sr_keras.model.facts import ModelFacts, in_words
 from sr_keras.slides.lr_plane import LRPlane, find_tissue, sample_windows
 from sr_keras.slides.plan import EnlargeOptions
 from sr_keras.slides.reports import summary
-from sr_keras.slides.trust_map import fit_degradation, measure
+from sr_keras.slides.trust_map import fit_degradation, measure, times
 from sr_keras.templates import render
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def choose_places(lr: LRPlane, sr: LRPlane, scale: int, worst: tuple[int, ...] |
         windows = sample_windows(lr.shape, CANDIDATES, side, has_tissue)
     if scale not in SCALES:  # what degrades SR again is defined for these
         return [Place(rows, columns, "tissue") for rows, columns in windows[:PLACES]]
-    pairs = [(lr[window], sr[_times(window[0], scale), _times(window[1], scale)]) for window in windows]
+    pairs = [(lr[window], sr[times(window[0], scale), times(window[1], scale)]) for window in windows]
     fitted = fit_degradation(pairs, scale)
     errors = [measure(*pair, fitted).lr_median for pair in pairs]
     order = np.argsort(errors)[::-1].tolist()
@@ -160,7 +160,7 @@ def _shown(place: Place, lr: LRPlane, sr: LRPlane, scale: int) -> dict[str, Any]
     rows, columns, why = place
     width, height = columns.stop - columns.start, rows.stop - rows.start
     before = Image.fromarray(lr[rows, columns]).resize((scale * width, scale * height), Image.Resampling.BICUBIC)
-    after = Image.fromarray(sr[_times(rows, scale), _times(columns, scale)])
+    after = Image.fromarray(sr[times(rows, scale), times(columns, scale)])
     microns = lr.mpp and width * lr.mpp
     l0_x, l0_y = lr.l0_point(columns.start, rows.start)
     return {"why": why, "before": _picture(before), "after": _picture(after), "size": after.size,
@@ -211,10 +211,6 @@ def _picture(image: Image.Image) -> str:
 def _cut(part: slice) -> list[slice]:
     step = max(1, (part.stop - part.start) // CUTS)
     return [slice(start, min(start + step, part.stop)) for start in range(part.start, part.stop, step)]
-
-
-def _times(part: slice, scale: int) -> slice:
-    return slice(scale * part.start, scale * part.stop)
 
 
 def _around(centre: int, side: int, length: int) -> slice:

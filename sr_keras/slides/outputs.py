@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from os.path import realpath
@@ -18,11 +17,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from pipelines.anonymous import alias, read_key
 from pipelines.console import import_optional
 from pipelines.errors import require
 from pipelines.files import atomic_path, fitting_name
-from pipelines.names import split_paths
+from pipelines.names import alias, read_key, split_paths
 from pipelines.pyramid import PyramidWriter
 from pipelines.pyramid.formats import EXTRAS
 from pipelines.readers.folders import dicom_slide_of, is_dicom, walk_slides
@@ -234,20 +232,6 @@ def check_output(output: Path, options: EnlargeOptions) -> None:
             "write a .jpg or a .tif to use it", options.quality)
     require(not options.lossless or suffix == ".png", "lossless", f"be left out for a {suffix}",
             "write a .png or a .tif to use it", options.lossless)
-
-
-def check_writable(name: str, paths: Iterable[Path]) -> None:
-    """Refuse paths of the argument `name` that cannot be written, before the inference; no file is left behind.
-
-    Their folders need not exist.
-    """
-    nearest = {next(folder for folder in path.parents if folder.exists()): path for path in paths}
-    for folder, path in nearest.items():
-        try:
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise ValueError(f"`{name}` must be a writable path; choose another, because no file can be created in "
-                             f"{folder} ({error.strerror}). Received: {name}={str(path)!r}") from error
 
 
 def is_slide(path: Path) -> bool:

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.anonymous import HELP
 from pipelines.config import PatchOptions, check_resolution
 from pipelines.errors import require
+from pipelines.names import ANONYMOUS
 from pipelines.options import AT_LEAST_1, Options, Rule, option, same_as, within
 from pipelines.pyramid import PyramidOptions
 from pipelines.pyramid.tiff import FORMATS
@@ -63,7 +63,7 @@ class EnlargeOptions(Options):
         MEMORY_GIB, "Memory to use", "more makes windows larger, with less computed twice",
         Rule(f"be more than {FIXED_GIB} GiB, which TensorFlow and the reader take, and finite",
              lambda memory: FIXED_GIB < memory < math.inf), unit="GiB", group="basic")
-    anonymous: str | None = option(None, HELP, group="data")
+    anonymous: str | None = option(None, ANONYMOUS, group="data")
     overwrite: bool = option(False, "Replace existing outputs", group="basic")
     resume: bool = option(False, "Continue a stopped run; finished outputs are kept", group="basic")
 

@@ -129,7 +129,7 @@ def measure_file(lr: LRPlane, output: Path, scale: int, progress: Callable[[int]
         _check_sides(lr, sr, scale)
         has_tissue = find_tissue(lr)
         windows = sample_windows(lr.shape, WINDOWS, WINDOW, has_tissue)
-        pairs = ((lr[rows, columns], sr[_times(rows, scale), _times(columns, scale)]) for rows, columns in windows)
+        pairs = ((lr[rows, columns], sr[times(rows, scale), times(columns, scale)]) for rows, columns in windows)
         fitted = fit_degradation(pairs, scale)
         large = scale * max(lr.shape[:2]) > BLOCK  # in a small picture the network has computed glass, too
         expect = Expect(head, halo, has_tissue if large else None) if head and head.facts.is_better else None
@@ -151,8 +151,8 @@ class Expect(NamedTuple):
         y, x = _widened(rows, columns, lr, self.halo)
         expected = self.head.expected(lr[y, x][np.newaxis])[0].numpy()
         scale = expected.shape[0] // (y.stop - y.start)
-        own = expected[_times(slice(rows.start - y.start, rows.stop - y.start), scale),
-                       _times(slice(columns.start - x.start, columns.stop - x.start), scale)]
+        own = expected[times(slice(rows.start - y.start, rows.stop - y.start), scale),
+                       times(slice(columns.start - x.start, columns.stop - x.start), scale)]
         return _square_means(own[..., np.newaxis], scale * side)[..., 0]
 
 
@@ -260,7 +260,7 @@ def _compare(lr: Plane | np.ndarray, sr: Plane | np.ndarray, rows: slice, column
     scale, margin = options.scale, reach(options)
     # The block is read with a margin. It ends where the slide ends, and degrade mirrors there as with the whole slide.
     y, x = _widened(rows, columns, lr, margin)
-    again = degrade_again(to_float(sr[_times(y, scale), _times(x, scale)]), options)
+    again = degrade_again(to_float(sr[times(y, scale), times(x, scale)]), options)
     pixels = lr[rows, columns]
     return pixels, again[rows.start - y.start:rows.stop - y.start,
                          columns.start - x.start:columns.stop - x.start] - to_float(pixels)
@@ -279,7 +279,8 @@ def _check_sides(lr: Plane | np.ndarray, sr: Plane | np.ndarray, scale: int) -> 
             f"input, {width}x{height}", "give an input and the output made of it", f"{sr.shape[1]}x{sr.shape[0]}")
 
 
-def _times(part: slice, scale: int) -> slice:
+def times(part: slice, scale: int) -> slice:
+    """Return the pixels of SR over some of LR, along an axis."""
     return slice(scale * part.start, scale * part.stop)
 
 

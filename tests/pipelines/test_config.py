@@ -116,4 +116,4 @@ def test_registered_scans_are_pairs_of_scans():
     values = flags.FlagValues()
     define_patch_flags(values)
     console.parse(["program", "--pairs=a.json,b.json", "--patch_size=64"], values)
-    assert patch_options(values, seed=3, patch_size=32) == PatchOptions(32, seed=3, pairs="scans")
+    assert patch_options(values, seed=3) == PatchOptions(64, seed=3, pairs="scans")

@@ -192,7 +192,7 @@ def test_page_that_cannot_be_made_is_a_warning_in_a_line(loaded, report, sample_
     html_path(output).rmdir()
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith(f"warning: {html_path(output)} was not written: ") for line in lines] == [True] * 3
-    assert "make it again with --overwrite" in lines[0]
+    assert "write it again with --overwrite" in lines[0]
     assert "gone.svs" in lines[1]
 
 

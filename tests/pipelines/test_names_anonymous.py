@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.anonymous import alias, read_key
+from pipelines.names import alias, read_key
 from pipelines.sources import Source, split_sources
 
 
