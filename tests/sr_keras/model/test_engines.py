@@ -130,6 +130,15 @@ def test_other_scales_are_known_and_computed(name, scale, randomised, tmp_path):
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_network_with_a_narrow_tail_runs_on_every_engine_and_its_size_is_a_fact(name, randomised, tmp_path):
+    network = randomised(generator(4, blocks=1, filters=4, tail_filters=2))
+    network.save(tmp_path / "x.keras")
+    opened = open_engine(name, tmp_path / "x.keras")
+    assert np.abs(opened(pixels(1, 7, 11)).astype(int) - by_keras(network, pixels(1, 7, 11))).max() <= 1
+    assert (opened.facts.filters, opened.facts.tail_filters) == (4, 2)
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_engine_keeps_what_a_loaded_generator_knows(name, network, run):
     for opened in (open_engine(name, run), open_engine(name, run / "generator.keras")):  # the second from the cache
         assert isinstance(opened, LoadedGenerator)
