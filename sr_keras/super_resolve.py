@@ -35,21 +35,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
 from pipelines.anonymous import read_key
 from pipelines.cluster import CPUS, Cluster
-from pipelines.errors import SlideError, require
+from pipelines.errors import SlideError
 from pipelines.names import COMMAS
-from pipelines.options import define, read
+from pipelines.options import GIVEN, basic, flags_of, read
 from pipelines.slide import open_slide
-from sr_keras.config import SHIPPED_MODEL
+from sr_keras.config import ModelOptions
 from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, PRECISIONS
 from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions
@@ -75,29 +74,31 @@ MUCH = 2**23  # LR pixels, which take minutes on a few cores, so that half a min
 
 Outcome = tuple[Job, dict[str, Any] | Exception]  # with the report, or the error
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
-                    flag_values=FLAGS)
-flags.DEFINE_string("input", None, f"A slide or picture, a folder of them, or a list. {COMMAS}", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "A .tif, .dicom, .zarr, .png or .jpg to write, or a folder.", flag_values=FLAGS)
-flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference between output and input, or a folder, "
-                    "for NAME_trust.tif.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES),
-                  "What runs the network; auto is TensorFlow on a GPU; elsewhere LiteRT, and for large slides what is "
-                  "fastest by a measurement.", flag_values=FLAGS)
-flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "Arithmetic; auto is 8-bit integers by LiteRT where the "
-                  "processor is faster with them (VNNI) and the model's int8 file passes its check.", flag_values=FLAGS)
-flags.DEFINE_enum("report", None, ["html"], "Also write a page for people beside each output, NAME.report.html.",
-                  flag_values=FLAGS)
-flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
-                    "HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
-define(FLAGS, EnlargeOptions)
+
+@dataclass(frozen=True)
+class SuperResolveOptions(ModelOptions):
+    """What is super-resolved, by what, and where the results go."""
+
+    input: str = basic(None, f"A slide or picture, a folder of them, or a list. {COMMAS}", "", GIVEN)
+    output: str = basic(None, "A .tif, .dicom, .zarr, .png or .jpg to write, or a folder", "", GIVEN)
+    trust_map: str | None = basic(None, "A .tif for the map of the difference between output and input, or a folder, "
+                                  "for NAME_trust.tif")
+    engine: str = basic(AUTO, "What runs the network; auto is TensorFlow on a GPU; elsewhere LiteRT, and for large "
+                        "slides what is fastest by a measurement", choices=ENGINE_CHOICES)
+    precision: str = basic("float32", "Arithmetic; auto is 8-bit integers by LiteRT where the processor is faster with "
+                           "them (VNNI) and the model's int8 file passes its check", choices=PRECISIONS)
+    report: str | None = basic(None, "Also write a page for people beside each output, NAME.report.html",
+                               choices=("html",))
+    ray: str | None = basic(None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
+                            "HOST:PORT. Needs the extra 'cluster'")
+
+
+FLAGS = flags_of(SuperResolveOptions, EnlargeOptions)
 
 
 def main() -> int:
     """Check the flags, super-resolve all inputs, and return the exit status."""
-    for name in ("model", "input", "output"):
-        require(bool(FLAGS[name].value), name, "be given", f"add --{name}=PATH", FLAGS[name].value)
+    read(FLAGS, SuperResolveOptions)
     options = read(FLAGS, EnlargeOptions)
     find_inputs(FLAGS.input)  # before the model is loaded
     check_output(Path(FLAGS.output), options)

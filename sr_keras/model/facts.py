@@ -153,7 +153,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     path = next((folder / name for name in (FACTS_FILE, OLD_FACTS_FILE) if (folder / name).exists()),
                 folder / FACTS_FILE)
-    require(path.exists(), FACTS_FILE.name, "be there", EXPORT_AGAIN, str(path))
+    require(path.exists(), FACTS_FILE.name, "exist", EXPORT_AGAIN, str(path))
     facts = read_json(path, dict[str, Any], EXPORT_AGAIN)
     checked(facts, _OfGraph, path, EXPORT_AGAIN)
     return facts

@@ -187,14 +187,14 @@ def read_keras_file(path: Path) -> tuple[bytes, int]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             names = sorted(member.filename for member in members)
-            require(names == sorted(MEMBERS), "members", f"be {', '.join(MEMBERS)}", "save it by Keras", names[:4])
+            require(names == sorted(MEMBERS), "members", f"be {', '.join(MEMBERS)}", "save it with Keras", names[:4])
             found = {member.filename: _content(archive, member) for member in members}
         weights = found["model.weights.h5"]
         sizes: list[float] = []  # Keras stores arrays as they are, never in compressed chunks
         with h5py.File(io.BytesIO(weights)) as file:
             file.visititems(lambda _, item: sizes.append(
                 math.inf if getattr(item, "chunks", None) else getattr(item, "nbytes", 0)))
-        require(sum(sizes) <= len(weights), "weights", f"have {len(weights)} bytes", "save it by Keras", sum(sizes))
+        require(sum(sizes) <= len(weights), "weights", f"have {len(weights)} bytes", "save it with Keras", sum(sizes))
     except Exception as error:  # zipfile, zlib and HDF5 raise exceptions of every kind
         raise ValueError(f"{path}: this .keras file is damaged and can't be loaded; copy it again, or train again. "
                          f"{_first_line(error)}") from error
@@ -249,9 +249,9 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     most = MEMBERS[member.filename]
     if member.compress_type != zipfile.ZIP_STORED:
         require(member.compress_type == zipfile.ZIP_DEFLATED, member.filename, "be stored or deflated",
-                "save it by Keras", member.compress_type)
+                "save it with Keras", member.compress_type)
         most = min(most, max(FREE_EXPANSION, MOST_EXPANSION * member.compress_size))
-    require(member.file_size <= most, member.filename, f"have {most} bytes at most", "save it by Keras",
+    require(member.file_size <= most, member.filename, f"have {most} bytes at most", "save it with Keras",
             member.file_size)
     with archive.open(member) as file:
         return file.read(member.file_size + 1)  # one more than there is, to come to the check of the checksum
