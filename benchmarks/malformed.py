@@ -9,7 +9,8 @@ them, since importing TensorFlow and loading a model take seconds; it is killed 
 `--limit`.
 
 A program that ends with exit status 0 or 1 has written something. What it said about that is listed, since only a
-reader can tell a correct skip, or a picture that is right in spite of its name, from a wrong output.
+reader can tell a correct skip, or a picture that is right in spite of its name, from a wrong output. Damage that no
+decoder notices, in the data of JPEG 2000 or the quantisation table of a JPEG, gives wrong pixels: docs/promises.md.
 
 Exit status: 0 if there was no traceback, hang or crash, otherwise 1.
 """

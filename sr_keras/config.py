@@ -91,6 +91,13 @@ class GeneratorOptions(Options):
     filters: int = option(64, "Filters of the generator", "", POSITIVE, group="model")
     global_skip: bool = option(True, "Add the network's output to the interpolated LR", "false is the paper's network",
                                group="model")
+    tail_filters: int = option(0, "Filters of the enlarging steps, whose arithmetic is more than half of the network's",
+                               "0 takes as many as `filters`", AT_LEAST_0, group="model")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.tail_filters <= self.filters, "tail_filters", f"be filters={self.filters} at most",
+                "lower it, or leave it out for as many", self.tail_filters)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def main() -> int:
                      trained_on=FLAGS.data, filters=loaded.facts.filters, scores=gains,
                      nuclei=nuclei_facts)
     batches = departure_batches(FLAGS.departure_data, path.parent, loaded, PATCHES)
-    facts = replace(facts, usual_departure=usual_departure(loaded, batches))
+    facts = replace(facts, tail_filters=loaded.facts.tail_filters, usual_departure=usual_departure(loaded, batches))
     compared = compared_tissue(path.parent, loaded.degrade)
     reports: list[ExportReport] = []
     exported = export_saved_model(

@@ -89,7 +89,8 @@ def main() -> int:
             open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
             mpp = patches.mpp and patches.mpp * degrade.scale
             write_run_facts(run, ModelFacts(lr_mpp=(mpp, mpp) if mpp else None, degradation=degrade,
-                                            filters=size.filters, flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
+                                            filters=size.filters, tail_filters=size.tail_filters or size.filters,
+                                            flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
             parts = read_parts(found, data, patches, run)
         wait_for_all(strategy)
         if not team.leads:

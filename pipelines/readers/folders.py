@@ -118,7 +118,7 @@ def series_of(path: Path) -> str | None:
             header = io.BytesIO(file.read(LARGEST_HEADER))
         header.seek(PREAMBLE + 4)
         while SERIES not in found:
-            tag, length = _element(header, found.get(SYNTAX) == IMPLICIT)
+            tag, length = read_element(header, found.get(SYNTAX) == IMPLICIT)
             if tag > SOP_CLASS and found.get(SOP_CLASS) != WHOLE_SLIDE:
                 return None
             if tag > SERIES or (tag > SYNTAX and found.get(SYNTAX) in (DEFLATED, BIG_ENDIAN)):
@@ -126,13 +126,13 @@ def series_of(path: Path) -> str | None:
             if tag in (SYNTAX, SOP_CLASS, SERIES):
                 found[tag] = header.read(length).decode("ascii").strip("\0 ")
             else:
-                _skip(header, length, found.get(SYNTAX) == IMPLICIT)
+                skip_value(header, length, found.get(SYNTAX) == IMPLICIT)
     except (OSError, ValueError, struct.error):
         return ""
     return found[SERIES]
 
 
-def _element(file: BinaryIO, implicit: bool) -> tuple[tuple[int, int], int]:
+def read_element(file: BinaryIO, implicit: bool) -> tuple[tuple[int, int], int]:
     """Return the tag and the length of the next element; the file meta group is always explicit."""
     group, element = struct.unpack("<HH", file.read(4))
     kind = file.read(2)
@@ -143,7 +143,7 @@ def _element(file: BinaryIO, implicit: bool) -> tuple[tuple[int, int], int]:
     return (group, element), length
 
 
-def _skip(file: BinaryIO, length: int, implicit: bool) -> None:
+def skip_value(file: BinaryIO, length: int, implicit: bool) -> None:
     """Skip a value. One of undefined length, a sequence or an item, ends with a delimiter and may hold others."""
     depth = 0
     while True:
@@ -153,6 +153,6 @@ def _skip(file: BinaryIO, length: int, implicit: bool) -> None:
             file.seek(length, os.SEEK_CUR)
         if depth == 0:
             return
-        tag, length = _element(file, implicit)
+        tag, length = read_element(file, implicit)
         if tag in (END_OF_ITEM, END_OF_SEQUENCE):
             depth -= 1

@@ -11,6 +11,8 @@ import tifffile
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
 from pipelines.readers import limits
+from pipelines.readers.frames import frames_of
+from pipelines.readers.jpeg import JpegTiles
 from pipelines.readers.limits import Dimensions
 from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, mean_mpp, orientation_of, segment_bytes
 
@@ -67,6 +69,7 @@ class OpenSlideReader:
                                           for factor in self.level_downsamples)
         self._twin: TiffReader | None = None
         self._twin_levels: dict[int, int | None] = {}  # the twin's level for each of this slide's
+        self._tiles: dict[int, JpegTiles | None] = {}  # of each level that was read
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See `pipelines.readers.Reader`."""
@@ -75,13 +78,15 @@ class OpenSlideReader:
         downsample = self.level_downsamples[level]
         l0_corner = (self._corner[0] + round(x * downsample), self._corner[1] + round(y * downsample))
         try:
-            return np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
+            pixels = np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
         except openslide.OpenSlideError:
             # After one error a handle repeats that error for every tile, so open a new one.
             self._slide.close()
             self._slide = openslide.OpenSlide(self._path)
             self._slide.set_cache(self._cache)
             raise
+        self._check_tiles(level, x, y, width, height)
+        return pixels
 
     def read_own(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See `pipelines.readers.Reader`."""
@@ -99,6 +104,35 @@ class OpenSlideReader:
         self._slide.close()
         if self._twin:
             self._twin.close()
+
+    def _check_tiles(self, level: int, *window: int) -> None:
+        """Refuse damaged JPEG data that OpenSlide shows: it obeys libjpeg's warnings, but only up to the last pixel.
+
+        Most damage of data without restart markers is noticed by what is left over after it.
+
+        Raises:
+            ValueError: There are such data.
+        """
+        if level not in self._tiles:
+            self._tiles[level] = self._tiles_of(level)
+        tiles = self._tiles[level]
+        if tiles:
+            tiles.check(*window)
+
+    def _tiles_of(self, level: int) -> JpegTiles | None:
+        """Return the tiles of a level as they are stored, if they are JPEG and can be named."""
+        vendor = self._slide.properties[openslide.PROPERTY_NAME_VENDOR]
+        size, tile_size = self.level_dimensions[level], self.tile_sizes[level]
+        try:
+            with slide_errors(self._path):
+                if vendor == "dicom":
+                    return frames_of(self._path, size, tile_size)
+                if vendor != "hamamatsu":  # whose levels are one JPEG each
+                    self._twin = self._twin or TiffReader(self._path)
+                    return self._twin.jpeg_tiles(size, tile_size)
+        except SlideError:  # it is no TIFF
+            pass
+        return None
 
     def _level_of_twin(self, level: int) -> int | None:
         """Return tifffile's number of the same level if its colours are the same, else None."""

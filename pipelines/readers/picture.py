@@ -10,10 +10,13 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageErro
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
+from pipelines.readers.jpeg import check_jpeg
 from pipelines.readers.limits import Dimensions
+from pipelines.readers.plain import check_jpeg_page
 from pipelines.readers.turned import TRANSPOSED
 
 PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # PIL's others include programs (EPS)
+JPEGS = ("JPEG", "MPO")  # the second is a JPEG with others behind it
 
 
 class PictureReader:
@@ -36,6 +39,7 @@ class PictureReader:
             raise SlideError(f"{path}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, too many for a "
                              "picture; convert it to a tiled TIFF, for instance by vips tiffsave IN OUT.tif --tile "
                              "--pyramid") from error
+        self._path = path
         damaged = b"" if "icc_profile" in self._image.info else None  # PIL drops a damaged one
         self.icc_profile: bytes | None = self._image.info.get("icc_profile") or damaged
         self._pixels: np.ndarray | None = None
@@ -55,6 +59,10 @@ class PictureReader:
                 mode = "RGBA"
             elif mode not in ("1", "L", "LA", "RGB", "RGBA") and not mode.startswith("I;16"):
                 mode = "RGB"
+            if self._image.format == "TIFF":
+                check_jpeg_page(self._path)
+            elif self._image.format in JPEGS:
+                check_jpeg(self._path.read_bytes())
             if self._image.format != "TIFF":  # PIL turns those itself
                 ImageOps.exif_transpose(self._image, in_place=True)
             self._pixels = np.asarray(self._image.convert(mode))

@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
+from pipelines.readers.jpeg import JpegTiles, check_jpeg, whole
 from pipelines.readers.limits import Dimensions
 
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
@@ -31,6 +32,7 @@ ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multip
 WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
+JPEG_CODES = (6, 7, 33007, 34892)  # compressions
 PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
 CODESTREAMS: dict[bytes, Any] = {b"\xff\xd8": JpegImageFile, b"\xff\x4f": Jpeg2KImageFile, b"\x89PNG": PngImageFile}
 COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
@@ -56,6 +58,20 @@ def is_for_tifffile(path: Path) -> bool:
         is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
         plain = page.photometric.name in ("RGB", "MINISBLACK", "MINISWHITE")
         return plain or (page.photometric.name == "YCBCR" and is_jpeg)
+
+
+def check_jpeg_page(path: Path) -> None:
+    """Refuse a TIFF that PIL reads if its first page is JPEG and damaged.
+
+    Raises:
+        ValueError: It is; see `check_jpeg`.
+    """
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        if page.compression in JPEG_CODES:
+            for data, _ in file.filehandle.read_segments(page.dataoffsets, page.databytecounts):
+                _check_codestream(data or b"", page)
+                check_jpeg(whole(data or b"", page.jpegtables))
 
 
 class TiffReader:
@@ -93,6 +109,18 @@ class TiffReader:
 
     read_own = read
 
+    def jpeg_tiles(self, size: Dimensions, tile_size: Dimensions) -> JpegTiles | None:
+        """Return the JPEG tiles of the level of this size; None if there is none, or it has other tiles."""
+        if size not in self.level_dimensions:
+            return None
+        level = self._levels[self.level_dimensions.index(size)]
+        page, keyframe = level.pages[0], level.keyframe
+        fits = keyframe.is_tiled and (keyframe.tilewidth, keyframe.tilelength) == tile_size
+        if not fits or keyframe.compression not in JPEG_CODES or len(_planes(level)) > 1:
+            return None
+        return JpegTiles(tile_size, _segment_grid(keyframe)[2], len(page.dataoffsets),
+                         lambda index: whole(_data(page, index), page.jpegtables))
+
     def close(self) -> None:
         """See `pipelines.readers.Reader`."""
         for level in self._levels:
@@ -125,12 +153,10 @@ class TiffReader:
         return self._kept[key]
 
     def _decode(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
-        keyframe, file = page.keyframe, page.parent.filehandle  # channels may lie in several files
-        if file.closed:
-            file.open()
-        file.seek(page.dataoffsets[index])
-        data = file.read(page.databytecounts[index])
+        keyframe, data = page.keyframe, _data(page, index)
         _check_codestream(data, keyframe)
+        if keyframe.compression in JPEG_CODES:
+            check_jpeg(whole(data, page.jpegtables))
         segment, _, shape = keyframe.decode(data or None, index, jpegtables=page.jpegtables)
         if segment is None:  # a sparse file has no data for empty tiles: glass
             segment = np.full(shape, np.iinfo(keyframe.dtype).max, keyframe.dtype)
@@ -232,6 +258,15 @@ def _segment_grid(keyframe: tifffile.TiffPage) -> tuple[int, int, int]:
     width = keyframe.tilewidth if keyframe.is_tiled else keyframe.imagewidth
     height = keyframe.tilelength if keyframe.is_tiled else min(keyframe.rowsperstrip, keyframe.imagelength)
     return width, height, -(-keyframe.imagewidth // width)
+
+
+def _data(page: tifffile.TiffPage, index: int) -> bytes:
+    """Return a tile or strip as it is stored."""
+    file = page.parent.filehandle  # channels may lie in several files
+    if file.closed:
+        file.open()
+    file.seek(page.dataoffsets[index])
+    return bytes(file.read(page.databytecounts[index]))
 
 
 def _check_codestream(data: bytes, keyframe: tifffile.TiffPage) -> None:

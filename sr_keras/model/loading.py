@@ -31,6 +31,7 @@ import tensorflow as tf
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float, to_uint8
+from sr_keras.layers import FewChannelConv2D
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, from_json, read_facts, run_facts
 from sr_keras.networks import receptive_field
 
@@ -290,7 +291,8 @@ def _from_keras(path: Path) -> LoadedGenerator:
     model = load_keras(path)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
     filters = next((layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
-    facts = replace(run_facts(path.parent), filters=filters)
+    tail_filters = next((layer.kernel.shape[2] for layer in model.layers if isinstance(layer, FewChannelConv2D)), None)
+    facts = replace(run_facts(path.parent), filters=filters, tail_filters=tail_filters)
     return LoadedGenerator(path, scale_of(model), receptive_field(model), facts, run)
 
 
