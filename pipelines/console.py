@@ -3,8 +3,7 @@
 
 Each entry point has its own `flags.FlagValues`, so two of them can be imported in one process:
 
-    FLAGS = flags.FlagValues()
-    flags.DEFINE_string("model", None, "What to load.", flag_values=FLAGS)
+    FLAGS = flags_of(ExportOptions)    # of dataclasses; see `pipelines.options`
 
     def main() -> int | None: ...
 

@@ -30,6 +30,13 @@ def test_help_shows_a_command_and_the_flags_without_any_given(module):
     assert "  --help: " in done.stdout
 
 
+def test_flags_of_the_product_follow_from_options():
+    """Only `pipelines.options` defines flags, and `pipelines.console` the three that every program has."""
+    defining = [str(path.relative_to(ROOT)) for package in ("pipelines", "sr_keras")
+                for path in sorted((ROOT / package).rglob("*.py")) if "flags.DEFINE" in path.read_text()]
+    assert defining == ["pipelines/console.py", "pipelines/options.py"]
+
+
 def test_programs_keep_their_names():
     names = {module for module, _ in cli.COMMANDS.values()}
     assert names | {"pipelines.sample", "benchmarks.pipeline", "benchmarks.model", "study"} <= set(programs())

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
 from pipelines import console
 from pipelines.errors import require
+from pipelines.options import GIVEN, Options, Rule, basic, flags_of, read
 from pipelines.pixels import to_float
 from pipelines.sample import sample_picture
 
@@ -34,21 +35,24 @@ if TYPE_CHECKING:
 
 SIDE, PIECES = 48, 24  # of the tissue that is looked at: LR pixels a side, and how many
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", None, "A run folder, a .keras generator or a SavedModel.", flag_values=FLAGS)
-flags.DEFINE_integer("tail_filters", None, "Filters of each enlarging step to keep.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "The .keras file to write.", flag_values=FLAGS)
-flags.DEFINE_string("pictures", None, "Folder of PNG pictures of LR tissue, or of pairs; the sample if left out.",
-                    flag_values=FLAGS)
+
+@dataclass(frozen=True)
+class PruneOptions(Options):
+    """What is pruned, and to how many filters."""
+
+    model: str = basic(None, "A run folder, a .keras generator or a SavedModel", "", GIVEN)
+    tail_filters: int = basic(None, "Filters of each enlarging step to keep", "", GIVEN)
+    output: str = basic(None, "The .keras file to write", "", GIVEN, Rule(
+        "be a .keras file that does not exist", lambda name: Path(name).suffix == ".keras" and not Path(name).exists()))
+    pictures: str | None = basic(None, "Folder of PNG pictures of LR tissue, or of pairs", "the sample if left out")
+
+
+FLAGS = flags_of(PruneOptions)
 
 
 def main() -> int:
     """Write the pruned generator, and print what it costs and how far it is from the whole one."""
-    for name in ("model", "tail_filters", "output"):
-        require(FLAGS[name].value is not None, name, "be given", f"add --{name}", None)
-    output = Path(FLAGS.output)
-    require(output.suffix == ".keras" and not output.exists(), "output", "be a .keras file that does not exist",
-            "choose another", FLAGS.output)
+    output = Path(read(FLAGS, PruneOptions).output)
     lr = tissue(Path(FLAGS.pictures) if FLAGS.pictures else None)
     console.import_tensorflow()
     from sr_keras.model.loading import load_generator, scale_of
