@@ -71,12 +71,7 @@ def stain_level(pictures: Sequence[np.ndarray], mpp: float) -> float:
 
 
 def find_nuclei(picture: np.ndarray, mpp: float, level: float) -> Nuclei:
-    """Return the nuclei of a picture.
-
-    Args:
-        picture: Float [H, W, 3] in [0, 1].
-        mpp: Microns per pixel.
-        level: From `stain_level`.
+    """Return the nuclei of a picture, float [H, W, 3] in [0, 1] of `mpp` microns per pixel; `level`: `stain_level`.
 
     Raises:
         ValueError: The resolution is not known.

@@ -90,12 +90,7 @@ def picture_sheet(rows: Sequence[Row], batches: Iterable[Mapping[str, Any]], ups
                   path: str | os.PathLike[str], degrade: DegradeOptions | None = None) -> None:
     """Draw LR, bicubic, SR and HR of the best, median and worst patches by MS-SSIM (SSIM for small patches).
 
-    Args:
-        rows: From `score`.
-        batches: The dataset that was scored.
-        upscale: The model.
-        path: A .png file, written atomically.
-        degrade: How lr was made.
+    `rows` are what `score` returned for `batches`, `upscale` and `degrade`; `path` is a .png, written atomically.
     """
     scale = (degrade or DegradeOptions()).scale
     metric = "ms_ssim" if "ms_ssim" in rows[0] else "ssim"

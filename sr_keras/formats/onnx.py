@@ -51,11 +51,7 @@ RESTRICTED: dict[str, dict[str, tuple[Any, ...]]] = {"Resize": {
 
 
 def convert_onnx(generator: keras.Model | LoadedGenerator, facts: dict[str, Any] | None = None) -> bytes:
-    """Return a generator as the bytes of an .onnx, not yet compared with Keras.
-
-    Args:
-        generator: Made by `networks.generator`, or loaded.
-        facts: What to store in the file, as text.
+    """Return a generator as the bytes of an .onnx, with `facts` stored as text, not yet compared with Keras.
 
     Raises:
         UserError: tf2onnx is not installed.

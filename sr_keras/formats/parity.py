@@ -88,13 +88,7 @@ class Reference:
         self._scores = self._score(to_uint8(self._floats[0]))
 
     def check(self, form: str, precision: str, tolerance: Tolerance, run: Pixels) -> Parity:
-        """Compare a file with Keras.
-
-        Args:
-            form: Its name in the table.
-            precision: Its precision, for the record.
-            tolerance: How far it may differ.
-            run: The file, run by its own runtime.
+        """Compare a file with Keras; `form` is its name in the table, and `run` runs it by its own runtime.
 
         Raises:
             ParityError: It differs by more than its tolerance.

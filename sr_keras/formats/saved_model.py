@@ -137,12 +137,8 @@ def write_warmup(folder: Path, name: str, max_pixels: int) -> None:
     """Write the requests that a server sends to a model before it is ready, so that the first client need not wait.
 
     Every signature is called, the default one with every batch size that the model accepts. Pictures are grey: the work
-    is the same, and the file stays small. Without the extra `serving` none are written, and a line says so.
-
-    Args:
-        folder: The version's folder.
-        name: The model's name on the server.
-        max_pixels: LR pixels that a request may have; a server does not load a model that refuses a warm-up request.
+    is the same, and the file stays small. None has more than `max_pixels`: a server does not load a model that refuses
+    a warm-up request. Without the extra `serving` none are written, and a line says so.
     """
     import tensorflow as tf
 
@@ -178,13 +174,7 @@ def write_warmup(folder: Path, name: str, max_pixels: int) -> None:
 
 
 def write_serving_files(output: Path) -> list[Path]:
-    """Write what a server of all models in a folder needs.
-
-    Args:
-        output: The folder of models, with NAME/VERSION in it.
-
-    Returns:
-        The files: models.config, and those that users may edit.
+    """Write what a server of all models in a folder needs; return the files, models.config and those to edit.
 
     Raises:
         OSError: They can't be written.

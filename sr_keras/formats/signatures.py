@@ -119,14 +119,7 @@ def _save(folder: Path, weights: Sequence[keras.Variable], name: str, run: Calla
 
 
 def signatures_of(model: keras.Model, *, scale: int, halo: int, max_pixels: int) -> dict[str, Signature]:
-    """Return the signatures of a generator by name.
-
-    Args:
-        model: lr -> sr, float32, not clipped.
-        scale: SR side over LR side.
-        halo: LR pixels around a tile that its values depend on.
-        max_pixels: how many LR pixels a call may have.
-    """
+    """Return the signatures of a generator lr -> sr, float32, not clipped, by name; a call has `max_pixels` at most."""
     run = eight_bit(model)
 
     def as_float(lr: tf.Tensor) -> dict[str, tf.Tensor]:

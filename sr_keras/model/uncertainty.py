@@ -213,10 +213,7 @@ def check_owner(folder: Path, model: str | Path) -> HeadFacts:
 
 
 def load_uncertainty(model: str | Path) -> Uncertainty | None:
-    """Load the head beside a model; None if there is none.
-
-    Args:
-        model: What `sr_keras.model.loading.load_generator` takes.
+    """Load the head beside a model, named as for `sr_keras.model.loading.load_generator`; None if there is none.
 
     Raises:
         FileNotFoundError: There is no such model.

@@ -63,15 +63,7 @@ def html_path(output: Path) -> Path:
 
 def write_html(report: dict[str, Any], source: Path, output: Path, options: EnlargeOptions,
                generator: LoadedGenerator) -> None:
-    """Write the page of an output; if that is not possible, warn: the output is finished.
-
-    Args:
-        report: From `enlarge_file`.
-        source: The file it was made of.
-        output: The finished file.
-        options: Those of the run.
-        generator: The model that made it.
-    """
+    """Write the page of an output from what `enlarge_file` returned; if that fails, warn: the output is finished."""
     path = html_path(output)
     try:
         if "lr" not in report:  # a run was killed before it wrote one

@@ -108,12 +108,7 @@ def write_image(pixels: np.ndarray, path: Path, quality: int | None = None, icc_
 def check_size(lr_shape: tuple[int, ...], scale: int, source: Path, output: Path, *, read_again: bool = False) -> None:
     """Refuse a picture that is too large for its format, for memory or for its reader, before it is computed.
 
-    Args:
-        lr_shape: Height and width of the LR plane.
-        scale: SR side over LR side.
-        source: The input, for the message.
-        output: The picture to write.
-        read_again: Whether the finished picture is read again, for the trust map.
+    `lr_shape` begins with height and width of the LR plane; with `read_again` the trust map reads the finished picture.
     """
     height, width = lr_shape[:2]
     sr_size = f"{source}: {scale * width}x{scale * height} pixels"

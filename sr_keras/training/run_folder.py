@@ -43,13 +43,8 @@ MAY_CHANGE = ("keep_checkpoints", "max_skipped", "run", "strategy", "strict", "w
 def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None:
     """Create a run folder, or check that the run in it was started with these flags.
 
-    A run that stopped before its data was read has not begun; other flags may replace its own.
-
-    Args:
-        folder: The run folder.
-        flags: All flags of this call, one a line.
-        resume: Whether to continue a run that has begun.
-        defaults: All flags at their defaults, used for flags that are newer than the run.
+    A run that stopped before its data was read has not begun; other flags may replace its own. `flags` and `defaults`
+    have one flag a line; the defaults stand for flags that are newer than the run.
 
     Raises:
         ValueError: The folder has a run and `resume` is false; it has something else; the flags differ; or it is being

@@ -49,18 +49,11 @@ def replica_batch(batch_size: int, strategy: tf.distribute.Strategy) -> int:
 def fit(model: keras.Model, strategy: tf.distribute.Strategy, pairs: Callable[[tuple[int, int]], tf.data.Dataset],
         validation: tf.data.Dataset, *, batch_size: int, steps: int, first_epoch: int, epochs: int,
         callbacks: list[keras.callbacks.Callback]) -> None:
-    """Train as `model.fit` does, with the same logs and callbacks.
+    """Train as `model.fit` does, with the same logs and callbacks, from epoch `first_epoch` on.
 
-    Args:
-        model: Made and compiled in the strategy's scope.
-        strategy: MirroredStrategy or MultiWorkerMirroredStrategy.
-        pairs: (worker, workers) -> endless batches of a worker's part of each batch.
-        validation: Batches, of which every replica scores all.
-        batch_size: Size of a batch of all replicas.
-        steps: Steps in an epoch.
-        first_epoch: Epochs that are done.
-        epochs: Epochs when it ends.
-        callbacks: As in `model.fit`.
+    The model was made and compiled in the scope of `strategy`, a MirroredStrategy or MultiWorkerMirroredStrategy.
+    `pairs` maps (worker, workers) to endless batches of a worker's part of each batch; every replica scores all of
+    `validation`; `batch_size` is that of all replicas together.
 
     Raises:
         ValueError: The batch can't be divided.
