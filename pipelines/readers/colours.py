@@ -40,7 +40,7 @@ def check_colours(page: tifffile.TiffPage) -> None:
         raise SlideError(f"{path}: says that it has {samples} numbers for each pixel, and its JPEG data have "
                          f"{components}; save it again as RGB")
     # JFIF is always YCbCr, and some writers call it RGB.
-    if {stated, colours} == {PHOTOMETRIC.YCBCR, PHOTOMETRIC.RGB} and not page.is_jfif:
+    if colours and {stated, colours} == {PHOTOMETRIC.YCBCR, PHOTOMETRIC.RGB} and not page.is_jfif:
         raise SlideError(f"{path}: says that its pixels are {stated.name}, and its JPEG data say {colours.name}; save "
                          "it again as RGB")
 

@@ -33,11 +33,11 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
     stored.
     """
     vendor = openslide.OpenSlide.detect_format(path)
-    if vendor == "generic-tiff":
+    if vendor in ("generic-tiff", "aperio"):
         with tifffile.TiffFile(path) as file:
             limits.check_segments(path, [segment_bytes(file.pages[0])])
             check_colours(file.pages[0])
-            if file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file.pages[0]):
+            if vendor == "generic-tiff" and (file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file.pages[0])):
                 return None
     try:
         return OpenSlideReader(path) if vendor else None

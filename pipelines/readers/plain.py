@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from tifffile import PHOTOMETRIC
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
@@ -30,7 +31,8 @@ PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multiplied by it
-WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
+WHITE_IS_ZERO = PHOTOMETRIC.MINISWHITE
+PLAIN = (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
 PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
@@ -57,8 +59,7 @@ def is_for_tifffile(path: Path) -> bool:
         limits.check_segments(path, [segment_bytes(page)])
         check_colours(page)
         is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
-        plain = page.photometric.name in ("RGB", "MINISBLACK", "MINISWHITE")
-        return plain or (page.photometric.name == "YCBCR" and is_jpeg)
+        return page.photometric in PLAIN or (page.photometric == PHOTOMETRIC.YCBCR and is_jpeg)
 
 
 def check_jpeg_page(path: Path) -> None:
