@@ -9,6 +9,7 @@ import simplejpeg
 
 from pipelines.readers.limits import Dimensions
 
+JPEG_CODES = (6, 7, 33007, 34892)  # compressions of TIFF
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # What libjpeg says of data whose pixels are right, or are for another decoder. Cameras leave bytes between the parts of
 # a header; behind pixels there is the end (marker 0xd9) or a restart (0xd0 to 0xd7).

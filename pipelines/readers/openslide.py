@@ -11,6 +11,7 @@ import tifffile
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
 from pipelines.readers import limits
+from pipelines.readers.colours import check_colours
 from pipelines.readers.frames import frames_of
 from pipelines.readers.jpeg import JpegTiles
 from pipelines.readers.limits import Dimensions
@@ -28,13 +29,15 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
 
     Of a plain TIFF it reads neither OME-XML nor levels in SubIFDs, takes masks for levels, and turns each tile by
     itself if the image is stored turned. Grey of 16 bit comes out skewed, or inverted wrongly; the transparency of
-    grey is lost. It decodes no bits, and refuses some tiles without compression.
+    grey is lost. It decodes no bits, refuses some tiles without compression, and shows JFIF that is called RGB as it is
+    stored.
     """
     vendor = openslide.OpenSlide.detect_format(path)
-    if vendor == "generic-tiff":
+    if vendor in ("generic-tiff", "aperio"):
         with tifffile.TiffFile(path) as file:
             limits.check_segments(path, [segment_bytes(file.pages[0])])
-            if file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file.pages[0]):
+            check_colours(file.pages[0])
+            if vendor == "generic-tiff" and (file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file.pages[0])):
                 return None
     try:
         return OpenSlideReader(path) if vendor else None
@@ -152,7 +155,8 @@ class OpenSlideReader:
 def _is_unfit(page: tifffile.TiffPage) -> bool:
     """Whether OpenSlide reads a tiled page wrongly or not at all; see `open_by_openslide`."""
     return (page.dtype not in (None, np.uint8) or page.compression == 1 or bool(page.subifds)
-            or orientation_of(page) != 1 or page.samplesperpixel == 2 or page.photometric == WHITE_IS_ZERO)
+            or orientation_of(page) != 1 or page.samplesperpixel == 2 or page.photometric == WHITE_IS_ZERO
+            or (page.is_jfif and page.photometric == tifffile.PHOTOMETRIC.RGB))
 
 
 def _tile_sizes(slide: openslide.OpenSlide) -> tuple[Dimensions, ...]:

@@ -18,10 +18,12 @@ from PIL import Image
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from tifffile import PHOTOMETRIC
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
-from pipelines.readers.jpeg import JpegTiles, check_jpeg, whole
+from pipelines.readers.colours import check_colours
+from pipelines.readers.jpeg import JPEG_CODES, JpegTiles, check_jpeg, whole
 from pipelines.readers.limits import Dimensions
 
 # Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
@@ -29,10 +31,10 @@ PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multiplied by it
-WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
+WHITE_IS_ZERO = PHOTOMETRIC.MINISWHITE
+PLAIN = (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
-JPEG_CODES = (6, 7, 33007, 34892)  # compressions
 PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
 CODESTREAMS: dict[bytes, Any] = {b"\xff\xd8": JpegImageFile, b"\xff\x4f": Jpeg2KImageFile, b"\x89PNG": PngImageFile}
 COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
@@ -55,9 +57,9 @@ def is_for_tifffile(path: Path) -> bool:
             raise SlideError(f"{path}: is truncated or damaged; copy it again")
         page = file.pages[0]
         limits.check_segments(path, [segment_bytes(page)])
+        check_colours(page)
         is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
-        plain = page.photometric.name in ("RGB", "MINISBLACK", "MINISWHITE")
-        return plain or (page.photometric.name == "YCBCR" and is_jpeg)
+        return page.photometric in PLAIN or (page.photometric == PHOTOMETRIC.YCBCR and is_jpeg)
 
 
 def check_jpeg_page(path: Path) -> None:
@@ -232,6 +234,7 @@ def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.Ti
     if None in pages:
         raise SlideError(f"{path}: a file that its OME-XML names is missing; put all its files into one folder")
     limits.check_segments(path, (segment_bytes(page.keyframe) for page in pages))
+    check_colours(series.keyframe)
     if not all(map(_is_complete, pages)):
         raise SlideError(f"{path}: is truncated; copy it again")
 

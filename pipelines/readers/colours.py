@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a TIFF says of its colours, against what it holds: readers that believe other parts show other colours."""
+from __future__ import annotations
+
+import io
+
+import tifffile
+from PIL.JpegImagePlugin import JpegImageFile
+from tifffile import PHOTOMETRIC
+
+from pipelines.errors import SlideError
+from pipelines.readers.jpeg import JPEG_CODES, JPEG_START, whole
+
+# Numbers for each pixel, with and without transparency.
+SAMPLES = {PHOTOMETRIC.MINISWHITE: (1, 2), PHOTOMETRIC.MINISBLACK: (1, 2), PHOTOMETRIC.RGB: (3, 4),
+           PHOTOMETRIC.PALETTE: (1, 2), PHOTOMETRIC.SEPARATED: (4, 5), PHOTOMETRIC.YCBCR: (3, 3),
+           PHOTOMETRIC.CIELAB: (3, 4)}
+JPEG_2000 = (33003, 33004, 33005, 34712)  # compressions that may hold YCbCr, as JPEG may
+SEPARATE = 2  # TIFF's PlanarConfiguration
+SUBSAMPLING, WHOLE = 530, (1, 1)
+
+
+def check_colours(page: tifffile.TiffPage) -> None:
+    """Refuse a page whose tags or JPEG data contradict each other, and YCbCr that may be stored in two ways.
+
+    Raises:
+        SlideError: It is such a page.
+    """
+    path, stated, samples = page.parent.filehandle.path, page.photometric, page.samplesperpixel
+    if samples not in SAMPLES.get(stated, (samples,)):
+        raise SlideError(f"{path}: says that its pixels are {stated.name} and has {samples} numbers for each; save it "
+                         "again as RGB")
+    if stated == PHOTOMETRIC.YCBCR and page.compression not in (*JPEG_CODES, *JPEG_2000):
+        tag = page.tags.get(SUBSAMPLING)
+        if tag is None or tuple(tag.value) != WHOLE:
+            raise SlideError(f"{path}: holds YCBCR without JPEG, which readers decode in different ways; save it again "
+                             "as RGB")
+    components, colours = jpeg_colours(page)
+    if components not in (None, 1 if page.planarconfig == SEPARATE else samples):
+        raise SlideError(f"{path}: says that it has {samples} numbers for each pixel, and its JPEG data have "
+                         f"{components}; save it again as RGB")
+    # JFIF is always YCbCr, and some writers call it RGB.
+    if colours and {stated, colours} == {PHOTOMETRIC.YCBCR, PHOTOMETRIC.RGB} and not page.is_jfif:
+        raise SlideError(f"{path}: says that its pixels are {stated.name}, and its JPEG data say {colours.name}; save "
+                         "it again as RGB")
+
+
+def jpeg_colours(page: tifffile.TiffPage) -> tuple[int | None, PHOTOMETRIC | None]:
+    """Return the components of the JPEGs of a page, and what these are if they say it, by the first that has data.
+
+    Source: libjpeg's rules, jdapimin.c.
+    """
+    file = page.parent.filehandle
+    first = next(((place, size) for place, size in zip(page.dataoffsets, page.databytecounts, strict=False) if size),
+                 None)
+    if page.compression not in JPEG_CODES or first is None:
+        return None, None
+    file.seek(first[0])
+    data = file.read(first[1])
+    if not data.startswith(JPEG_START):
+        return None, None
+    with JpegImageFile(io.BytesIO(whole(data, page.jpegtables))) as image:
+        names, transform = bytes(layer[0] for layer in image.layer), image.info.get("adobe_transform")
+        is_jfif = "jfif" in image.info
+    if len(names) != 3 or not (is_jfif or transform is not None or names == b"RGB"):
+        return len(names), None
+    return 3, PHOTOMETRIC.YCBCR if is_jfif or transform else PHOTOMETRIC.RGB
