@@ -5,6 +5,7 @@
     python -m benchmarks.model --blocks=8 --filters=32 --batch_size=8 --hr_size=96
     python -m benchmarks.model --rates --rounds=3
     python -m benchmarks.model --slide=case.svs --model=saved_models/demo --engine=litert
+    python -m benchmarks.model --slide=large.svs --mpp=1.0 --memory=2 --rounds=1
     python -m benchmarks.model --slide_side=25000 --model=saved_models/demo --rounds=1
     python -m benchmarks.model --engines=all
     python -m benchmarks.model --engines=keras,litert:float16,onnx --model=runs/demo --rounds=3
@@ -35,6 +36,7 @@ from pipelines import console
 from pipelines.errors import require
 from sr_keras.config import SHIPPED_MODEL, GeneratorOptions
 from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES
+from sr_keras.slides.plan import MEMORY_GIB
 
 EXECUTORS = ["XLA", "graph"]
 
@@ -56,9 +58,10 @@ flags.DEFINE_boolean("rates", False, "Measure the engines on one window, instead
                      flag_values=FLAGS)
 flags.DEFINE_list("engines", None, "Formats to measure, instead of a training step: all, or some of keras, "
                   "saved_model, litert, onnx and tensorrt. litert:int8 measures one precision.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES), "What runs the model on a slide.",
-                  flag_values=FLAGS)
+flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES), "What runs the model on a slide; auto is the fastest by a "
+                  "measurement.", flag_values=FLAGS)
 flags.DEFINE_float("mpp", None, "Microns per pixel to read the slide at.", flag_values=FLAGS)
+flags.DEFINE_float("memory", MEMORY_GIB, "Memory for the slide, in GiB; less makes windows smaller.", flag_values=FLAGS)
 
 
 def main() -> int:
@@ -110,7 +113,7 @@ def _slide() -> int:
         if FLAGS.engine == AUTO:
             generator = fastest(generator)
         print(f"engine: {generator.why}")
-        options = EnlargeOptions(mpp=FLAGS.mpp)
+        options = EnlargeOptions(mpp=FLAGS.mpp, memory=FLAGS.memory)
         rounds = [whole_slide.measure_round(generator, slide, options) for _ in range(FLAGS.rounds)]
     for line in whole_slide.report(rounds):
         print(line)
