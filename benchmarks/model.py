@@ -101,12 +101,15 @@ def _slide() -> int:
 
     console.import_tensorflow()
     from benchmarks import whole_slide
-    from sr_keras.model.engines import open_engine
+    from sr_keras.model.engines import fastest, open_engine
     from sr_keras.slides import EnlargeOptions
 
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(FLAGS.slide or whole_slide.make_slide(Path(folder) / "made.tif", FLAGS.slide_side))
         generator = open_engine(FLAGS.engine, FLAGS.model)
+        if FLAGS.engine == AUTO:
+            generator = fastest(generator)
+        print(f"engine: {generator.why}")
         options = EnlargeOptions(mpp=FLAGS.mpp)
         rounds = [whole_slide.measure_round(generator, slide, options) for _ in range(FLAGS.rounds)]
     for line in whole_slide.report(rounds):

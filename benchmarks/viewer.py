@@ -64,9 +64,11 @@ else {
     watch(performance.now(), null)
 }
 """
+# Where the slide is in the overview, whose figure has a margin.
 BOX = """
-const box = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("overview")).el.getBoundingClientRect()
-return [box.left, box.top, box.width, box.height]
+const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("overview"))
+const {left, top} = view.el.getBoundingClientRect(), {bbox} = view.frame
+return [left + bbox.left, top + bbox.top, bbox.width, bbox.height]
 """
 
 FLAGS = flags.FlagValues()
@@ -118,7 +120,7 @@ def measure(browser: Any, url: str, layer: str, places: Sequence[tuple[float, fl
             seconds[f"{kind} to the first tile"].append(first)
             seconds[f"{kind} to all tiles"].append(whole)
             if kind == "click":
-                browser.execute_script(WATCH, layer, None, 0.5 if x < 0.5 else -0.5)  # stay on the slide
+                browser.execute_script(WATCH, layer, None, 0.5 if x < 0.5 else -0.5)  # stay there
     return seconds
 
 

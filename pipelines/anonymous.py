@@ -16,7 +16,7 @@ from pathlib import Path
 from pipelines.errors import require
 
 HELP = "File with a secret key, created if it does not exist. Names of slides and tiles are replaced by keyed hashes " \
-       "in everything that is written. Keep the key apart from the outputs."
+       "in everything that is written. Keep the key apart from the outputs"
 LEAST_KEY = 32  # bytes
 CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}|anon-[0-9a-f]{16}", re.IGNORECASE)  # of one patient, also once hashed
 

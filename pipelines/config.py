@@ -232,6 +232,14 @@ class DatasetOptions(Options):
     seed: int = option(0, "Seed of the split, the order, the corruption and the weights", "0 is the default", SEED)
 
 
+@dataclass(frozen=True)
+class Preset(Options):
+    """Which of DEGRADATIONS the flags of the degradation change."""
+
+    degradation: str = option("scanner", "How LR is made from HR: the paper's way (textbook), as scanners do, or as "
+                              "the levels of a slide are made (pyramid)", choices=tuple(DEGRADATIONS), group="data")
+
+
 def define_patch_flags(values: flags.FlagValues) -> None:
     """Define which patches are read: size, resolution, sampling, tissue."""
     define(values, PatchOptions, leave_out=("seed", "scale", "match_colours"))
@@ -251,8 +259,7 @@ def registered(pairs: str | None) -> list[str]:
 def define_degrade_flags(values: flags.FlagValues, preset: str = "scanner") -> None:
     """Define how HR becomes LR: a preset, and flags that replace its values."""
     define(values, DegradeOptions, leave_out=[one.name for one in fields(DegradeOptions) if one.name != "scale"])
-    flags.DEFINE_enum("degradation", preset, list(DEGRADATIONS), "How LR is made from HR: the paper's way (textbook), "
-                      "as scanners do, or as the levels of a slide are made (pyramid).", values, module_name="data")
+    define(values, Preset(preset))
     define(values, DegradeOptions, preset=True)
 
 

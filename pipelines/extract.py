@@ -22,28 +22,33 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import nullcontext
-
-from absl import flags
+from dataclasses import dataclass
 
 from pipelines.anonymous import HELP, alias, read_key
 from pipelines.cluster import Cluster
 from pipelines.config import PatchOptions, patch_options, registered
 from pipelines.console import run
 from pipelines.errors import require, require_folder
-from pipelines.options import define, define_paths
+from pipelines.options import Options, basic, flags_of
 
-FLAGS = flags.FlagValues()
-define_paths(FLAGS, "data", ["sample"], "Slides, and folders of slides or tiles; 'sample' is a slide that comes with "
-             "this program.")
-flags.DEFINE_string("lr_data", None, "Folder with the LR of the tiles in --data, which is then one folder: the same "
-                    "folders and names in both.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "Folder for the shards.", flag_values=FLAGS)
-flags.DEFINE_integer("workers", None, "Processes that read slides; by default one per core.", flag_values=FLAGS)
-flags.DEFINE_boolean("strict", False, "Stop at the first slide or patch that cannot be read.", flag_values=FLAGS)
-flags.DEFINE_string("ray", None, "Read on a Ray cluster: 'auto' for the one that this machine belongs to, or else a "
-                    "local one; or HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
-flags.DEFINE_string("anonymous", None, HELP, flag_values=FLAGS)
-define(FLAGS, PatchOptions)
+
+@dataclass(frozen=True)
+class ExtractOptions(Options):
+    """What is read, by what, and where the shards go."""
+
+    data: tuple[str, ...] = basic(("sample",), "Slides, and folders of slides or tiles; 'sample' is a slide that comes "
+                                  "with this program")
+    lr_data: str | None = basic(None, "Folder with the LR of the tiles in --data, which is then one folder: the same "
+                                "folders and names in both")
+    output: str | None = basic(None, "Folder for the shards")
+    workers: int | None = basic(None, "Processes that read slides", "by default one per core")
+    strict: bool = basic(False, "Stop at the first slide or patch that cannot be read")
+    ray: str | None = basic(None, "Read on a Ray cluster: 'auto' for the one that this machine belongs to, or else a "
+                            "local one; or HOST:PORT. Needs the extra 'cluster'")
+    anonymous: str | None = basic(None, HELP)
+
+
+FLAGS = flags_of(ExtractOptions, PatchOptions)
 
 
 def main() -> int:

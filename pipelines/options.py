@@ -8,13 +8,14 @@
 `Options` checks every field when an object is made. The command-line flags are defined from the same fields, and read
 back into an object, so that help text, default and check are written once:
 
-    define(FLAGS, Blur)
+    FLAGS = flags_of(Blur)
     options = read(FLAGS, Blur)
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import partial
 from math import inf
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -63,12 +64,12 @@ def bounds(value: float | Range) -> Range:
 
 
 def option(default: Any, help: str, hint: str = "", *rules: Rule, group: str = "expert", unit: str = "",
-           flag: str | None = None, choices: Sequence[Any] = (), several: bool = False) -> Any:
+           flag: str | None = None, choices: Sequence[Any] = (), several: bool = False, repeated: bool = False) -> Any:
     """Return a dataclass field that is an option.
 
     Args:
         default: Its value if it is not given. None needs no check.
-        help: What it is, without a full stop.
+        help: What it is.
         hint: A typical value or a remedy, for the help and for error messages.
         *rules: What its value must do.
         group: Where `--help` lists it, one of GROUPS.
@@ -76,6 +77,7 @@ def option(default: Any, help: str, hint: str = "", *rules: Rule, group: str = "
         flag: Name of its flag, where that is not the field's.
         choices: The only values.
         several: It is a tuple of some of the choices.
+        repeated: It is a tuple of strings, and its flag is given once for each.
     """
     if several:
         known = Rule(f"name some of {tuple(choices)}", lambda value: bool(value) and set(value) <= set(choices))
@@ -83,7 +85,11 @@ def option(default: Any, help: str, hint: str = "", *rules: Rule, group: str = "
     elif choices:
         rules = (Rule(f"be one of {tuple(choices)}", lambda value: value in choices), *rules)
     return field(default=default, metadata={"help": help, "hint": hint, "rules": rules, "group": group, "unit": unit,
-                                            "flag": flag, "choices": tuple(choices), "several": several})
+                                            "flag": flag, "choices": tuple(choices), "several": several,
+                                            "repeated": repeated})
+
+
+basic = partial(option, group="basic")  # an option of the first group of --help
 
 
 def same_as(options: Any, name: str) -> Any:
@@ -107,11 +113,20 @@ def check(options: Any, prefix: str = "") -> None:
     """Check every option of a dataclass object; `prefix` is what the names of its flags begin with."""
     for one in fields(options):
         value = getattr(options, one.name)
-        if not one.metadata or (value is None and one.default is None):
+        rules, name = one.metadata.get("rules", ()), _name(one, prefix)
+        if value is None and one.default is None and GIVEN not in rules:
             continue
-        hint = one.metadata["hint"] or f"the default is {one.default!r}"
-        for rule in one.metadata["rules"]:
-            require(rule.holds(value), _name(one, prefix), rule.words, hint, value)
+        hint = one.metadata.get("hint") or f"the default is {one.default!r}"
+        for rule in rules:
+            require(rule.holds(value), name, rule.words, f"add --{name}=..." if rule is GIVEN else hint, value)
+
+
+def flags_of(*kinds: type) -> flags.FlagValues:
+    """Return the flags of dataclasses; of two that have the same name, the first."""
+    values = flags.FlagValues()
+    for kind in kinds:
+        define(values, kind)
+    return values
 
 
 def define(values: flags.FlagValues, kind: type | Any, prefix: str = "", preset: bool = False,
@@ -188,9 +203,11 @@ def _define(values: flags.FlagValues, name: str, kind: Any, default: Any, about:
     choices = [str(one) for one in about["choices"]]
     text = about["help"] + (f" ({about['unit']})" if about["unit"] else "")
     text += f": some of {', '.join(choices)}" if about["several"] else ""
-    text += (f"; {about['hint']}" if about["hint"] else "") + "."
+    text = (f"{text}; {about['hint']}" if about["hint"] else text).removesuffix(".") + "."
     where = {"flag_values": values, "module_name": about["group"]}  # --help lists flags by "module"
-    if kind == tuple[str, ...] and not about["several"]:
+    if about["repeated"]:
+        flags.DEFINE_multi_string(name, list(default), text, **where)
+    elif kind == tuple[str, ...] and not about["several"]:
         define_paths(values, name, list(default), text, about["group"])
     elif get_origin(kind) is tuple:
         flags.DEFINE_list(name, None if default is None else list(default), text, **where)
@@ -214,7 +231,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     except ValueError as error:
         raise ValueError(f"`{name}` must be numbers; {received}") from error
     if length == 2 and len(numbers) == 1:  # a range of one number; where the option takes a number, that
-        return numbers * 2 if kind == hint else numbers[0]
+        return numbers[0] if kind != hint and number in get_args(hint) else numbers * 2
     if len(numbers) != length:
         raise ValueError(f"`{name}` must be {length} numbers; {received}")
     return numbers

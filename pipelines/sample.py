@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from absl import flags
 from PIL import Image
 
 from pipelines.console import run
 from pipelines.errors import require_folder
 from pipelines.files import atomic_path, cache_home
+from pipelines.options import Options, basic, flags_of
 
 # The picture has no resolution metadata. Nuclei of colonic epithelium are about 7 microns wide, here about 14 pixels:
 # a 20x scan.
@@ -34,9 +35,16 @@ TILE = 128
 SLIDE_URL = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/CMU-1-Small-Region.svs"
 SLIDE_SHA256 = "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7"
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", ".", "Folder to write the slide into.", flag_values=FLAGS)
-flags.DEFINE_boolean("slide", False, "Also download OpenSlide's test slide (1.9 MB, CC0).", flag_values=FLAGS)
+
+@dataclass(frozen=True)
+class SampleOptions(Options):
+    """What is written, and where."""
+
+    output: str = basic(".", "Folder to write the slide into")
+    slide: bool = basic(False, "Also download OpenSlide's test slide (1.9 MB, CC0)")
+
+
+FLAGS = flags_of(SampleOptions)
 
 
 def sample_picture() -> np.ndarray:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of training, as frozen dataclasses that check themselves. No absl and no TensorFlow.
+"""Options of training, as frozen dataclasses that check themselves, and their flags. No TensorFlow.
 
-The four methods of the paper are four values of one `Objective`.
+The four methods of the paper are four values of one `Objective`; flags of the loss replace the values of a method.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.config import SCALES, DatasetOptions
+from absl import flags
+
+from pipelines import console
+from pipelines.config import SCALES, CorruptOptions, DatasetOptions, define_degrade_flags, define_patch_flags
 from pipelines.errors import require
 from pipelines.options import (
     AT_LEAST_0,
@@ -20,8 +23,11 @@ from pipelines.options import (
     SHARE,
     Options,
     Rule,
+    basic,
     check,
+    define,
     option,
+    read,
     same_as,
 )
 from sr_keras import shipped_model
@@ -36,6 +42,13 @@ Box = tuple[int, int, int, int]
 
 def _weight(default: float, term: str) -> Any:
     return option(default, f"Weight of the {term} term", "0 leaves the term out", FINITE_OR_0, group="loss")
+
+
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """The model that a program reads."""
+
+    model: str = basic(str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator", "", GIVEN)
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,13 @@ class GeneratorOptions(Options):
     filters: int = option(64, "Filters of the generator", "", POSITIVE, group="model")
     global_skip: bool = option(True, "Add the network's output to the interpolated LR", "false is the paper's network",
                                group="model")
+    tail_filters: int = option(0, "Filters of the enlarging steps, whose arithmetic is more than half of the network's",
+                               "0 takes as many as `filters`", AT_LEAST_0, group="model")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.tail_filters <= self.filters, "tail_filters", f"be filters={self.filters} at most",
+                "lower it, or leave it out for as many", self.tail_filters)
 
 
 @dataclass(frozen=True)
@@ -145,7 +165,10 @@ class DataOptions(Options):
 class TrainOptions(Options):
     """How the three stages are trained."""
 
-    run: str = option("runs/new", "Folder of the run", group="basic")
+    run: str = basic("runs/new", "Folder of the run")
+    resume: bool = basic(False, "Continue a run that was stopped; start it if there is none")
+    ray: str | None = basic(None, "Train on all machines of a Ray cluster: auto for the one that this machine belongs "
+                            "to, or HOST:PORT. Needs the extra 'cluster'")
     method: str = option("srgan_sqe", "Preset of the loss", choices=tuple(METHODS), group="basic")
     stages: tuple[StageOptions, ...] = (
         StageOptions("autoencoder", 5, 1e-3), StageOptions("warmup", 50, 1e-3), StageOptions("adversarial", 50, 1e-4))
@@ -180,3 +203,50 @@ class TrainOptions(Options):
                                      "infers", group="model")
     vgg_weights: str = option("imagenet", "VGG weights for srgan: imagenet (VGG19), hed (VGG16 fine-tuned for edges; "
                               "extra perceptual) or a file of VGG19's weights", group="loss")
+
+
+_STAGES = TrainOptions().stages
+
+
+def define_train_flags(values: flags.FlagValues) -> None:
+    """Define every flag of a training run."""
+    define_patch_flags(values)
+    define_degrade_flags(values)
+    define(values, CorruptOptions)
+    define(values, Objective, preset=True)
+    for stage in _STAGES:
+        define(values, stage, prefix=f"{stage.name}_")
+    for options in (DataOptions, GeneratorOptions, TrainOptions):
+        define(values, options)
+
+
+def train_defaults() -> str:
+    """Return every flag of `define_train_flags` with its default, one per line.
+
+    A flag that an older run does not list had this value. Runs older than `--degradation` used the textbook's.
+    """
+    values = flags.FlagValues()
+    define_train_flags(values)
+    values["degradation"].value = "textbook"
+    return console.resolved(values)
+
+
+def train_options(values: flags.FlagValues) -> TrainOptions:
+    """Return how to train."""
+    stages = tuple(read(values, StageOptions, stage, f"{stage.name}_") for stage in _STAGES)
+    return read(values, TrainOptions, stages=stages)
+
+
+def data_options(values: flags.FlagValues) -> DataOptions:
+    """Return where the data is."""
+    return read(values, DataOptions)
+
+
+def objective(values: flags.FlagValues) -> Objective:
+    """Return the method's objective, with the given flags in place of its values."""
+    return read(values, Objective, METHODS[values.method])
+
+
+def generator_options(values: flags.FlagValues) -> GeneratorOptions:
+    """Return the generator's size."""
+    return read(values, GeneratorOptions)

@@ -14,20 +14,16 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
 from pipelines import console
+from pipelines.options import Options, basic, flags_of
 from sr_keras.config import SHIPPED_MODEL
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("data", None, "Folder of slides or of tiles; the sample slide by default.", flag_values=FLAGS)
-flags.DEFINE_string("name", None, "Name of the run and of the model; demo or the folder's name.", flag_values=FLAGS)
 
 SAMPLE_FACTS = ("--data=One picture of human colon, DAB immunohistochemistry with haematoxylin, 512x512 pixels: "
                 "skimage.data.immunohistochemistry", "--data_licence=no known copyright restrictions (scikit-image)")
@@ -36,6 +32,17 @@ TISSUE = Path(__file__).parent / "demo_tissue.png"  # H&E at 0.5 mpp, from OpenS
 # Limits for own slides: 5000 patches of 256x256 take 1 GB of memory and a minute or two to read, and the small model
 # trains on 12,800 crops in all; 100 are scored within a minute.
 PATCHES, PATCHES_A_SLIDE, SCORED = 5000, 500, 100
+
+
+@dataclass(frozen=True)
+class DemoOptions(Options):
+    """What the demo trains on, and what it is called."""
+
+    data: str | None = basic(None, "Folder of slides or of tiles", "by default the sample slide")
+    name: str | None = basic(None, "Name of the run and of the model", "by default demo, or the folder's name")
+
+
+FLAGS = flags_of(DemoOptions)
 
 
 def main() -> int:

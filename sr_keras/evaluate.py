@@ -34,19 +34,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
-from pipelines.config import DegradeOptions, PatchOptions, check_seed, define_patch_flags, patch_options
+from pipelines.config import DegradeOptions, PatchOptions, define_patch_flags, patch_options
 from pipelines.errors import require, require_folder
 from pipelines.files import write_csv, write_text
-from pipelines.options import define_paths
-from sr_keras.config import SHIPPED_MODEL
+from pipelines.options import AT_LEAST_0, GIVEN, SEED, basic, flags_of, read
+from sr_keras.config import ModelOptions
 from sr_keras.model.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
@@ -62,38 +61,39 @@ FILES = TABLE_FILE, ROWS_FILE, SHEET_FILE = "scores.md", "scores.csv", "sheet.pn
 NUCLEI_FILES = "nuclei.md", "nuclei.csv", "nuclei.json", "nuclei.png"
 STANDARD_FILES = "standard.md", "standard.csv", "standard.json", "standard.png"
 PER_SLIDE = 25  # patches of a slide for each kind of LR; about ten minutes on two cores with the shipped model
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
-                    flag_values=FLAGS)
-define_paths(FLAGS, "data", [], "A run, shards, slides, images, or folders of slides or tiles; 'sample' is a slide "
-             "that comes with this program.")
-flags.DEFINE_string("output", None, "Folder for the scores.", flag_values=FLAGS)
-flags.DEFINE_string("lr", None, "Kind of LR: standard (the whole list), pairs (the scanned LR in the data), or a kind "
-                    "by its name; by default as in training.", flag_values=FLAGS)
-flags.DEFINE_integer("limit", None, "Number of patches to score, the same from each slide if possible; 0 for all. With "
-                     "--lr=standard or --nuclei it is the number for each slide and kind of LR, by default 25.",
-                     flag_values=FLAGS)
-flags.DEFINE_boolean("nuclei", False, "Score the nuclei of SR against those of HR instead.", flag_values=FLAGS)
-flags.DEFINE_boolean("perceptual", False, "With --nuclei: perceptual distances too; needs the extra `perceptual`.",
-                     flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Seed of the random parts of LR.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", "tensorflow", list(ENGINE_CHOICES),
-                  "What computes SR; auto takes LiteRT where there is no GPU. They agree within one grey level "
-                  "of 255, so scores may differ in the last digits.", flag_values=FLAGS)
-flags.DEFINE_float("blur_sigma", None, "Blur that the model was trained on, in HR pixels, if it has no record of it.",
-                   flag_values=FLAGS)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(ModelOptions):
+    """What is scored, on what, and where the scores go."""
+
+    data: tuple[str, ...] = basic((), "A run, shards, slides, images, or folders of slides or tiles; 'sample' is a "
+                                  "slide that comes with this program", "", GIVEN)
+    output: str = basic(None, "Folder for the scores", "", GIVEN)
+    lr: str | None = basic(None, "Kind of LR: standard (the whole list), pairs (the scanned LR in the data), or a kind "
+                           "by its name", "by default as in training")
+    limit: int | None = basic(None, "Number of patches to score, the same from each slide if possible; 0 for all. With "
+                              "--lr=standard or --nuclei it is the number for each slide and kind of LR",
+                              f"by default {PER_SLIDE}", AT_LEAST_0)
+    nuclei: bool = basic(False, "Score the nuclei of SR against those of HR instead")
+    perceptual: bool = basic(False, "With --nuclei: perceptual distances too; needs the extra `perceptual`")
+    seed: int = basic(0, "Seed of the random parts of LR", "", SEED)
+    engine: str = basic("tensorflow", "What computes SR; auto takes LiteRT where there is no GPU. They agree within "
+                        "one grey level of 255, so scores may differ in the last digits", choices=ENGINE_CHOICES)
+    blur_sigma: float | None = basic(None, "Blur that the model was trained on, in HR pixels, if it has no record of "
+                                     "it")
+
+
+FLAGS = flags_of(EvaluateOptions)
 define_patch_flags(FLAGS)
 
 
 def main() -> int:
     """Check the flags, score, and print the table."""
-    for name, example in (("model", "saved_models/srgan_sqe_x4"), ("data", "my_slides"), ("output", "scores")):
-        require(bool(FLAGS[name].value), name, "be given", f"for example --{name}={example}", FLAGS[name].value)
-    require(FLAGS.limit is None or FLAGS.limit >= 0, "limit", "be 0 or more", "0 takes all patches", FLAGS.limit)
+    read(FLAGS, EvaluateOptions)
     require(FLAGS.lr is None or FLAGS.blur_sigma is None, "blur_sigma", "be left out with --lr",
             "remove one of the two", FLAGS.blur_sigma)
     require(FLAGS.nuclei or not FLAGS.perceptual, "perceptual", "be given with --nuclei", "add it", FLAGS.perceptual)
-    check_seed(FLAGS.seed)
     output, standard = Path(FLAGS.output), FLAGS.lr == "standard"
     title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}{f', LR {FLAGS.lr}' if FLAGS.lr else ''}"
     for path in FLAGS.data:
@@ -166,8 +166,8 @@ def score_on_nuclei(output: Path, title: str) -> None:
     from sr_keras.evaluation import detail
     from sr_keras.evaluation.conditions import condition_named, standard_conditions, trained_condition
     from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, sets_of
-    from sr_keras.evaluation.perceptual import extractor
     from sr_keras.evaluation.pictures import draw_nuclei
+    from sr_keras.features import extractor
 
     named = condition_named(FLAGS.lr) if FLAGS.lr not in (None, "standard") else None
     extract, generator = extractor() if FLAGS.perceptual else None, _open_generator()

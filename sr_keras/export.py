@@ -19,17 +19,16 @@ import shlex
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from absl import flags
-
 from pipelines import console
 from pipelines.errors import require
 from pipelines.files import Finite, read_json, read_text
+from pipelines.options import GIVEN, ORDERED, Options, Range, Rule, basic, flags_of, read
 from sr_keras.formats import FORMATS, PRECISIONS, with_required
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model, next_version, write_serving_files
 from sr_keras.model.facts import ModelFacts, Scores, in_words
@@ -61,34 +60,41 @@ class Gains(TypedDict):
     lr: dict[str, _Measured]
 
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", None, "A run folder or a .keras generator.", flag_values=FLAGS)
-flags.DEFINE_string("name", None, "Name of the model.", flag_values=FLAGS)
-flags.DEFINE_string("output", "saved_models", "Folder of models; NAME/VERSION is created in it.", flag_values=FLAGS)
-flags.DEFINE_list("formats", ["saved_model"], f"Some of: {', '.join(FORMATS)}. The SavedModel is always written.",
-                  flag_values=FLAGS)
-flags.DEFINE_list("precisions", list(PRECISIONS), "Precisions of the LiteRT files and TensorRT engines; int8_dynamic "
-                  "is for LiteRT only.", flag_values=FLAGS)
-flags.DEFINE_string("calibration_data", None, "Data that calibrates int8: a run, shards, or slides and folders of "
-                    "tiles. By default the run's training slides, or a picture that comes with scikit-image.",
-                    flag_values=FLAGS)
-flags.DEFINE_integer("max_pixels", DEFAULT_MAX_PIXELS, "LR pixels that a request to a server may have, or a batch of "
-                     "requests on a GPU; fewer need less memory.", flag_values=FLAGS)
-flags.DEFINE_list("lr_mpp", None, "LOW,HIGH: microns per pixel of the input that the model is for; by default "
-                  "those of its training patches.", flag_values=FLAGS)
-flags.DEFINE_string("stain", None, "The stain that the model is for, for instance H&E.", flag_values=FLAGS)
-flags.DEFINE_string("departure_data", None, "A run or shards on which to measure how far the output usually departs "
-                    "from the input; by default the run's validation slides.", flag_values=FLAGS)
-flags.DEFINE_string("data", None, "For the card: the training data (tissue, stain, magnification, source).",
-                    flag_values=FLAGS)
-flags.DEFINE_string("data_licence", None, "For the card: the licence of that data.", flag_values=FLAGS)
-flags.DEFINE_string("scores", None, f"For the card: a Markdown table, or the folder with {', '.join(SCORES_FILES)} or "
-                    f"{NUCLEI_FILE} that sr_keras.evaluate wrote.", flag_values=FLAGS)
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """What is exported, in which formats, and what is said about it."""
+
+    model: str = basic(None, "A run folder or a .keras generator", "", GIVEN)
+    name: str = basic(None, "Name of the model", "", GIVEN, Rule(
+        "be the plain name of a folder: letters, digits, spaces and . + - _, the first a letter or digit",
+        lambda name: bool(MODEL_NAME.fullmatch(name))))
+    output: str = basic("saved_models", "Folder of models; NAME/VERSION is created in it")
+    formats: tuple[str, ...] = basic(("saved_model",), "Formats", "the SavedModel is always written",
+                                     choices=tuple(FORMATS), several=True)
+    precisions: tuple[str, ...] = basic(PRECISIONS, "Precisions of the LiteRT files and TensorRT engines",
+                                        "int8_dynamic is for LiteRT only", choices=PRECISIONS, several=True)
+    calibration_data: str | None = basic(None, "Data that calibrates int8: a run, shards, or slides and folders of "
+                                         "tiles. By default the run's training slides, or a picture that comes with "
+                                         "scikit-image")
+    max_pixels: int = basic(DEFAULT_MAX_PIXELS, "LR pixels that a request to a server may have, or a batch of requests "
+                            "on a GPU; fewer need less memory")
+    lr_mpp: Range | None = basic(None, "LOW,HIGH: microns per pixel of the input that the model is for",
+                                 "by default those of its training patches", ORDERED)
+    stain: str | None = basic(None, "The stain that the model is for, for instance H&E")
+    departure_data: str | None = basic(None, "A run or shards on which to measure how far the output usually departs "
+                                       "from the input", "by default the run's validation slides")
+    data: str | None = basic(None, "For the card: the training data (tissue, stain, magnification, source)")
+    data_licence: str | None = basic(None, "For the card: the licence of that data")
+    scores: str | None = basic(None, f"For the card: a Markdown table, or the folder with {', '.join(SCORES_FILES)} or "
+                               f"{NUCLEI_FILE} that sr_keras.evaluate wrote")
+
+
+FLAGS = flags_of(ExportOptions)
 
 
 def main() -> int:
     """Export a model, and print where it is and how to use it."""
-    _check()
+    options = read(FLAGS, ExportOptions)
     scores, gains = _read_scores(FLAGS.scores)
     nuclei, nuclei_facts = _read_nuclei(FLAGS.scores)
 
@@ -107,11 +113,11 @@ def main() -> int:
             FLAGS.model)
     head = check_owner(folder_of(path), path) if folder_of(path).exists() else None
     generator, loaded = load_keras(path), load_generator(path)
-    facts = facts_of(path.parent, scale_of(generator), lr_mpp=_range("lr_mpp", FLAGS.lr_mpp), stain=FLAGS.stain,
+    facts = facts_of(path.parent, scale_of(generator), lr_mpp=options.lr_mpp, stain=FLAGS.stain,
                      trained_on=FLAGS.data, filters=loaded.facts.filters, scores=gains,
                      nuclei=nuclei_facts)
     batches = departure_batches(FLAGS.departure_data, path.parent, loaded, PATCHES)
-    facts = replace(facts, usual_departure=usual_departure(loaded, batches))
+    facts = replace(facts, tail_filters=loaded.facts.tail_filters, usual_departure=usual_departure(loaded, batches))
     compared = compared_tissue(path.parent, loaded.degrade)
     reports: list[ExportReport] = []
     exported = export_saved_model(
@@ -201,17 +207,6 @@ def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelF
     return report
 
 
-def _check() -> None:
-    require(bool(FLAGS.model), "model", "be given", "name a run folder or a .keras generator", FLAGS.model)
-    require(bool(MODEL_NAME.fullmatch(FLAGS.name or "")), "name",
-            "be the plain name of a folder: letters, digits, spaces and . + - _, the first a letter or digit",
-            "name the model, and its folder by --output", FLAGS.name)
-    for name, known in (("formats", tuple(FORMATS)), ("precisions", PRECISIONS)):
-        given = FLAGS[name].value or []
-        require(bool(given) and set(given) <= set(known), name, f"be some of {', '.join(known)}",
-                "check the spelling", ",".join(given))
-
-
 def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
     """Return the text for the card, without folders of this machine, and the gains for the facts if there are any."""
     if path is None:
@@ -238,16 +233,6 @@ def _read_nuclei(path: str | None) -> tuple[str | None, Scores | None]:
     remedy = "score the nuclei again"
     text = read_text(Path(path) / NUCLEI_FILE, remedy)
     return ABSOLUTE_PATH.sub(r"\1", text), read_json(Path(path) / NUCLEI_FACTS_FILE, Scores, remedy)
-
-
-def _range(name: str, given: list[str] | None) -> tuple[float, float] | None:
-    """Return a flag of two numbers."""
-    try:
-        low, high = map(float, given or (0, 0))
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be two numbers; write low,high. Received: {name}={','.join(given or [])!r}"
-                         ) from error
-    return (low, high) if given else None
 
 
 if __name__ == "__main__":

@@ -34,18 +34,20 @@ BATCH_NORM_MOMENTUM = 0.9
 SKIP_GAIN = 0.03
 
 
-def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: bool = True) -> keras.Model:
+def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: bool = True, tail_filters: int = 0
+              ) -> keras.Model:
     """Build the network that super-resolves.
 
     9x9 convolution; residual blocks under one long skip; one sub-pixel step per factor of 2; 9x9 convolution.
     With `global_skip` the output is added to the bilinear LR and the last convolution starts at zero, so an untrained
-    network is bilinear interpolation; without it, this is the paper's network.
+    network is bilinear interpolation; without it, this is the paper's network. At HR size each filter costs 16 times
+    what it costs at LR size, so the sub-pixel steps may have fewer: `tail_filters`.
 
     The arguments are the fields of `GeneratorOptions`.
 
     Source: Ledig et al. 2017, figure 4, with the paper's ReLU in place of PReLU.
     """
-    GeneratorOptions(scale, blocks, filters, global_skip)  # checks the arguments
+    GeneratorOptions(scale, blocks, filters, global_skip, tail_filters)  # checks the arguments
     lr = keras.Input((None, None, 3), name="lr")
     x = start = layers.Conv2D(filters, 9, padding="same", activation="relu", name="first")(lr)
     for block in range(blocks):
@@ -53,7 +55,7 @@ def generator(scale: int = 4, blocks: int = 16, filters: int = 64, global_skip: 
     x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name="trunk")(x)
     x = layers.Add(name="long_skip")([start, _batch_norm(x, "trunk_norm")])
     for step in range(int(math.log2(scale))):
-        x = _sub_pixel_step(x, filters, f"up{step + 1}")
+        x = _sub_pixel_step(x, tail_filters or filters, f"up{step + 1}")
         x = layers.ReLU(name=f"up{step + 1}_relu")(x)
     x = FewChannelConv2D(3, 9, "zeros" if global_skip else "glorot_uniform", name="last")(x)
     if not global_skip:

@@ -35,24 +35,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
 from tqdm import tqdm
 
 from pipelines import console
 from pipelines.anonymous import read_key
 from pipelines.cluster import CPUS, Cluster
-from pipelines.errors import require
+from pipelines.errors import SlideError
 from pipelines.names import COMMAS
-from pipelines.options import define, read
-from sr_keras.config import SHIPPED_MODEL
-from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, PRECISIONS
+from pipelines.options import GIVEN, basic, flags_of, read
+from pipelines.slide import open_slide
+from sr_keras.config import ModelOptions
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, PRECISIONS
 from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
-from sr_keras.slides.enlarge import Job, try_job
+from sr_keras.slides.enlarge import Job, begun_by, open_plane, try_job
 from sr_keras.slides.html_report import write_html
 from sr_keras.slides.outputs import (
     alias_of,
@@ -69,37 +70,43 @@ from sr_keras.slides.reports import describe_model, summary, trust_line, write_r
 if TYPE_CHECKING:
     from sr_keras.model.engines import Engine
 
+MUCH = 2**23  # LR pixels, which take minutes on a few cores, so that half a minute to find the fastest engine pays
+
 Outcome = tuple[Job, dict[str, Any] | Exception]  # with the report, or the error
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
-                    flag_values=FLAGS)
-flags.DEFINE_string("input", None, f"A slide or picture, a folder of them, or a list. {COMMAS}", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "A .tif, .dicom, .zarr, .png or .jpg to write, or a folder.", flag_values=FLAGS)
-flags.DEFINE_string("trust_map", None, "A .tif for the map of the difference between output and input, or a folder, "
-                    "for NAME_trust.tif.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", AUTO, list(ENGINE_CHOICES),
-                  "What runs the network; auto is TensorFlow on a GPU and LiteRT elsewhere; fastest measures what is "
-                  "installed, once.", flag_values=FLAGS)
-flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "Arithmetic; auto is 8-bit integers by LiteRT where the "
-                  "processor is faster with them (VNNI) and the model's int8 file passes its check.", flag_values=FLAGS)
-flags.DEFINE_enum("report", None, ["html"], "Also write a page for people beside each output, NAME.report.html.",
-                  flag_values=FLAGS)
-flags.DEFINE_string("ray", None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
-                    "HOST:PORT. Needs the extra 'cluster'.", flag_values=FLAGS)
-define(FLAGS, EnlargeOptions)
+
+@dataclass(frozen=True)
+class SuperResolveOptions(ModelOptions):
+    """What is super-resolved, by what, and where the results go."""
+
+    input: str = basic(None, f"A slide or picture, a folder of them, or a list. {COMMAS}", "", GIVEN)
+    output: str = basic(None, "A .tif, .dicom, .zarr, .png or .jpg to write, or a folder", "", GIVEN)
+    trust_map: str | None = basic(None, "A .tif for the map of the difference between output and input, or a folder, "
+                                  "for NAME_trust.tif")
+    engine: str = basic(AUTO, "What runs the network; auto is TensorFlow on a GPU; elsewhere LiteRT, and for large "
+                        "slides what is fastest by a measurement", choices=ENGINE_CHOICES)
+    precision: str = basic("float32", "Arithmetic; auto is 8-bit integers by LiteRT where the processor is faster with "
+                           "them (VNNI) and the model's int8 file passes its check", choices=PRECISIONS)
+    report: str | None = basic(None, "Also write a page for people beside each output, NAME.report.html",
+                               choices=("html",))
+    ray: str | None = basic(None, "Run on a Ray cluster: auto for the one on this machine, or else a new one; or "
+                            "HOST:PORT. Needs the extra 'cluster'")
+
+
+FLAGS = flags_of(SuperResolveOptions, EnlargeOptions)
 
 
 def main() -> int:
     """Check the flags, super-resolve all inputs, and return the exit status."""
-    for name in ("model", "input", "output"):
-        require(bool(FLAGS[name].value), name, "be given", f"add --{name}=PATH", FLAGS[name].value)
+    read(FLAGS, SuperResolveOptions)
     options = read(FLAGS, EnlargeOptions)
     find_inputs(FLAGS.input)  # before the model is loaded
     check_output(Path(FLAGS.output), options)
     with Cluster(FLAGS.ray, gpu=True, cpus=CPUS) if FLAGS.ray else nullcontext() as cluster:
         generator = _open_generator(cluster)
         jobs = _plan_jobs(generator, options)
+        generator = _suited(generator, jobs, options, cluster)
+        print(f"engine: {generator.why}")
         if cluster:
             outcomes = enlarge_all(cluster, generator, jobs, options)
         else:
@@ -117,12 +124,35 @@ def _open_generator(cluster: Cluster | None) -> Engine:
     if cluster:
         cluster.leave_gpus()
     if cluster and cluster.threads is None and FLAGS.engine == AUTO:  # this process does not see the workers' GPUs
-        generator = open_engine("tensorflow", FLAGS.model)
-        print("engine: tensorflow (the workers have GPUs)")
+        return replace(open_engine("tensorflow", FLAGS.model), why="tensorflow (the workers have GPUs)")
+    return open_engine(FLAGS.engine, FLAGS.model, precision=FLAGS.precision)
+
+
+def _suited(generator: Engine, jobs: list[Job], options: EnlargeOptions, cluster: Cluster | None) -> Engine:
+    """Return the engine of auto for these jobs: the one that they were begun with, or for much work the fastest."""
+    from sr_keras.model.engines import fastest, open_engine
+
+    if FLAGS.engine != AUTO or FLAGS.precision == AUTO:
         return generator
-    generator = open_engine(FLAGS.engine, FLAGS.model, precision=FLAGS.precision)
-    print(f"engine: {generator.why}")
-    return generator
+    before = next(filter(None, (begun_by(job.output) for job in jobs)), None) if options.resume else None
+    if before in ENGINES:
+        return replace(generator if before == generator.name else open_engine(before, FLAGS.model),
+                       why=f"{before} (the output was begun with it)")
+    if cluster or not _is_much(jobs, options):  # the workers may have other processors
+        return generator
+    return fastest(generator)
+
+
+def _is_much(jobs: Sequence[Job], options: EnlargeOptions) -> bool:
+    """Whether the inputs have MUCH or more pixels, all together."""
+    pixels = 0
+    for job in jobs:
+        with suppress(OSError, SlideError, ValueError), open_slide(job.source, options.assume_mpp) as slide:
+            height, width = open_plane(slide, options).shape[:2]
+            pixels += height * width
+        if pixels >= MUCH:
+            return True
+    return False
 
 
 def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:

@@ -27,9 +27,10 @@ from pipelines import console
 from pipelines.config import CorruptOptions, DegradeOptions, corrupt_options, degrade_options, patch_options
 from pipelines.errors import require
 from pipelines.files import read_text
-from sr_keras.config import GeneratorOptions, Objective, TrainOptions
-from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
-from sr_keras.training.flags import (
+from sr_keras.config import (
+    GeneratorOptions,
+    Objective,
+    TrainOptions,
     data_options,
     define_train_flags,
     generator_options,
@@ -37,6 +38,7 @@ from sr_keras.training.flags import (
     train_defaults,
     train_options,
 )
+from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
 from sr_keras.training.machines import Team, joined, read_team
 
 FLAGS = flags.FlagValues()
@@ -87,7 +89,8 @@ def main() -> int:
             open_run(run, console.resolved(FLAGS), FLAGS.resume, train_defaults())
             mpp = patches.mpp and patches.mpp * degrade.scale
             write_run_facts(run, ModelFacts(lr_mpp=(mpp, mpp) if mpp else None, degradation=degrade,
-                                            filters=size.filters, flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
+                                            filters=size.filters, tail_filters=size.tail_filters or size.filters,
+                                            flags=(run / FLAGS_FILE).read_text(encoding="utf-8")))
             parts = read_parts(found, data, patches, run)
         wait_for_all(strategy)
         if not team.leads:

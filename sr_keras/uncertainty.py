@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from absl import flags
 from scipy import optimize, stats
 from scipy.special import gammainc
 from tqdm import tqdm
@@ -34,9 +33,9 @@ from pipelines import console
 from pipelines.config import define_patch_flags, patch_options
 from pipelines.errors import require
 from pipelines.files import atomic_path, remove
-from pipelines.options import AT_LEAST_1, FINITE, GIVEN, SEED, Options, Rule, define, option, read
+from pipelines.options import AT_LEAST_1, FINITE, GIVEN, SEED, Rule, flags_of, option, read
 from pipelines.sources import tcga_case
-from sr_keras.config import SHIPPED_MODEL
+from sr_keras.config import ModelOptions
 
 if TYPE_CHECKING:
     import keras
@@ -55,7 +54,7 @@ WORST = 0.1  # share of the squares that a map should find
 
 
 @dataclass(frozen=True)
-class HeadOptions(Options):
+class HeadOptions(ModelOptions):
     """How a head is trained and scored."""
 
     train_data: tuple[str, ...] = option((), "Slides that train the head: slides, folders of slides or tiles, or "
@@ -75,10 +74,7 @@ class HeadOptions(Options):
     seed: int = option(0, "Seed of the patches, the crops and the weights", "", SEED)
 
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("model", str(SHIPPED_MODEL), "saved_models/NAME, a run folder, or a .keras generator.",
-                    flag_values=FLAGS)
-define(FLAGS, HeadOptions)
+FLAGS = flags_of(HeadOptions)
 define_patch_flags(FLAGS)
 
 

@@ -30,7 +30,7 @@ from pipelines.errors import require
 from pipelines.files import read_text, write_text
 from pipelines.options import define_paths
 from pipelines.workers import cores
-from sr_keras.training.flags import define_train_flags, generator_options, objective, train_defaults, train_options
+from sr_keras.config import define_train_flags, generator_options, objective, train_defaults, train_options
 from study.folds import FOLDS_FILE, check_slides, checksum, read_folds
 from study.grid import RESULTS_FILE, SET_BY_STUDY, Cell, Setting, parse_grids, setting_flags
 

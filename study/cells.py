@@ -36,8 +36,7 @@ from pipelines.errors import require
 from pipelines.files import atomic_path, remove
 from pipelines.sources import Source
 from pipelines.workers import Died, run_jobs
-from sr_keras.config import METHODS, Objective
-from sr_keras.training.flags import define_train_flags, generator_options, objective, train_options
+from sr_keras.config import METHODS, Objective, define_train_flags, generator_options, objective, train_options
 from sr_keras.training.run_folder import read_metrics, versions
 from study.folds import Slide
 from study.grid import BICUBIC, RESULTS_FILE, Cell, setting_flags

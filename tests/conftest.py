@@ -31,7 +31,7 @@ RAY_START_SECONDS = 180
 # Files whose tests take a second at most: what make test-fast runs, in under 2 minutes on 2 cores.
 FAST = (
     "benchmarks/test_house.py",
-    "pipelines/degrade/test_textbook.py",
+    "pipelines/degrade/test_kernels_textbook.py",
     *(f"pipelines/test_{name}.py" for name in ("anonymous", "config", "console", "errors", "files",
                                                "pairs_correspondence", "patches", "pixels", "readers", "sources",
                                                "tissue")),
@@ -44,7 +44,7 @@ FAST = (
     "sr_keras/test_layers.py",
     "sr_keras/test_losses.py",
     "sr_keras/test_metrics.py",
-    "sr_keras/training/test_flags.py",
+    "sr_keras/test_config_flags.py",
     "study/test_statistics.py",
     "test_packaging.py",
     "test_repository.py",

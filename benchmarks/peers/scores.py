@@ -101,7 +101,7 @@ def of_nuclei(slide: Slide) -> dict[str, dict[str, float]]:
 
 def of_features(slide: Slide) -> dict[str, dict[str, float]]:
     """Return the means of the perceptual distances, by method."""
-    from sr_keras.evaluation.perceptual import dists_like, extractor, lpips_like
+    from sr_keras.features import dists_like, extractor, lpips_like
 
     extract = extractor()
     values: dict[str, dict[str, list[float]]] = {method: {"lpips_like": [], "dists_like": []} for method in slide.sr}

@@ -20,8 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.config import DegradeOptions
-from pipelines.degrade.kernels import between, degraded
-from pipelines.degrade.textbook import degrade, extend_symmetric
+from pipelines.degrade.kernels import between, degrade, degraded, extend_symmetric
 from pipelines.pixels import quantise, to_float, to_uint8
 
 _PLANE, _CAMERA, _NOISE, _JPEG, _SECOND_JPEG = range(1, 6)  # one number for each use of the seed

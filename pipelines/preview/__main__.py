@@ -13,25 +13,17 @@ then each side of a pair.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags
-
-from pipelines.config import (
-    DEGRADATIONS,
-    PatchOptions,
-    define_degrade_flags,
-    define_patch_flags,
-    degradation,
-    degrade_options,
-    patch_options,
-)
+from pipelines import config
 from pipelines.console import import_tensorflow, run
 from pipelines.errors import require
 from pipelines.files import atomic_path
 from pipelines.names import COMMAS, split_paths
+from pipelines.options import GIVEN, Options, Rule, basic, flags_of, read
 from pipelines.patches import Patch, Skipped, find_sources, read_patches
 from pipelines.pixels import to_float
 from pipelines.shards import print_skipped
@@ -43,20 +35,30 @@ if TYPE_CHECKING:
 CANDIDATES = 64  # patches of a slide to choose from
 ROWS, MEMBERS = 3, 5  # slides, and members of --degradation, in the picture of degradations
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", None, "PNG to write or replace; not inside the data.", flag_values=FLAGS)
-flags.DEFINE_string("data", "sample", f"Slides, folders of tiles, or pairs. {COMMAS}", flag_values=FLAGS)
-flags.DEFINE_enum("show", "degradations", ["degradations", "corruptions"], "What to draw.", flag_values=FLAGS)
-flags.DEFINE_string("outlier_dir", None, "Tiles of another stain, to show the corruption 'outlier' too.",
-                    flag_values=FLAGS)
-define_patch_flags(FLAGS)
-define_degrade_flags(FLAGS)
+
+@dataclass(frozen=True)
+class PreviewOptions(Options):
+    """What is drawn, and where to."""
+
+    output: str = basic(None, "PNG to write or replace; not inside the data", "", GIVEN,
+                        Rule("be a .png file", lambda name: Path(name).suffix.lower() == ".png"
+                             and not Path(name).is_dir()))
+    data: str = basic("sample", f"Slides, folders of tiles, or pairs. {COMMAS}")
+    show: str = basic("degradations", "What to draw", choices=("degradations", "corruptions"))
+    outlier_dir: str | None = basic(None, "Tiles of another stain, to show the corruption 'outlier' too")
+
+
+FLAGS = flags_of(PreviewOptions)
+config.define_patch_flags(FLAGS)
+config.define_degrade_flags(FLAGS)
 
 
 def main() -> int:
     """Draw the picture, and print the table and the picture's path."""
-    options = patch_options(FLAGS)
-    output = _checked(FLAGS.output)
+    options, output = config.patch_options(FLAGS), Path(read(FLAGS, PreviewOptions).output)
+    inputs = [*split_paths(FLAGS.data), *filter(None, [FLAGS.outlier_dir])]
+    require(not is_among(output, inputs), "output", "lie outside of data and outlier_dir",
+            "it would become one of their tiles: choose another file", FLAGS.output)
     sources = find_sources(FLAGS.data)
     figure = _corruptions(sources, options) if FLAGS.show == "corruptions" else _degradations(sources, options)
     with atomic_path(output) as temporary:
@@ -65,25 +67,26 @@ def main() -> int:
     return 0
 
 
-def _corruptions(sources: list[Source], options: PatchOptions) -> Figure:
+def _corruptions(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
     from pipelines.corrupt import load_outliers  # TensorFlow
     from pipelines.preview.pictures import draw_corruptions
 
     (patch,) = choose_patches(sources, options, 1)
     outliers = FLAGS.outlier_dir and load_outliers(FLAGS.outlier_dir, options.patch_size)
-    figure = draw_corruptions(to_float(patch.pixels), degrade_options(FLAGS), outliers)
+    figure = draw_corruptions(to_float(patch.pixels), config.degrade_options(FLAGS), outliers)
     resolution = "resolution unknown" if patch.mpp is None else f"{patch.mpp:g} microns per pixel"
     figure.suptitle(f"{patch.example_id}, {resolution}", x=0.01, ha="left", fontsize=9, color="0.35")
     return figure
 
 
-def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
+def _degradations(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
     from pipelines.preview.pictures import draw_degradations, likeness_table, likenesses  # TensorFlow
 
-    asked = degrade_options(FLAGS)
-    presets = {name: degradation(name, scale=asked.scale) for name in DEGRADATIONS if name != FLAGS.degradation}
+    asked = config.degrade_options(FLAGS)
+    presets = {name: config.degradation(name, scale=asked.scale) for name in config.DEGRADATIONS
+               if name != FLAGS.degradation}
     presets[FLAGS.degradation] = asked  # last
     chosen = choose_patches(sources, options, ROWS)
     for patch in chosen:
@@ -98,19 +101,7 @@ def _degradations(sources: list[Source], options: PatchOptions) -> Figure:
     return draw_degradations(chosen, [*presets.items(), *[(FLAGS.degradation, asked)] * (MEMBERS - 1)])
 
 
-def _checked(output: str | None) -> Path:
-    """Return the PNG to write; refuse one that is, or would be, part of the data."""
-    require(bool(output), "output", "be given", "give the PNG to write", output)
-    path = Path(output or "")
-    require(path.suffix.lower() == ".png" and not path.is_dir(), "output", "be a .png file", "it is written as PNG",
-            output)
-    inputs = [*split_paths(FLAGS.data), *filter(None, [FLAGS.outlier_dir])]
-    require(not is_among(path, inputs), "output", "lie outside of data and outlier_dir",
-            "it would become one of their tiles: choose another file", output)
-    return path
-
-
-def choose_patches(sources: list[Source], options: PatchOptions, count: int) -> list[Patch]:
+def choose_patches(sources: list[Source], options: config.PatchOptions, count: int) -> list[Patch]:
     """Return a patch of each of the first `count` slides that give any: that with the largest standard deviation.
 
     It is one of CANDIDATES. What cannot be read is printed.

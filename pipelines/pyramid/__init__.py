@@ -15,7 +15,7 @@ The same tiles give the same bytes, however often the run was stopped and in wha
 date, lower levels are made from tiles as stored, and the file is written when the last tile is there. Disk: up to twice
 the finished file, until the work file is deleted. Memory: some tiles per thread.
 
-`tiff`: levels, encoded tiles and the finished file. `dicom`, `zarr`: the finished folder. `formats`: what each needs.
+`tiff`: levels, encoded tiles and the finished file. `dicom`: the finished folder. `formats`: OME-Zarr, and the choice.
 `work_file`: tiles that survive a kill. `writer`: from tiles to a slide.
 """
 from pipelines.pyramid.dicom import Origin, patient_of

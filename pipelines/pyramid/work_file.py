@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,16 @@ def _told(path: Path) -> Iterator[None]:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {REMEDY}", str(path)) from error
         # SQLite does not tell a quota from a file size limit or a broken disk.
         raise OSError(errno.EIO, f"cannot be written or read ({error}); {REMEDY}", str(path)) from error
+
+
+def facts_of(slide: Path) -> dict[str, Any]:
+    """Return what the work file beside a slide says that it is of; nothing if there is none that can be read."""
+    path = work_path(slide)
+    if path.exists():
+        with suppress(OSError, ValueError), _told(path), closing(_hold(path)) as connection:
+            row = connection.execute("SELECT facts FROM made").fetchone()
+            return parse_json(row[0], dict[str, Any], path, "start again with --overwrite") if row else {}
+    return {}
 
 
 def work_path(path: Path) -> Path:

@@ -13,39 +13,41 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from absl import flags
-
 from pipelines.console import run
-from pipelines.errors import require
+from pipelines.options import GIVEN, POSITIVE, Options, Rule, basic, flags_of, read
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("lr", None, "The scan of low resolution.", flag_values=FLAGS)
-flags.DEFINE_string("hr", None, "The scan of the same glass that is 2, 4 or 8 times finer.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "JSON file to write; a picture is written beside it.", flag_values=FLAGS)
-flags.DEFINE_integer("patch_size", 128, "Side of the compared patches, in LR pixels.", flag_values=FLAGS)
-flags.DEFINE_integer("max_patches", 2000, "Most patches to compare, from all over the tissue.", flag_values=FLAGS)
+LEAST_PATCH = 32  # smaller ones show too little to compare
 
-LEAST_PATCH = 32
+
+@dataclass(frozen=True)
+class RegisterOptions(Options):
+    """The two scans, and how they are compared."""
+
+    output: str = basic(None, "JSON file to write; a picture is written beside it", "", GIVEN,
+                        Rule("be a .json file", lambda name: Path(name).suffix.lower() == ".json"
+                             and not Path(name).is_dir()))
+    lr: str = basic(None, "The scan of low resolution", "", GIVEN)
+    hr: str = basic(None, "The scan of the same glass that is 2, 4 or 8 times finer", "", GIVEN)
+    patch_size: int = basic(128, "Side of the compared patches", "", Rule(
+        f"be {LEAST_PATCH} or more", lambda side: side >= LEAST_PATCH), unit="LR pixels")
+    max_patches: int = basic(2000, "Most patches to compare, from all over the tissue", "", POSITIVE)
+
+
+FLAGS = flags_of(RegisterOptions)
 
 
 def main() -> int:
     """Register, write the result, and print how good it is."""
-    require(bool(FLAGS.output), "output", "be given", "name the .json file to write", FLAGS.output)
-    output = Path(FLAGS.output)
-    require(output.suffix.lower() == ".json" and not output.is_dir(), "output", "be a .json file",
-            "it is written as JSON", FLAGS.output)
-    for name in ("lr", "hr"):
-        require(bool(FLAGS[name].value), name, "be given", "give a slide", FLAGS[name].value)
-    require(FLAGS.patch_size >= LEAST_PATCH, "patch_size", f"be {LEAST_PATCH} or more",
-            "smaller patches show too little to compare", FLAGS.patch_size)
-    require(FLAGS.max_patches > 0, "max_patches", "be positive", "2000 is the default", FLAGS.max_patches)
+    options = read(FLAGS, RegisterOptions)
+    output = Path(options.output)
     # Matrix products are small here, so threads cost more than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from pipelines.register.scans import register_scans
 
-    found = register_scans(Path(FLAGS.lr), Path(FLAGS.hr), output, FLAGS.patch_size, FLAGS.max_patches)
+    found = register_scans(Path(options.lr), Path(options.hr), output, options.patch_size, options.max_patches)
     quality, accepted = found.quality, len(found.patches)
     print(f"{quality['hr_pixels_per_lr_pixel']:.4f} HR pixels per LR pixel (scale {found.scale}), "
           f"{quality['rotation_degrees']:.3f} degrees{', mirrored' if quality['mirrored'] else ''}")

@@ -22,6 +22,7 @@ from scipy import ndimage
 from skimage.transform import AffineTransform, downscale_local_mean, warp
 from tqdm import tqdm
 
+from pipelines import scan_pairs
 from pipelines.errors import require
 from pipelines.files import atomic_path, side_product
 from pipelines.names import printable
@@ -36,16 +37,6 @@ from pipelines.register.locate import (
     places,
     scans_of,
     spread,
-)
-from pipelines.scan_pairs import (
-    Fit,
-    Lines,
-    Registration,
-    Rejected,
-    density,
-    recoloured,
-    scan_file,
-    write_registration,
 )
 from pipelines.slide import SlideError, open_slide
 
@@ -63,7 +54,7 @@ COLOURS = {"accepted": "tab:green", "does not match": "tab:red", "lr out of focu
 
 
 def examine(lr: Scan, hr: Scan, matrix: Matrix, size: int, scale: int, most: int,
-            progress: bool = True) -> tuple[list[Fit], list[Rejected]]:
+            progress: bool = True) -> tuple[list[scan_pairs.Fit], list[scan_pairs.Rejected]]:
     """Compare all patches with tissue, or `most` of them from all over; matrix, size and scale are those of `locate`.
 
     Returns the patches that fit, and those rejected with the reason, row by row.
@@ -72,25 +63,25 @@ def examine(lr: Scan, hr: Scan, matrix: Matrix, size: int, scale: int, most: int
         ValueError: Too few fit: the scans show different glass.
     """
     planes = Plane(lr.slide, 1), Plane(hr.slide, 1)
-    fits: list[Fit] = []
-    rejected: list[Rejected] = []
+    fits: list[scan_pairs.Fit] = []
+    rejected: list[scan_pairs.Rejected] = []
     chosen = spread(places(lr, hr, planes[0], matrix, size), most)
     for x, y in tqdm(chosen, "comparing", unit="patch", disable=not progress):
         try:
             found = fit_patch(*planes, matrix, x, y, size, scale)
         except SlideError:
             found = "not readable"
-        fits.append(found) if isinstance(found, Fit) else rejected.append(Rejected(x, y, found))
+        fits.append(found) if isinstance(found, scan_pairs.Fit) else rejected.append(scan_pairs.Rejected(x, y, found))
     good = correlated(lr, hr, fits)
     usual = {name: median(getattr(fit, name) for fit in good) for name in ("weakest", "sharpness", "detail")}
     accepted = []
     for fit in fits:
         reason = objection(fit, usual, scale)
-        accepted.append(fit) if reason is None else rejected.append(Rejected(fit.x, fit.y, reason))
+        accepted.append(fit) if reason is None else rejected.append(scan_pairs.Rejected(fit.x, fit.y, reason))
     return accepted, sorted(rejected, key=lambda item: (item.y, item.x))
 
 
-def objection(fit: Fit, usual: dict[str, float], scale: int) -> str | None:
+def objection(fit: scan_pairs.Fit, usual: dict[str, float], scale: int) -> str | None:
     """Return why a patch is rejected, None if it is not; `usual` holds the medians of the two scans."""
     weakest, sharpness, detail = usual["weakest"], usual["sharpness"], usual["detail"]
     if fit.correlation < LEAST_CORRELATION or fit.weakest < WEAKEST / 2 * weakest:
@@ -105,7 +96,7 @@ def objection(fit: Fit, usual: dict[str, float], scale: int) -> str | None:
 
 
 def register_scans(lr_path: Path, hr_path: Path, output: Path, patch_size: int, max_patches: int,
-                   progress: bool = True) -> Registration:
+                   progress: bool = True) -> scan_pairs.Registration:
     """Find the transform between two scans; write it to `output` (JSON) and a picture beside it (.png).
 
     `patch_size` is the side of the compared patches in LR pixels, `max_patches` their greatest number.
@@ -123,15 +114,16 @@ def register_scans(lr_path: Path, hr_path: Path, output: Path, patch_size: int, 
         fits, rejected = examine(lr, hr, matrix, patch_size, scale, max_patches, progress)
         some = fits[::max(1, len(fits) // COLOURED)]
         colours = fit_colours(Plane(lr_slide, 1), Plane(hr_slide, 1), matrix, some, patch_size, scale)
-        found = Registration(
-            scan_file(lr_path, lr_slide), scan_file(hr_path, hr_slide), tuple(map(tuple, matrix.tolist())), scale,
-            patch_size, colours, tuple(fits), tuple(rejected))
+        found = scan_pairs.Registration(
+            scan_pairs.scan_file(lr_path, lr_slide), scan_pairs.scan_file(hr_path, hr_slide),
+            tuple(map(tuple, matrix.tolist())), scale, patch_size, colours, tuple(fits), tuple(rejected))
         _draw_overlay(output.with_suffix(".png"), lr, hr, found)
-        write_registration(output, found)
+        scan_pairs.write_registration(output, found)
     return found
 
 
-def fit_colours(lr: Plane, hr: Plane, matrix: Matrix, fits: Iterable[Fit], size: int, scale: int) -> Lines:
+def fit_colours(lr: Plane, hr: Plane, matrix: Matrix, fits: Iterable[scan_pairs.Fit], size: int,
+                scale: int) -> scan_pairs.Lines:
     """Return the lines that give HR's optical density the mean and standard deviation of LR's, in some patches."""
     densities: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for fit in fits:
@@ -139,14 +131,14 @@ def fit_colours(lr: Plane, hr: Plane, matrix: Matrix, fits: Iterable[Fit], size:
         if finer is not None:
             pair = lr.read(fit.x, fit.y, size, size), downscale_local_mean(finer, (scale, scale, 1))
             for kept, image in zip(densities, pair, strict=True):
-                kept.append(ndimage.uniform_filter(density(image), (SMOOTH, SMOOTH, 0)).reshape(-1, 3))
+                kept.append(ndimage.uniform_filter(scan_pairs.density(image), (SMOOTH, SMOOTH, 0)).reshape(-1, 3))
     target, source = (np.concatenate(kept) for kept in densities)
     gain = target.std(axis=0) / np.maximum(source.std(axis=0), LEAST_SPREAD)
     offset = target.mean(axis=0) - gain * source.mean(axis=0)
     return tuple((round(float(g), 5), round(float(o), 5)) for g, o in zip(gain, offset, strict=True))
 
 
-def _draw_overlay(path: Path, lr: Scan, hr: Scan, found: Registration) -> None:
+def _draw_overlay(path: Path, lr: Scan, hr: Scan, found: scan_pairs.Registration) -> None:
     """Write the picture as PNG, atomically."""
     figure = Figure(figsize=(15, 8), layout="constrained")
     axes = figure.subplot_mosaic([["whole", "whole", 0, 1], ["whole", "whole", 2, 3]])
@@ -171,10 +163,10 @@ def _checkerboard(one: np.ndarray, other: np.ndarray, field: int) -> np.ndarray:
     return np.where(((rows + columns) % 2 == 0)[..., np.newaxis], one, other)
 
 
-def _draw_whole(axis: Axes, lr: Scan, hr: Scan, found: Registration) -> None:
+def _draw_whole(axis: Axes, lr: Scan, hr: Scan, found: scan_pairs.Registration) -> None:
     """Draw the thumbnails, HR's resampled to LR's."""
     between = compose(inverse(hr.to_level0), compose(found.matrix, lr.to_level0))
-    image = warp(recoloured(hr.thumbnail, found.colours), AffineTransform(np.vstack([between, [0, 0, 1]])),
+    image = warp(scan_pairs.recoloured(hr.thumbnail, found.colours), AffineTransform(np.vstack([between, [0, 0, 1]])),
                  output_shape=lr.thumbnail.shape[:2], order=1, cval=1.0)
     axis.imshow(_checkerboard(to_float(lr.thumbnail), image, max(1, max(image.shape) // FIELDS)))
     groups: dict[str, list[tuple[int, int]]] = {"accepted": [(fit.x, fit.y) for fit in found.patches]}
@@ -189,11 +181,11 @@ def _draw_whole(axis: Axes, lr: Scan, hr: Scan, found: Registration) -> None:
     axis.set_axis_off()
 
 
-def _draw_patch(axis: Axes, lr: Scan, hr: Scan, found: Registration, fit: Fit) -> None:
+def _draw_patch(axis: Axes, lr: Scan, hr: Scan, found: scan_pairs.Registration, fit: scan_pairs.Fit) -> None:
     size, scale = found.patch_size, found.scale
     finer = aligned(Plane(hr.slide, 1), moved(found.matrix, fit.shift), fit.x, fit.y, size, scale, order=1)
     if finer is not None:
-        image = recoloured(to_uint8(downscale_local_mean(finer, (scale, scale, 1))), found.colours)
+        image = scan_pairs.recoloured(to_uint8(downscale_local_mean(finer, (scale, scale, 1))), found.colours)
         target = Plane(lr.slide, 1).read(fit.x, fit.y, size, size)
         axis.imshow(_checkerboard(target, to_float(image), FIELD), interpolation="nearest")
     axis.set_title(f"{fit.x}, {fit.y}: correlation {fit.correlation:.2f}, worst part {fit.weakest:.2f}", fontsize=8)

@@ -21,19 +21,7 @@ from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.files import DISK_FULL, atomic_path, full_disk_named, write_text
 from pipelines.patches import Patch, Skipped, Source, read_patches
-from pipelines.shards.reading import (
-    FORMAT,
-    REMEDY,
-    UNFINISHED,
-    Page,
-    ShardEntry,
-    fingerprint,
-    finished_page,
-    page_path,
-    remove,
-    shard_path,
-    size_of,
-)
+from pipelines.shards import reading
 from pipelines.slide import SlideError
 from pipelines.workers import Died, cores, run_jobs
 
@@ -81,12 +69,13 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     ids = [source.slide_id for source in sources]
     require(len(set(ids)) == len(ids), "sources", "have distinct slide ids", "name each slide once", sorted(ids))
     require(workers is None or workers > 0, "workers", "be positive", "leave it out for one per core", workers)
-    pages = {source.slide_id: page for source in sources if (page := finished_page(source, folder, options, anew))}
+    pages = {source.slide_id: page for source in sources
+             if (page := reading.finished_page(source, folder, options, anew))}
     kept = len(pages)
     todo = sorted((source for source in sources if source.slide_id not in pages), key=_bytes, reverse=True)
     processes = 1 if sum(map(_bytes, todo)) < SMALL_BYTES else min(cores(), len(todo))
-    with full_disk_named(folder, REMEDY):
-        write_text(folder / UNFINISHED, "")
+    with full_disk_named(folder, reading.REMEDY):
+        write_text(folder / reading.UNFINISHED, "")
     with tqdm(total=len(sources), initial=kept, unit="slide", miniters=0, disable=not progress) as bar:
         patches = _patches_in(pages)
 
@@ -110,16 +99,16 @@ def write_shards(sources: Iterable[Source], folder: str | os.PathLike[str], opti
     paths = [str(path.parent if source.tiles else path) for source in sources[:LISTED] for path in source.files[:1]]
     require(_patches_in(pages) > 0, name, "give at least one patch", why or "name slides", ", ".join(paths))
     _check_share(sources, pages, max_skipped, name)
-    (folder / UNFINISHED).unlink(missing_ok=True)
+    (folder / reading.UNFINISHED).unlink(missing_ok=True)
     return Report(len(sources), _patches_in(pages), kept, skipped)
 
 
 def write_slide(source: Source, report: Callable[[int], None], folder: Path, options: PatchOptions,
-                strict: bool) -> Page:
+                strict: bool) -> reading.Page:
     """Write one slide's shards, then its page, and return the page. After an error nothing of it is left."""
-    remove(folder, source.slide_id)
+    reading.remove(folder, source.slide_id)
     skipped: list[Skipped] = []
-    shards: list[ShardEntry] = []
+    shards: list[reading.ShardEntry] = []
     found: dict[str, int] = {}  # size and scale of pairs
     patches = _patches(source, options, strict, skipped)
     try:
@@ -128,10 +117,10 @@ def write_slide(source: Source, report: Callable[[int], None], folder: Path, opt
             if first.lr is not None:
                 found = {"patch_size": size, "scale": size // first.lr.shape[0]}
             some = chain([first], islice(patches, max(1, SHARD_BYTES // (3 * size**2)) - 1))
-            shards.append(_write_shard(some, shard_path(folder, source.slide_id, len(shards)), report))
+            shards.append(_write_shard(some, reading.shard_path(folder, source.slide_id, len(shards)), report))
         return _write_page(source, folder, options, shards, skipped, found)
     except BaseException:
-        remove(folder, source.slide_id)
+        reading.remove(folder, source.slide_id)
         raise
 
 
@@ -145,13 +134,13 @@ def _patches(source: Source, options: PatchOptions, strict: bool, skipped: list[
             skipped.append(item)
 
 
-def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> ShardEntry:
+def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], None]) -> reading.ShardEntry:
     import tensorflow as tf
 
     from pipelines.shards.records import encode
 
     tissue = []
-    with full_disk_named(path, REMEDY), atomic_path(path) as temporary:
+    with full_disk_named(path, reading.REMEDY), atomic_path(path) as temporary:
         try:
             with tf.io.TFRecordWriter(os.fsencode(temporary)) as writer:
                 for patch in patches:
@@ -165,18 +154,18 @@ def _write_shard(patches: Iterable[Patch], path: Path, report: Callable[[int], N
         return {"name": path.name, "bytes": temporary.stat().st_size, "tissue": tissue}
 
 
-def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[ShardEntry],
-                skipped: list[Skipped], found: dict[str, int]) -> Page:
+def _write_page(source: Source, folder: Path, options: PatchOptions, shards: list[reading.ShardEntry],
+                skipped: list[Skipped], found: dict[str, int]) -> reading.Page:
     """Write a slide's page; `found` replaces options by what was found while reading.
 
     What an anonymous slide's page says of skipped patches has no names; the returned page has them, for the screen.
     """
-    known = fingerprint(source, options)
-    page = Page(format=FORMAT, slide_id=source.slide_id, options=known["options"] | found, region=known["region"],
-                files=known["files"], count=sum(len(shard["tissue"]) for shard in shards), shards=shards,
-                skipped=skipped)
-    path = page_path(folder, source.slide_id)
-    with full_disk_named(path, REMEDY):
+    known = reading.fingerprint(source, options)
+    page = reading.Page(format=reading.FORMAT, slide_id=source.slide_id, options=known["options"] | found,
+                        region=known["region"], files=known["files"], shards=shards, skipped=skipped,
+                        count=sum(len(shard["tissue"]) for shard in shards))
+    path = reading.page_path(folder, source.slide_id)
+    with full_disk_named(path, reading.REMEDY):
         written = [_nameless(item, source.key, source.tiles) for item in skipped] if source.key else skipped
         write_text(path, dumps({**page, "skipped": written}, default=asdict) + "\n")
     return page
@@ -186,9 +175,9 @@ def _nameless(item: Skipped, key: bytes, is_tile: bool) -> Skipped:
     return replace(item, where=alias(item.where, key) if is_tile else item.where, reason="the screen said why")
 
 
-def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -> Page:
+def _give_up(source: Source, folder: Path, options: PatchOptions, reason: str) -> reading.Page:
     """Write a page for a slide that kills its reader, so that the next run does not try it again."""
-    remove(folder, source.slide_id)
+    reading.remove(folder, source.slide_id)
     skipped = Skipped(source.slide_id, "slide", f"{source.files[0]}: {reason}")
     return _write_page(source, folder, options, [], [skipped], {})
 
@@ -207,7 +196,7 @@ def _refuse_broken(skipped: Iterable[Skipped], strict: bool) -> None:
             raise SlideError(f"{item.slide_id}, {item.where}: {item.reason}")
 
 
-def _check_share(sources: Sequence[Source], pages: dict[str, Page], max_skipped: float, name: str) -> None:
+def _check_share(sources: Sequence[Source], pages: dict[str, reading.Page], max_skipped: float, name: str) -> None:
     """Refuse slides and tiles of which a larger share than `max_skipped` gives no patch; count them by reason."""
     lost, total = Counter[str](), 0
     for source in sources:
@@ -231,9 +220,9 @@ def _reason(item: Skipped, source: Source) -> str:
     return next((item.reason[len(f"{path}: "):] for path in paths if item.reason.startswith(f"{path}: ")), item.reason)
 
 
-def _patches_in(pages: dict[str, Page]) -> int:
+def _patches_in(pages: dict[str, reading.Page]) -> int:
     return sum(page["count"] for page in pages.values())
 
 
 def _bytes(source: Source) -> int:
-    return sum(size_of(path) or 0 for path in source.files)
+    return sum(reading.size_of(path) or 0 for path in source.files)

@@ -19,17 +19,17 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
 from pipelines import console
 from pipelines.errors import SlideError, require
 from pipelines.files import atomic_path
-from pipelines.options import define, read
+from pipelines.options import GIVEN, Options, basic, flags_of, read, within
 from pipelines.slide import open_slide
 from sr_keras.client.connection import SuperResolutionClient
 from sr_keras.client.protocol import ClientOptions, unreadable
@@ -38,24 +38,29 @@ AUTH_VARIABLE = "SR_KERAS_AUTH_HEADER"
 JPEG_QUALITY = 95
 JPEG_LONGEST_SIDE = 65500
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("server", None, "grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS.",
-                    flag_values=FLAGS)
-flags.DEFINE_string("model_name", None, "The model's name on the server.", flag_values=FLAGS)
-flags.DEFINE_integer("model_version", None, "The model's version; the newest if left out.", flag_values=FLAGS)
-flags.DEFINE_boolean("check", False, "Only report whether the model is ready.", flag_values=FLAGS)
-flags.DEFINE_string("input", None, "A picture or slide.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "A .png or .jpg to write.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace an existing file.", flag_values=FLAGS)
-flags.DEFINE_integer("quality", None, f"Quality of a .jpg, 1 to 100; {JPEG_QUALITY} if left out.", flag_values=FLAGS)
-flags.DEFINE_string("auth_header_file", None, f"File with the Authorization header; ${AUTH_VARIABLE} if left out.",
-                    flag_values=FLAGS)
-define(FLAGS, ClientOptions)
+
+@dataclass(frozen=True)
+class RequestOptions(Options):
+    """What is asked of which server."""
+
+    server: str = basic(None, "grpc://HOST:8500 or http://HOST:8501; grpcs:// or https:// for TLS", "", GIVEN)
+    model_name: str = basic(None, "The model's name on the server", "", GIVEN)
+    model_version: int | None = basic(None, "The model's version", "the newest if left out")
+    check: bool = basic(False, "Only report whether the model is ready")
+    input: str | None = basic(None, "A picture or slide")
+    output: str | None = basic(None, "A .png or .jpg to write")
+    overwrite: bool = basic(False, "Replace an existing file")
+    quality: int | None = basic(None, "Quality of a .jpg, 1 to 100", f"{JPEG_QUALITY} if left out", within(1, 100))
+    auth_header_file: str | None = basic(None, "File with the Authorization header", f"${AUTH_VARIABLE} if left out")
+
+
+FLAGS = flags_of(RequestOptions, ClientOptions)
 
 
 def main() -> int:
     """Check paths, then send the picture."""
-    for name in ("server", "model_name", *(() if FLAGS.check else ("input", "output"))):
+    read(FLAGS, RequestOptions)
+    for name in () if FLAGS.check else ("input", "output"):
         require(bool(FLAGS[name].value), name, "be given", f"add --{name}=...", FLAGS[name].value)
     if not FLAGS.check:
         _check_paths(Path(FLAGS.input), Path(FLAGS.output))
@@ -102,8 +107,6 @@ def _check_paths(source: Path, target: Path) -> None:
         pass
     require(target.suffix.lower() in (".png", ".jpg", ".jpeg"), "output", "end in .png or .jpg", "name another",
             str(target))
-    require(FLAGS.quality is None or 1 <= FLAGS.quality <= 100, "quality", "lie in [1, 100]",
-            f"{JPEG_QUALITY} is the default", FLAGS.quality)
     require(FLAGS.quality is None or target.suffix.lower() != ".png", "quality",
             "be left out for a .png, which loses nothing", "name a .jpg for it", FLAGS.quality)
     require(not (target.exists() and target.samefile(source)), "output", "be another file than the input",

@@ -25,25 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipelines.errors import UserError, require
-from sr_keras.client.protocol import (
-    BAD_ANSWER,
-    BYTES,
-    HALO,
-    MAX_HALO,
-    MAX_PIXELS,
-    MAX_SCALE,
-    SR_SIDE,
-    TENSOR,
-    UNAVAILABLE,
-    Address,
-    ClientOptions,
-    Expected,
-    Failure,
-    Transport,
-    check_auth_header,
-    parse_address,
-    server_error,
-)
+from sr_keras.client import protocol
 from sr_keras.client.rest_transport import RestTransport
 from sr_keras.model.tiles import Box, Span, core_of, spans
 
@@ -84,17 +66,17 @@ class SuperResolutionClient:
             OSError: `ca_cert` can't be read.
             UserError: gRPC is asked for and not installed.
         """
-        address = parse_address(server)
+        address = protocol.parse_address(server)
         require(bool(model_name) and not set(model_name) & set("/:"), "model_name", "be a name without / and :",
                 "check the spelling", model_name)
         require(model_version is None or 0 <= model_version < 2**63, "model_version", "be 0 or more",
                 "leave it out for the newest", model_version)
-        self.options = ClientOptions(**options)
+        self.options = protocol.ClientOptions(**options)
         require(address.tls or self.options.ca_cert is None, "server",
                 "be grpcs:// or https:// where `ca_cert` is given", "without TLS there is no certificate",
                 address.text)
         if self.options.auth_header is not None:
-            check_auth_header(self.options.auth_header, address)
+            protocol.check_auth_header(self.options.auth_header, address)
         self.server, self.model_name, self.model_version = address.text, model_name, model_version
         self._transport = _transport(address, model_name, self.options)
         self._about: About | None = None
@@ -193,11 +175,11 @@ class SuperResolutionClient:
         """
         limit, scale = self.options.max_sr_pixels, self.scale
         require(scale**2 * height * width <= limit, "image", f"become {limit} pixels or fewer (`max_sr_pixels`)",
-                "raise that, take the pieces by `tiles`, or make a .tif by python -m sr_keras.super_resolve",
+                "raise it, iterate over `tiles`, or write a .tif with python -m sr_keras.super_resolve",
                 f"{width}x{height} pixels, times {scale} a side")
 
     def _predict(self, lr: np.ndarray, scale: int | None, version: int | None) -> np.ndarray:
-        expected = Expected(lr.shape[1], lr.shape[2], scale)
+        expected = protocol.Expected(lr.shape[1], lr.shape[2], scale)
         return self._call(lambda: self._transport.predict(lr, expected, version))
 
     def _asked_about(self) -> About:
@@ -215,16 +197,16 @@ class SuperResolutionClient:
         """Return what the model says about itself; None if it was not exported by sr_keras."""
         try:
             said = self._transport.about(self.model_version)
-        except Failure as failure:
+        except protocol.Failure as failure:
             if failure.code in NO_SIGNATURE:
                 return None
             raise
-        numbers: Any = tuple(said.get(name) for name in (SR_SIDE, HALO, MAX_PIXELS))
+        numbers: Any = tuple(said.get(name) for name in (protocol.SR_SIDE, protocol.HALO, protocol.MAX_PIXELS))
         scale, halo, max_pixels = numbers
         if not all(type(number) is int for number in numbers) \
-                or not (1 <= scale <= MAX_SCALE and 0 <= halo <= MAX_HALO and max_pixels >= 1):
-            raise Failure(BAD_ANSWER, f"scale, halo and max_pixels of {numbers} where 1 to {MAX_SCALE}, 0 to "
-                                      f"{MAX_HALO} and 1 or more are expected")
+                or not (1 <= scale <= protocol.MAX_SCALE and 0 <= halo <= protocol.MAX_HALO and max_pixels >= 1):
+            raise protocol.Failure(protocol.BAD_ANSWER, f"scale, halo and max_pixels of {numbers} where 1 to "
+                                   f"{protocol.MAX_SCALE}, 0 to {protocol.MAX_HALO} and 1 or more are expected")
         return About(scale, halo, max_pixels)
 
     def _probed_scale(self) -> int:
@@ -234,17 +216,17 @@ class SuperResolutionClient:
     def _states(self) -> dict[int, str]:
         states = self._transport.states(self.model_version)
         if AVAILABLE not in states.values():
-            raise Failure(UNAVAILABLE, ", ".join(f"version {version} is {state}" for version, state in states.items())
-                          or "no version of the model")
+            shown = ", ".join(f"version {version} is {state}" for version, state in states.items())
+            raise protocol.Failure(protocol.UNAVAILABLE, shown or "no version of the model")
         return states
 
     def _call(self, ask: Callable[[], Answer]) -> Answer:
         try:
             return retried(ask, self.options.retries, self._sleep)
-        except Failure as failure:
+        except protocol.Failure as failure:
             version = "" if self.model_version is None else f" version {self.model_version}"
             # Without its cause: a traceback would show the server's text in full, perhaps with the header.
-            raise server_error(self.server, f"model {self.model_name!r}{version}", failure,
+            raise protocol.server_error(self.server, f"model {self.model_name!r}{version}", failure,
                                self.options.auth_header or "") from None
 
 
@@ -262,23 +244,23 @@ def retried(call: Callable[[], Answer], retries: int, sleep: Callable[[float], o
     for retry in range(retries):
         try:
             return call()
-        except Failure as failure:
-            if failure.code != UNAVAILABLE:
+        except protocol.Failure as failure:
+            if failure.code != protocol.UNAVAILABLE:
                 raise
         sleep(min(LONGEST_S, FIRST_S * 2**retry) * uniform(0.5, 1.0))
     return call()
 
 
-def _transport(address: Address, model_name: str, options: ClientOptions) -> Transport:
+def _transport(address: protocol.Address, model_name: str, options: protocol.ClientOptions) -> protocol.Transport:
     if address.rest:
-        return RestTransport(address, model_name, options.encoding or BYTES, options)
+        return RestTransport(address, model_name, options.encoding or protocol.BYTES, options)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the error says it
     try:
         from sr_keras.client.grpc_transport import GrpcTransport
     except ImportError as error:
         raise UserError("`tensorflow-serving-api` must be installed for gRPC; run pip install '.[serving]', or name "
                         f"the server's http:// address. Received: {error}") from error
-    return GrpcTransport(address, model_name, options.encoding or TENSOR, options)
+    return GrpcTransport(address, model_name, options.encoding or protocol.TENSOR, options)
 
 
 def _check_image(image: np.ndarray) -> None:

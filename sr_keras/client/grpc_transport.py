@@ -20,26 +20,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from sr_keras.client.protocol import (
-    ABOUT,
-    BAD_ANSWER,
-    BYTES,
-    CANCELLED,
-    NOT_TRUSTED,
-    OUTPUTS,
-    SIDE,
-    SIGNATURES,
-    TENSOR,
-    UNAVAILABLE,
-    Address,
-    ClientOptions,
-    Expected,
-    Failure,
-    from_numbers,
-    from_png,
-    to_png,
-    trust,
-)
+from sr_keras.client import protocol
 
 # How gRPC reports a failed TLS handshake, which it calls UNAVAILABLE.
 UNTRUSTED = ("Handshake failed", "handshake failed", "Verification Check failed")
@@ -51,7 +32,8 @@ States = get_model_status_pb2.ModelVersionStatus.State
 class GrpcTransport:
     """A channel to one model of a server; threads may share it."""
 
-    def __init__(self, address: Address, model_name: str, encoding: str, options: ClientOptions) -> None:
+    def __init__(self, address: protocol.Address, model_name: str, encoding: str,
+                 options: protocol.ClientOptions) -> None:
         self._model_name = model_name
         self._encoding = encoding
         self._timeout_s = options.timeout_s
@@ -60,18 +42,18 @@ class GrpcTransport:
         self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel).Predict
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel).GetModelStatus
 
-    def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
-        if self._encoding == BYTES:
-            tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[to_png(lr[0])])
-            outputs = self._outputs("image_bytes", tensor, (1,), SIGNATURES[BYTES], version)
+    def predict(self, lr: np.ndarray, expected: protocol.Expected, version: int | None) -> np.ndarray:
+        if self._encoding == protocol.BYTES:
+            tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[protocol.to_png(lr[0])])
+            outputs = self._outputs("image_bytes", tensor, (1,), protocol.SIGNATURES[protocol.BYTES], version)
         else:
             tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_UINT8, tensor_content=lr.tobytes())
-            outputs = self._outputs("lr", tensor, lr.shape, SIGNATURES[TENSOR], version)
+            outputs = self._outputs("lr", tensor, lr.shape, protocol.SIGNATURES[protocol.TENSOR], version)
         return self._pixels(outputs, expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
         tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_INT32, int_val=[1])
-        outputs = self._outputs(SIDE, tensor, (1,), ABOUT, version)
+        outputs = self._outputs(protocol.SIDE, tensor, (1,), protocol.ABOUT, version)
         return {name: _one_number(outputs[name]) for name in outputs}
 
     def states(self, version: int | None) -> dict[int, str]:
@@ -96,9 +78,9 @@ class GrpcTransport:
         response = self._ask(self._predict, request)
         said = response.model_spec  # optional
         if said.name not in ("", self._model_name):
-            raise Failure(BAD_ANSWER, f"the answer of model {said.name!r}")
+            raise protocol.Failure(protocol.BAD_ANSWER, f"the answer of model {said.name!r}")
         if version is not None and said.HasField("version") and said.version.value != version:
-            raise Failure(BAD_ANSWER, f"the answer of version {said.version.value}")
+            raise protocol.Failure(protocol.BAD_ANSWER, f"the answer of version {said.version.value}")
         return response.outputs
 
     def _ask(self, method: Any, request: Any) -> Any:
@@ -107,30 +89,30 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise _failure(error) from error
         except ValueError as error:
-            raise Failure(CANCELLED, "the channel is closed") from error
+            raise protocol.Failure(protocol.CANCELLED, "the channel is closed") from error
 
-    def _pixels(self, outputs: Any, expected: Expected) -> np.ndarray:
-        name = OUTPUTS[self._encoding]
+    def _pixels(self, outputs: Any, expected: protocol.Expected) -> np.ndarray:
+        name = protocol.OUTPUTS[self._encoding]
         if name not in outputs:
-            raise Failure(BAD_ANSWER, f"outputs {sorted(outputs)} where {name!r} is expected")
+            raise protocol.Failure(protocol.BAD_ANSWER, f"outputs {sorted(outputs)} where {name!r} is expected")
         tensor = outputs[name]
-        wanted = types_pb2.DT_STRING if self._encoding == BYTES else types_pb2.DT_UINT8
+        wanted = types_pb2.DT_STRING if self._encoding == protocol.BYTES else types_pb2.DT_UINT8
         if tensor.dtype != wanted:
             found, expected_type = (_name_of(types_pb2.DataType, dtype) for dtype in (tensor.dtype, wanted))
-            raise Failure(BAD_ANSWER, f"{name} of {found} where {expected_type} is expected")
+            raise protocol.Failure(protocol.BAD_ANSWER, f"{name} of {found} where {expected_type} is expected")
         shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-        if self._encoding == BYTES:
+        if self._encoding == protocol.BYTES:
             if shape != (1,) or len(tensor.string_val) != 1:
-                raise Failure(BAD_ANSWER, f"{name} of shape {list(shape)} where [1] is expected")
-            return from_png(tensor.string_val[0], expected)
+                raise protocol.Failure(protocol.BAD_ANSWER, f"{name} of shape {list(shape)} where [1] is expected")
+            return protocol.from_png(tensor.string_val[0], expected)
         content = tensor.tensor_content
-        return from_numbers(np.frombuffer(content, np.uint8) if content else tensor.int_val, expected, shape)
+        return protocol.from_numbers(np.frombuffer(content, np.uint8) if content else tensor.int_val, expected, shape)
 
 
-def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
+def _channel(address: protocol.Address, options: protocol.ClientOptions) -> grpc.Channel:
     host = f"[{address.host}]" if ":" in address.host else address.host
     target = f"{host}:{address.port}"
-    largest = Expected(options.tile, options.tile, options.scale)
+    largest = protocol.Expected(options.tile, options.tile, options.scale)
     settings = [
         ("grpc.max_receive_message_length", largest.most_bytes),
         ("grpc.enable_retries", 0),  # see `connection.retried`
@@ -144,21 +126,21 @@ def _channel(address: Address, options: ClientOptions) -> grpc.Channel:
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(_roots(options)), settings)
 
 
-def _roots(options: ClientOptions) -> bytes | None:
+def _roots(options: protocol.ClientOptions) -> bytes | None:
     """Return the trusted certificates as PEM: by default gRPC has a list of its own, not this system's."""
-    context = trust(options.ca_cert)
+    context = protocol.trust(options.ca_cert)
     if options.ca_cert is not None:
         return Path(options.ca_cert).read_bytes()
     return "".join(map(ssl.DER_cert_to_PEM_cert, context.get_ca_certs(binary_form=True))).encode() or None
 
 
-def _failure(error: Any) -> Failure:
+def _failure(error: Any) -> protocol.Failure:
     code, details = error.code().name, error.details() or ""
-    if code == UNAVAILABLE and any(said in details for said in UNTRUSTED):
-        return Failure(NOT_TRUSTED, details)
+    if code == protocol.UNAVAILABLE and any(said in details for said in UNTRUSTED):
+        return protocol.Failure(protocol.NOT_TRUSTED, details)
     if any(said in details for said in UNREADABLE):
-        return Failure(BAD_ANSWER, details)
-    return Failure(code, details)
+        return protocol.Failure(protocol.BAD_ANSWER, details)
+    return protocol.Failure(code, details)
 
 
 def _one_number(tensor: Any) -> int | None:

@@ -115,7 +115,7 @@ class ClientOptions(Options):
         f"lie in (0, {MAX_TIMEOUT_S}], a day at most", lambda value: 0 < value <= MAX_TIMEOUT_S))
     retries: int = option(5, "Number of retries while the server is UNAVAILABLE", "they come after 0.5, 1, 2, 4, 8 s "
                           "and then every 10 s, each wait shortened at random by up to half", within(0, 20))
-    ca_cert: str | Path | None = option(  # noqa: RUF009
+    ca_cert: str | Path | None = option(
         None, "PEM file of trusted certificates", "those of this system if left out")
     max_sr_pixels: int = option(2**28, "Largest number of output pixels", "", POSITIVE)
     auth_header: str | None = None

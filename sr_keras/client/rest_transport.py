@@ -26,40 +26,20 @@ import msgspec
 import numpy as np
 
 from pipelines.files import Count
-from sr_keras.client.protocol import (
-    ABOUT,
-    BAD_ANSWER,
-    BYTES,
-    CANCELLED,
-    DEADLINE_EXCEEDED,
-    DROPPED,
-    NOT_TRUSTED,
-    SIDE,
-    SIGNATURES,
-    SLACK,
-    TENSOR,
-    UNAVAILABLE,
-    Address,
-    ClientOptions,
-    Expected,
-    Failure,
-    from_numbers,
-    from_png,
-    to_png,
-    trust,
-)
+from sr_keras.client import protocol
 
 # What TensorFlow Serving's HTTP server makes of gRPC's codes, read backwards.
 CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
-         412: "FAILED_PRECONDITION",
-         429: "RESOURCE_EXHAUSTED", 499: CANCELLED, 501: "UNIMPLEMENTED", 503: UNAVAILABLE, 504: DEADLINE_EXCEEDED}
+         412: "FAILED_PRECONDITION", 429: "RESOURCE_EXHAUSTED", 499: protocol.CANCELLED, 501: "UNIMPLEMENTED",
+         503: protocol.UNAVAILABLE, 504: protocol.DEADLINE_EXCEEDED}
 BYTES_PER_NUMBER = 8  # three digits, a comma, a space, and its share of brackets
 
 
 class RestTransport:
     """One model of a server; threads may share it."""
 
-    def __init__(self, address: Address, model_name: str, encoding: str, options: ClientOptions) -> None:
+    def __init__(self, address: protocol.Address, model_name: str, encoding: str,
+                 options: protocol.ClientOptions) -> None:
         self._address = address
         self._path = f"/v1/models/{quote(model_name, safe='')}"
         self._encoding = encoding
@@ -67,33 +47,34 @@ class RestTransport:
         self._headers = {"Content-Type": "application/json", "Connection": "close"}
         if options.auth_header:
             self._headers["Authorization"] = options.auth_header
-        self._trust = trust(options.ca_cert) if address.tls else None
+        self._trust = protocol.trust(options.ca_cert) if address.tls else None
         self._open: set[socket.socket] = set()
         self._closed = False
 
-    def predict(self, lr: np.ndarray, expected: Expected, version: int | None) -> np.ndarray:
-        if self._encoding == TENSOR:
-            limit = BYTES_PER_NUMBER * expected.most_values + SLACK
-            prediction = self._predict(SIGNATURES[TENSOR], {"lr": lr[0].tolist()}, version, limit)
-            return from_numbers([prediction], expected)
-        png = base64.b64encode(to_png(lr[0])).decode("ascii")
-        prediction = self._predict(SIGNATURES[BYTES], {"image_bytes": {"b64": png}}, version, expected.most_bytes)
+    def predict(self, lr: np.ndarray, expected: protocol.Expected, version: int | None) -> np.ndarray:
+        if self._encoding == protocol.TENSOR:
+            limit = BYTES_PER_NUMBER * expected.most_values + protocol.SLACK
+            prediction = self._predict(protocol.SIGNATURES[protocol.TENSOR], {"lr": lr[0].tolist()}, version, limit)
+            return protocol.from_numbers([prediction], expected)
+        png = base64.b64encode(protocol.to_png(lr[0])).decode("ascii")
+        prediction = self._predict(protocol.SIGNATURES[protocol.BYTES], {"image_bytes": {"b64": png}}, version,
+                                   expected.most_bytes)
         try:
             data = base64.b64decode(prediction["b64"], validate=True)
         except (KeyError, TypeError, ValueError) as error:
-            raise Failure(BAD_ANSWER, 'a prediction that is no {"b64": ...}') from error
-        return from_png(data, expected)
+            raise protocol.Failure(protocol.BAD_ANSWER, 'a prediction that is no {"b64": ...}') from error
+        return protocol.from_png(data, expected)
 
     def about(self, version: int | None) -> dict[str, Any]:
-        prediction = self._predict(ABOUT, {SIDE: 1}, version, SLACK)
+        prediction = self._predict(protocol.ABOUT, {protocol.SIDE: 1}, version, protocol.SLACK)
         return prediction if isinstance(prediction, dict) else {}
 
     def states(self, version: int | None) -> dict[int, str]:
-        answer = _parsed(self._ask("GET", self._versioned(version), None, SLACK))
+        answer = _parsed(self._ask("GET", self._versioned(version), None, protocol.SLACK))
         try:
             found = msgspec.convert(answer, _States, strict=False)["model_version_status"]  # versions are text
         except msgspec.ValidationError as error:
-            raise Failure(BAD_ANSWER, f"JSON without a model_version_status ({error})") from error
+            raise protocol.Failure(protocol.BAD_ANSWER, f"JSON without a model_version_status ({error})") from error
         return {status["version"]: status["state"] for status in found}
 
     def close(self) -> None:
@@ -109,7 +90,7 @@ class RestTransport:
         body = json.dumps({"signature_name": signature, "instances": [instance]}, separators=(",", ":")).encode()
         predictions = _parsed(self._ask("POST", f"{self._versioned(version)}:predict", body, limit)).get("predictions")
         if not isinstance(predictions, list) or len(predictions) != 1:
-            raise Failure(BAD_ANSWER, "JSON without the one prediction that is expected")
+            raise protocol.Failure(protocol.BAD_ANSWER, "JSON without the one prediction that is expected")
         return predictions[0]
 
     def _ask(self, method: str, path: str, body: bytes | None, limit: int) -> bytes:
@@ -123,18 +104,19 @@ class RestTransport:
                 data = response.read(limit + 1)
             cut_off = len(data) <= limit and bool(response.length)
         except (RemoteDisconnected, IncompleteRead, OSError) as error:
-            raise self._broken(deadline, Failure(DROPPED, str(error) or type(error).__name__)) from error
+            failure = protocol.Failure(protocol.DROPPED, str(error) or type(error).__name__)
+            raise self._broken(deadline, failure) from error
         except HTTPException as error:
-            raise self._broken(deadline, Failure(BAD_ANSWER, f"no HTTP: {error!r}")) from error
+            raise self._broken(deadline, protocol.Failure(protocol.BAD_ANSWER, f"no HTTP: {error!r}")) from error
         finally:
             connection.close()
         if cut_off or time.monotonic() >= deadline:
-            dropped = Failure(DROPPED, f"{len(data)} bytes of {len(data) + (response.length or 0)}")
+            dropped = protocol.Failure(protocol.DROPPED, f"{len(data)} bytes of {len(data) + (response.length or 0)}")
             raise self._broken(deadline, dropped)
         if len(data) > limit:
-            raise Failure(BAD_ANSWER, f"more than the {limit} bytes that are possible")
+            raise protocol.Failure(protocol.BAD_ANSWER, f"more than the {limit} bytes that are possible")
         if response.status != 200:
-            raise Failure(CODES.get(response.status, f"HTTP {response.status}"), _reason(data))
+            raise protocol.Failure(CODES.get(response.status, f"HTTP {response.status}"), _reason(data))
         return data
 
     def _connect(self) -> HTTPConnection:
@@ -144,11 +126,11 @@ class RestTransport:
         try:
             connection.connect()
         except TimeoutError as error:
-            raise Failure(DEADLINE_EXCEEDED, f"no connection in {self._timeout_s:g} s") from error
+            raise protocol.Failure(protocol.DEADLINE_EXCEEDED, f"no connection in {self._timeout_s:g} s") from error
         except ssl.SSLError as error:
-            raise Failure(NOT_TRUSTED, str(error)) from error
+            raise protocol.Failure(protocol.NOT_TRUSTED, str(error)) from error
         except OSError as error:  # nothing was sent, so it may be retried
-            raise Failure(UNAVAILABLE, str(error)) from error
+            raise protocol.Failure(protocol.UNAVAILABLE, str(error)) from error
         return connection
 
     @contextmanager
@@ -160,18 +142,18 @@ class RestTransport:
         watch.start()
         try:
             if self._closed:
-                raise Failure(CANCELLED, "the client is closed")
+                raise protocol.Failure(protocol.CANCELLED, "the client is closed")
             yield
         finally:
             watch.cancel()
             self._open.discard(open_socket)
 
-    def _broken(self, deadline: float, failure: Failure) -> Failure:
+    def _broken(self, deadline: float, failure: protocol.Failure) -> protocol.Failure:
         """Return why there is no answer: the client hung up, or else the failure."""
         if self._closed:
-            return Failure(CANCELLED, failure.reason)
+            return protocol.Failure(protocol.CANCELLED, failure.reason)
         if time.monotonic() >= deadline:
-            return Failure(DEADLINE_EXCEEDED, f"nothing whole in {self._timeout_s:g} s")
+            return protocol.Failure(protocol.DEADLINE_EXCEEDED, f"nothing whole in {self._timeout_s:g} s")
         return failure
 
 
@@ -193,9 +175,9 @@ def _parsed(data: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Failure(BAD_ANSWER, f"what is no JSON: {data[:80]!r}") from error
+        raise protocol.Failure(protocol.BAD_ANSWER, f"what is no JSON: {data[:80]!r}") from error
     if not isinstance(parsed, dict):
-        raise Failure(BAD_ANSWER, "JSON that is not an object")
+        raise protocol.Failure(protocol.BAD_ANSWER, "JSON that is not an object")
     return parsed
 
 

@@ -5,7 +5,6 @@
     patches     the patches that are scored, and the scores of each
     tables      means, intervals and gains over bicubic: tables and files
     nuclei      nuclei of a picture by one fixed detector, and how those of two pictures agree
-    perceptual  distances in the features of a trained VGG16
     detail      both by slide, what is invented and lost, and whether the trust map tells where
     pictures    LR, bicubic, SR and HR side by side; curves of gains; maps of nuclei
 """

@@ -27,7 +27,7 @@ from pipelines.files import write_text
 from pipelines.pixels import quantise, to_uint8
 from pipelines.shards import ShardSet
 from pipelines.shards.records import damage_named, decode_number
-from sr_keras.evaluation import perceptual
+from sr_keras import features as perceptual
 from sr_keras.evaluation.nuclei import (
     FIT,
     Comparison,

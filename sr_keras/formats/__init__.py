@@ -14,16 +14,22 @@
     parity                   the comparison with Keras
     run_data                 tissue and facts from the training run
 
-To add a format, write a module that defines `FORMAT` and import it here; flags, export and benchmark follow.
+To add a format, write a module here that defines `FORMAT`; flags, export and benchmark find it. If it is to run slides
+too, it needs an entry in `sr_keras.model.runtimes` as well, since inference imports nothing from this package.
 """
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Sequence
 
-from sr_keras.formats import litert, onnx, saved_model, tensorrt
 from sr_keras.formats.format import Format
 
-FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (saved_model, litert, onnx, tensorrt)}
+SHARED = ("format", "parity", "run_data", "signatures")  # all other modules here are formats
+_FOUND: list[Format] = [importlib.import_module(f"{__name__}.{module.name}").FORMAT
+                        for module in pkgutil.iter_modules(__path__) if module.name not in SHARED]
+_FOUND.sort(key=lambda one: (one.name != "saved_model", bool(one.after), one.name))
+FORMATS = {one.name: one for one in _FOUND}
 PRECISIONS = tuple(dict.fromkeys(name for format in FORMATS.values() for name in format.tolerances))
 
 

@@ -5,7 +5,8 @@
     print(generator.why)                           # litert (the fastest on most CPUs)
     sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
-"auto" is TensorFlow where it sees a GPU, and LiteRT elsewhere. "fastest" measures those that are installed.
+"auto" is TensorFlow where it sees a GPU, and LiteRT elsewhere, which opens fastest. `fastest` measures those that are
+installed, which pays for a large slide.
 
 The results of the engines agree within 1/255. Every engine opens whatever `load_generator` loads. All run on the CPU;
 TensorFlow uses a GPU where there is one. Each runs a network in bands, see `sr_keras.model.streaming`, so that a large
@@ -47,7 +48,6 @@ from sr_keras.model.runtimes import (
     AUTO,
     ENGINE_CHOICES,
     ENGINES,
-    FASTEST,
     LITERT_INT8,
     PRECISIONS,
     RUNTIMES,
@@ -80,8 +80,7 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None, p
     """Open a generator on an engine.
 
     Args:
-        name: One of ENGINES; "auto": TensorFlow on a GPU, else LiteRT, and TensorFlow if LiteRT can't run the model;
-            or "fastest": of those that are installed, measured once on this machine.
+        name: One of ENGINES; or "auto": TensorFlow on a GPU, else LiteRT, and TensorFlow if LiteRT can't run the model.
         model_path: What `sr_keras.model.loading.load_generator` takes.
         threads: Threads that compute; all cores of this process if left out. TensorFlow's are those of the process.
         precision: One of PRECISIONS. "auto" is LiteRT in int8 where the processor is faster with it and the results
@@ -110,9 +109,28 @@ def open_engine(name: str, model_path: str | Path, threads: int | None = None, p
         return replace(engine, why=f"{engine.why}, in float32: {reason}")
     if name == AUTO:
         return _usual(found, threads)
-    if name in ("tensorflow", FASTEST):
+    if name == "tensorflow":
         _limit_tensorflow(threads)
-    return _fastest(found, threads) if name == FASTEST else _open(name, found, threads, f"{name} (asked for)")
+    return _open(name, found, threads, f"{name} (asked for)")
+
+
+def fastest(engine: Engine, threads: int | None = None) -> Engine:
+    """Return the fastest of the engines that are installed, in place of one that "auto" opened.
+
+    They are measured one after the other, in about half a minute, once for each model and machine. One that can't run
+    the model is left out. Nothing is measured on a GPU.
+    """
+    names = installed()
+    if _gpus() or len(names) == 1:
+        return engine
+    seconds = _measured(names, engine.path, threads)
+    rates = {name: (engine.scale * TILE)**2 / 1e6 / took for name, took in seconds.items()}
+    first, *others = sorted(rates, key=rates.__getitem__, reverse=True) or [engine.name]
+    if not others:
+        return engine
+    slower = ", ".join(f"{name} {rates[name]:.2f}" for name in others)
+    why = f"{first} ({rates[first]:.2f} Mpixel/s when it was measured; {slower})"
+    return replace(engine, why=why) if first == engine.name else _open(first, engine.path, threads, why)
 
 
 def installed() -> list[str]:
@@ -185,23 +203,20 @@ def _gpus() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _fastest(found: Path, threads: int | None) -> Engine:
-    """Open the engine that is fastest by a measurement, which is kept in the cache."""
-    names = installed()
-    if len(names) == 1:
-        return _open(names[0], found, threads, f"{names[0]} (no other engine is installed)")
+def _measured(names: list[str], found: Path, threads: int | None) -> dict[str, float]:
+    """Return the seconds that a tile takes by each engine that can run the model; the cache keeps them."""
     kept = cache_folder() / f"{_key(found, *names, _cpu(), threads or cores())}.json"
-    try:
+    with contextlib.suppress(OSError, ValueError):  # not measured yet, or damaged
         content = read_json(kept, dict[str, Positive], "remove it")
-        seconds = {name: content[name] for name in names}
-    except (OSError, ValueError, KeyError):  # not measured yet, or damaged
-        # One after the other: all at once would take more memory than a slide does.
-        seconds = {name: call_apart(_seconds, name, found, threads) for name in names}
-        with contextlib.suppress(OSError):
-            write_text(kept, json.dumps(seconds))
-    first, *others = sorted(names, key=seconds.__getitem__)
-    slower = ", ".join(f"{name} {seconds[name]:.3f}" for name in others)
-    return _open(first, found, threads, f"{first} ({seconds[first]:.3f} s a tile of {TILE}x{TILE}; {slower})")
+        if content and content.keys() <= set(names):
+            return content
+    seconds = {}
+    for name in names:  # one after the other: all at once would take more memory than a slide does
+        with contextlib.suppress(Exception):  # converters and native code raise exceptions of every kind
+            seconds[name] = call_apart(_seconds, name, found, threads)
+    with contextlib.suppress(OSError):
+        write_text(kept, json.dumps(seconds))
+    return seconds
 
 
 def _seconds(name: str, found: Path, threads: int | None) -> float:

@@ -8,6 +8,7 @@
     stain                     for instance "H&E"
     degradation               how its LR was made: the fields of `pipelines.config.DegradeOptions`
     filters                   of its convolutions, which decide how much memory it takes
+    tail_filters              of its enlarging steps
     trained_on                the data, in words
     usual_departure           [low, high], grey levels of 255: what `sr_keras.slides.trust_map` finds at the median
     scores                    gain over bicubic, by kind of LR and by score
@@ -64,13 +65,15 @@ class ModelFacts:
     filters: int | None = None
     scores: Scores | None = None
     nuclei: Scores | None = None
+    tail_filters: int | None = None
 
     def __post_init__(self) -> None:
         for name, most in (("lr_mpp", LARGEST_MPP), ("usual_departure", LARGEST_DEPARTURE)):
             if (given := getattr(self, name)) is not None:
                 check_range(name, given, 0, most)
-        require(self.filters is None or 0 < self.filters <= MOST_FILTERS, "filters", f"be 1 to {MOST_FILTERS}",
-                "correct it", self.filters)
+        for name in ("filters", "tail_filters"):
+            given = getattr(self, name)
+            require(given is None or 0 < given <= MOST_FILTERS, name, f"be 1 to {MOST_FILTERS}", "correct it", given)
 
 
 def from_json(content: Mapping[str, Any], where: Path) -> ModelFacts:
@@ -150,7 +153,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     path = next((folder / name for name in (FACTS_FILE, OLD_FACTS_FILE) if (folder / name).exists()),
                 folder / FACTS_FILE)
-    require(path.exists(), FACTS_FILE.name, "be there", EXPORT_AGAIN, str(path))
+    require(path.exists(), FACTS_FILE.name, "exist", EXPORT_AGAIN, str(path))
     facts = read_json(path, dict[str, Any], EXPORT_AGAIN)
     checked(facts, _OfGraph, path, EXPORT_AGAIN)
     return facts

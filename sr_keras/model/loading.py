@@ -31,6 +31,7 @@ import tensorflow as tf
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float, to_uint8
+from sr_keras.layers import FewChannelConv2D
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, from_json, read_facts, run_facts
 from sr_keras.networks import receptive_field
 
@@ -186,14 +187,14 @@ def read_keras_file(path: Path) -> tuple[bytes, int]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             names = sorted(member.filename for member in members)
-            require(names == sorted(MEMBERS), "members", f"be {', '.join(MEMBERS)}", "save it by Keras", names[:4])
+            require(names == sorted(MEMBERS), "members", f"be {', '.join(MEMBERS)}", "save it with Keras", names[:4])
             found = {member.filename: _content(archive, member) for member in members}
         weights = found["model.weights.h5"]
         sizes: list[float] = []  # Keras stores arrays as they are, never in compressed chunks
         with h5py.File(io.BytesIO(weights)) as file:
             file.visititems(lambda _, item: sizes.append(
                 math.inf if getattr(item, "chunks", None) else getattr(item, "nbytes", 0)))
-        require(sum(sizes) <= len(weights), "weights", f"have {len(weights)} bytes", "save it by Keras", sum(sizes))
+        require(sum(sizes) <= len(weights), "weights", f"have {len(weights)} bytes", "save it with Keras", sum(sizes))
     except Exception as error:  # zipfile, zlib and HDF5 raise exceptions of every kind
         raise ValueError(f"{path}: this .keras file is damaged and can't be loaded; copy it again, or train again. "
                          f"{_first_line(error)}") from error
@@ -248,9 +249,9 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     most = MEMBERS[member.filename]
     if member.compress_type != zipfile.ZIP_STORED:
         require(member.compress_type == zipfile.ZIP_DEFLATED, member.filename, "be stored or deflated",
-                "save it by Keras", member.compress_type)
+                "save it with Keras", member.compress_type)
         most = min(most, max(FREE_EXPANSION, MOST_EXPANSION * member.compress_size))
-    require(member.file_size <= most, member.filename, f"have {most} bytes at most", "save it by Keras",
+    require(member.file_size <= most, member.filename, f"have {most} bytes at most", "save it with Keras",
             member.file_size)
     with archive.open(member) as file:
         return file.read(member.file_size + 1)  # one more than there is, to come to the check of the checksum
@@ -290,7 +291,8 @@ def _from_keras(path: Path) -> LoadedGenerator:
     model = load_keras(path)
     run = tf.function(eight_bit(model), input_signature=input_signature(), autograph=False)
     filters = next((layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)), None)
-    facts = replace(run_facts(path.parent), filters=filters)
+    tail_filters = next((layer.kernel.shape[2] for layer in model.layers if isinstance(layer, FewChannelConv2D)), None)
+    facts = replace(run_facts(path.parent), filters=filters, tail_filters=tail_filters)
     return LoadedGenerator(path, scale_of(model), receptive_field(model), facts, run)
 
 

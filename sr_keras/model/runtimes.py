@@ -210,10 +210,10 @@ RUNTIMES = {
                     open_onnx_bands),
 }
 ENGINES = ("tensorflow", *RUNTIMES)
-AUTO, FASTEST = "auto", "fastest"
+AUTO = "auto"
 LITERT_INT8 = "litert_int8"  # the engine's name in records and for workers; users ask for it by --precision
 PRECISIONS = ("float32", AUTO)  # the values of --precision
-ENGINE_CHOICES = (AUTO, *ENGINES, FASTEST)  # the values of --engine
+ENGINE_CHOICES = (AUTO, *ENGINES)  # the values of --engine
 
 
 def check_parity(expected: Pixels, converted: Pixels) -> None:

@@ -198,12 +198,12 @@ def as_keras(loaded: LoadedGenerator) -> keras.Model:
         return load_keras(loaded.path)
     weights = read_weights(loaded.path)
     blocks = [name for name in weights if re.fullmatch(r"block\d+_conv1/kernel", name)]
-    require(bool(blocks) and "first/kernel" in weights, "model", "be made by networks.generator",
-            "train or export it again", str(loaded.path))
+    require(bool(blocks) and {"first/kernel", "last/kernel"} <= weights.keys(), "model",
+            "be made by networks.generator", "train or export it again", str(loaded.path))
     graph = tf.function(loaded.run, input_signature=input_signature(), autograph=False).get_concrete_function().graph
     names = [node.name for function in graph.as_graph_def().library.function for node in function.node_def]
     model = networks.generator(loaded.scale, len(blocks), weights["first/kernel"].shape[-1],
-                               any("interpolated" in name for name in names))
+                               any("interpolated" in name for name in names), weights["last/kernel"].shape[2])
     require({variable.path for variable in model.variables} == set(weights), "model",
             "be made by networks.generator", "train or export it again", str(loaded.path))
     for variable in model.variables:

@@ -233,7 +233,7 @@ def _load(folder: Path, model: Path, _: int) -> Uncertainty:
     facts = check_owner(folder, model)
     try:
         loaded = tf.saved_model.load(str(folder))
-        require(SIGNATURE in loaded.signatures and hasattr(loaded, EXPECTED), SIGNATURE, "be there", TRAIN_AGAIN, "")
+        require(SIGNATURE in loaded.signatures and hasattr(loaded, EXPECTED), SIGNATURE, "be present", TRAIN_AGAIN, "")
     except Exception as error:  # TensorFlow has no common base class here
         raise ValueError(f"{folder}: can't be loaded as an uncertainty head; {TRAIN_AGAIN}") from error
     # By way of `loaded`, which owns the weights.

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from pipelines.errors import require
 from pipelines.files import fitting_name
 from pipelines.names import printable
 from pipelines.pyramid import Origin, PyramidWriter, patient_of, read_description
-from pipelines.pyramid.work_file import clear_away
+from pipelines.pyramid.work_file import clear_away, facts_of
 from pipelines.readers import check_file
 from pipelines.readers.folders import files_of, size_of
 from pipelines.slide import Slide, SlideError, open_slide
@@ -238,6 +239,16 @@ def _existing_report(source: str, output: Path, description: dict[str, Any]) -> 
     require(same, "output", "come from the same source, model and options to be resumed",
             "choose another path, or replace it by --overwrite without --resume", str(output))
     return report
+
+
+def begun_by(output: Path) -> str | None:
+    """Return the engine that makes an output, as its report says, or its work file; None if neither says it."""
+    with suppress(OSError, ValueError, AttributeError, TypeError):  # a damaged one is told when it is resumed
+        made = reports.read_report(output).get("description") if output.exists() else json.loads(
+            facts_of(output).get("description", "{}"))
+        engine = made.get("model", {}).get("engine") if made else None
+        return engine if isinstance(engine, str) else None
+    return None
 
 
 def _has_trust_map(report: dict[str, Any], trust_map: Path) -> bool:

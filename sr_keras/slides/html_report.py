@@ -75,7 +75,7 @@ def write_html(report: dict[str, Any], source: Path, output: Path, options: Enla
     path = html_path(output)
     try:
         if "lr" not in report:  # a run was killed before it wrote one
-            raise ValueError(f"{output} has no JSON report to make it of; make it again with --overwrite")
+            raise ValueError(f"{output} has no JSON report for its page; write it again with --overwrite")
         page = _page(report, source, output, options, generator)
     except (OSError, SlideError, ValueError) as error:
         print(f"warning: {path} was not written: {one_line(error)}", file=sys.stderr)

@@ -63,7 +63,7 @@ class EnlargeOptions(Options):
         MEMORY_GIB, "Memory to use", "more makes windows larger, with less computed twice",
         Rule(f"be more than {FIXED_GIB} GiB, which TensorFlow and the reader take, and finite",
              lambda memory: FIXED_GIB < memory < math.inf), unit="GiB", group="basic")
-    anonymous: str | None = option(None, HELP.removesuffix("."), group="data")
+    anonymous: str | None = option(None, HELP, group="data")
     overwrite: bool = option(False, "Replace existing outputs", group="basic")
     resume: bool = option(False, "Continue a stopped run; finished outputs are kept", group="basic")
 

@@ -223,7 +223,7 @@ def _listening(team: Team) -> socket.socket:
     try:
         return socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
     except OSError as error:
-        raise UserError(f"`TF_CONFIG` must give this worker a free port; end the program that has it, or take another. "
+        raise UserError(f"`TF_CONFIG` must give this worker a free port; end what uses it, or choose another. "
                         f"Received: {team.addresses[team.index]} ({one_line(error)})") from error
 
 

@@ -136,8 +136,10 @@ def _check_fit(generator: keras.Model, weights: dict[str, np.ndarray], scale: in
     if missing or any(ours.get(name) != weight.shape for name, weight in weights.items()):
         blocks = sum(name.endswith("_conv1/kernel") for name in weights)
         filters = weights["first/kernel"].shape[-1] if "first/kernel" in weights else "FILTERS"
+        tail = weights["last/kernel"].shape[2] if "last/kernel" in weights else filters
+        fewer = f"--tail_filters={tail} " if tail != filters else ""
         raise ValueError(f"`generator` must fit the network that is trained; give --scale={scale} "
-                         f"--filters={filters} --blocks={blocks} or more, or name another. "
+                         f"--filters={filters} {fewer}--blocks={blocks} or more, or name another. "
                          f"Received: generator={str(start)!r}")
 
 

@@ -18,42 +18,49 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from absl import flags
-
 from pipelines import console
 from pipelines.errors import require
 from pipelines.names import COMMAS
-from pipelines.options import define, read
+from pipelines.options import GIVEN, Options, basic, define, flags_of, read, within
 from sr_keras.config import SHIPPED_MODEL
-from sr_keras.model.runtimes import ENGINE_CHOICES
+from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES
 from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.outputs import find_files, find_inputs
 
 SHOWN_OPTIONS = ("mpp", "level", "assume_mpp")
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("input", None, f"A slide or picture, a folder of them, or a list. {COMMAS}", flag_values=FLAGS)
-flags.DEFINE_multi_string("model", [], f"saved_models/NAME, a run folder, or a .keras generator; give it again for "
-                          f"several side by side. The default is {SHIPPED_MODEL.name}.", flag_values=FLAGS)
-flags.DEFINE_string("finished", None, "An output of super_resolve, to show beside its source; give the --mpp or "
-                    "--level that it was made with.", flag_values=FLAGS)
-flags.DEFINE_string("output", ".", "Folder for marked regions that are super-resolved to a file.", flag_values=FLAGS)
-flags.DEFINE_integer("port", 0, "Port on 127.0.0.1; 0 for one that is free.", 0, 65535, flag_values=FLAGS)
-flags.DEFINE_boolean("browser", True, "Open the page in a browser.", flag_values=FLAGS)
-flags.DEFINE_enum("engine", "auto", list(ENGINE_CHOICES),
-                  "What runs the network; auto is TensorFlow on a GPU and LiteRT elsewhere.", flag_values=FLAGS)
+
+@dataclass(frozen=True)
+class ViewOptions(Options):
+    """What is shown, by which models, and where."""
+
+    input: str = basic(None, f"A slide or picture, a folder of them, or a list. {COMMAS}", "", GIVEN)
+    model: tuple[str, ...] = basic(
+        (), "saved_models/NAME, a run folder, or a .keras generator; give it again for several side by side. The "
+        f"default is {SHIPPED_MODEL.name}", repeated=True)
+    finished: str | None = basic(None, "An output of super_resolve, to show beside its source", "give the --mpp or "
+                                 "--level that it was made with")
+    output: str = basic(".", "Folder for marked regions that are super-resolved to a file")
+    port: int = basic(0, "Port on 127.0.0.1", "0 for one that is free", within(0, 65535))
+    browser: bool = basic(True, "Open the page in a browser")
+    engine: str = basic(AUTO, "What runs the network; auto is TensorFlow on a GPU and LiteRT elsewhere",
+                        choices=ENGINE_CHOICES)
+
+
+FLAGS = flags_of(ViewOptions)
 define(FLAGS, EnlargeOptions, leave_out=[name for name in EnlargeOptions.__dataclass_fields__
                                          if name not in SHOWN_OPTIONS])
 
 
 def main() -> int:
     """Check the flags, load the models, and serve until stopped."""
-    require(bool(FLAGS.input), "input", "be given", "name a slide or a folder", FLAGS.input)
+    read(FLAGS, ViewOptions)
     options = read(FLAGS, EnlargeOptions)
     slides = _find_slides(FLAGS.input)
     finished = FLAGS.finished and Path(FLAGS.finished)

@@ -91,12 +91,11 @@ class Page:
         self._tiles.forget(self._main, self._scene.close)
 
     def _build_ranges(self) -> None:
-        unit, (height, width) = self._scene.unit, self._scene.lr.shape[:2]
+        unit = self._scene.unit
         finest = unit / self._scene.finest  # a pixel of SR
         half_w, half_h = self._half_panel = [finest * side / 2 for side in PANEL]
         lens = self._half_lens = finest * LENS / LENS_ZOOM / 2
-        x, y = (unit * at for at in self._scene.first_place())
-        x, y = min(max(x, half_w), unit * width - half_w), min(max(y, half_h), unit * height - half_h)
+        x, y = self._nearest(*(unit * at for at in self._scene.first_place()))
         self._x = Range1d(x - half_w, x + half_w, min_interval=8 * finest, name="x")
         self._y = Range1d(y + half_h, y - half_h, min_interval=8 * finest, name="y")
         self._lens_x, self._lens_y = Range1d(x - lens, x + lens), Range1d(y + lens, y - lens)
@@ -166,10 +165,17 @@ class Page:
         return lens
 
     def go(self, x: float, y: float) -> None:
-        """Show a place, at the finest pixels."""
+        """Show a place at the finest pixels; near the border of the slide, or beyond it, what is next to the border."""
         half_w, half_h = self._half_panel
+        x, y = self._nearest(x, y)
         self._x.update(start=x - half_w, end=x + half_w)
         self._y.update(start=y + half_h, end=y - half_h)
+
+    def _nearest(self, x: float, y: float) -> tuple[float, ...]:
+        """Return the middle of the panel that lies on the slide and is nearest to a place."""
+        sides = [self._scene.unit * side for side in self._scene.lr.shape[1::-1]]
+        return tuple(min(max(at, half), side - half) if side > 2 * half else side / 2
+                     for at, half, side in zip((x, y), self._half_panel, sides, strict=True))
 
     def _soon(self, what: Callable[[], None]) -> None:
         """Do something a little later, once for all that happens until then."""

@@ -34,7 +34,7 @@ class Example(Options):
     size: float = option(1.0, "Size", "1 is usual", FINITE)
     sides: tuple[str, ...] = option(("lr",), "Sides", "write lr,hr", choices=("lr", "hr"), several=True)
     shape: str | None = option(None, "Shape", "leave it out", choices=("disc", "airy"))
-    span: float | Range = option(1.0, "Range", "write LOW,HIGH", ORDERED, within(0, 9), WHOLE)  # noqa: RUF009
+    span: float | Range = option(1.0, "Range", "write LOW,HIGH", ORDERED, within(0, 9), WHOLE)
     seed: int = option(0, "Seed", "0 is the default", SEED)
 
 

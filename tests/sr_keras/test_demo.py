@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines import console
 from sr_keras import demo
-from sr_keras.training.flags import data_options, define_train_flags, train_options
+from sr_keras.config import data_options, define_train_flags, train_options
 
 ROOT = Path(__file__).parents[2]
 HEADER = "example_id,slide_id,method,psnr,ms_ssim,rrmse,qilv"

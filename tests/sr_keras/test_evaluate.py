@@ -333,7 +333,7 @@ def test_pairs_of_another_scale_than_the_model_are_refused(sets):
     ({"--model": "/no/such/model"}, "/no/such/model"),
     ({"--data": "/no/such/slides", "--model": "/no/such/model"}, "`data` must exist.*data='/no/such/slides'"),
     ({"--output": str(ROOT / "setup.py")}, "`output` must be a folder"),
-    ({"--limit": "-1"}, "`limit` must be 0 or more"),
+    ({"--limit": "-1"}, "`limit` must be 0 or more; by default 25"),
     ({"--lr": "boxes"}, r"`lr` must be one of standard, pairs, textbook, .*lr='boxes'"),
     ({"--lr": "box", "--blur_sigma": "1.6"}, "`blur_sigma` must be left out with --lr"),
     ({"--seed": "-1"}, "`seed` must be 0 or more"),

@@ -154,11 +154,11 @@ def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_pat
 
 
 @pytest.mark.parametrize(("flag", "says"), [
-    ("--formats=saved_model,caffe", "`formats` must be some of saved_model, litert, onnx, tensorrt; check the "
-                                    "spelling.*Received: formats='saved_model,caffe'"),
-    ("--precisions=int4", "`precisions` must be some of float32, float16, int8_dynamic, int8; .*precisions='int4'"),
-    ("--formats=", "`formats` must be some of saved_model"),
-    ("--name=", "`name` must be the plain name of a folder"),
+    ("--formats=saved_model,caffe", r"`formats` must name some of \('saved_model', 'litert', 'onnx', 'tensorrt'\); .*"
+                                    r"Received: formats=\('saved_model', 'caffe'\)"),
+    ("--precisions=int4", r"`precisions` must name some of \('float32', .*precisions=\('int4',\)"),
+    ("--formats=", r"`formats` must name some of \('saved_model'"),
+    ("--name=", "`name` must be given; add --name"),
     ("--name=../away", "`name` must be the plain name of a folder"),
     ("--name=.hidden", "`name` must be the plain name of a folder"),
     ("--name=$(reboot)", "`name` must be the plain name of a folder"),
@@ -167,7 +167,7 @@ def test_run_with_no_finished_stage_is_named_and_nothing_written(export, tmp_pat
     ("--model=", "`model` must be given"),
     ("--scores=/no/such/table.md", "`scores` must be a Markdown table.*scores='/no/such/table.md'"),
     ("--scores=tests", r"`scores` must be a Markdown table, or a folder with standard\.md, scores\.md or nuclei\.md"),
-    ("--lr_mpp=2.1,0.9", "`lr_mpp` must have its low end first"), ("--lr_mpp=1", "`lr_mpp` must be two numbers"),
+    ("--lr_mpp=2.1,0.9", "`lr_mpp` must have its low end first"), ("--lr_mpp=1,2,3", "`lr_mpp` must be 2 numbers"),
     ("--max_pixels=65535", "`max_pixels` must be 65536 or more"),
 ])
 def test_wrong_flag_is_refused(flag, says, run, export, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from sr_keras import networks
+from sr_keras.model.uncertainty import multiply_adds
 
 LR = np.random.default_rng(0).random((2, 12, 17, 3)).astype("float32")
 IMAGE = np.random.default_rng(1).random((2, 32, 48, 3)).astype("float32")
@@ -50,6 +51,23 @@ def test_generator_of_the_paper_has_sixteen_blocks_of_sixty_four_filters():
     assert model.get_layer("block16_conv2").filters == 64
     assert model.get_layer("first").kernel.shape == (9, 9, 3, 64)
     assert model.get_layer("last").kernel.shape == (9, 9, 64, 3)
+
+
+def test_narrow_tail_has_few_filters_in_every_step_and_computes_less():
+    whole, narrow = networks.generator(8, 2, 6), networks.generator(8, 2, 6, tail_filters=2)
+    assert [narrow.get_layer(f"up{step}_conv").kernel.shape for step in (1, 2, 3)] == [
+        (3, 3, 6, 8), (3, 3, 2, 8), (3, 3, 2, 8)]
+    assert narrow.get_layer("last").kernel.shape == (9, 9, 2, 3)
+    assert narrow(LR).shape == whole(LR).shape
+    cost = [multiply_adds({weight.path: weight.numpy() for weight in model.variables}, 8) for model in (whole, narrow)]
+    trunk = 3 * 81 * 6 + 5 * 9 * 6 * 6
+    assert cost == [trunk + 9 * 24 * 6 * (1 + 4 + 16) + 64 * 81 * 6 * 3,
+                    trunk + 9 * 8 * (6 + 4 * 2 + 16 * 2) + 64 * 81 * 2 * 3]
+
+
+def test_tail_wider_than_the_trunk_is_refused():
+    with pytest.raises(ValueError, match=r"`tail_filters` must be filters=6 at most; .*tail_filters=7"):
+        networks.generator(4, 1, 6, tail_filters=7)
 
 
 @pytest.mark.parametrize(("name", "value"), [("scale", 3), ("blocks", 0), ("filters", -1)])

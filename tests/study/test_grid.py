@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from sr_keras.config import METHODS
-from sr_keras.training.flags import define_train_flags, objective
+from sr_keras.config import METHODS, define_train_flags, objective
 from study.grid import Cell, Setting, parse_grids, setting_flags
 
 TRAIN_FLAGS = ("epsilon", "discriminator_learning_rate", "crop_size", "seed", "run")

@@ -121,7 +121,7 @@ def bad_inputs(tmp_path) -> None:
     ("output", "in.png", "another file than the input"),
     ("model_name", "other", "check `model_name` and `model_version`"),
     ("model_version", 9, "NOT_FOUND"),
-    ("quality", 0, "`quality` must lie in [1, 100]"), ("quality", 50, "`quality` must be left out for a .png"),
+    ("quality", 0, "`quality` must lie in 1 to 100"), ("quality", 50, "`quality` must be left out for a .png"),
     ("output", "in.png/out.png", "`output` must lie where files can be written"),
     ("auth_header_file", "token", "`auth_header_file` must name a file"),
     ("encoding", "jpeg", "encoding"),

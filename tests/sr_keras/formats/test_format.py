@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,8 @@ import pytest
 from pipelines.errors import UserError
 from sr_keras.formats import FORMATS
 from sr_keras.formats.format import FLOAT16, FLOAT32, INT8, Source, Tolerance
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_tolerance_is_a_difference_or_a_psnr_and_nan_is_never_allowed():
@@ -32,6 +38,17 @@ def test_single_precision_is_always_written_and_of_several_those_that_are_asked_
 def test_files_lie_where_exports_have_always_had_them():
     paths = [FORMATS[name].path(Path("x/1"), "float16").as_posix() for name in FORMATS]
     assert paths == ["x/1", "x/1/litert/float16.tflite", "x/1/onnx/model.onnx", "x/1/tensorrt/float16.engine"]
+
+
+def test_module_that_defines_a_format_is_all_that_a_format_needs(tmp_path):
+    shutil.copytree(ROOT / "sr_keras", tmp_path / "sr_keras", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "sr_keras" / "formats" / "caffe.py").write_text(
+        "from sr_keras.formats.format import FLOAT32, Format\n"
+        "FORMAT = Format('caffe', {'float64': FLOAT32}, 'caffe/model', (), '', (), print, print)\n")
+    said = subprocess.run([sys.executable, "-m", "sr_keras.export", "--help"], capture_output=True, text=True,
+                          check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}).stdout
+    assert "Formats: some of saved_model, caffe, litert, onnx, tensorrt;" in said
+    assert ", float64" in said
 
 
 def test_generator_and_samples_are_loaded_once_and_only_when_needed():

@@ -123,7 +123,7 @@ def test_json_that_is_damaged_is_refused(said):
 
 
 def test_facts_of_a_folder_need_scale_and_halo(tmp_path):
-    with pytest.raises(ValueError, match=r"`facts\.json` must be there"):
+    with pytest.raises(ValueError, match=r"`facts\.json` must exist"):
         read_facts(tmp_path)
     (tmp_path / FACTS_FILE).write_text('{"scale": 4}')
     with pytest.raises(ValueError, match=r"/facts\.json` must .*field `halo`"):

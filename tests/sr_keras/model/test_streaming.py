@@ -40,6 +40,15 @@ def test_bands_are_the_generator_for_every_scale(scale, skip, randomised, lr):
     assert difference(stream(lr[np.newaxis])[0], whole(network, lr)) <= 1
 
 
+@pytest.mark.parametrize("tail", [1, 3])
+def test_bands_are_the_generator_with_a_narrow_tail(tail, randomised, lr, tmp_path):
+    network = randomised(generator(4, blocks=1, filters=4, tail_filters=tail))
+    assert difference(replace(stream_of(network), band_pixels=1)(lr[np.newaxis])[0], whole(network, lr)) <= 1
+    rebuilt = as_keras(load_generator(export_saved_model(network, tmp_path / "narrow")))
+    for one, two in zip(rebuilt.variables, network.variables, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("height", [1, 2, 16, 17, 18, 19, 24, 25, 26, 27, 77])
 def test_bands_are_the_generator_at_every_height(height, network, stream, lr):
     assert difference(stream(lr[np.newaxis, :height])[0], whole(network, lr[:height])) <= 1

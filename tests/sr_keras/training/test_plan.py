@@ -2,7 +2,7 @@
 """What follows from a plan: steps, pairs, and networks that start where they should."""
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from types import SimpleNamespace
 
 import keras
@@ -44,6 +44,21 @@ def test_only_a_generator_of_other_size_than_blocks_is_refused(size, tmp_path):
     networks.generator(4, 3, 4).save(tmp_path / "generator.keras")
     with pytest.raises(ValueError, match=r"give --scale=4 --filters=4 --blocks=3 or more"):
         start_from(networks.generator(*size), tmp_path / "generator.keras")
+
+
+def test_generator_with_a_narrow_tail_is_continued_and_named_where_it_does_not_fit(plan, randomised, tmp_path):
+    narrow = randomised(networks.generator(4, 1, 4, tail_filters=2))
+    narrow.save(tmp_path / "narrow.keras")
+    with pytest.raises(ValueError, match=r"give --scale=4 --filters=4 --tail_filters=2 --blocks=1 or more"):
+        start_from(networks.generator(4, 1, 4), tmp_path / "narrow.keras")
+    size = GeneratorOptions(blocks=1, filters=4, tail_filters=2)
+    ours = networks.generator(*astuple(size))
+    start_from(ours, tmp_path / "narrow.keras")
+    assert_same(ours.get_weights(), narrow.get_weights())
+    asked = plan(PLAIN, (0, 1, 0), generator=str(tmp_path / "narrow.keras"), ema_decay=0.0)
+    learned = load_keras(train_stages(replace(asked, generator=size)))
+    assert learned.get_layer("last").kernel.shape == (9, 9, 2, 3)
+    assert np.abs(learned.get_layer("up2_conv").kernel - narrow.get_layer("up2_conv").kernel).max() > 0
 
 
 def test_a_generator_trained_without_the_skip_is_refused_with_it(randomised, tmp_path):

@@ -58,12 +58,12 @@ def test_port_in_use_is_one_line_before_a_model_is_loaded(sample_slide):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([], "`input` must be given; name a slide or a folder"),
+    ([], "`input` must be given; add --input="),
     (["--input=nowhere.svs"], "`input` must name existing pictures, slides or folders"),
     (["--input={empty}"], "`input` must contain slides or pictures; name another folder"),
     (["--input={slide}", "--mpp=-1"], "`mpp` must be positive"),
     (["--input={slide},{other}", "--finished={slide}"], "`finished` must be left out for several slides"),
-    (["--input={slide}", "--model=none", "--port=70000"], "flag --port=70000"),
+    (["--input={slide}", "--model=none", "--port=70000"], "`port` must lie in 0 to 65535"),
     (["--input={slide}", "--model=none"], "`model` must exist; check the spelling"),
     (["--input={slide}", "--finished={cut}"], "`finished` must be the output of this whole slide"),
     (["--input={text}", "--finished={slide}"], "text.svs: is not a slide or image that can be read"),

@@ -196,6 +196,17 @@ def test_click_on_the_overview_goes_there(page, whole_sr):
     assert_shows(page, whole_sr)
 
 
+@pytest.mark.parametrize("corner", [(0.01, 0.01), (0.99, 0.99)])  # in the margin of the overview
+def test_click_beside_the_slide_in_the_overview_shows_its_corner(page, whole_sr, corner):
+    before = page.range()
+    page.click("overview", *corner)
+    page.wait(lambda: (page.range() != before).any())
+    page.wait_for_tiles()
+    low, high = page.range().reshape(2, 2)
+    np.testing.assert_allclose(low if corner[0] < 0.5 else high, 256 * np.round(corner), atol=0.01)
+    assert_shows(page, whole_sr)
+
+
 def test_wipe_shows_lr_bicubic_and_sr_from_left_to_right(page):
     page.run(f"({MODEL.removeprefix('return ')}).value = [40, 70]", "wipe")
     wiped, box = page.picture("wiped")

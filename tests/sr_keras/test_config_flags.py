@@ -8,10 +8,9 @@ import pytest
 from absl import flags
 
 from pipelines import console
-from sr_keras.config import METHODS
-from sr_keras.training.flags import data_options, define_train_flags, generator_options, objective, train_options
+from sr_keras.config import METHODS, data_options, define_train_flags, generator_options, objective, train_options
 
-FLAGFILES = Path(__file__).parents[3] / "sr_keras" / "flagfiles"
+FLAGFILES = Path(__file__).parents[2] / "sr_keras" / "flagfiles"
 TRAINING = sorted(path for path in FLAGFILES.glob("*.flags") if not path.stem.startswith("study"))
 
 

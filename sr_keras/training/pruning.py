@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prune the enlarging steps of a trained generator to the filters that its output uses most.
+
+    python -m sr_keras.training.pruning --model=saved_models/srgan_sqe_x4 --tail_filters=16 --output=start.keras
+    python -m sr_keras.train --generator=start.keras --blocks=12 --filters=48 --tail_filters=16 --train_data=slides
+
+The result computes less and is worse at first; training starts from it. The steps and the last convolution work at up
+to the size of SR, so a filter there costs up to 16 times one of the trunk, which stays whole.
+
+How much a filter is used: the standard deviation of its output on tissue, times the sum of the absolute weights that
+read it. --pictures names a folder of LR tissue for that, of the stain and resolution that the model is for.
+
+Source: Li et al. 2017, Pruning filters for efficient convnets; the deviation is added, since a filter that is constant
+on tissue carries nothing.
+"""
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from pipelines import console
+from pipelines.errors import require
+from pipelines.pixels import to_float
+from pipelines.sample import sample_picture
+
+if TYPE_CHECKING:
+    import keras
+
+SIDE, PIECES = 48, 24  # of the tissue that is looked at: LR pixels a side, and how many
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("model", None, "A run folder, a .keras generator or a SavedModel.", flag_values=FLAGS)
+flags.DEFINE_integer("tail_filters", None, "Filters of each enlarging step to keep.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "The .keras file to write.", flag_values=FLAGS)
+flags.DEFINE_string("pictures", None, "Folder of PNG pictures of LR tissue, or of pairs; the sample if left out.",
+                    flag_values=FLAGS)
+
+
+def main() -> int:
+    """Write the pruned generator, and print what it costs and how far it is from the whole one."""
+    for name in ("model", "tail_filters", "output"):
+        require(FLAGS[name].value is not None, name, "be given", f"add --{name}", None)
+    output = Path(FLAGS.output)
+    require(output.suffix == ".keras" and not output.exists(), "output", "be a .keras file that does not exist",
+            "choose another", FLAGS.output)
+    lr = tissue(Path(FLAGS.pictures) if FLAGS.pictures else None)
+    console.import_tensorflow()
+    from sr_keras.model.loading import load_generator, scale_of
+    from sr_keras.model.streaming import as_keras
+    from sr_keras.model.uncertainty import multiply_adds
+
+    whole = as_keras(load_generator(FLAGS.model))
+    pruned = prune(whole, FLAGS.tail_filters, lr)
+    for name, model in (("whole", whole), ("pruned", pruned)):
+        cost = multiply_adds({weight.path: weight.numpy() for weight in model.variables}, scale_of(model))
+        print(f"{name}: {cost / 1e6:.3f} M multiply-adds for an LR pixel")
+    error = np.square(whole.predict(lr, 4, verbose=0) - pruned.predict(lr, 4, verbose=0)).mean()
+    print(f"PSNR of the pruned output against the whole one's: {-10 * math.log10(max(error, 1e-12)):.1f} dB")
+    pruned.save(output)
+    print(f"written: {output}")
+    return 0
+
+
+def prune(model: keras.Model, tail_filters: int, lr: np.ndarray) -> keras.Model:
+    """Return a generator with fewer filters in its enlarging steps.
+
+    Args:
+        model: Made by `networks.generator`.
+        tail_filters: How many to keep, at most as many as there are.
+        lr: Tissue, float32 [B, h, w, 3] in [0, 1].
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    import keras
+
+    from sr_keras import networks
+
+    weights = {weight.path: weight.numpy() for weight in model.variables}
+    steps = sum(name.startswith("up") and name.endswith("_conv/kernel") for name in weights)
+    there = weights["last/kernel"].shape[2]
+    require(0 < tail_filters <= there, "tail_filters", f"be 1 to {there}, which the model has", "correct it",
+            tail_filters)
+    readers = [*(f"up{step}_conv" for step in range(2, steps + 1)), "last"]
+    for step, reader in enumerate(readers, 1):
+        seen = keras.Model(model.inputs[0], model.get_layer(f"up{step}_relu").output)
+        read = weights[f"{reader}/kernel"]
+        used = np.std(seen(lr, training=False), (0, 1, 2)) * np.abs(read).sum((0, 1, 3))
+        kept = np.sort(np.argsort(-used, kind="stable")[:tail_filters])
+        weights[f"{reader}/kernel"] = read[:, :, kept]
+        for name in (f"up{step}_conv/kernel", f"up{step}_conv/bias"):  # its channels are four pixels of all filters
+            pixels = weights[name].reshape(*weights[name].shape[:-1], 4, there)
+            weights[name] = pixels[..., kept].reshape(*weights[name].shape[:-1], 4 * tail_filters)
+    blocks = sum(name.endswith("_conv1/kernel") for name in weights)
+    names = {layer.name for layer in model.layers}
+    pruned = networks.generator(2**steps, blocks, weights["first/kernel"].shape[-1], "interpolated" in names,
+                                tail_filters)
+    for weight in pruned.variables:
+        weight.assign(weights[weight.path])
+    return pruned
+
+
+def tissue(folder: Path | None) -> np.ndarray:
+    """Return pieces of LR pictures of a folder, or of the sample at half its resolution: float32 [B, h, w, 3].
+
+    Raises:
+        ValueError: The folder has no PNG pictures of SIDE pixels or more.
+        OSError: One cannot be read.
+    """
+    if folder is None:
+        half = np.asarray(Image.fromarray(sample_picture()).reduce(2))
+        cut = [half[y:y + SIDE, x:x + SIDE] for y in range(0, 240, SIDE) for x in range(0, 240, SIDE)]
+        return to_float(np.stack(cut[:PIECES]))
+    paths = sorted(folder.rglob("*_lr*.png")) or sorted(folder.rglob("*.png"))  # those of pairs lie beside their HR
+    pictures = [np.asarray(Image.open(path).convert("RGB"))[:SIDE, :SIDE]
+                for path in paths[::max(1, len(paths) // PIECES)]]
+    pieces = [picture for picture in pictures if picture.shape[:2] == (SIDE, SIDE)]
+    require(bool(pieces), "pictures", f"be a folder of PNG pictures of {SIDE} pixels or more a side",
+            "name another, or leave it out", str(folder))
+    return to_float(np.stack(pieces))
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main, FLAGS, __doc__))
