@@ -82,6 +82,31 @@ def test_scores_in_the_csv_are_those_of_the_tiles(run, model, tile_folder, tmp_p
     assert found["slide-a/tile3"] == pytest.approx(expected, rel=0.01)
 
 
+def test_tile_of_one_colour_is_left_out_of_both_methods_and_named(run, model, tile_folder, tmp_path):
+    """Bicubic is without error there, the model is not: one infinite PSNR must not make the difference wrong."""
+    data = tmp_path / "data"
+    shutil.copytree(tile_folder, data)
+    Image.new("RGB", (128, 128), (220, 130, 170)).save(data / "slide-a" / "plain.png")
+    assert run(f"--model={model}", f"--data={data}", f"--output={tmp_path / 'out'}", "--patch_size=128",
+               "--min_tissue=0") == 0
+    psnr: dict[str, dict[str, float]] = {"bicubic": {}, "sr": {}}
+    for row in rows_of(tmp_path / "out"):
+        if row["example_id"] != "slide-a/plain":
+            psnr[row["method"]].setdefault(row["example_id"], float(row["psnr"]))
+    assert len(psnr["bicubic"]) == len(psnr["sr"]) == 16
+    slides = [[name for name in psnr["sr"] if name.startswith(slide)] for slide in ("slide-a", "slide-b")]
+    means = {method: np.mean([np.mean([found[name] for name in names]) for names in slides])
+             for method, found in psnr.items()}
+    table = (tmp_path / "out" / "scores.md").read_text(encoding="utf-8")
+    cells = {row.split(" | ")[0]: row.split(" | ")[1] for row in table.splitlines() if row.startswith("| ")}
+    bicubic, sr, difference = (float(cells[f"| {name}"].strip("*").split()[0].strip("*"))
+                               for name in ("bicubic", "SR", "SR − bicubic"))
+    assert (bicubic, sr) == pytest.approx((means["bicubic"], means["sr"]), abs=0.006)
+    assert difference == pytest.approx(means["sr"] - means["bicubic"], abs=0.006)
+    assert "PSNR (dB): 1 patch is left out of all columns" in table
+    assert "slide-a/plain" in table
+
+
 def test_evaluate_takes_a_slide_and_then_its_shards_with_a_limit(run, model, sample_slide, tmp_path):
     run(f"--model={model}", f"--data={sample_slide}", f"--output={tmp_path}", "--patch_size=256", "--min_tissue=0")
     everything = rows_of(tmp_path)
