@@ -29,6 +29,19 @@ def test_what_the_bare_engine_takes_is_not_the_runs(loaded, sample_slide, monkey
     assert one.bare_pixels == 16 * one.bare_shape[0] * one.bare_shape[1] <= 2048 * 2048
 
 
+def test_memory_is_that_of_the_run_without_the_bare_engine(loaded, sample_slide, monkeypatch):
+    peaks = iter([100, 900])
+    bare = whole_slide._bare
+
+    def large(*arguments):
+        next(peaks)
+        return bare(*arguments)
+
+    monkeypatch.setattr(whole_slide, "peak_rss", lambda: next(peaks))
+    monkeypatch.setattr(whole_slide, "_bare", large)
+    assert measure_round(loaded, sample_slide, EnlargeOptions(region=(0, 0, 128, 128))).peak == 100
+
+
 def test_useful_pixels_count_once_and_what_is_computed_twice_is_told(loaded, sample_slide):
     one = measure_round(loaded, sample_slide, EnlargeOptions(everywhere=True, tile=256))
     assert one.useful == 2048 * 2048
