@@ -10,6 +10,7 @@ a picture with the new model. An interrupted demo continues where it stopped.
 """
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -150,10 +151,18 @@ Results:
   the run              {run}    flags, checkpoints, metrics.csv, TensorBoard
 {verdict}
 Next:
-  super-resolve:       python -m sr_keras.super_resolve --model={model} --input=image.png --output=image_x4.png
+{_activation()}  super-resolve:       sr-keras super-resolve --model={model} --input=image.png --output=image_x4.png
   {more}
   watch the curves:    tensorboard --logdir={run / 'tensorboard'}
 {'-' * 100}"""
+
+
+def _activation() -> str:
+    """Return the line to type first where this program's environment is not that of the shell, as after `make demo`."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if os.environ.get("VIRTUAL_ENV") == sys.prefix or not script.is_file():
+        return ""
+    return f"  first:               source {shlex.quote(_shown(script))}\n"
 
 
 def _verdict(path: Path) -> str:

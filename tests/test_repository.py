@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from sr_keras import __version__, cli
+from sr_keras.slides.plan import FIXED_GIB
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "saved_models" / "README.md",
@@ -76,6 +77,12 @@ def test_code_of_documents_uses_names_that_exist():
                                  page.read_text(encoding="utf-8")):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").is_file() or path.is_dir(), f"{page.name}: {module}"
+
+
+def test_memory_of_documents_is_enough():
+    for page in PAGES:
+        for memory in re.findall(r"--memory=([\d.]*\d)", page.read_text(encoding="utf-8")):
+            assert float(memory) > FIXED_GIB, f"{page.name}: {memory}"
 
 
 def test_promises_name_tests_and_targets_that_exist():

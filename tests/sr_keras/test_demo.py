@@ -90,6 +90,22 @@ def test_last_screen_says_where_the_model_does_not_beat_bicubic(sr, says, tmp_pa
     assert "make demo DATA=" in shown
 
 
+def test_last_screen_names_the_environment_that_the_shell_has_not_activated(tmp_path, monkeypatch):
+    script = tmp_path / "my env" / "bin" / "activate"
+    script.parent.mkdir(parents=True)
+    script.write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo.sys, "prefix", str(tmp_path / "my env"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    shown = shown_of(tmp_path, BICUBIC, "a,s,sr,27.0,0.95,0.060,0.80")
+    assert "source 'my env/bin/activate'\n  super-resolve: " in shown
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "my env"))
+    assert demo._activation() == ""
+    monkeypatch.delenv("VIRTUAL_ENV")
+    script.unlink()
+    assert demo._activation() == ""
+
+
 def test_last_screen_agrees_with_the_table_that_a_slide_counts_once_however_many_patches_it_has(tmp_path):
     gains = [("a", 1.0)] + [(f"b{i}", -0.4) for i in range(5)]  # +1.0 and -0.4 by slide; by patch -0.17
     rows = [f"{patch},{patch[0]},{method},{26 + gain * (method == 'sr')},0.9,0.07,0.2"
