@@ -55,7 +55,15 @@ from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.distributed import enlarge_all
 from sr_keras.slides.enlarge import Job, begun_by, open_plane, try_job
 from sr_keras.slides.html_report import write_html
-from sr_keras.slides.outputs import alias_of, check_output, find_inputs, is_picture, plan_outputs, plan_trust_maps
+from sr_keras.slides.outputs import (
+    alias_of,
+    check_output,
+    find_inputs,
+    is_named,
+    is_picture,
+    plan_outputs,
+    plan_trust_maps,
+)
 from sr_keras.slides.plan import pyramid_tile
 from sr_keras.slides.reports import describe_model, summary, trust_line, write_report
 
@@ -94,6 +102,8 @@ def main() -> int:
     options = read(FLAGS, EnlargeOptions)
     find_inputs(FLAGS.input)  # before the model is loaded
     check_output(Path(FLAGS.output), options)
+    if is_named(Path(FLAGS.output)):  # by the user, so it does not depend on the model's scale
+        plan_outputs(FLAGS.input, Path(FLAGS.output), 1, options)
     with Cluster(FLAGS.ray, gpu=True, cpus=CPUS) if FLAGS.ray else nullcontext() as cluster:
         generator = _open_generator(cluster)
         jobs = _plan_jobs(generator, options)

@@ -229,6 +229,11 @@ def check_output(output: Path, options: EnlargeOptions) -> None:
             "write a .png or a .tif to use it", options.lossless)
 
 
+def is_named(output: Path) -> bool:
+    """Whether an output is one file, or one DICOM or OME-Zarr, and not a folder of outputs."""
+    return not output.is_dir() and output.suffix.lower() in OUTPUT_SUFFIXES
+
+
 def is_slide(path: Path) -> bool:
     """Whether an input is a slide: by its suffix; a TIFF if it has several levels or an mpp; DICOM and OME-Zarr are."""
     suffix = path.suffix.lower()

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 
 from pipelines.slide import open_slide
+from sr_keras import super_resolve
 from sr_keras.model import engines
 from sr_keras.model.loading import LoadedGenerator, load_generator
 from sr_keras.networks import generator
@@ -143,6 +144,14 @@ def test_engine_makes_the_same_picture_within_one_step(engine, package, picture,
     assert run(f"--input={picture}", f"--output={tmp_path / 'keras.png'}") == 0
     assert run(f"--input={picture}", f"--output={tmp_path / 'other.png'}", f"--engine={engine}") == 0
     assert difference(pixels(tmp_path / "keras.png"), pixels(tmp_path / "other.png")) <= 1
+
+
+def test_output_that_exists_is_told_before_the_model_is_loaded(picture, run, tmp_path, monkeypatch):
+    (tmp_path / "there.png").write_bytes(b"mine")
+    monkeypatch.setattr(super_resolve, "_open_generator", lambda cluster: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match="`output` must not exist"):
+        run(f"--input={picture}", f"--output={tmp_path / 'there.png'}")
+    assert (tmp_path / "there.png").read_bytes() == b"mine"
 
 
 def test_output_that_exists_is_kept_unless_told(picture, run, tmp_path):
