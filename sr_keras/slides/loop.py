@@ -25,6 +25,7 @@ from sr_keras.slides.plan import Window, WindowPlan, pyramid_tile
 READ_AHEAD = 2  # windows
 WRITE_BEHIND = 1  # cores that may wait to be written while the next is computed
 BICUBIC_REACH = 2
+BICUBIC_PIXELS = 2**16  # LR pixels that are enlarged at a time
 
 Generator = Callable[[np.ndarray], np.ndarray]  # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 _Tiles = tuple[int, int, int, int]  # top, bottom, left, right; in tiles of a window
@@ -204,13 +205,24 @@ def _compute_core(generator: Generator, pixels: np.ndarray, window: Window, inne
 
 
 def _by_bicubic(pixels: np.ndarray, window: Window, scale: int) -> np.ndarray:
-    """Return the core of a window by bicubic interpolation, computed from its neighbourhood alone."""
+    """Return the core of a window by bicubic interpolation, computed from its neighbourhood alone.
+
+    Some rows are computed at a time: in floats, the whole of a large window would take gigabytes.
+    """
     from sr_keras.metrics import bicubic
 
-    seen = Window(*(Span(max(span.window_start, span.core_start - BICUBIC_REACH),
-                         min(span.window_stop, span.core_stop + BICUBIC_REACH), *span[2:]) for span in window))
-    sr = bicubic(to_float(_crop(pixels, window, seen))[np.newaxis], scale)
-    return core_of(to_uint8(sr).numpy()[0], *seen, scale)[1]
+    rows, columns = window
+    sr = np.empty((scale * (rows.core_stop - rows.core_start), scale * (columns.core_stop - columns.core_start), 3),
+                  np.uint8)
+    step = max(1, BICUBIC_PIXELS // columns.side)
+    for start in range(rows.core_start, rows.core_stop, step):
+        stop = min(start + step, rows.core_stop)
+        seen = Window(*(Span(max(span.window_start, span.core_start - BICUBIC_REACH),
+                             min(span.window_stop, span.core_stop + BICUBIC_REACH), *span[2:])
+                        for span in (rows._replace(core_start=start, core_stop=stop), columns)))
+        part = to_uint8(bicubic(to_float(_crop(pixels, window, seen))[np.newaxis], scale)).numpy()[0]
+        sr[scale * (start - rows.core_start):scale * (stop - rows.core_start)] = core_of(part, *seen, scale)[1]
+    return sr
 
 
 def _crop(pixels: np.ndarray, window: Window, part: Window) -> np.ndarray:

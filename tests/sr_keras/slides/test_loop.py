@@ -9,8 +9,11 @@ import numpy as np
 import openslide
 import pytest
 
+from pipelines.pixels import to_float, to_uint8
 from pipelines.pyramid import PyramidWriter
-from sr_keras.slides import reports
+from sr_keras import metrics
+from sr_keras.metrics import bicubic
+from sr_keras.slides import loop, reports
 from sr_keras.slides.loop import super_resolve_plane
 from sr_keras.slides.outputs import PictureOutput, PyramidOutput
 from sr_keras.slides.plan import plan_windows
@@ -61,6 +64,20 @@ def test_island_of_tissue_in_a_large_window_is_the_networks_and_the_glass_around
     reach = loaded.halo
     seen = slice(4 * (300 - reach), 4 * (310 + reach)), slice(4 * (420 - reach), 4 * (430 + reach))
     assert np.abs(output.pixels[seen].astype(int) - whole.pixels[seen]).max() <= 1
+
+
+def test_glass_of_a_large_window_is_enlarged_some_rows_at_a_time_to_the_same_pixels(loaded, histology, monkeypatch):
+    """In floats all rows of a window of 1,200 x 2,900 LR pixels took 3 GiB."""
+    lr, seen = histology[:200, :330], []
+    whole = to_uint8(bicubic(to_float(lr)[np.newaxis], 4)).numpy()[0]
+    monkeypatch.setattr(metrics, "bicubic", lambda part, scale: seen.append(part.shape) or bicubic(part, scale))
+    monkeypatch.setattr(loop, "BICUBIC_PIXELS", 330 * 30)
+    output = PictureOutput(4 * 330, 4 * 200)
+    super_resolve_plane(loaded, lr, plan_windows(lr.shape, 4, loaded.halo, tile=400), output,
+                        has_tissue=lambda rows, columns: False)
+    np.testing.assert_array_equal(output.pixels, whole)
+    assert len(seen) == 7
+    assert max(shape[1] for shape in seen) <= 30 + 2 * loop.BICUBIC_REACH
 
 
 def test_output_that_fails_stops_the_run(loaded, histology):
