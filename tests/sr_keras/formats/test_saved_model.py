@@ -148,7 +148,7 @@ def test_version_holds_its_facts(network, version):
                      "lr_mpp": [0.9, 2.1], "stain": "H&E", "degradation": asdict(DEGRADATIONS["scanner"]) | {
                          name: list(value) for name, value in asdict(DEGRADATIONS["scanner"]).items()
                          if isinstance(value, tuple)}, "trained_on": None, "usual_departure": [2.0, 3.5],
-                     "versions": None, "filters": None, "scores": None, "nuclei": None}
+                     "versions": None, "filters": None, "scores": None, "nuclei": None, "tail_filters": None}
     assert load_generator(version).facts == FACTS
     assert load_generator(version).degrade == DEGRADATIONS["scanner"]
 

@@ -78,7 +78,8 @@ def test_blur_of_a_run_is_known_in_every_form(said, blur, network, tmp_path):
     if said:
         (tmp_path / "flags.txt").write_text(said)
     facts = ModelFacts(degradation=None if blur is None else DegradeOptions(blur_sigma=blur), flags=said,
-                       filters=network.get_layer("first").filters)
+                       filters=network.get_layer("first").filters,
+                       tail_filters=network.get_layer("last").kernel.shape[2])
     export_saved_model(network, tmp_path / "demo", facts=facts)
     for path in (tmp_path / "generator.keras", tmp_path / "demo"):
         loaded = load_generator(path)
