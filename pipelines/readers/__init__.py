@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.errors import SlideError, slide_errors
-from pipelines.readers.folders import is_dicom, is_ome_zarr, is_slide_folder, series_of
+from pipelines.readers.folders import dicom_file_of, is_dicom, is_ome_zarr, is_slide_folder
 from pipelines.readers.limits import Dimensions
 from pipelines.readers.openslide import OpenSlideReader, open_by_openslide
 from pipelines.readers.picture import PictureReader
@@ -105,4 +105,4 @@ def check_file(path: Path) -> None:
 def _open_folder(path: Path) -> Reader:
     if is_ome_zarr(path):
         return ZarrReader(path)
-    return OpenSlideReader(next(one for one in sorted(path.iterdir()) if series_of(one)))
+    return OpenSlideReader(dicom_file_of(path))

@@ -57,6 +57,11 @@ def dicom_slide_of(path: Path) -> Path:
     return next(slide for slide in dicom_slides(path.parent) if slide.is_dir() or series_of(slide) == series)
 
 
+def dicom_file_of(slide: Path) -> Path:
+    """Return a file of a DICOM slide, which may be a folder; any other path is its own."""
+    return next((path for path in sorted(slide.iterdir()) if series_of(path)), slide) if slide.is_dir() else slide
+
+
 def is_ome_zarr(folder: Path) -> bool:
     """Whether a folder is an OME-Zarr image, a collection that `bioformats2raw` wrote, or a Zarr that is damaged."""
     try:

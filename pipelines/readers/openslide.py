@@ -11,17 +11,16 @@ import tifffile
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
 from pipelines.readers import limits
+from pipelines.readers.apart import open_by_library, tile_sizes
 from pipelines.readers.colours import check_colours
+from pipelines.readers.folders import is_dicom
 from pipelines.readers.frames import frames_of
 from pipelines.readers.jpeg import JpegTiles
 from pipelines.readers.limits import Dimensions
 from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, mean_mpp, orientation_of, segment_bytes
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
-# OpenSlide keeps 32 MiB of decoded tiles. One of 4096 x 4096 pixels is larger, and would be decoded for every window.
-USUAL_CACHE, TILES_IN_CACHE = 32 * 2**20, 4  # a window on a corner touches four tiles
-RGB_BYTES, KEPT_PIXEL_BYTES = 3, 4
-SMALL_TILE = 256  # where the format does not tell
+CRASHES = 8  # then a slide is read no more; each costs half a second
 
 
 def open_by_openslide(path: Path) -> OpenSlideReader | None:
@@ -32,7 +31,7 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
     grey is lost. It decodes no bits, refuses some tiles without compression, and shows JFIF that is called RGB as it is
     stored.
     """
-    vendor = openslide.OpenSlide.detect_format(path)
+    vendor = "dicom" if is_dicom(path) else openslide.OpenSlide.detect_format(path)
     if vendor in ("generic-tiff", "aperio"):
         with tifffile.TiffFile(path) as file:
             limits.check_segments(path, [segment_bytes(file.pages[0])])
@@ -41,6 +40,8 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
                 return None
     try:
         return OpenSlideReader(path) if vendor else None
+    except openslide.OpenSlideUnsupportedFormatError:  # DICOM that is no slide
+        return None
     except openslide.OpenSlideError as error:
         if "Unsupported TIFF compression" not in str(error):
             raise
@@ -52,13 +53,11 @@ class OpenSlideReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._slide = openslide.OpenSlide(path)
+        self._slide = open_by_library(path)
+        self._crashes = 0
         self.level_dimensions: tuple[Dimensions, ...] = self._slide.level_dimensions
         self.level_downsamples: tuple[float, ...] = self._slide.level_downsamples
-        self.tile_sizes: tuple[Dimensions, ...] = _tile_sizes(self._slide)
-        limits.check_segments(path, (RGB_BYTES * width * height for width, height in self.tile_sizes))
-        self._cache = openslide.OpenSlideCache(_cache_bytes(self.tile_sizes))
-        self._slide.set_cache(self._cache)
+        self.tile_sizes: tuple[Dimensions, ...] = tile_sizes(self._slide)
         mpp_x, mpp_y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", "nan")) for axis in "xy")
         self.mpp_xy = (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
         self.mpp = mean_mpp(self.mpp_xy)
@@ -82,11 +81,12 @@ class OpenSlideReader:
         l0_corner = (self._corner[0] + round(x * downsample), self._corner[1] + round(y * downsample))
         try:
             pixels = np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
-        except openslide.OpenSlideError:
+        except (openslide.OpenSlideError, SlideError) as error:
             # After one error a handle repeats that error for every tile, so open a new one.
-            self._slide.close()
-            self._slide = openslide.OpenSlide(self._path)
-            self._slide.set_cache(self._cache)
+            self._crashes += isinstance(error, SlideError)
+            if self._crashes < CRASHES:
+                self._slide.close()
+                self._slide = open_by_library(self._path)
             raise
         self._check_tiles(level, x, y, width, height)
         return pixels
@@ -157,17 +157,3 @@ def _is_unfit(page: tifffile.TiffPage) -> bool:
     return (page.dtype not in (None, np.uint8) or page.compression == 1 or bool(page.subifds)
             or orientation_of(page) != 1 or page.samplesperpixel == 2 or page.photometric == WHITE_IS_ZERO
             or (page.is_jfif and page.photometric == tifffile.PHOTOMETRIC.RGB))
-
-
-def _tile_sizes(slide: openslide.OpenSlide) -> tuple[Dimensions, ...]:
-    """Return width and height of the tiles of each level."""
-    def side(level: int, name: str) -> int:
-        return int(slide.properties.get(f"openslide.level[{level}].tile-{name}", SMALL_TILE))
-
-    return tuple((side(level, "width"), side(level, "height")) for level in range(slide.level_count))
-
-
-def _cache_bytes(tile_sizes: tuple[Dimensions, ...]) -> int:
-    """Return how much OpenSlide should keep: a few of the largest tiles, at least one."""
-    tile = KEPT_PIXEL_BYTES * max(width * height for width, height in tile_sizes)
-    return max(USUAL_CACHE, tile, min(TILES_IN_CACHE * tile, limits.KEPT_BYTES))

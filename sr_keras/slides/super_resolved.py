@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from PIL import Image
 from pipelines.errors import require
 from pipelines.pixels import WHITE
 from pipelines.pyramid.tiff import levels_of
+from pipelines.readers.apart import associated_images, open_by_library
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.slides.lr_plane import CELL, SOURCE_SIDE, LRPlane
@@ -239,18 +239,14 @@ class SuperResolvedSlide(openslide.AbstractSlide):
                       "tile-width": self._tiles.side, "tile-height": self._tiles.side}
             found |= {f"openslide.level[{i}].{name}": str(value) for name, value in values.items()}
         try:
-            source = openslide.OpenSlide(self._path)
-        except openslide.OpenSlideError:  # a picture, or a slide that another library reads
+            source = open_by_library(self._path)
+        except (openslide.OpenSlideError, SlideError):  # a picture, or a slide that another library reads
             return found, {}
         with source:
             power = source.properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
             if power is not None:
                 found[openslide.PROPERTY_NAME_OBJECTIVE_POWER] = f"{float(power) * scale / self.lr.downsample:.4g}"
-            images: dict[str, Image.Image] = {}
-            with suppress(openslide.OpenSlideError):  # a damaged one; OpenSlide reads nothing after it
-                for name in source.associated_images:
-                    images[name] = source.associated_images[name]
-            return found, images
+            return found, associated_images(source)
 
 
 def _touched(part: slice, side: int) -> range:
