@@ -9,6 +9,7 @@ It is not a process of `multiprocessing`, which would run the script of the user
 """
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -57,13 +58,18 @@ def tile_sizes(slide: openslide.OpenSlide | ApartSlide) -> tuple[Dimensions, ...
 
 
 def associated_images(slide: openslide.OpenSlide | ApartSlide) -> dict[str, Image.Image]:
-    """Return label, macro and thumbnail, up to one that cannot be read: OpenSlide reads nothing after it."""
+    """Return label, macro and thumbnail, up to one that cannot be read: OpenSlide reads nothing after it.
+
+    One of more pixels than the limit is left out: its size is a lie, for which OpenSlide would take the memory.
+    """
     images: dict[str, Image.Image] = {}
     with suppress(openslide.OpenSlideError, SlideError):
         if isinstance(slide, ApartSlide):
             return slide.ask("associated_images")
         for name in slide.associated_images:
-            images[name] = slide.associated_images[name]
+            sides = (slide.properties[f"openslide.associated.{name}.{side}"] for side in ("width", "height"))
+            if math.prod(map(int, sides)) <= limits.LARGEST_ASSOCIATED_PIXELS:
+                images[name] = slide.associated_images[name]
     return images
 
 

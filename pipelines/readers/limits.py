@@ -11,6 +11,7 @@ KEPT_BYTES = 256 * 2**20  # of decoded tiles or strips that are kept in memory
 LARGEST_SEGMENT_BYTES = 2**30  # of one decoded tile or strip
 LARGEST_PIXELS = 2**37  # of a slide; 370,000 x 370,000
 LARGEST_OVERVIEW_PIXELS = 2**34  # of the level that shows where the tissue is; 131,000 x 131,000, read in minutes
+LARGEST_ASSOCIATED_PIXELS = 2**26  # of a label, macro or thumbnail; 8,192 x 8,192
 LARGEST_PROFILE = 64 * 2**20  # bytes of a colour profile in a PNG; PIL's own limit, 1 MiB, is less than scanners write
 LARGEST_CARRIED_PROFILE = 16 * 10**6  # bytes of one that is written; a JPEG holds 16.7 million
 

@@ -10,12 +10,13 @@ import struct
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from skimage.data import immunohistochemistry
 
 from pipelines import extract
 from pipelines.errors import SlideError
 from pipelines.pyramid import PyramidOptions, PyramidWriter
-from pipelines.readers.apart import ApartSlide, associated_images
+from pipelines.readers.apart import ApartSlide, associated_images, open_by_library
 from pipelines.slide import open_slide
 
 from .conftest import fill
@@ -98,3 +99,20 @@ def test_what_is_no_slide_is_refused_and_leaves_no_process(tmp_path):
         ApartSlide(tmp_path / "x.dcm")
     with pytest.raises(SlideError, match="no DICOM whole slide image, or a damaged one"):
         open_slide(tmp_path / "x.dcm")
+
+
+@pytest.mark.parametrize(("page", "left"), [(1, {"label"}), (3, {"thumbnail"})])
+def test_an_associated_image_that_claims_a_terabyte_is_left_out(tmp_path, page, left):
+    path, pixels = tmp_path / "a.svs", immunohistochemistry()
+    words = "Aperio Image Library v1\r\n256x256 [0,0 256x256] (64x64) |AppMag = 20|MPP = 0.5"
+    with tifffile.TiffWriter(path) as writer:
+        for image, tile, text in ((pixels[:256, :256], (64, 64), ""), (pixels[:64, :64], None, ""),
+                                  (pixels[:128, :128], (64, 64), ""), (pixels[:64, :64], None, "label")):
+            writer.write(image, tile=tile, photometric="rgb", compression="jpeg" if tile else None, metadata=None,
+                         description=words + text, subfiletype=int(text == "label"))
+    with open_by_library(path) as slide:
+        assert associated_images(slide).keys() == {"label", "thumbnail"}
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[page].tags["ImageWidth"].overwrite(2_000_000_000, dtype="I")
+    with open_by_library(path) as slide:
+        assert associated_images(slide).keys() == left
