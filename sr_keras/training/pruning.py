@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prune the enlarging steps of a trained generator to the filters that its output uses most.
 
-    python -m sr_keras.training.pruning --model=saved_models/srgan_sqe_x4 --tail_filters=16 --output=start.keras \
-        --train_data=runs/mine/shards
+    python -m sr_keras.training.pruning --model=saved_models/srgan_sqe_x4 --tail_filters=16 --output=start.keras \\
+        --train_data=shards
     python -m sr_keras.train --generator=start.keras --blocks=12 --filters=48 --tail_filters=16 --train_data=slides
 
 The result computes less and is worse at first; training starts from it. The steps and the last convolution work at up
 to the size of SR, so a filter there costs up to 16 times one of the trunk, which stays whole.
 
---train_data names folders of shards; the tail alone is then fitted to what the whole model makes of their LR, which is
-degraded as that model's was. The file is written at the end, so a run that was killed has to begin again.
+--train_data names folders of shards, which pipelines.extract writes. The tail alone is then fitted to what the whole
+model makes of their LR, which is degraded as that model's was. The file is written at the end, so a run that was killed
+has to begin again.
 
 How much a filter is used: the standard deviation of its output on tissue, times the sum of the absolute weights that
 read it. --pictures names a folder of LR tissue for that, of the stain and resolution that the model is for.
@@ -101,8 +102,8 @@ def fit(pruned: keras.Model, whole: keras.Model, shards: ShardSet, degrade: Degr
     Args:
         pruned: From `prune`.
         whole: What it was pruned from.
-        shards: Patches of tissue. Half of the LR of pairs is the scanned one.
-        degrade: How the other LR is made.
+        shards: Patches of tissue. If there are pairs, half of the examples have their scanned LR.
+        degrade: How the LR of the others is made.
         steps: About how many, each of BATCH crops. The learning rate falls along a cosine.
 
     Raises:
