@@ -7,6 +7,7 @@
     python -m benchmarks.model --slide=case.svs --model=saved_models/demo --engine=litert
     python -m benchmarks.model --slide=large.svs --mpp=1.0 --memory=2 --rounds=1
     python -m benchmarks.model --slide_side=25000 --model=saved_models/demo --rounds=1
+    python -m benchmarks.model --rates --slide=large.svs --mpp=1.0 --rounds=1
     python -m benchmarks.model --engines=all
     python -m benchmarks.model --engines=keras,litert:float16,onnx --model=runs/demo --rounds=3
 
@@ -14,7 +15,7 @@ Without --rates, --slide or --engines: the stages, executors and terms of a trai
 PyTorch if it is installed. See `benchmarks.training_step`.
 
 --rates measures the inference of the engines that are installed, beside a matrix product. See
-`benchmarks.engine_rates`.
+`benchmarks.engine_rates`. With a slide both tables are printed.
 
 --slide measures a run of sr_keras.super_resolve from file to file, and the bare engine on one of its windows. See
 `benchmarks.whole_slide`. --slide_side writes such a slide, glass with some tissue, with so many pixels a side; use it
@@ -70,9 +71,13 @@ def main() -> int:
         return _rates()
     if FLAGS.engines is not None:
         return _engines()
-    if FLAGS.slide or FLAGS.slide_side:
+    if _has_slide():
         return _slide()
     return _training_step()
+
+
+def _has_slide() -> bool:
+    return bool(FLAGS.slide or FLAGS.slide_side)
 
 
 def _training_step() -> int:
@@ -121,8 +126,10 @@ def _slide() -> int:
 
 
 def _rates() -> int:
-    require(not (FLAGS.slide or FLAGS.slide_side or FLAGS.engines), "rates", "be left out with a slide or --engines",
-            "run one after the other", FLAGS.rates)
+    require(not FLAGS.engines, "rates", "be left out with --engines", "run one after the other", FLAGS.rates)
+    if _has_slide():
+        _slide()  # first, since it tells the memory of the process
+        print()
     console.import_tensorflow()
     from benchmarks import engine_rates
 
@@ -135,7 +142,7 @@ def _engines() -> int:
     console.import_tensorflow()
     from benchmarks import format_speed
 
-    require(not (FLAGS.slide or FLAGS.slide_side), "engines", "be left out with a slide", "run one after the other",
+    require(not _has_slide(), "engines", "be left out with a slide", "run one after the other",
             ",".join(FLAGS.engines))
     found = format_speed.measure(Path(FLAGS.model), format_speed.parse_kinds(FLAGS.engines),
                                  FLAGS.hr_size // GeneratorOptions(FLAGS.scale).scale, FLAGS.rounds)

@@ -2,7 +2,7 @@
 """Open a generator on an engine: the same weights, run by TensorFlow, LiteRT or ONNX Runtime.
 
     generator = open_engine("auto", "saved_models/demo", threads=2)
-    print(generator.why)                           # litert (the fastest on most CPUs)
+    print(generator.why)                           # litert (opens fastest; rates not measured)
     sr = generator(lr)                             # uint8 [B, h, w, 3] -> uint8 [B, scale*h, scale*w, 3]
 
 "auto" is TensorFlow where it sees a GPU, and LiteRT elsewhere, which opens fastest. `fastest` measures those that are
@@ -185,7 +185,7 @@ def _usual(found: Path, threads: int | None) -> Engine:
         why = "LiteRT is not installed"
     else:
         try:
-            return _open("litert", found, threads, "litert (the fastest on most CPUs)")
+            return _open("litert", found, threads, "litert (opens fastest; rates not measured)")
         except Exception as error:  # converters and native code raise exceptions of every kind
             why = f"LiteRT can't run this model: {one_line(error)[:LONGEST_REASON]}"
     _limit_tensorflow(threads)

@@ -27,12 +27,12 @@ SR_TILE = 512  # largest side of a pyramid tile, in SR pixels
 # mask, the encoder and the work file 0.1.
 FIXED_GIB = 1.1
 MEMORY_GIB = 2.0
-# Memory of a whole network for each SR pixel, measured with 6 to 64 filters; the engines differ by a tenth.
+# Memory of a whole network for each SR pixel, by the filters of its enlarging steps, measured with 6 to 64. Those of
+# the trunk add nothing, since its arrays are gone by then. The engines differ by a tenth.
 BYTES_PER_PIXEL, BYTES_PER_FILTER = 430, 7.5
 # A network that runs in bands takes BAND_PIXELS as a whole one does. A part of the rest holds the kept rows of all
 # layers for each column, four times; the other part holds windows: LR, read ahead, and cores on their way to the disk.
-KEPT_SHARE, KEPT_ROWS = 0.3, 3.5  # rows for each row of the halo, as wide as LR
-FLOAT_BYTES = 4
+KEPT_SHARE, FLOAT_BYTES = 0.3, 4
 HELD_BYTES = 9, 9  # of a window for each LR pixel, and for each SR pixel
 DEFAULT_FILTERS = 64  # of the largest default network
 
@@ -143,15 +143,25 @@ def window_limits(generator: Any, scale: int, memory: float = MEMORY_GIB) -> Lim
     An engine that runs in bands takes less memory than any other. Without a generator it is the largest default
     network, run as a whole.
     """
-    filters = getattr(getattr(generator, "facts", None), "filters", None) or DEFAULT_FILTERS
-    whole, left = BYTES_PER_PIXEL + BYTES_PER_FILTER * filters, (memory - FIXED_GIB) * 2**30
+    facts = getattr(generator, "facts", None)
+    filters = getattr(facts, "filters", None) or DEFAULT_FILTERS
+    tail_filters = getattr(facts, "tail_filters", None) or filters
+    whole, left = BYTES_PER_PIXEL + BYTES_PER_FILTER * tail_filters, (memory - FIXED_GIB) * 2**30
     if getattr(generator, "stream", None) is None:
         return Limits(left / (whole * scale**2))
     left = max(0.0, left - whole * BAND_PIXELS * scale**2)
     lr_bytes, sr_bytes = HELD_BYTES
-    column = 4 * FLOAT_BYTES * filters * KEPT_ROWS * generator.halo
+    column = 4 * kept_bytes(filters, tail_filters, scale, generator.halo)
     return Limits((1 - KEPT_SHARE) * left / (lr_bytes + sr_bytes * scale**2),
                   min(KEPT_SHARE * left / column, BAND_PIXELS / MIN_BAND), one_shape=False)
+
+
+def kept_bytes(filters: int, tail_filters: int, scale: int, halo: int) -> int:
+    """Return about how many bytes a network that runs in bands keeps between two of them, for each LR column."""
+    # A residual block reaches 2 pixels and keeps 4 rows; the long skip keeps 2 more beside it. Of the tail, the last
+    # convolution keeps 8 rows as wide as SR, the steps before it up to 1.5. LR is kept for the sum with the output.
+    trunk, tail, lr = 3 * filters * max(0, halo - 6), 9 * scale * tail_filters, 3 * (halo + 8)
+    return FLOAT_BYTES * (trunk + tail + lr)
 
 
 def plan_windows(shape: tuple[int, ...], scale: int, halo: int, limits: Limits | None = None,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sr_keras import networks
-from sr_keras.model.loading import load_generator
+from sr_keras.model.loading import load_generator, load_keras
 from sr_keras.training import pruning
 from sr_keras.training.pruning import prune, tissue
 
@@ -56,6 +56,35 @@ def test_command_writes_a_start_for_training(randomised, run_program, histology,
     assert load_generator(tmp_path / "start.keras").facts.tail_filters == 2
     with pytest.raises(ValueError, match=r"`output` must be a \.keras file that does not exist"):
         run_program(pruning, *flags)
+
+
+def test_command_fits_the_tail_to_the_whole_model_and_leaves_the_trunk(randomised, run_program, shards, tmp_path,
+                                                                       capsys):
+    whole = randomised(networks.generator(4, 1, 4))
+    whole.save(tmp_path / "whole.keras")
+    flags = (f"--model={tmp_path / 'whole.keras'}", "--tail_filters=3")
+    assert run_program(pruning, *flags, f"--output={tmp_path / 'pruned.keras'}") == 0
+    fit = (*flags, f"--train_data={shards / 'slide-a'},{shards / 'slide-b'}", f"--output={tmp_path / 'fitted.keras'}")
+    assert run_program(pruning, *fit, "--steps=60") == 0
+    said = capsys.readouterr().out
+    before, after = (float(part.split(" dB")[0]) for part in said.partition("written")[2].split("whole one's: ")[1]
+                     .split("after the fit: "))
+    assert after > before + 1
+    pruned, fitted = (load_keras(tmp_path / f"{name}.keras") for name in ("pruned", "fitted"))
+    assert [variable.path for variable in fitted.trainable_variables] == [
+        variable.path for variable in pruned.trainable_variables]
+    changed = {one.path.partition("/")[0] for one, other in zip(fitted.variables, pruned.variables, strict=True)
+               if not np.array_equal(one, other)}
+    assert changed == {"up1_conv", "up2_conv", "last"}
+    lr = tissue(None)[:4]
+    assert pruning.likeness(fitted, whole, lr) > pruning.likeness(pruned, whole, lr) + 1
+
+
+def test_mistake_in_the_shards_is_told_before_anything_is_computed(run_program, model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nosuch"):
+        run_program(pruning, f"--model={model}", "--tail_filters=2", f"--output={tmp_path / 'start.keras'}",
+                    "--train_data=nosuch")
+    assert not (tmp_path / "start.keras").exists()
 
 
 @pytest.mark.parametrize("count", [0, 5])
