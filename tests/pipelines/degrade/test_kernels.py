@@ -44,11 +44,12 @@ def test_resampling_is_that_of_pil_away_from_the_border(name, scale, histology):
     np.testing.assert_allclose(found[4:-4, 4:-4], expected[4:-4, 4:-4], atol=1.6)
 
 
-def test_cascade_halves_and_rounds_as_pyramids_do(histology):
+@pytest.mark.parametrize("scale", SCALES)
+def test_cascade_halves_and_rounds_as_pyramids_do(scale, histology):
     level = histology[:64, :64].astype(np.float32)
-    for _ in range(2):
+    for _ in range(round(math.log2(scale))):
         level = np.floor(level.reshape(len(level) // 2, 2, len(level) // 2, 2, 3).mean((1, 3)) + 0.5)
-    found = 255 * lr_of(histology[:64, :64] / 255, options_of(resampling="cascade"))
+    found = 255 * lr_of(histology[:64, :64] / 255, options_of(resampling="cascade", scale=scale))
     np.testing.assert_allclose(found, level, atol=0.01)
 
 
