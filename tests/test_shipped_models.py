@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
+from itertools import dropwhile, islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,33 @@ def test_card_of_shipped_model_tells_of_its_nuclei_what_its_facts_and_the_docume
             assert told[score] == pytest.approx(np.mean([row[score] for row in mine]), rel=1e-3)
         assert f"| {lr} | {name} | " in card
         assert f" | {told['f1']:.3f} | " in card
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_goals_are_compared_with_what_the_card_says_and_the_missed_ones_are_bold(name):
+    page = (ROOT / "saved_models" / "README.md").read_text(encoding="utf-8")
+    card = (SHIPPED_MODEL.with_name(name) / VERSION / "README.md").read_text(encoding="utf-8")
+    scores = {row[0]: row for row in _rows(card, "## Scores")}
+    goals = _rows(page, "## What was aimed at")
+    assert len(goals) == 14
+    for lr, *cells in goals[2:-1]:
+        goal, reached = cells[2 * NAMES.index(name):][:2]
+        if goal:
+            column = next((i for i, word in ((2, "MS-SSIM"), (3, "QILV"), (6, "below")) if word in lr + goal), 1)
+            told = scores[lr.partition(",")[0]][column].split()[0]
+            assert reached.strip("*").split()[0] == told, lr
+            if goal.startswith("0"):
+                missed = int(told) > 0
+            else:
+                missed = float(told) < float(goal) if goal.startswith("+") else float(told) <= 0
+            assert reached.startswith("**") == missed, lr
+
+
+def _rows(text: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table below a heading."""
+    lines = iter(text.partition(f"\n{heading}")[2].splitlines())
+    table = takewhile(lambda line: line.startswith("|"), dropwhile(lambda line: not line.startswith("|"), lines))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -40,7 +40,8 @@ CAPTION = """Compared at the size of the input's pixels. The input is assumed to
 Finer detail that the network invents is removed before the comparison: this map cannot show it."""
 NOT_MEASURED = "\nHow well it predicts the real error of this model was not measured."
 EXPECTED_CAPTION = """The mean error of each square that the model's uncertainty head expects for such input: an
-estimate, not a measurement of this picture. 0 is glass. The compression of the output adds to it."""
+estimate, not a measurement of this picture. It cannot show which detail the network invented.
+0 is glass. The compression of the output adds to the error."""
 PREDICTS = """
 On validation slides {} predicts the real error of squares of 16 pixels with a rank correlation of {:.2f}
 (area under the ROC for the worst tenth: {:.2f}); {}, with {:.2f} ({:.2f})."""

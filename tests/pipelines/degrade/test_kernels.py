@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from scipy import ndimage, special
+from scipy import ndimage, special, stats
+from skimage.draw import disk
 
 from pipelines.config import BLURS, RESAMPLINGS, SCALES, DegradeOptions, degradation
 from pipelines.degrade.kernels import degraded, largest_reach, point_spread
@@ -43,11 +44,12 @@ def test_resampling_is_that_of_pil_away_from_the_border(name, scale, histology):
     np.testing.assert_allclose(found[4:-4, 4:-4], expected[4:-4, 4:-4], atol=1.6)
 
 
-def test_cascade_halves_and_rounds_as_pyramids_do(histology):
+@pytest.mark.parametrize("scale", SCALES)
+def test_cascade_halves_and_rounds_as_pyramids_do(scale, histology):
     level = histology[:64, :64].astype(np.float32)
-    for _ in range(2):
+    for _ in range(round(math.log2(scale))):
         level = np.floor(level.reshape(len(level) // 2, 2, len(level) // 2, 2, 3).mean((1, 3)) + 0.5)
-    found = 255 * lr_of(histology[:64, :64] / 255, options_of(resampling="cascade"))
+    found = 255 * lr_of(histology[:64, :64] / 255, options_of(resampling="cascade", scale=scale))
     np.testing.assert_allclose(found, level, atol=0.01)
 
 
@@ -97,6 +99,28 @@ def test_gaussian_has_the_two_sigmas_it_was_asked_for(anisotropy):
     short, long = np.sqrt(np.linalg.eigvalsh(covariance))
     assert long / short == pytest.approx(anisotropy, rel=0.02)
     assert (long**2 + short**2) / 2 == pytest.approx(4.0, rel=0.02)
+
+
+@pytest.mark.parametrize("anisotropy", [1.0, 1.6, 3.0])
+@pytest.mark.parametrize("between", [False, True])
+def test_gaussian_is_scipys_normal_density_at_the_angle_it_drew(anisotropy, between):
+    options = options_of("gaussian", blur_sigma=(2.0, 2.0), anisotropy=(anisotropy,) * 2)
+    kernel, distance = spread_of(options, between)
+    places = np.stack(np.meshgrid(distance, distance, indexing="ij"), -1)
+    covariance = np.cov(places.reshape(-1, 2).T, aweights=kernel.ravel(), ddof=0)
+    expected = stats.multivariate_normal(cov=covariance).pdf(places)
+    np.testing.assert_allclose(kernel, expected, atol=0.01 * expected.max())
+
+
+@pytest.mark.parametrize("radius", [1.5, 3.0, 6.0])
+def test_disc_is_scikit_images_averaged_over_pixels(radius):
+    kernel, distance = spread_of(options_of("disc", disc_radius=(radius, radius)))
+    fine, side = 31, len(distance)
+    centre = (np.argmin(np.abs(distance)) + 0.5) * fine - 0.5
+    drawn = np.zeros((side * fine, side * fine))
+    drawn[disk((centre, centre), radius * fine)] = 1
+    shares = drawn.reshape(side, fine, side, fine).mean((1, 3))
+    np.testing.assert_allclose(kernel, shares / shares.sum(), atol=0.1 * shares.max() / shares.sum())
 
 
 def test_disc_has_the_second_moment_of_a_disc():

@@ -84,6 +84,7 @@ def test_caption_says_what_each_map_predicts_with_the_number(expected):
            "(area under the ROC for the worst tenth: 0.83); the difference to the input, with 0.05 (0.52)." \
            in caption(expected)
     assert "estimate" in caption(expected)
+    assert "cannot show which detail the network invented" in caption(expected)
     without = replace(expected, expected=None)  # the head predicts no better
     assert "the difference to the input predicts" in caption(without)
     assert "was not measured" in caption(replace(without, measured=None))
