@@ -31,6 +31,7 @@ import tensorflow as tf
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float, to_uint8
+from sr_keras import shipped_model
 from sr_keras.layers import FewChannelConv2D
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, from_json, read_facts, run_facts
 from sr_keras.networks import receptive_field
@@ -117,7 +118,9 @@ def find_generator(path: str | Path, argument: str = "model") -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"`{argument}` must exist; check the spelling. Received: {argument}={str(path)!r}")
+        shipped = ", ".join(sorted(folder.name for folder in shipped_model().parent.glob("srgan_*")))
+        raise FileNotFoundError(f"`{argument}` must exist; check the spelling, or take a model that ships with this "
+                                f"program ({shipped}). Received: {argument}={str(path)!r}")
     if (path.suffix == ".keras" and path.is_file()) or (path / SAVED_MODEL_FILE).is_file():
         return path
     if (path / GENERATOR_FILE).is_file():
