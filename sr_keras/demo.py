@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From slides to a trained and measured model in one command.
 
-    python -m sr_keras.demo                    on the sample slide, which is part of the installation
-    python -m sr_keras.demo --data=my_slides   on your own slides or folders of tiles
+    sr-keras demo                    on the sample slide, which is part of the installation
+    sr-keras demo --data=my_slides   on your own slides or folders of tiles
 
 First it draws a picture with the shipped model. Then it runs the commands
 that you would type, and shows them: train, evaluate, export. Last it draws
@@ -122,9 +122,15 @@ def _shown(path: Path) -> str:
 
 
 def _run(module: str, *arguments: str) -> None:
-    """Print a command and run it; if it fails, the demo ends with its exit status."""
-    print(f"\n$ python -m {module} {shlex.join(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    """Print a command and run it; if it fails or is interrupted, which it says, the demo ends with its exit status."""
+    print(f"\n$ sr-keras {module.rpartition('.')[2]} {shlex.join(arguments)}", flush=True)
+    command = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    try:
+        status = command.wait()
+    except KeyboardInterrupt:  # of both processes
+        status = command.wait()
+        if status != console.INTERRUPTED:
+            raise
     if status:
         raise SystemExit(status)
 
@@ -140,7 +146,7 @@ def is_exported(run: Path, model: Path) -> bool:
 def last_screen(run: Path, model: Path, picture: Path, own: bool) -> str:
     """Return what was made, where it is, how good it is, and what to type next."""
     verdict = _verdict(run / "scores" / "scores.csv")
-    more = ("train longer:        python -m sr_keras.train --train_data=FOLDER --run=runs/mine" if own else
+    more = ("train longer:        sr-keras train --train_data=FOLDER --run=runs/mine" if own else
             "on your own slides:  make demo DATA=folder_of_slides_or_tiles")
     return f"""
 {'-' * 100}
