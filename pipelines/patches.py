@@ -134,7 +134,7 @@ def _unfit(source: Source, options: PatchOptions) -> str | None:
         as_it_is = options.level == 0 and (not mpp or not own or abs(mpp / own - 1) <= MPP_TOLERANCE)
         return None if as_it_is else f"{where}: pairs of files are read as they are; leave --mpp and --level out"
     if options.pairs == "scans" and not source.scans:
-        return (f"{where}: has no registered second scan; give the .json of pipelines.register to pipelines.extract as "
+        return (f"{where}: has no registered second scan; give the .json of sr-keras register to sr-keras extract as "
                 "--pairs, and use its shards here")
     if options.pairs == "files":
         return f"{where}: has no LR beside it; name it TILE_lrXY, give --lr_data, or leave --pairs out"

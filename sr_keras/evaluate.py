@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a generator beside bicubic, on every kind of LR that slides have, or on one.
 
-    python -m sr_keras.evaluate --lr=standard --data=tiles/val,pairs/val --output=scores
-    python -m sr_keras.evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
-    python -m sr_keras.evaluate --nuclei --perceptual --lr=pairs --data=pairs/val --output=scores
-    python -m sr_keras.evaluate --data=my_slides --output=scores --mpp=0.5 --max_patches=100
+    sr-keras evaluate --lr=standard --data=tiles/val,pairs/val --output=scores
+    sr-keras evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
+    sr-keras evaluate --nuclei --perceptual --lr=pairs --data=pairs/val --output=scores
+    sr-keras evaluate --data=my_slides --output=scores --mpp=0.5 --max_patches=100
 
 The default model ships with the code.
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Export a trained generator, in the formats you deploy, as the next version of saved_models/NAME.
 
-    python -m sr_keras.export --model=runs/demo --name=demo
-    python -m sr_keras.export --model=runs/demo --name=demo --formats=saved_model,litert,onnx,tensorrt
-    python -m sr_keras.export --model=runs/mine --name=mine --scores=runs/mine/scores \
+    sr-keras export --model=runs/demo --name=demo
+    sr-keras export --model=runs/demo --name=demo --formats=saved_model,litert,onnx,tensorrt
+    sr-keras export --model=runs/mine --name=mine --scores=runs/mine/scores \
         --data="40 H&E slides of breast, 0.25 mpp, scanner X" --data_licence="in house, not to be passed on"
 
 Each file is run by its own runtime on real tissue and compared with Keras. If one differs by more than its precision
 allows, nothing is kept. The comparison is written to parity.json and to the model card, README.md. On a machine without
 TensorRT or a GPU, the commands that build the engines elsewhere are printed. The uncertainty head beside the generator,
-if sr_keras.uncertainty wrote one, comes along.
+if `sr-keras uncertainty` wrote one, comes along.
 """
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Measured(TypedDict):
 
 
 class Gains(TypedDict):
-    """What is read of GAINS_FILE, which sr_keras.evaluate wrote: the gain over bicubic by kind of LR and by score."""
+    """What is read of GAINS_FILE, which `sr-keras evaluate` wrote: the gain over bicubic by kind of LR and by score."""
 
     lr: dict[str, _Measured]
 
@@ -86,7 +86,7 @@ class ExportOptions(Options):
     data: str | None = basic(None, "For the card: the training data (tissue, stain, magnification, source)")
     data_licence: str | None = basic(None, "For the card: the licence of that data")
     scores: str | None = basic(None, f"For the card: a Markdown table, or the folder with {', '.join(SCORES_FILES)} or "
-                               f"{NUCLEI_FILE} that sr_keras.evaluate wrote")
+                               f"{NUCLEI_FILE} that sr-keras evaluate wrote")
 
 
 FLAGS = flags_of(ExportOptions)
@@ -129,7 +129,7 @@ def main() -> int:
     print(f"{parity_table([file.parity for file in report.files])}\n\n"
           f"exported, and compared with Keras on {compared.name}: {exported}\n"
           f"model card:   {exported / CARD_FILE}\n"
-          f"use it:       python -m sr_keras.super_resolve --model={shlex.quote(str(exported.parent))} "
+          f"use it:       sr-keras super-resolve --model={shlex.quote(str(exported.parent))} "
           "--input=picture.png --output=large.png")
     if report.missing:
         print("\n".join(["", f"no TensorRT engine was built: {report.missing}", "build them on a machine with a GPU:",
@@ -213,7 +213,7 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
         return None, None
     given = Path(path)
     found = [given / name for name in SCORES_FILES if (given / name).is_file()] if given.is_dir() else [given]
-    remedy = "name what sr_keras.evaluate wrote"
+    remedy = "name what sr-keras evaluate wrote"
     require(bool(found) or (given / NUCLEI_FILE).is_file(), "scores", "be a Markdown table, or a folder with "
             f"{', '.join(SCORES_FILES)} or {NUCLEI_FILE}", remedy, path)
     try:
@@ -227,7 +227,7 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
 
 
 def _read_nuclei(path: str | None) -> tuple[str | None, Scores | None]:
-    """Return the same of what `sr_keras.evaluate --nuclei` wrote; None if there is none."""
+    """Return the same of what `sr-keras evaluate --nuclei` wrote; None if there is none."""
     if path is None or not (Path(path) / NUCLEI_FILE).is_file():
         return None, None
     remedy = "score the nuclei again"

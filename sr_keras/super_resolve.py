@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Super-resolve slides and pictures of any size.
 
-    python -m sr_keras.super_resolve --input=slide.svs --output=slide_x4.tif
-    python -m sr_keras.super_resolve --input=slides --output=slides_x4 --mpp=1.0
-    python -m sr_keras.super_resolve --model=runs/mine --input=picture.png --output=large.png
-    python -m sr_keras.super_resolve --input=slide.svs --output=out.tif --trust_map=trust.tif
-    python -m sr_keras.super_resolve --input=slides --output=slides_x4 --ray=auto
+    sr-keras super-resolve --input=slide.svs --output=slide_x4.tif
+    sr-keras super-resolve --input=slides --output=slides_x4 --mpp=1.0
+    sr-keras super-resolve --model=runs/mine --input=picture.png --output=large.png
+    sr-keras super-resolve --input=slide.svs --output=out.tif --trust_map=trust.tif
+    sr-keras super-resolve --input=slides --output=slides_x4 --ray=auto
 
 The default model ships with the code. The input is a slide, a picture, a folder, or a comma-separated list of them. A
 .tif output is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; so are a .dicom (a folder

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a super-resolution model on slides: autoencoder, generator warm-up, adversarial stage.
 
-    python -m sr_keras.train --flagfile=sr_keras/flagfiles/demo.flags
-    python -m sr_keras.train --train_data=my_slides --run=runs/mine
-    python -m sr_keras.train --flagfile=runs/mine/flags.txt --resume
-    python -m sr_keras.train --train_data=my_slides --run=runs/mine --ray=auto
+    sr-keras train --flagfile=sr_keras/flagfiles/demo.flags
+    sr-keras train --train_data=my_slides --run=runs/mine
+    sr-keras train --flagfile=runs/mine/flags.txt --resume
+    sr-keras train --train_data=my_slides --run=runs/mine --ray=auto
 
+`python -m sr_keras.train --flagfile=...` is the same program.
 Whole slides are split into training, validation and test sets; with fewer than
 three slides, each is cut into bands instead. The files of a run are listed in
 sr_keras/training/run_folder.py.
@@ -106,8 +107,8 @@ def main() -> int:
 def _print_end(run: Path, best: Path) -> None:
     quoted, name = shlex.quote(str(run)), shlex.quote(run.name)
     print(f"\nthe generator: {best}\n"
-          f"score it:      python -m sr_keras.evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
-          f"export it:     python -m sr_keras.export --model={quoted} --name={name}")
+          f"score it:      sr-keras evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
+          f"export it:     sr-keras export --model={quoted} --name={name}")
 
 
 def _train_on_ray(options: TrainOptions) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a head that predicts the uncertainty of each pixel, and measure how far it is to be believed.
 
-    python -m sr_keras.uncertainty --model=saved_models/srgan_sqe_x4 --train_data=tiles/train,pairs/train \
+    sr-keras uncertainty --model=saved_models/srgan_sqe_x4 --train_data=tiles/train,pairs/train \
         --val_data=tiles/val,pairs/val
 
 The generator stays as it is. The head is written beside it, as the SavedModel `uncertainty/`, or to --output. It costs

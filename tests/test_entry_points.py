@@ -22,11 +22,17 @@ def programs() -> list[str]:
     return sorted({".".join(path.parts).removesuffix(".__main__") for path in found} - NO_FLAGS)
 
 
+def typed(module: str) -> str:
+    """Return how a program is called."""
+    names = {of: name for name, (of, _) in cli.COMMANDS.items()}
+    return f"sr-keras {names[module]}" if module in names else f"python -m {module}"
+
+
 @pytest.mark.parametrize("module", programs())
 def test_help_shows_a_command_and_the_flags_without_any_given(module):
     done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"python -m {module}" in done.stdout
+    assert f"    {typed(module)} --" in done.stdout
     assert "  --help: " in done.stdout
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw what training sees of a few patches: synthetic LR beside real LR, or the corruptions of an uncurated set.
 
-    python -m pipelines.preview --output=family.png
-    python -m pipelines.preview --output=family.png --data=pairs/
-    python -m pipelines.preview --output=family.png --data=slide.svs --pairs=levels
-    python -m pipelines.preview --output=corruptions.png --show=corruptions --degradation=textbook
+    sr-keras preview --output=family.png
+    sr-keras preview --output=family.png --data=pairs/
+    sr-keras preview --output=family.png --data=slide.svs --pairs=levels
+    sr-keras preview --output=corruptions.png --show=corruptions --degradation=textbook
 
 The first shows the LR of the textbook, pyramid and scanner presets from the same HR. If the data hold pairs, the real
 LR is beside them, and a table shows how similar each preset is. The last shows every corruption at three strengths, and

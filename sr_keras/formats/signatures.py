@@ -19,7 +19,7 @@ A head of `sr_keras.uncertainty` is a SavedModel of its own, so that the four ab
     uncertainty       lr uint8 [B, h, w, 3] -> sr uint8, scale and shape float32, each [B, scale*h, scale*w, 3]
 
 Memory on a CPU: the paper's network of 64 filters takes about 14 KiB a pixel, so 14 GiB for the default of 2**20
-pixels. Lower `max_pixels` (--max_pixels of sr_keras.export) for a server with less memory.
+pixels. Lower `max_pixels` (--max_pixels of sr-keras export) for a server with less memory.
 """
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ LARGEST_MPP, LARGEST_DEPARTURE, MOST_FILTERS = 100.0, 255.0, 2**16
 LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir",
                "cache", "cases")
 TEXTBOOK = "--degradation=textbook"  # what runs used before this flag existed
-EXPORT_AGAIN = "write it with python -m sr_keras.export"
+EXPORT_AGAIN = "write it with sr-keras export"
 Scores = dict[str, dict[str, Finite]]
 
 

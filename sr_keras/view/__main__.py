@@ -2,8 +2,8 @@
 r"""Look at slides in a browser, super-resolved where you look.
 
     sr-keras view slide.svs --mpp=1 --model=srgan_sqe_x4_light
-    python -m sr_keras.view --input=slides --model=runs/mine --model=saved_models/srgan_sqe_x4
-    python -m sr_keras.view --input=slide.svs --mpp=1 --finished=slide_x4.tif
+    sr-keras view --input=slides --model=runs/mine --model=saved_models/srgan_sqe_x4
+    sr-keras view --input=slide.svs --mpp=1 --finished=slide_x4.tif
 
 The page shows LR, bicubic interpolation, SR by each model, and the trust map over it, in panels that move together; a
 wipe between them; a magnifier. Only the tiles that are looked at are computed. A folder or several slides begin with a

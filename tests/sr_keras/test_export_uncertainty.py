@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sr_keras.export` takes the head beside a generator along, and refuses that of another one."""
+"""`sr-keras export` takes the head beside a generator along, and refuses that of another one."""
 from __future__ import annotations
 
 import shutil

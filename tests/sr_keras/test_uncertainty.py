@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sr_keras.uncertainty` trains a head that opens, on slides that it does not score."""
+"""`sr-keras uncertainty` trains a head that opens, on slides that it does not score."""
 from __future__ import annotations
 
 import json
