@@ -28,6 +28,7 @@ from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.names import printable
 from pipelines.pairs import FilePair, LevelPairs, match_files, read_pair, refuse_pairs
+from pipelines.scan_pairs import Place, cut, hr_corner, hr_mpp, places_with_tissue, read_registration
 from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Resolution, Slide, SlideError, open_slide
 from pipelines.sources import MPP_FILE, Region, Source, check_disjoint, draw, find_sources, split_sources
 from pipelines.tissue import slide_mask
@@ -175,9 +176,6 @@ def _in_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -
 
 
 def _in_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Found]:
-    # Slow to import, and of no use to others.
-    from pipelines.scan_pairs import Place, cut, hr_corner, hr_mpp, places_with_tissue, read_registration
-
     page, lr_path = source.scans or (Path(), Path())
     found, side = read_registration(page), options.patch_size // options.scale
 

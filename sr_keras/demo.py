@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import console
+from pipelines.config import degradation
 from pipelines.options import Options, basic, flags_of
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.model.facts import GENERATOR_FILE, versions_of
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -70,7 +72,6 @@ def draw_shipped(path: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from pipelines.config import degradation
     from pipelines.degrade import degrade_example
     from pipelines.pixels import quantise, to_float
     from sr_keras.model.loading import load_generator
@@ -94,7 +95,7 @@ def draw(model: Path, run: Path, path: Path) -> Path:
 
 def _draw(generator: LoadedGenerator, lr: Any, hr: Any, path: Path) -> Path:
     """Draw LR, bicubic, SR and HR side by side, with an inset."""
-    from sr_keras.evaluation import side_by_side
+    from sr_keras.evaluation.pictures import side_by_side
     from sr_keras.metrics import bicubic
 
     batch = lr[None]
@@ -137,8 +138,6 @@ def _run(module: str, *arguments: str) -> None:
 
 def is_exported(run: Path, model: Path) -> bool:
     """Return whether the newest version of the model is newer than the generator of the run."""
-    from sr_keras.model.loading import GENERATOR_FILE, versions_of
-
     versions = versions_of(model)
     return bool(versions) and versions[-1].stat().st_mtime >= (run / GENERATOR_FILE).stat().st_mtime
 
@@ -173,7 +172,8 @@ def _activation() -> str:
 
 def _verdict(path: Path) -> str:
     """Return a line that says on which scores the model beats bicubic, by the means of the table in scores.md."""
-    from sr_keras.evaluation import METRICS, read_scores, summarise
+    from sr_keras.evaluation.patches import METRICS
+    from sr_keras.evaluation.tables import read_scores, summarise
 
     means = {method: {name: estimate.mean for name, estimate in of_method.items()}
              for method, of_method in summarise(read_scores(path)).estimates.items()}

@@ -30,8 +30,10 @@ from pipelines.errors import require
 from pipelines.files import Finite, read_json, read_text
 from pipelines.options import GIVEN, ORDERED, Options, Range, Rule, basic, flags_of, read
 from sr_keras.formats import FORMATS, PRECISIONS, with_required
+from sr_keras.formats.format import Source
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model, next_version, write_serving_files
-from sr_keras.model.facts import ModelFacts, Scores, in_words
+from sr_keras.formats.tensorrt import engine_commands
+from sr_keras.model.facts import ModelFacts, Scores, find_generator, in_words
 from sr_keras.templates import MODEL_NAME, render
 
 if TYPE_CHECKING:
@@ -97,20 +99,19 @@ def main() -> int:
     options = read(FLAGS, ExportOptions)
     scores, gains = _read_scores(FLAGS.scores)
     nuclei, nuclei_facts = _read_nuclei(FLAGS.scores)
+    path = find_generator(FLAGS.model)
+    require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
+            FLAGS.model)
 
     console.import_tensorflow()
     from sr_keras.formats.parity import parity_table
     from sr_keras.formats.run_data import compared_tissue, departure_batches, facts_of
-    from sr_keras.formats.tensorrt import engine_commands
-    from sr_keras.model.loading import find_generator, load_generator, load_keras, scale_of
+    from sr_keras.model.loading import load_generator, load_keras, scale_of
     from sr_keras.model.uncertainty import check_owner, folder_of
     from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     for name in with_required(FLAGS.formats):
         FORMATS[name].check_installed()
-    path = find_generator(FLAGS.model)
-    require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
-            FLAGS.model)
     head = check_owner(folder_of(path), path) if folder_of(path).exists() else None
     generator, loaded = load_keras(path), load_generator(path)
     facts = facts_of(path.parent, scale_of(generator), lr_mpp=options.lr_mpp, stain=FLAGS.stain,
@@ -180,7 +181,6 @@ def _listed(versions: dict[str, str]) -> str:
 def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelFacts, compared: Tissue,
                  scores: str | None, nuclei: str | None, head: HeadFacts | None) -> ExportReport:
     """Write the other formats beside the SavedModel in `folder`, the head, and the model card."""
-    from sr_keras.formats.format import Source
     from sr_keras.formats.parity import parity_table, write_formats
     from sr_keras.formats.run_data import calibration_tissue
     from sr_keras.model.loading import load_generator

@@ -25,6 +25,7 @@ from typing import Any
 from absl import flags
 
 from pipelines import console
+from pipelines.cluster import CPUS, Cluster
 from pipelines.config import CorruptOptions, DegradeOptions, corrupt_options, degrade_options, patch_options
 from pipelines.errors import require
 from pipelines.files import read_text
@@ -41,6 +42,7 @@ from sr_keras.config import (
 )
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
 from sr_keras.training.machines import Team, joined, read_team
+from sr_keras.training.run_folder import open_run, read_metrics
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -72,7 +74,6 @@ def main() -> int:
         import tensorflow as tf
 
         from sr_keras.training.plan import Plan
-        from sr_keras.training.run_folder import open_run
         from sr_keras.training.several import replica_batch, strategy_of, wait_for_all
         from sr_keras.training.stages import train_stages
 
@@ -113,9 +114,7 @@ def _print_end(run: Path, best: Path) -> None:
 
 def _train_on_ray(options: TrainOptions) -> int:
     """Start a worker on each GPU of a Ray cluster, or on some cores each, and print the epochs that end."""
-    from pipelines.cluster import CPUS, Cluster
     from sr_keras.train import train_in_worker  # by the name that other machines know
-    from sr_keras.training.run_folder import read_metrics
 
     run, given = Path(options.run), [line for line in console.resolved(FLAGS).splitlines()
                                      if not line.startswith("--ray=")]

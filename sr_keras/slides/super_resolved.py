@@ -28,6 +28,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from pipelines.console import import_tensorflow
 from pipelines.errors import require
 from pipelines.pixels import WHITE
 from pipelines.pyramid.tiff import levels_of
@@ -261,8 +262,6 @@ def _touched(part: slice, side: int) -> range:
 def _open_model(model: str | Path | LoadedGenerator, engine: str) -> Any:
     if not isinstance(model, str | Path):
         return model
-    from pipelines.console import import_tensorflow
-
     import_tensorflow()
     from sr_keras.model.engines import open_engine
 
