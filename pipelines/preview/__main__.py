@@ -70,7 +70,7 @@ def main() -> int:
 def _corruptions(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
     from pipelines.corrupt import load_outliers  # TensorFlow
-    from pipelines.preview.pictures import draw_corruptions
+    from pipelines.preview.drawings import draw_corruptions
 
     (patch,) = choose_patches(sources, options, 1)
     outliers = FLAGS.outlier_dir and load_outliers(FLAGS.outlier_dir, options.patch_size)
@@ -82,7 +82,7 @@ def _corruptions(sources: list[Source], options: config.PatchOptions) -> Figure:
 
 def _degradations(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
-    from pipelines.preview.pictures import draw_degradations, likeness_table, likenesses  # TensorFlow
+    from pipelines.preview.drawings import draw_degradations, likeness_table, likenesses  # TensorFlow
 
     asked = config.degrade_options(FLAGS)
     presets = {name: config.degradation(name, scale=asked.scale) for name in config.DEGRADATIONS
