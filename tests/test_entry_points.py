@@ -2,6 +2,7 @@
 """Every program says what it does, and how it is called."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,19 @@ def test_flags_of_the_product_follow_from_options():
 def test_programs_keep_their_names():
     names = {module for module, _ in cli.COMMANDS.values()}
     assert names | {"pipelines.sample", "benchmarks.pipeline", "benchmarks.model", "study"} <= set(programs())
+
+
+@pytest.mark.parametrize(("module", "arguments", "message"), [
+    ("sr_keras.evaluate", "--model=srgan --data=sample --output=scores", "`model` must exist; "),
+    ("sr_keras.evaluate", "--lr=jpg --data=sample --output=scores", "`lr` must be one of standard, "),
+    ("sr_keras.export", "--model=srgan --name=mine", "`model` must exist; "),
+    ("sr_keras.super_resolve", "--model=srgan --input=docs/demo.png --output=x.png", "`model` must exist; "),
+    ("sr_keras.uncertainty", "--model=srgan --train_data=sample --val_data=docs/demo.png", "`model` must exist; "),
+    ("sr_keras.view", "--model=srgan --input=docs/demo.png", "`model` must exist; "),
+])
+def test_misspelt_name_is_an_error_before_tensorflow_starts(module, arguments, message, tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('TensorFlow starts')\n")
+    done = subprocess.run([sys.executable, "-m", module, *arguments.split()], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
