@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -53,6 +54,9 @@ def code() -> Iterator[Number]:
     yield Number("product: modules", len(product), 75)
     yield Number("product: median lines of a module", median(product.values()), 150)
     yield Number("product: longest module", product[longest], 320, _shown(longest))
+    rooms = Counter(path.stem for path in product if path.stem != "__main__")
+    shared = sorted(name for name, count in rooms.items() if count > 1)
+    yield Number("product: names that two modules have", len(shared), None, ", ".join(shared))
     for package in ("benchmarks", "study", "tests"):
         files = _files(package)
         yield Number(f"{package}: lines", sum(map(_lines, files)))

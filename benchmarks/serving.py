@@ -35,6 +35,7 @@ from pipelines import console
 from pipelines.errors import UserError, require
 from sr_keras.client import ServerError, SuperResolutionClient
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.model.facts import versions_of
 
 BINARY = "tensorflow_model_server"
 START_S = 120
@@ -195,8 +196,6 @@ def _serve(model: Path, name: str, pipe: Connection) -> None:
         predict_pb2,
         prediction_service_pb2_grpc,
     )
-
-    from sr_keras.model.loading import versions_of
 
     folder = versions_of(model)[-1]
     loaded = tf.saved_model.load(str(folder))

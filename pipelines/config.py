@@ -185,7 +185,7 @@ class PatchOptions(Options):
     seed: int = option(0, "Seed of the choice of patches", "0 is the default", SEED)
     pairs: str | None = option(
         None, "Where LR comes from: 'levels' is the slide's own level, scale times coarser; 'files' are tiles with LR "
-        "beside them, which are also found by default; or the .json files of pipelines.register, for two scans of the "
+        "beside them, which are also found by default; or the .json files of sr-keras register, for two scans of the "
         "same glass. By default LR is made from HR", group="data")
     scale: int = option(4, "HR side / LR side", choices=SCALES, group="basic")
     match_colours: bool = option(False, "Give HR the colours of LR; for pairs of two scans", group="data")
@@ -198,7 +198,7 @@ class PatchOptions(Options):
         require(self.pairs is None or self.pairs in PAIRS, "pairs", f"be one of {PAIRS}",
                 "leave it out to make LR from HR", self.pairs)
         require(not self.match_colours or self.pairs == "scans", "match_colours", "go with pairs of two scans",
-                "give the .json of pipelines.register as --pairs", self.match_colours)
+                "give the .json of sr-keras register as --pairs", self.match_colours)
         for name in ("patch_size", "stride"):
             require((getattr(self, name) or 0) % self.unit == 0, name, f"be divisible by scale={self.scale} for pairs",
                     "choose a multiple of it", getattr(self, name))

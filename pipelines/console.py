@@ -35,6 +35,7 @@ from pipelines.options import GROUPS
 USER_ERRORS = (ValueError, OSError, UserError, flags.Error)
 LARGEST_FLAGFILE = 2**20  # bytes
 MOST_FLAGFILES = 64  # read for one command, each as often as it is included
+INTERRUPTED = 130  # exit status
 
 
 def run(main: Callable[[], int | None], flag_values: flags.FlagValues, description: str | None) -> int:
@@ -62,7 +63,7 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted: finished work is kept", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -6,7 +6,7 @@ batch. An example that is corrupted at one fraction is corrupted in the same way
 
 Images are single, float32 [H, W, 3] in [0, 1], with 1 for glass; values are proportional to light. `seed` of an image
 function is an int tensor [2]; the same seed gives the same image, eagerly and inside `Dataset.map`. Strength 0 changes
-nothing, 1 is a plainly bad slide, 2 is hopeless. `python -m pipelines.preview` draws them.
+nothing, 1 is a plainly bad slide, 2 is hopeless. `sr-keras preview` draws them.
 """
 from __future__ import annotations
 

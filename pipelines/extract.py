@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the patches of slides, or of folders of tiles, into shards that training reads fast.
 
-    python -m pipelines.extract --data=sample --output=shards/sample --patch_size=128
-    python -m pipelines.extract --data=slides/,more/case.svs --output=shards/mine --mpp=0.5 --max_patches=2000
+    sr-keras extract --data=sample --output=shards/sample --patch_size=128
+    sr-keras extract --data=slides/,more/case.svs --output=shards/mine --mpp=0.5 --max_patches=2000
 
 Slides are read in parallel. The same command again continues a run that was stopped. Slides and patches that cannot be
 read are skipped, listed at the end, and recorded in the slide's .json; --strict makes them an error.
@@ -12,10 +12,10 @@ the same paths. A lost machine costs only time.
 
 Pairs with scanned LR, instead of LR made from HR:
 
-    python -m pipelines.extract --data=pairs/ --output=shards/pairs          NAME.jpeg beside NAME_lrXY.png
-    python -m pipelines.extract --data=hr/ --lr_data=lr/ --output=shards/pairs       two folders with the same names
-    python -m pipelines.extract --data=slides/ --pairs=levels --output=shards/levels     levels of the slides
-    python -m pipelines.extract --pairs=pairs.json --output=shards/pairs       two scans, from pipelines.register
+    sr-keras extract --data=pairs/ --output=shards/pairs          NAME.jpeg beside NAME_lrXY.png
+    sr-keras extract --data=hr/ --lr_data=lr/ --output=shards/pairs       two folders with the same names
+    sr-keras extract --data=slides/ --pairs=levels --output=shards/levels     levels of the slides
+    sr-keras extract --pairs=pairs.json --output=shards/pairs       two scans, from sr-keras register
 """
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def main() -> int:
     kept = f" ({report.kept} of them finished before)" if report.kept else ""
     print(f"{report.patches} patches of {report.slides} slides{kept} in {FLAGS.output}")
     print_skipped(report.skipped)
-    print(f"train on them: python -m sr_keras.train --train_data={shlex.quote(FLAGS.output)} --run=runs/mine")
+    print(f"train on them: sr-keras train --train_data={shlex.quote(FLAGS.output)} --run=runs/mine")
     return 0
 
 

@@ -205,7 +205,7 @@ def pair_folders(sources: Sequence[Source], data: str | Path, lr_data: str | Pat
     paired = []
     for source in sources:
         require(source.tiles, "lr_data", "go with folders of tiles", f"{source.paths[0]} is not a folder of tiles; "
-                "for scans of whole slides use python -m pipelines.register", str(lr_data))
+                "for scans of whole slides use sr-keras register", str(lr_data))
         folder = Path(lr_data) / source.files[0].parent.relative_to(data)
         lr_paths = sorted(folder.iterdir()) if folder.is_dir() else []
         paired.append(replace(source, lr_paths=tuple(path for path in lr_paths if is_tile(path))))

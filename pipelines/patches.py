@@ -28,6 +28,7 @@ from pipelines.config import PatchOptions
 from pipelines.errors import require
 from pipelines.names import printable
 from pipelines.pairs import FilePair, LevelPairs, match_files, read_pair, refuse_pairs
+from pipelines.scan_pairs import Place, cut, hr_corner, hr_mpp, places_with_tissue, read_registration
 from pipelines.slide import LANCZOS_SUPPORT, MPP_TOLERANCE, Resolution, Slide, SlideError, open_slide
 from pipelines.sources import MPP_FILE, Region, Source, check_disjoint, draw, find_sources, split_sources
 from pipelines.tissue import slide_mask
@@ -134,7 +135,7 @@ def _unfit(source: Source, options: PatchOptions) -> str | None:
         as_it_is = options.level == 0 and (not mpp or not own or abs(mpp / own - 1) <= MPP_TOLERANCE)
         return None if as_it_is else f"{where}: pairs of files are read as they are; leave --mpp and --level out"
     if options.pairs == "scans" and not source.scans:
-        return (f"{where}: has no registered second scan; give the .json of pipelines.register to pipelines.extract as "
+        return (f"{where}: has no registered second scan; give the .json of sr-keras register to sr-keras extract as "
                 "--pairs, and use its shards here")
     if options.pairs == "files":
         return f"{where}: has no LR beside it; name it TILE_lrXY, give --lr_data, or leave --pairs out"
@@ -175,9 +176,6 @@ def _in_pairs(source: Source, options: PatchOptions, rng: np.random.Generator) -
 
 
 def _in_scans(source: Source, options: PatchOptions, rng: np.random.Generator) -> Iterator[Found]:
-    # Slow to import, and of no use to others.
-    from pipelines.scan_pairs import Place, cut, hr_corner, hr_mpp, places_with_tissue, read_registration
-
     page, lr_path = source.scans or (Path(), Path())
     found, side = read_registration(page), options.patch_size // options.scale
 

@@ -135,7 +135,7 @@ def read_registration(path: str | os.PathLike[str]) -> Registration:
     """
     remedy = "register the two scans again"
     page = read_json(path, dict[str, Any], remedy)
-    require(page.get("format") == FORMAT, "pairs", "be a file that pipelines.register wrote, of this version", remedy,
+    require(page.get("format") == FORMAT, "pairs", "be a file that sr-keras register wrote, of this version", remedy,
             str(path))
     registration = checked(page, Registration, path, remedy)
     sound = (registration.scale in SCALES and len(registration.colours) == 3

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From slides to a trained and measured model in one command.
 
-    python -m sr_keras.demo                    on the sample slide, which is part of the installation
-    python -m sr_keras.demo --data=my_slides   on your own slides or folders of tiles
+    sr-keras demo                    on the sample slide, which is part of the installation
+    sr-keras demo --data=my_slides   on your own slides or folders of tiles
 
 First it draws a picture with the shipped model. Then it runs the commands
 that you would type, and shows them: train, evaluate, export. Last it draws
@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import console
+from pipelines.config import degradation
 from pipelines.options import Options, basic, flags_of
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.model.facts import GENERATOR_FILE, versions_of
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -70,7 +72,6 @@ def draw_shipped(path: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from pipelines.config import degradation
     from pipelines.degrade import degrade_example
     from pipelines.pixels import quantise, to_float
     from sr_keras.model.loading import load_generator
@@ -94,7 +95,7 @@ def draw(model: Path, run: Path, path: Path) -> Path:
 
 def _draw(generator: LoadedGenerator, lr: Any, hr: Any, path: Path) -> Path:
     """Draw LR, bicubic, SR and HR side by side, with an inset."""
-    from sr_keras.evaluation import side_by_side
+    from sr_keras.evaluation.pictures import side_by_side
     from sr_keras.metrics import bicubic
 
     batch = lr[None]
@@ -122,17 +123,21 @@ def _shown(path: Path) -> str:
 
 
 def _run(module: str, *arguments: str) -> None:
-    """Print a command and run it; if it fails, the demo ends with its exit status."""
-    print(f"\n$ python -m {module} {shlex.join(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    """Print a command and run it; if it fails or is interrupted, which it says, the demo ends with its exit status."""
+    print(f"\n$ sr-keras {module.rpartition('.')[2]} {shlex.join(arguments)}", flush=True)
+    command = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    try:
+        status = command.wait()
+    except KeyboardInterrupt:  # of both processes
+        status = command.wait()
+        if status != console.INTERRUPTED:
+            raise
     if status:
         raise SystemExit(status)
 
 
 def is_exported(run: Path, model: Path) -> bool:
     """Return whether the newest version of the model is newer than the generator of the run."""
-    from sr_keras.model.loading import GENERATOR_FILE, versions_of
-
     versions = versions_of(model)
     return bool(versions) and versions[-1].stat().st_mtime >= (run / GENERATOR_FILE).stat().st_mtime
 
@@ -140,7 +145,7 @@ def is_exported(run: Path, model: Path) -> bool:
 def last_screen(run: Path, model: Path, picture: Path, own: bool) -> str:
     """Return what was made, where it is, how good it is, and what to type next."""
     verdict = _verdict(run / "scores" / "scores.csv")
-    more = ("train longer:        python -m sr_keras.train --train_data=FOLDER --run=runs/mine" if own else
+    more = ("train longer:        sr-keras train --train_data=FOLDER --run=runs/mine" if own else
             "on your own slides:  make demo DATA=folder_of_slides_or_tiles")
     return f"""
 {'-' * 100}
@@ -167,7 +172,8 @@ def _activation() -> str:
 
 def _verdict(path: Path) -> str:
     """Return a line that says on which scores the model beats bicubic, by the means of the table in scores.md."""
-    from sr_keras.evaluation import METRICS, read_scores, summarise
+    from sr_keras.evaluation.patches import METRICS
+    from sr_keras.evaluation.tables import read_scores, summarise
 
     means = {method: {name: estimate.mean for name, estimate in of_method.items()}
              for method, of_method in summarise(read_scores(path)).estimates.items()}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Score a generator beside bicubic, on every kind of LR that slides have, or on one.
 
-    python -m sr_keras.evaluate --lr=standard --data=tiles/val,pairs/val --output=scores
-    python -m sr_keras.evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
-    python -m sr_keras.evaluate --nuclei --perceptual --lr=pairs --data=pairs/val --output=scores
-    python -m sr_keras.evaluate --data=my_slides --output=scores --mpp=0.5 --max_patches=100
+    sr-keras evaluate --lr=standard --data=tiles/val,pairs/val --output=scores
+    sr-keras evaluate --model=runs/demo --data=runs/demo --output=runs/demo/scores
+    sr-keras evaluate --nuclei --perceptual --lr=pairs --data=pairs/val --output=scores
+    sr-keras evaluate --data=my_slides --output=scores --mpp=0.5 --max_patches=100
 
 The default model ships with the code.
 
@@ -46,6 +46,8 @@ from pipelines.errors import require, require_folder
 from pipelines.files import write_csv, write_text
 from pipelines.options import AT_LEAST_0, GIVEN, SEED, basic, flags_of, read
 from sr_keras.config import ModelOptions
+from sr_keras.evaluation.conditions import Condition, condition_named, standard_conditions, trained_condition
+from sr_keras.model.facts import find_generator
 from sr_keras.model.runtimes import ENGINE_CHOICES
 
 if TYPE_CHECKING:
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipelines.shards import ShardSet
-    from sr_keras.evaluation.conditions import Condition
     from sr_keras.evaluation.tables import Gain
     from sr_keras.model.loading import LoadedGenerator
 
@@ -98,6 +99,7 @@ def main() -> int:
     title = f"Model {FLAGS.model}, data {','.join(FLAGS.data)}{f', LR {FLAGS.lr}' if FLAGS.lr else ''}"
     for path in FLAGS.data:
         require(path == "sample" or Path(path).exists(), "data", "exist", "check the spelling", path)
+    find_generator(FLAGS.model)  # a misspelt name is an error before TensorFlow starts
     files, run = ((NUCLEI_FILES, score_on_nuclei) if FLAGS.nuclei else
                   (STANDARD_FILES, score_on_standard) if standard else (FILES, score_on_one))
     check_output(output, title, files)
@@ -143,7 +145,6 @@ def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide
     Raises:
         ValueError: Pairs are of another scale than the model.
     """
-    from sr_keras.evaluation.conditions import standard_conditions
     from sr_keras.evaluation.patches import limit_of, lr_dataset, score, sets_of
     from sr_keras.evaluation.tables import GAIN_METRICS, Gain, by_slide
 
@@ -160,16 +161,16 @@ def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide
 
 def score_on_nuclei(output: Path, title: str) -> None:
     """Score nuclei, and perceptual distances if asked, write NUCLEI_FILES, and print the tables."""
+    named = condition_named(FLAGS.lr) if FLAGS.lr not in (None, "standard") else None  # the name may be wrong
+
     console.import_tensorflow()
     import numpy as np
 
     from sr_keras.evaluation import detail
-    from sr_keras.evaluation.conditions import condition_named, standard_conditions, trained_condition
     from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, sets_of
     from sr_keras.evaluation.pictures import draw_nuclei
     from sr_keras.features import extractor
 
-    named = condition_named(FLAGS.lr) if FLAGS.lr not in (None, "standard") else None
     extract, generator = extractor() if FLAGS.perceptual else None, _open_generator()
     scale = generator.scale
     sets = find_sets(FLAGS.data, output / "data", _few_patches(scale), scale)
@@ -214,12 +215,13 @@ def _lr_errors(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarra
 
 def score_on_one(output: Path, title: str) -> None:
     """Score on one kind of LR, write FILES, and print the table."""
-    console.import_tensorflow()
-    from sr_keras.evaluation import METRICS, markdown_table, picture_sheet, score, slide_table, summarise
-    from sr_keras.evaluation.conditions import condition_named, trained_condition
-    from sr_keras.evaluation.patches import find_shards, lr_dataset, pairs_of
+    named = condition_named(FLAGS.lr) if FLAGS.lr else None  # the name may be wrong
 
-    named = condition_named(FLAGS.lr) if FLAGS.lr else None  # before the model is loaded: the name may be wrong
+    console.import_tensorflow()
+    from sr_keras.evaluation.patches import METRICS, find_shards, lr_dataset, pairs_of, score
+    from sr_keras.evaluation.pictures import picture_sheet
+    from sr_keras.evaluation.tables import markdown_table, slide_table, summarise
+
     generator = _open_generator()
     scale = generator.scale
     condition = named.at_scale(scale) if named else trained_condition(trained_degrade(generator, FLAGS.blur_sigma))

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Export a trained generator, in the formats you deploy, as the next version of saved_models/NAME.
 
-    python -m sr_keras.export --model=runs/demo --name=demo
-    python -m sr_keras.export --model=runs/demo --name=demo --formats=saved_model,litert,onnx,tensorrt
-    python -m sr_keras.export --model=runs/mine --name=mine --scores=runs/mine/scores \
+    sr-keras export --model=runs/demo --name=demo
+    sr-keras export --model=runs/demo --name=demo --formats=saved_model,litert,onnx,tensorrt
+    sr-keras export --model=runs/mine --name=mine --scores=runs/mine/scores \
         --data="40 H&E slides of breast, 0.25 mpp, scanner X" --data_licence="in house, not to be passed on"
 
 Each file is run by its own runtime on real tissue and compared with Keras. If one differs by more than its precision
 allows, nothing is kept. The comparison is written to parity.json and to the model card, README.md. On a machine without
 TensorRT or a GPU, the commands that build the engines elsewhere are printed. The uncertainty head beside the generator,
-if sr_keras.uncertainty wrote one, comes along.
+if `sr-keras uncertainty` wrote one, comes along.
 """
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ from pipelines.errors import require
 from pipelines.files import Finite, read_json, read_text
 from pipelines.options import GIVEN, ORDERED, Options, Range, Rule, basic, flags_of, read
 from sr_keras.formats import FORMATS, PRECISIONS, with_required
+from sr_keras.formats.format import Source
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model, next_version, write_serving_files
-from sr_keras.model.facts import ModelFacts, Scores, in_words
+from sr_keras.formats.tensorrt import engine_commands
+from sr_keras.model.facts import ModelFacts, Scores, find_generator, in_words
 from sr_keras.templates import MODEL_NAME, render
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class _Measured(TypedDict):
 
 
 class Gains(TypedDict):
-    """What is read of GAINS_FILE, which sr_keras.evaluate wrote: the gain over bicubic by kind of LR and by score."""
+    """What is read of GAINS_FILE, which `sr-keras evaluate` wrote: the gain over bicubic by kind of LR and by score."""
 
     lr: dict[str, _Measured]
 
@@ -86,7 +88,7 @@ class ExportOptions(Options):
     data: str | None = basic(None, "For the card: the training data (tissue, stain, magnification, source)")
     data_licence: str | None = basic(None, "For the card: the licence of that data")
     scores: str | None = basic(None, f"For the card: a Markdown table, or the folder with {', '.join(SCORES_FILES)} or "
-                               f"{NUCLEI_FILE} that sr_keras.evaluate wrote")
+                               f"{NUCLEI_FILE} that sr-keras evaluate wrote")
 
 
 FLAGS = flags_of(ExportOptions)
@@ -97,20 +99,19 @@ def main() -> int:
     options = read(FLAGS, ExportOptions)
     scores, gains = _read_scores(FLAGS.scores)
     nuclei, nuclei_facts = _read_nuclei(FLAGS.scores)
+    path = find_generator(FLAGS.model)
+    require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
+            FLAGS.model)
 
     console.import_tensorflow()
     from sr_keras.formats.parity import parity_table
     from sr_keras.formats.run_data import compared_tissue, departure_batches, facts_of
-    from sr_keras.formats.tensorrt import engine_commands
-    from sr_keras.model.loading import find_generator, load_generator, load_keras, scale_of
+    from sr_keras.model.loading import load_generator, load_keras, scale_of
     from sr_keras.model.uncertainty import check_owner, folder_of
     from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     for name in with_required(FLAGS.formats):
         FORMATS[name].check_installed()
-    path = find_generator(FLAGS.model)
-    require(path.is_file(), "model", "be a run folder or a .keras generator", "this one is exported already",
-            FLAGS.model)
     head = check_owner(folder_of(path), path) if folder_of(path).exists() else None
     generator, loaded = load_keras(path), load_generator(path)
     facts = facts_of(path.parent, scale_of(generator), lr_mpp=options.lr_mpp, stain=FLAGS.stain,
@@ -129,7 +130,7 @@ def main() -> int:
     print(f"{parity_table([file.parity for file in report.files])}\n\n"
           f"exported, and compared with Keras on {compared.name}: {exported}\n"
           f"model card:   {exported / CARD_FILE}\n"
-          f"use it:       python -m sr_keras.super_resolve --model={shlex.quote(str(exported.parent))} "
+          f"use it:       sr-keras super-resolve --model={shlex.quote(str(exported.parent))} "
           "--input=picture.png --output=large.png")
     if report.missing:
         print("\n".join(["", f"no TensorRT engine was built: {report.missing}", "build them on a machine with a GPU:",
@@ -180,7 +181,6 @@ def _listed(versions: dict[str, str]) -> str:
 def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelFacts, compared: Tissue,
                  scores: str | None, nuclei: str | None, head: HeadFacts | None) -> ExportReport:
     """Write the other formats beside the SavedModel in `folder`, the head, and the model card."""
-    from sr_keras.formats.format import Source
     from sr_keras.formats.parity import parity_table, write_formats
     from sr_keras.formats.run_data import calibration_tissue
     from sr_keras.model.loading import load_generator
@@ -213,7 +213,7 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
         return None, None
     given = Path(path)
     found = [given / name for name in SCORES_FILES if (given / name).is_file()] if given.is_dir() else [given]
-    remedy = "name what sr_keras.evaluate wrote"
+    remedy = "name what sr-keras evaluate wrote"
     require(bool(found) or (given / NUCLEI_FILE).is_file(), "scores", "be a Markdown table, or a folder with "
             f"{', '.join(SCORES_FILES)} or {NUCLEI_FILE}", remedy, path)
     try:
@@ -227,7 +227,7 @@ def _read_scores(path: str | None) -> tuple[str | None, Scores | None]:
 
 
 def _read_nuclei(path: str | None) -> tuple[str | None, Scores | None]:
-    """Return the same of what `sr_keras.evaluate --nuclei` wrote; None if there is none."""
+    """Return the same of what `sr-keras evaluate --nuclei` wrote; None if there is none."""
     if path is None or not (Path(path) / NUCLEI_FILE).is_file():
         return None, None
     remedy = "score the nuclei again"

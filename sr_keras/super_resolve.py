@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Super-resolve slides and pictures of any size.
 
-    python -m sr_keras.super_resolve --input=slide.svs --output=slide_x4.tif
-    python -m sr_keras.super_resolve --input=slides --output=slides_x4 --mpp=1.0
-    python -m sr_keras.super_resolve --model=runs/mine --input=picture.png --output=large.png
-    python -m sr_keras.super_resolve --input=slide.svs --output=out.tif --trust_map=trust.tif
-    python -m sr_keras.super_resolve --input=slides --output=slides_x4 --ray=auto
+    sr-keras super-resolve --input=slide.svs --output=slide_x4.tif
+    sr-keras super-resolve --input=slides --output=slides_x4 --mpp=1.0
+    sr-keras super-resolve --model=runs/mine --input=picture.png --output=large.png
+    sr-keras super-resolve --input=slide.svs --output=out.tif --trust_map=trust.tif
+    sr-keras super-resolve --input=slides --output=slides_x4 --ray=auto
 
 The default model ships with the code. The input is a slide, a picture, a folder, or a comma-separated list of them. A
 .tif output is a tiled pyramid that OpenSlide and QuPath open, of any size in 2 GiB of memory; so are a .dicom (a folder
@@ -49,6 +49,7 @@ from pipelines.names import COMMAS, read_key
 from pipelines.options import GIVEN, basic, flags_of, read
 from pipelines.slide import open_slide
 from sr_keras.config import ModelOptions
+from sr_keras.model.facts import find_generator
 from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES, ENGINES, PRECISIONS
 from sr_keras.model.tiles import check_tile
 from sr_keras.slides import EnlargeOptions
@@ -100,7 +101,8 @@ def main() -> int:
     """Check the flags, super-resolve all inputs, and return the exit status."""
     read(FLAGS, SuperResolveOptions)
     options = read(FLAGS, EnlargeOptions)
-    find_inputs(FLAGS.input)  # before the model is loaded
+    find_inputs(FLAGS.input)  # mistakes in flags are errors before TensorFlow starts
+    find_generator(FLAGS.model)
     check_output(Path(FLAGS.output), options)
     if is_named(Path(FLAGS.output)):  # by the user, so it does not depend on the model's scale
         plan_outputs(FLAGS.input, Path(FLAGS.output), 1, options)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a super-resolution model on slides: autoencoder, generator warm-up, adversarial stage.
 
-    python -m sr_keras.train --flagfile=sr_keras/flagfiles/demo.flags
-    python -m sr_keras.train --train_data=my_slides --run=runs/mine
-    python -m sr_keras.train --flagfile=runs/mine/flags.txt --resume
-    python -m sr_keras.train --train_data=my_slides --run=runs/mine --ray=auto
+    sr-keras train --flagfile=sr_keras/flagfiles/demo.flags
+    sr-keras train --train_data=my_slides --run=runs/mine
+    sr-keras train --flagfile=runs/mine/flags.txt --resume
+    sr-keras train --train_data=my_slides --run=runs/mine --ray=auto
 
+`python -m sr_keras.train --flagfile=...` is the same program.
 Whole slides are split into training, validation and test sets; with fewer than
 three slides, each is cut into bands instead. The files of a run are listed in
 sr_keras/training/run_folder.py.
@@ -24,6 +25,7 @@ from typing import Any
 from absl import flags
 
 from pipelines import console
+from pipelines.cluster import CPUS, Cluster
 from pipelines.config import CorruptOptions, DegradeOptions, corrupt_options, degrade_options, patch_options
 from pipelines.errors import require
 from pipelines.files import read_text
@@ -40,6 +42,7 @@ from sr_keras.config import (
 )
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
 from sr_keras.training.machines import Team, joined, read_team
+from sr_keras.training.run_folder import open_run, read_metrics
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -71,7 +74,6 @@ def main() -> int:
         import tensorflow as tf
 
         from sr_keras.training.plan import Plan
-        from sr_keras.training.run_folder import open_run
         from sr_keras.training.several import replica_batch, strategy_of, wait_for_all
         from sr_keras.training.stages import train_stages
 
@@ -106,15 +108,13 @@ def main() -> int:
 def _print_end(run: Path, best: Path) -> None:
     quoted, name = shlex.quote(str(run)), shlex.quote(run.name)
     print(f"\nthe generator: {best}\n"
-          f"score it:      python -m sr_keras.evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
-          f"export it:     python -m sr_keras.export --model={quoted} --name={name}")
+          f"score it:      sr-keras evaluate --model={quoted} --data={quoted} --output={quoted}/scores\n"
+          f"export it:     sr-keras export --model={quoted} --name={name}")
 
 
 def _train_on_ray(options: TrainOptions) -> int:
     """Start a worker on each GPU of a Ray cluster, or on some cores each, and print the epochs that end."""
-    from pipelines.cluster import CPUS, Cluster
     from sr_keras.train import train_in_worker  # by the name that other machines know
-    from sr_keras.training.run_folder import read_metrics
 
     run, given = Path(options.run), [line for line in console.resolved(FLAGS).splitlines()
                                      if not line.startswith("--ray=")]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a head that predicts the uncertainty of each pixel, and measure how far it is to be believed.
 
-    python -m sr_keras.uncertainty --model=saved_models/srgan_sqe_x4 --train_data=tiles/train,pairs/train \
+    sr-keras uncertainty --model=saved_models/srgan_sqe_x4 --train_data=tiles/train,pairs/train \
         --val_data=tiles/val,pairs/val
 
 The generator stays as it is. The head is written beside it, as the SavedModel `uncertainty/`, or to --output. It costs
@@ -34,8 +34,13 @@ from pipelines.config import define_patch_flags, patch_options
 from pipelines.errors import require
 from pipelines.files import atomic_path, remove
 from pipelines.options import AT_LEAST_1, FINITE, GIVEN, SEED, Rule, flags_of, option, read
+from pipelines.pixels import to_float, to_uint8
 from pipelines.sources import tcga_case
 from sr_keras.config import ModelOptions
+from sr_keras.evaluation.conditions import REAL, trained_condition
+from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS
+from sr_keras.model.facts import find_generator
+from sr_keras.slides.trust_map import WINDOWS, fit_degradation, measure
 
 if TYPE_CHECKING:
     import keras
@@ -107,12 +112,13 @@ def main() -> int:
     for name in ("train_data", "val_data"):
         for path in getattr(options, name):
             require(path == "sample" or Path(path).exists(), name, "exist", "check the spelling", path)
+    find_generator(FLAGS.model)
 
     console.import_tensorflow()
     import keras
 
     from sr_keras.evaluation.patches import find_sets
-    from sr_keras.formats.saved_model import write_head
+    from sr_keras.formats.signatures import write_uncertainty
     from sr_keras.model.loading import load_generator
     from sr_keras.model.uncertainty import folder_of, table
 
@@ -134,7 +140,7 @@ def main() -> int:
     train(network, fitted, generator.scale, options)
     facts = facts_of(network, held_out, scored, generator, cost)
     with atomic_path(folder, folder=True) as temporary:
-        write_head(generator, network, facts, temporary)
+        write_uncertainty(generator, network, facts, temporary, max_pixels=DEFAULT_MAX_PIXELS)
         remove(folder)  # not before the new one is complete
     print(f"\n{table(facts)}\n\n{folder}")
     return 0
@@ -152,9 +158,7 @@ def check_sets(trained: Sequence[ShardSet], scored: Sequence[ShardSet], scale: i
 
 def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: HeadOptions) -> list[Group]:
     """Run the generator on patches: real LR of pairs, and made LR of every slide."""
-    from pipelines.pixels import to_float, to_uint8
     from pipelines.shards.records import batches_of
-    from sr_keras.evaluation.conditions import REAL, trained_condition
     from sr_keras.evaluation.patches import limit_of, lr_dataset, sets_of, text
     from sr_keras.model.uncertainty import with_trunk
 
@@ -247,7 +251,6 @@ def facts_of(network: keras.Model, held_out: Sequence[Group], scored: Sequence[G
 def spread(network: keras.Model, group: Group, scale: int) -> Spread:
     """Run a head on a group."""
     from sr_keras.model.uncertainty import mean_error
-    from sr_keras.slides.trust_map import WINDOWS, fit_degradation, measure
 
     degrade = fit_degradation(zip(group.lr[:WINDOWS], group.sr[:WINDOWS], strict=True), scale)
     least, squares = MARGIN * scale // SQUARE, min(group.sr.shape[1:3]) // SQUARE

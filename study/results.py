@@ -13,7 +13,7 @@
     d_hr, d_sr, d_accuracy          of the discriminator in the last epoch: mean probability that it gives HR and SR,
                                     share of its judgements that are right
     seconds         training time by the clock
-    commit          of the code, and flags: the options of `python -m sr_keras.train`
+    commit          of the code, and flags: the options of `sr-keras train`
     folds           checksum of the file of folds
 
 `rrmse_squared` and `qilv_unit` are RRMSE and QILV as the paper's numbers seem to be made: squared, and with the

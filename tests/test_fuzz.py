@@ -30,7 +30,7 @@ from pipelines.pyramid import PyramidOptions, PyramidWriter
 from pipelines.scan_pairs import check_cut, hr_corner, hr_mpp, places, read_registration, scan_paths
 from pipelines.shards import open_shards, write_shards
 from pipelines.slide import SlideError, open_slide
-from sr_keras.evaluation import read_scores
+from sr_keras.evaluation.tables import read_scores
 from sr_keras.export import _read_scores
 from sr_keras.model.facts import ModelFacts, from_json, in_words, read_facts, run_facts
 from sr_keras.model.loading import load_keras, load_weights

@@ -62,6 +62,13 @@ def test_readme_is_short_and_narrow():
     assert max(map(len, lines)) < 100
 
 
+def test_documents_are_narrow_outside_of_tables():
+    for page in [*PAGES, *ROOT.glob("*.md")]:
+        wide = [line for line in page.read_text(encoding="utf-8").splitlines()
+                if len(line) > 99 and not line.startswith(("|", "!["))]
+        assert not wide, f"{page.name}: {wide}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_of_documents_lead_to_files(page):
     text = page.read_text(encoding="utf-8")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preview of what training sees: degradations and corruptions. See `python -m pipelines.preview --help`."""
+"""Preview of what training sees: degradations and corruptions. See `sr-keras preview --help`."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw what training sees of a few patches: synthetic LR beside real LR, or the corruptions of an uncurated set.
 
-    python -m pipelines.preview --output=family.png
-    python -m pipelines.preview --output=family.png --data=pairs/
-    python -m pipelines.preview --output=family.png --data=slide.svs --pairs=levels
-    python -m pipelines.preview --output=corruptions.png --show=corruptions --degradation=textbook
+    sr-keras preview --output=family.png
+    sr-keras preview --output=family.png --data=pairs/
+    sr-keras preview --output=family.png --data=slide.svs --pairs=levels
+    sr-keras preview --output=corruptions.png --show=corruptions --degradation=textbook
 
 The first shows the LR of the textbook, pyramid and scanner presets from the same HR. If the data hold pairs, the real
 LR is beside them, and a table shows how similar each preset is. The last shows every corruption at three strengths, and
@@ -70,7 +70,7 @@ def main() -> int:
 def _corruptions(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
     from pipelines.corrupt import load_outliers  # TensorFlow
-    from pipelines.preview.pictures import draw_corruptions
+    from pipelines.preview.drawings import draw_corruptions
 
     (patch,) = choose_patches(sources, options, 1)
     outliers = FLAGS.outlier_dir and load_outliers(FLAGS.outlier_dir, options.patch_size)
@@ -82,7 +82,7 @@ def _corruptions(sources: list[Source], options: config.PatchOptions) -> Figure:
 
 def _degradations(sources: list[Source], options: config.PatchOptions) -> Figure:
     import_tensorflow()
-    from pipelines.preview.pictures import draw_degradations, likeness_table, likenesses  # TensorFlow
+    from pipelines.preview.drawings import draw_degradations, likeness_table, likenesses  # TensorFlow
 
     asked = config.degrade_options(FLAGS)
     presets = {name: config.degradation(name, scale=asked.scale) for name in config.DEGRADATIONS

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Register two scans of the same glass: a cheap low-resolution scan and a good one.
 
-    python -m pipelines.register --lr=scan10x.svs --hr=scan40x.svs --output=pairs.json
-    python -m pipelines.extract --pairs=pairs.json --output=shards/pairs
+    sr-keras register --lr=scan10x.svs --hr=scan40x.svs --output=pairs.json
+    sr-keras extract --pairs=pairs.json --output=shards/pairs
 
 Finds rotation (any, and a glass scanned face down), scale (about 2, 4 or 8) and shift, then the place of each patch to
 a fraction of a pixel. Patches that are out of focus, folded, torn or blank are left out. Check the picture beside the
@@ -57,7 +57,7 @@ def main() -> int:
         reasons = ", ".join(f"{count} {reason}" for reason, count in quality["rejected"].items())
         print(f"left out: {len(found.rejected) / (accepted + len(found.rejected)):.0%} ({reasons})")
     print(f"look at {output.with_suffix('.png')}, then: "
-          f"python -m pipelines.extract --pairs={shlex.quote(str(output))} "
+          f"sr-keras extract --pairs={shlex.quote(str(output))} "
           f"--output={shlex.quote(f'shards/{output.stem}')}")
     return 0
 

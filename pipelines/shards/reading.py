@@ -223,7 +223,7 @@ def open_shards(folders: Folder | Sequence[Folder], slides: Collection[str] | No
     shards = tuple(Shard(folder / shard["name"], slide_id, tuple(shard["tissue"]), page["options"]["patch_size"],
                          page["options"].get("scale") if page["options"].get("pairs") else None)
                    for slide_id, (folder, page) in sorted(pages.items()) for shard in page["shards"])
-    require(bool(shards), "shards", "hold at least one patch", "write some with pipelines.extract", str(folders))
+    require(bool(shards), "shards", "hold at least one patch", "write some with sr-keras extract", str(folders))
     sizes = {shard.patch_size for shard in shards if not shard.pair_scale}
     require(len(sizes) <= 1, "shards", "have one patch size", f"choose one of {sorted(sizes)}", str(folders))
     skipped = tuple(item for _, page in pages.values() for item in page["skipped"])

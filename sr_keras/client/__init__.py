@@ -11,7 +11,7 @@
     grpc_transport    gRPC, by the official stubs: needs the extra `serving`
     rest_transport    REST, by Python's HTTP client: needs no extra and no TensorFlow
 
-Command line: python -m sr_keras.client
+Command line: sr-keras client
 """
 from sr_keras.client.connection import SuperResolutionClient
 from sr_keras.client.protocol import ClientOptions, ServerError

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Super-resolve a picture on a server.
 
-    python -m sr_keras.client --server=grpc://localhost:8500 --model_name=demo --input=picture.png --output=large.png
-    python -m sr_keras.client --server=https://sr.example.org --model_name=demo --auth_header_file=token.txt \
+    sr-keras client --server=grpc://localhost:8500 --model_name=demo --input=picture.png --output=large.png
+    sr-keras client --server=https://sr.example.org --model_name=demo --auth_header_file=token.txt \
         --input=picture.png --output=large.png
-    python -m sr_keras.client --server=http://localhost:8501 --model_name=demo --check
+    sr-keras client --server=http://localhost:8501 --model_name=demo --check
 
 Input: a picture, or the finest level of a slide. Output: .png or .jpg. Large pictures are sent in tiles that overlap by
 --halo, so there are no seams. The authorisation header ("Bearer TOKEN") is read from a file or from

@@ -175,7 +175,7 @@ class SuperResolutionClient:
         """
         limit, scale = self.options.max_sr_pixels, self.scale
         require(scale**2 * height * width <= limit, "image", f"become {limit} pixels or fewer (`max_sr_pixels`)",
-                "raise it, iterate over `tiles`, or write a .tif with python -m sr_keras.super_resolve",
+                "raise it, iterate over `tiles`, or write a .tif with sr-keras super-resolve",
                 f"{width}x{height} pixels, times {scale} a side")
 
     def _predict(self, lr: np.ndarray, scale: int | None, version: int | None) -> np.ndarray:

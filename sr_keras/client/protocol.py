@@ -95,7 +95,7 @@ def server_error(server: str, model: str, failure: Failure, secret: str) -> Serv
 
 @dataclass(frozen=True)
 class ClientOptions(Options):
-    """How to ask a server; the options are also flags of `python -m sr_keras.client`.
+    """How to ask a server; the options are also flags of `sr-keras client`.
 
     A 1024x1024 answer is 3.1 MB as a tensor and 1.2 MB as PNG, but a server needs 0.05 s to write the PNG, so gRPC uses
     tensors. In JSON the tensor is 17 MB of text that takes a second to read, so REST uses PNG.

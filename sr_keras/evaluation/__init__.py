@@ -8,11 +8,3 @@
     detail      both by slide, what is invented and lost, and whether the trust map tells where
     pictures    LR, bicubic, SR and HR side by side; curves of gains; maps of nuclei
 """
-from pipelines.files import write_csv
-from sr_keras.evaluation.patches import METRICS, score, score_images
-from sr_keras.evaluation.pictures import pick, picture_sheet, side_by_side
-from sr_keras.evaluation.tables import Summary, markdown_table, read_scores, slide_table, summarise
-from sr_keras.metrics import bicubic
-
-__all__ = ["METRICS", "Summary", "bicubic", "markdown_table", "pick", "picture_sheet", "read_scores", "score",
-           "score_images", "side_by_side", "slide_table", "summarise", "write_csv"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of LR on which models are scored, by name.
 
-    STANDARD    the list of `sr_keras.evaluate --lr=standard`, the rows of the table on a model card
+    STANDARD    the list of `sr-keras evaluate --lr=standard`, the rows of the table on a model card
     CURVES      the points of the curves beside it: sharpness, JPEG quality and noise
     PRESETS     the degradations of training
 

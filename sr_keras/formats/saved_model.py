@@ -37,15 +37,13 @@ import numpy as np
 from pipelines.errors import require
 from pipelines.files import atomic_path, write_text
 from sr_keras.formats.format import FLOAT32, Format, Source, Written, tensorflow_device
-from sr_keras.model.facts import FACTS_FILE, ModelFacts
+from sr_keras.model.facts import FACTS_FILE, SAVED_MODEL_FILE, SIGNATURE, ModelFacts, versions_of
+from sr_keras.model.runtimes import check_parity
 from sr_keras.model.tiles import Pixels
 from sr_keras.templates import MODEL_NAME, render
 
 if TYPE_CHECKING:
     import keras
-
-    from sr_keras.model.loading import LoadedGenerator
-    from sr_keras.model.uncertainty import HeadFacts
 
 DEFAULT_MAX_PIXELS = 2**20
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -83,7 +81,6 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: Mod
     """
     from sr_keras.formats.signatures import check_signatures, write_graph
     from sr_keras.model.loading import eight_bit, in_float32, load_generator, scale_of
-    from sr_keras.model.runtimes import check_parity
     from sr_keras.networks import receptive_field
 
     require(WARMUP_TILE**2 <= max_pixels < 2**31, "max_pixels", f"be {WARMUP_TILE**2} or more, and fit in 31 bits",
@@ -104,31 +101,8 @@ def export_saved_model(generator: keras.Model, folder: str | Path, *, facts: Mod
     return target
 
 
-def write_head(generator: LoadedGenerator, head: keras.Model, facts: HeadFacts, folder: Path, *,
-               max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
-    """Write an uncertainty head into a folder, with its facts; see `sr_keras.formats.signatures.write_uncertainty`.
-
-    Raises:
-        OSError: It can't be written.
-        ParityError: Its SR differs from the generator's by more than 1/255.
-    """
-    import tensorflow as tf
-
-    from sr_keras.formats.signatures import write_uncertainty
-    from sr_keras.model import uncertainty
-    from sr_keras.model.runtimes import check_parity
-
-    write_uncertainty(generator, head, facts.factor, folder, max_pixels=max_pixels)
-    loaded = tf.saved_model.load(str(folder))
-    signature = loaded.signatures[uncertainty.SIGNATURE]
-    check_parity(generator, lambda lr: signature(lr=tf.constant(lr))["sr"].numpy())
-    (folder / uncertainty.FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
-
-
 def next_version(folder: Path) -> Path:
     """Return the folder of the version after the highest; numbers are not used twice."""
-    from sr_keras.model.loading import versions_of
-
     versions = versions_of(folder)
     return folder / str(int(versions[-1].name) + 1 if versions else 1)
 
@@ -143,7 +117,6 @@ def write_warmup(folder: Path, name: str, max_pixels: int) -> None:
     import tensorflow as tf
 
     from sr_keras.formats.signatures import ABOUT, ENCODED, FLOAT
-    from sr_keras.model.loading import SIGNATURE
 
     try:
         from tensorflow_serving.apis import prediction_log_pb2
@@ -179,8 +152,6 @@ def write_serving_files(output: Path) -> list[Path]:
     Raises:
         OSError: They can't be written.
     """
-    from sr_keras.model.loading import SAVED_MODEL_FILE, versions_of
-
     found = sorted(folder.name for folder in output.iterdir()
                    if any((version / SAVED_MODEL_FILE).is_file() for version in versions_of(folder)))
     names = [name for name in found if MODEL_NAME.fullmatch(name)]
@@ -200,7 +171,7 @@ def write_serving_files(output: Path) -> list[Path]:
 
 def _convert(source: Source, precision: str, folder: Path) -> Iterator[Written]:
     from sr_keras.formats.signatures import write_graph
-    from sr_keras.model.loading import SAVED_MODEL_FILE, load_generator, scale_of
+    from sr_keras.model.loading import load_generator, scale_of
     from sr_keras.networks import receptive_field
 
     if not (folder / SAVED_MODEL_FILE).is_file():  # an export has written it already

@@ -19,12 +19,14 @@ A head of `sr_keras.uncertainty` is a SavedModel of its own, so that the four ab
     uncertainty       lr uint8 [B, h, w, 3] -> sr uint8, scale and shape float32, each [B, scale*h, scale*w, 3]
 
 Memory on a CPU: the paper's network of 64 filters takes about 14 KiB a pixel, so 14 GiB for the default of 2**20
-pixels. Lower `max_pixels` (--max_pixels of sr_keras.export) for a server with less memory.
+pixels. Lower `max_pixels` (--max_pixels of sr-keras export) for a server with less memory.
 """
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +36,8 @@ import tensorflow as tf
 
 from pipelines.pixels import WHITE, to_float, to_uint8
 from sr_keras.model import uncertainty
-from sr_keras.model.loading import SIGNATURE, UNLIMITED, LoadedGenerator, eight_bit, input_signature
+from sr_keras.model.facts import SIGNATURE
+from sr_keras.model.loading import UNLIMITED, LoadedGenerator, eight_bit, input_signature
 from sr_keras.model.runtimes import ParityError, check_parity
 
 FLOAT, ENCODED, ABOUT = "float", "encoded", "about"
@@ -65,9 +68,9 @@ def write_graph(generator: keras.Model, folder: Path, *, scale: int, halo: int, 
           signatures_of(generator, scale=scale, halo=halo, max_pixels=max_pixels))
 
 
-def write_uncertainty(generator: LoadedGenerator, head: keras.Model, factor: float, folder: Path, *,
+def write_uncertainty(generator: LoadedGenerator, head: keras.Model, facts: uncertainty.HeadFacts, folder: Path, *,
                       max_pixels: int) -> None:
-    """Write a head with its generator as a SavedModel into a folder.
+    """Write a head with its generator as a SavedModel into a folder, with its facts.
 
     Besides the signature it has a function without a limit of pixels, which computes the expected error alone:
     lr uint8 [B, h, w, 3] -> mean of |HR - SR|, grey levels of 255, float32 [B, scale*h, scale*w].
@@ -75,17 +78,18 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, factor: flo
     Args:
         generator: The generator, which is stored with it.
         head: Made by `sr_keras.model.uncertainty.head` for this generator.
-        factor: What its scales are multiplied by.
+        facts: Of this head; its scales are multiplied by their factor.
         folder: An existing folder.
         max_pixels: How many LR pixels a call of the signature may have.
 
     Raises:
         OSError: It can't be written.
         ValueError: The generator was not made by `networks.generator`.
+        ParityError: The SR of what was written differs from the generator's by more than 1/255.
     """
     whole = uncertainty.with_trunk(generator)
     trunk = keras.Model(whole.inputs, whole.outputs[0])
-    calibration = tf.constant([math.log(factor)] * 3 + [0.0] * 3)
+    calibration = tf.constant([math.log(facts.factor)] * 3 + [0.0] * 3)
 
     def logs_of(middle: tf.Tensor) -> tf.Tensor:
         return head(middle, training=False) + calibration
@@ -100,6 +104,9 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, factor: flo
 
     _save(folder, [*whole.weights, *head.weights], uncertainty.EXPECTED, expected,
           {uncertainty.SIGNATURE: Signature(run, input_signature())})
+    written = tf.saved_model.load(str(folder))  # owns the weights, so it must outlive its signature
+    check_parity(generator, lambda lr: written.signatures[uncertainty.SIGNATURE](lr=tf.constant(lr))["sr"].numpy())
+    (folder / uncertainty.FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
 
 
 def _save(folder: Path, weights: Sequence[keras.Variable], name: str, run: Callable[[tf.Tensor], Any],

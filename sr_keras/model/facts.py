@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts about a model: what LR it was made for, how it was trained, and how it scores.
+"""Where a model is, and facts about it: what LR it was made for, how it was trained, and how it scores.
 
     saved_models/NAME/VERSION/facts.json, beside the SavedModel, and facts.json of a run folder:
 
@@ -39,15 +39,19 @@ from pipelines.config import (
 )
 from pipelines.errors import require
 from pipelines.files import Finite, checked, read_json, read_text, write_text
+from sr_keras import shipped_model
 
 FACTS_FILE = Path("facts.json")
 OLD_FACTS_FILE = Path("assets.extra") / "sr_keras.json"
 FLAGS_FILE = "flags.txt"
+GENERATOR_FILE = "generator.keras"  # of a run folder
+SAVED_MODEL_FILE = "saved_model.pb"  # of a version's folder
+SIGNATURE = "serving_default"
 LARGEST_MPP, LARGEST_DEPARTURE, MOST_FILTERS = 100.0, 255.0, 2**16
 LOCAL_FLAGS = ("run", "train_data", "val_data", "test_data", "autoencoder", "generator", "outlier_dir",
                "cache", "cases")
 TEXTBOOK = "--degradation=textbook"  # what runs used before this flag existed
-EXPORT_AGAIN = "write it with python -m sr_keras.export"
+EXPORT_AGAIN = "write it with sr-keras export"
 Scores = dict[str, dict[str, Finite]]
 
 
@@ -74,6 +78,38 @@ class ModelFacts:
         for name in ("filters", "tail_filters"):
             given = getattr(self, name)
             require(given is None or 0 < given <= MOST_FILTERS, name, f"be 1 to {MOST_FILTERS}", "correct it", given)
+
+
+def find_generator(path: str | Path, argument: str = "model") -> Path:
+    """Return the .keras file or the SavedModel version folder that `path` stands for.
+
+    Raises:
+        FileNotFoundError: There is no such path, or the run has no generator yet.
+        ValueError: It is neither.
+    """
+    path = Path(path)
+    if not path.exists():
+        shipped = ", ".join(sorted(folder.name for folder in shipped_model().parent.glob("srgan_*")))
+        raise FileNotFoundError(f"`{argument}` must exist; check the spelling, or take a model that ships with this "
+                                f"program ({shipped}). Received: {argument}={str(path)!r}")
+    if (path.suffix == ".keras" and path.is_file()) or (path / SAVED_MODEL_FILE).is_file():
+        return path
+    if (path / GENERATOR_FILE).is_file():
+        return path / GENERATOR_FILE
+    if (path / FLAGS_FILE).is_file():
+        raise FileNotFoundError(f"{path}: this run has no {GENERATOR_FILE} yet; let it finish, "
+                                "with --resume if it was stopped")
+    versions = [folder for folder in versions_of(path) if (folder / SAVED_MODEL_FILE).is_file()]
+    require(bool(versions), argument, "be a .keras file, a run folder or a SavedModel folder",
+            "check the path", str(path))
+    return versions[-1]
+
+
+def versions_of(folder: Path) -> list[Path]:
+    """Return the contents of `folder` that are named by a number, lowest first; none if it does not exist."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def from_json(content: Mapping[str, Any], where: Path) -> ModelFacts:

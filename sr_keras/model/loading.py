@@ -32,12 +32,9 @@ from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float, to_uint8
 from sr_keras.layers import FewChannelConv2D
-from sr_keras.model.facts import FLAGS_FILE, ModelFacts, from_json, read_facts, run_facts
+from sr_keras.model.facts import SIGNATURE, ModelFacts, find_generator, from_json, read_facts, run_facts
 from sr_keras.networks import receptive_field
 
-GENERATOR_FILE = "generator.keras"
-SAVED_MODEL_FILE = "saved_model.pb"
-SIGNATURE = "serving_default"
 # A function of a SavedModel beside its signatures: no limit on the size of an image. Servers do not offer it.
 UNLIMITED = "unlimited"
 # What Keras puts into a .keras file, and the most bytes of each that are read. A generator of 16 blocks has a
@@ -106,36 +103,6 @@ def load_generator(path: str | Path, scale: int | None = None, argument: str = "
     require(scale in (None, loaded.scale), "scale", f"be {loaded.scale}, that of {path}",
             "name another model or another scale", scale)
     return loaded
-
-
-def find_generator(path: str | Path, argument: str = "model") -> Path:
-    """Return the .keras file or the SavedModel version folder that `path` stands for.
-
-    Raises:
-        FileNotFoundError: There is no such path, or the run has no generator yet.
-        ValueError: It is neither.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"`{argument}` must exist; check the spelling. Received: {argument}={str(path)!r}")
-    if (path.suffix == ".keras" and path.is_file()) or (path / SAVED_MODEL_FILE).is_file():
-        return path
-    if (path / GENERATOR_FILE).is_file():
-        return path / GENERATOR_FILE
-    if (path / FLAGS_FILE).is_file():
-        raise FileNotFoundError(f"{path}: this run has no {GENERATOR_FILE} yet; let it finish, "
-                                "with --resume if it was stopped")
-    versions = [folder for folder in versions_of(path) if (folder / SAVED_MODEL_FILE).is_file()]
-    require(bool(versions), argument, "be a .keras file, a run folder or a SavedModel folder",
-            "check the path", str(path))
-    return versions[-1]
-
-
-def versions_of(folder: Path) -> list[Path]:
-    """Return the contents of `folder` that are named by a number, lowest first; none if it does not exist."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def load_keras(path: Path) -> keras.Model:

@@ -48,7 +48,7 @@ LEVELS = (0.5, 0.9, 0.95)
 SCALES_LIMIT = (0.3, 150.0)  # of a, in grey levels of 255: rounding leaves residuals of 0.3 at least
 SHAPES_LIMIT = (0.5, 4.0)  # of b: below, one pixel could dominate the loss; above, it is a box
 LEAST = 1e-12  # of |r| / a, where the logarithm of 0 would have no gradient
-TRAIN_AGAIN = "write it with python -m sr_keras.uncertainty"
+TRAIN_AGAIN = "write it with sr-keras uncertainty"
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -208,7 +208,7 @@ def check_owner(folder: Path, model: str | Path) -> HeadFacts:
     facts = read_json(folder / FACTS_FILE, HeadFacts, TRAIN_AGAIN)
     own = digest(read_weights(model))
     require(facts.generator == own, "uncertainty", f"be of the generator beside it, {own[:12]}",
-            f"remove {folder}, or train one with python -m sr_keras.uncertainty", f"one of {facts.generator[:12]}")
+            f"remove {folder}, or train one with sr-keras uncertainty", f"one of {facts.generator[:12]}")
     return facts
 
 

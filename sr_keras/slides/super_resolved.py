@@ -27,6 +27,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from pipelines.console import import_tensorflow
 from pipelines.errors import require
 from pipelines.pixels import WHITE
 from pipelines.pyramid.tiff import levels_of
@@ -257,8 +258,6 @@ def _touched(part: slice, side: int) -> range:
 def _open_model(model: str | Path | LoadedGenerator, engine: str) -> Any:
     if not isinstance(model, str | Path):
         return model
-    from pipelines.console import import_tensorflow
-
     import_tensorflow()
     from sr_keras.model.engines import open_engine
 

@@ -3,7 +3,7 @@
 
     python -m sr_keras.training.pruning --model=saved_models/srgan_sqe_x4 --tail_filters=16 --output=start.keras \\
         --train_data=shards
-    python -m sr_keras.train --generator=start.keras --blocks=12 --filters=48 --tail_filters=16 --train_data=slides
+    sr-keras train --generator=start.keras --blocks=12 --filters=48 --tail_filters=16 --train_data=slides
 
 The result computes less and is worse at first; training starts from it. The steps and the last convolution work at up
 to the size of SR, so a filter there costs up to 16 times one of the trunk, which stays whole.

@@ -224,8 +224,11 @@ def _report(parts: dict[str, ShardSet], run: Path) -> None:
         skipped += [{"part": part, **asdict(item)} for item in shards.skipped]
         print(f"{part:<6} {shards.count:>6} patches of {shards.patch_size} px from {len(shards.slide_ids)} slide(s)")
     if 2 * parts["train"].count < sum(shards.count for shards in parts.values()):
-        print("most patches are held out, because slides are split by number and not by size: "
-              "set --val_data and --test_data, or try another --seed")
+        few = 2 * len(parts["train"].slide_ids) <= sum(len(shards.slide_ids) for shards in parts.values())
+        print("most patches are held out, because " + (
+            "few slides are left to train on: add slides, or lower --val_fraction and --test_fraction" if few else
+            "slides are split by number and not by size: set --max_patches, the most of each slide, or name small "
+            "slides as --val_data and --test_data"))
     with side_product(run / "skipped.json"):
         write_text(run / "skipped.json", json.dumps(skipped, indent=2) + "\n")
     broken = sum(item["broken"] for item in skipped)

@@ -2,8 +2,8 @@
 r"""Look at slides in a browser, super-resolved where you look.
 
     sr-keras view slide.svs --mpp=1 --model=srgan_sqe_x4_light
-    python -m sr_keras.view --input=slides --model=runs/mine --model=saved_models/srgan_sqe_x4
-    python -m sr_keras.view --input=slide.svs --mpp=1 --finished=slide_x4.tif
+    sr-keras view --input=slides --model=runs/mine --model=saved_models/srgan_sqe_x4
+    sr-keras view --input=slide.svs --mpp=1 --finished=slide_x4.tif
 
 The page shows LR, bicubic interpolation, SR by each model, and the trust map over it, in panels that move together; a
 wipe between them; a magnifier. Only the tiles that are looked at are computed. A folder or several slides begin with a
@@ -29,6 +29,7 @@ from pipelines.errors import require
 from pipelines.names import COMMAS
 from pipelines.options import GIVEN, Options, basic, define, flags_of, read, within
 from sr_keras.config import SHIPPED_MODEL
+from sr_keras.model.facts import find_generator
 from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES
 from sr_keras.slides import EnlargeOptions
 from sr_keras.slides.outputs import find_files, find_inputs
@@ -67,12 +68,14 @@ def main() -> int:
     require(not finished or len(slides) == 1, "finished", "be left out for several slides", "name its one source",
             FLAGS.finished)
     console.import_optional("bokeh", "view")
+    models = FLAGS.model or ([] if finished else [str(SHIPPED_MODEL)])
+    for model in models:
+        find_generator(model)  # a misspelt name is an error before TensorFlow starts
     console.import_tensorflow()
     from sr_keras.view.scene import Scene
     from sr_keras.view.server import Viewer, listen
 
     sockets = listen(FLAGS.port)  # before the models, which take a while
-    models = FLAGS.model or ([] if finished else [str(SHIPPED_MODEL)])
     generators = [_open(model) for model in models]
     if len(slides) == 1:  # of several, those that cannot be read are shown as such
         Scene(slides[0], generators, options, finished).close()

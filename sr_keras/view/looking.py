@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from sr_keras.view.scene import TILE, Cell, Scene
-from sr_keras.view.tiles import Tell, Tiles
+from sr_keras.view.tile_queue import Tell, Tiles
 
 ALIGNED = 8  # LR pixels; whole squares of every trust map
 AROUND = 0.1  # of the box, drawn on each side of it, so that a small pan finds something there

@@ -35,7 +35,7 @@ from sr_keras.view import figures
 from sr_keras.view.figures import LENS, LENS_ZOOM, NOT_FOR_DIAGNOSIS, PANEL
 from sr_keras.view.looking import Box, Look
 from sr_keras.view.scene import BICUBIC, LR, Scene
-from sr_keras.view.tiles import Tiles
+from sr_keras.view.tile_queue import Tiles
 
 WAIT_MS = 40  # changes within this time are answered together
 TRUST = ("Orange: where the model's uncertainty head, if it has one, expects larger errors; else where SR, degraded "

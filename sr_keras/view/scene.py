@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 TILE = 128  # LR pixels of a tile, a side: a tile of SR at scale 4
 FITTED_ON = 2  # tiles with tissue, to fit the degradation that the trust map needs
 THUMBNAIL = 512
-SR_CACHE = 2**25  # bytes for each model: the trust map looks beyond a tile. `sr_keras.view.tiles` keeps what is shown
+SR_CACHE = 2**25  # bytes for each model: the trust map looks beyond a tile. `tile_queue` keeps what is shown
 LR, BICUBIC = "LR", "bicubic"
 
 Cell = tuple[int, int]  # column and row of a tile

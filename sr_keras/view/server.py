@@ -48,7 +48,7 @@ from sr_keras.slides.plan import EnlargeOptions
 from sr_keras.templates import render
 from sr_keras.view.page import Page
 from sr_keras.view.scene import THUMBNAIL, TILE, Bicubic, Scene
-from sr_keras.view.tiles import Tiles
+from sr_keras.view.tile_queue import Tiles
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")

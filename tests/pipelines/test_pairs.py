@@ -110,7 +110,7 @@ def test_second_folder_that_lacks_a_slide_pairs_none_of_its_tiles(tmp_path, tile
 
 
 def test_second_folder_goes_with_tiles_alone(tmp_path, sample_slide):
-    with pytest.raises(ValueError, match=r"`lr_data` must go with folders of tiles; .*pipelines\.register"):
+    with pytest.raises(ValueError, match=r"`lr_data` must go with folders of tiles; .*sr-keras register"):
         pair_folders(find_sources(sample_slide), sample_slide.parent, tmp_path)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,23 @@ def test_first_picture_is_by_the_shipped_model_and_needs_no_training(tmp_path):
     drawn = demo.draw_shipped(tmp_path / "first.png")
     with Image.open(drawn) as picture:
         assert min(picture.size) > 3 * 256  # LR, bicubic, SR and HR of 256 pixels in a row
+
+
+def test_interrupt_says_one_line_and_waits_for_the_command(tmp_path):
+    shared = "import sys, time\nfrom absl import flags\nfrom pipelines import console\nfrom sr_keras import demo\n"
+    ends = "sys.exit(console.run(main, flags.FlagValues(), None))\n"
+    (tmp_path / "sleeper.py").write_text(f"{shared}def main():\n    try:\n        print('asleep', flush=True)\n"
+                                         f"        time.sleep(60)\n    finally:\n        time.sleep(0.5)\n"
+                                         f"        print('tidy', flush=True)\n{ends}")
+    (tmp_path / "parent.py").write_text(f"{shared}def main():\n    demo._run('sleeper')\n{ends}")
+    with subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, text=True, start_new_session=True,
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        assert [started.stdout.readline() for _ in range(3)] == ["\n", "$ sr-keras sleeper \n", "asleep\n"]
+        os.killpg(started.pid, signal.SIGINT)  # as a terminal does
+        out, err = started.communicate(timeout=60)
+    assert (started.returncode, out, err) == (130, "tidy\n", "\ninterrupted: finished work is kept\n")
 
 
 def test_what_the_demo_writes_is_ignored_by_git():

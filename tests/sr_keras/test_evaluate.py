@@ -19,10 +19,10 @@ from pipelines import console
 from pipelines.config import PatchOptions
 from pipelines.dataset import evaluation_dataset
 from sr_keras import evaluate
-from sr_keras.evaluation import bicubic, conditions, score
 from sr_keras.evaluation.conditions import condition_named
-from sr_keras.evaluation.patches import find_sets
+from sr_keras.evaluation.patches import find_sets, score
 from sr_keras.formats.saved_model import export_saved_model
+from sr_keras.metrics import bicubic
 from sr_keras.model.facts import run_facts
 from sr_keras.model.loading import load_keras
 
@@ -288,7 +288,7 @@ def by_name(gains):
 @pytest.fixture
 def few(monkeypatch):
     """Three kinds of LR of the twenty: that is enough to see how they are scored."""
-    monkeypatch.setattr(conditions, "standard_conditions", lambda scale, real: tuple(
+    monkeypatch.setattr(evaluate, "standard_conditions", lambda scale, real: tuple(
         condition_named(name).at_scale(scale) for name in FEW if real or name != "pairs"))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sr_keras.export` turns a run into a model with a card that is true and whose commands work."""
+"""`sr-keras export` turns a run into a model with a card that is true and whose commands work."""
 from __future__ import annotations
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sr_keras.export` takes the head beside a generator along, and refuses that of another one."""
+"""`sr-keras export` takes the head beside a generator along, and refuses that of another one."""
 from __future__ import annotations
 
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sr_keras.formats.saved_model import write_head
+from sr_keras.formats.signatures import write_uncertainty
 from sr_keras.model.loading import load_generator, read_weights
 from sr_keras.model.uncertainty import (
     Coverage,
@@ -31,7 +31,7 @@ def written(randomised, tmp_path_factory) -> Path:
     facts = HeadFacts(digest(read_weights(run)), 1.0, 0.1, Prediction(0.6, 0.8), Prediction(0.1, 0.5),
                       [Coverage("erosion", "real pairs", (0.4, 0.8, 0.9), (0.512, 0.9, 0.95))])
     folder_of(run).mkdir()
-    write_head(load_generator(run), network, facts, folder_of(run), max_pixels=8000)
+    write_uncertainty(load_generator(run), network, facts, folder_of(run), max_pixels=8000)
     return run
 
 

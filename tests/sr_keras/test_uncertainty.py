@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sr_keras.uncertainty` trains a head that opens, on slides that it does not score."""
+"""`sr-keras uncertainty` trains a head that opens, on slides that it does not score."""
 from __future__ import annotations
 
 import json
@@ -66,12 +66,12 @@ def test_existing_head_is_kept_unless_it_may_be_replaced(program, model, tile_fo
 
 
 def test_old_head_is_kept_if_the_new_one_can_not_be_written(program, model, tile_folder, sample_slide, monkeypatch):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
     (model / "uncertainty").mkdir()
     (model / "uncertainty" / "old").touch()
-    monkeypatch.setattr("sr_keras.formats.saved_model.write_head", fail)
+    monkeypatch.setattr("sr_keras.formats.signatures.write_uncertainty", fail)
     with pytest.raises(OSError, match="No space left"):
         program(f"--model={model}", f"--train_data={tile_folder}", f"--val_data={sample_slide}", "--overwrite", *SMALL)
     assert [path.name for path in (model / "uncertainty").iterdir()] == ["old"]

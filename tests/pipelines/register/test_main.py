@@ -51,4 +51,4 @@ def test_what_was_found_is_told_and_what_comes_next(run_program, tmp_path, monke
     assert lines[:3] == ["3.9700 HR pixels per LR pixel (scale 4), 0.700 degrees",
                          "3 of 4 patches fit, median residual 0.21 HR pixels, correlation 0.90",
                          "left out: 25% (1 blank)"]
-    assert lines[3].startswith(f"look at {tmp_path / 'p.png'}, then: python -m pipelines.extract --pairs=")
+    assert lines[3].startswith(f"look at {tmp_path / 'p.png'}, then: sr-keras extract --pairs=")

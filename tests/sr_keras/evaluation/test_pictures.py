@@ -10,13 +10,22 @@ from PIL import Image
 
 from pipelines.degrade import degrade
 from pipelines.pixels import quantise, to_float, to_uint8
-from sr_keras.evaluation import bicubic, pick, picture_sheet, score, side_by_side
 from sr_keras.evaluation.conditions import CURVES, REAL
 from sr_keras.evaluation.detail import NONE, Patch, SlideDetail
 from sr_keras.evaluation.nuclei import Comparison, Nuclei
-from sr_keras.evaluation.patches import METHODS
-from sr_keras.evaluation.pictures import GAP, MARGIN, draw_curves, draw_nuclei, most_detailed
+from sr_keras.evaluation.patches import METHODS, score
+from sr_keras.evaluation.pictures import (
+    GAP,
+    MARGIN,
+    draw_curves,
+    draw_nuclei,
+    most_detailed,
+    pick,
+    picture_sheet,
+    side_by_side,
+)
 from sr_keras.evaluation.tables import Gain, by_slide
+from sr_keras.metrics import bicubic
 
 TOP = MARGIN + 40  # of the panels of side_by_side
 

@@ -22,8 +22,8 @@ from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.model import engines, runtimes
 from sr_keras.model import tiles as tiling
 from sr_keras.model.engines import fastest, installed, measure, open_engine
-from sr_keras.model.facts import ModelFacts
-from sr_keras.model.loading import LoadedGenerator, find_generator
+from sr_keras.model.facts import ModelFacts, find_generator
+from sr_keras.model.loading import LoadedGenerator
 from sr_keras.model.runtimes import ENGINES, RUNTIMES, LiteRTRunner
 from sr_keras.networks import generator, receptive_field
 

@@ -148,8 +148,9 @@ def test_another_scale_than_asked_is_refused(scale, run):
     assert load_generator(run, scale=4).scale == 4
 
 
-def test_missing_path_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"`model` must exist; check the spelling. Received: model='.*/nowhere"):
+def test_missing_path_is_named_and_the_shipped_models_are_listed(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`model` must exist; check the spelling, or take a model that ships "
+                       r"with this program \(srgan_sqe_x4, srgan_sqe_x4_light\). Received: model='.*/nowhere"):
         load_generator(tmp_path / "nowhere")
 
 

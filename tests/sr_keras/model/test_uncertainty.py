@@ -14,7 +14,8 @@ import tensorflow as tf
 from scipy.stats import gennorm
 
 from sr_keras.config import SHIPPED_MODEL
-from sr_keras.formats.saved_model import export_saved_model, write_head
+from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model
+from sr_keras.formats.signatures import write_uncertainty
 from sr_keras.model import uncertainty
 from sr_keras.model.loading import load_generator, read_weights
 from sr_keras.model.uncertainty import (
@@ -65,7 +66,7 @@ def written(model, facts, tmp_path_factory) -> Path:
     shutil.copy(model, run)
     folder_of(run).mkdir()
     network = head(np.random.default_rng(0).normal(size=(2, 8, 8, 7)), 4, 4)
-    write_head(load_generator(run), network, facts, folder_of(run))
+    write_uncertainty(load_generator(run), network, facts, folder_of(run), max_pixels=DEFAULT_MAX_PIXELS)
     return run
 
 
@@ -176,7 +177,7 @@ def test_generator_has_one_digest_in_all_its_files(model, tmp_path):
 @pytest.mark.parametrize("damage", ["[]", '{"generator": 1}', "no JSON"])
 def test_damaged_facts_are_refused(with_head, damage):
     (folder_of(with_head) / FACTS_FILE).write_text(damage)
-    with pytest.raises(ValueError, match=r"uncertainty\.json.*sr_keras\.uncertainty"):
+    with pytest.raises(ValueError, match=r"uncertainty\.json.*sr-keras uncertainty"):
         load_uncertainty(with_head)
 
 

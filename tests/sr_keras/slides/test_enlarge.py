@@ -178,7 +178,7 @@ def test_input_of_another_resolution_than_the_model_is_for_is_warned_of(asked, t
 # Glass
 
 def test_glass_is_bicubic_and_tissue_is_the_networks(loaded, glass_slide, tmp_path):
-    from sr_keras.evaluation import bicubic
+    from sr_keras.metrics import bicubic
 
     report = enlarge_file(loaded, glass_slide, tmp_path / "a.tif", LOSSLESS)
     sr, lr = level_0(tmp_path / "a.tif"), level_0(glass_slide)

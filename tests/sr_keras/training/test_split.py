@@ -56,8 +56,14 @@ def test_parting_follows_from_the_seed(slides, tmp_path):
 def test_split_that_keeps_most_patches_aside_says_so_with_the_remedy(slides, tmp_path, capsys):
     prepare(options(slides, val_fraction=0.2, test_fraction=0.2), PATCHES, tmp_path / "even", seed=0)
     assert "held out" not in capsys.readouterr().out
-    prepare(options(slides, val_fraction=0.2, test_fraction=0.7), PATCHES, tmp_path / "uneven", seed=0)
-    assert "--val_data" in capsys.readouterr().out
+    few = prepare(options(slides, val_fraction=0.2, test_fraction=0.7), PATCHES, tmp_path / "few", seed=0)
+    assert len(few["train"].slide_ids) == 1
+    assert "held out, because few slides are left to train on: add slides, or lower " in capsys.readouterr().out
+    for tile in range(4, 20):  # the slide that is held out has more tiles than the four others
+        shutil.copy(slides / "case0" / "0.png", slides / "case0" / f"{tile}.png")
+    rest = [slides / f"case{slide}" for slide in range(1, 5)]
+    prepare(options(*rest, val_data=(str(slides / "case0"),)), PATCHES, tmp_path / "large", seed=0)
+    assert "slides are split by number and not by size: set --max_patches" in capsys.readouterr().out
 
 
 def test_finding_parts_writes_nothing(slides, tmp_path):

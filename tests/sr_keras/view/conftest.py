@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sr_keras.view.scene import Scene
-from sr_keras.view.tiles import Tiles
+from sr_keras.view.tile_queue import Tiles
 
 
 @pytest.fixture

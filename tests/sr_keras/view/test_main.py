@@ -46,11 +46,12 @@ def test_slide_is_served_until_interrupted_while_the_browser_is_open(sample_slid
     assert "Traceback" not in process.stderr.read()
 
 
-def test_port_in_use_is_one_line_before_a_model_is_loaded(sample_slide):
+def test_port_in_use_is_one_line_before_a_model_is_loaded(sample_slide, tmp_path):
+    (tmp_path / "damaged.keras").touch()  # which would be the error if it were loaded
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        process = start(str(sample_slide), f"--port={taken.getsockname()[1]}", "--model=none")
+        process = start(str(sample_slide), f"--port={taken.getsockname()[1]}", f"--model={tmp_path / 'damaged.keras'}")
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert errors.startswith("error: `port` must be free; choose another")

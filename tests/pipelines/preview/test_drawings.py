@@ -20,7 +20,7 @@ from pipelines.config import DEGRADATIONS, DegradeOptions, degradation
 from pipelines.degrade import degrade_example
 from pipelines.patches import Patch
 from pipelines.pixels import to_float
-from pipelines.preview.pictures import (
+from pipelines.preview.drawings import (
     BANDS,
     RANGES,
     SHOWN,

@@ -7,7 +7,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from sr_keras.view.tiles import Tiles
+from sr_keras.view.tile_queue import Tiles
 
 WAIT = 300  # seconds, on a busy machine
 
