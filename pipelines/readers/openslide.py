@@ -17,7 +17,8 @@ from pipelines.readers.folders import is_dicom
 from pipelines.readers.frames import frames_of
 from pipelines.readers.jpeg import JpegTiles
 from pipelines.readers.limits import Dimensions
-from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, mean_mpp, orientation_of, segment_bytes
+from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, orientation_of, segment_bytes
+from pipelines.readers.resolution import mean_mpp
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 CRASHES = 8  # then a slide is read no more; each costs half a second

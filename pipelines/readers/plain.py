@@ -25,9 +25,8 @@ from pipelines.readers import limits
 from pipelines.readers.colours import check_colours
 from pipelines.readers.jpeg import JPEG_CODES, JpegTiles, check_jpeg, whole
 from pipelines.readers.limits import Dimensions
+from pipelines.readers.resolution import mean_mpp, ome_mpp, tags_mpp
 
-# Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
-PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multiplied by it
@@ -38,7 +37,6 @@ APERIO_YCBCR = 33003  # JPEG 2000
 PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
 CODESTREAMS: dict[bytes, Any] = {b"\xff\xd8": JpegImageFile, b"\xff\x4f": Jpeg2KImageFile, b"\x89PNG": PngImageFile}
 COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
-MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises
 
@@ -92,7 +90,7 @@ class TiffReader:
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
         self.tile_sizes = tuple(_segment_grid(level.keyframe)[:2] for level in self._levels)
-        self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
+        self.mpp_xy = ome_mpp(self._file.ome_metadata, series.name, (width, height)) or tags_mpp(series.keyframe)
         self.mpp = mean_mpp(self.mpp_xy)
         self.icc_profile: bytes | None = series.keyframe.iccprofile
         self.orientation = orientation_of(series.keyframe)
@@ -165,12 +163,6 @@ class TiffReader:
         elif keyframe.compression == APERIO_YCBCR and segment.shape[-1] == 3 and not _is_transformed(data):
             return np.asarray(Image.fromarray(segment[0], "YCbCr").convert("RGB"))
         return ~segment[0] if keyframe.photometric == WHITE_IS_ZERO else segment[0]
-
-
-def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
-    """Return the mean microns per pixel, or None if they cannot be a microscope's."""
-    plausible = mpp_xy is not None and all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
-    return sum(mpp_xy) / 2 if mpp_xy and plausible else None
 
 
 def segment_bytes(page: tifffile.TiffPage) -> int:
@@ -290,24 +282,3 @@ def _is_transformed(codestream: bytes) -> bool:
     """Whether a JPEG 2000 decoder itself turns the components into RGB."""
     found = codestream.find(COD)
     return found >= 0 and codestream[found + COD_TRANSFORM:found + COD_TRANSFORM + 1] == b"\1"
-
-
-def _ome_mpp(xml: str | None, size: Dimensions) -> tuple[float, float] | None:
-    """Return the PhysicalSize, x and y, in microns of an OME-XML's image of this size."""
-    images = ElementTree.fromstring(xml).iterfind(".//{*}Pixels") if xml else ()
-    pixels = next((image for image in images if (image.get("SizeX"), image.get("SizeY")) == (
-        str(size[0]), str(size[1]))), None)
-    if pixels is None:
-        return None
-    sizes = [float(pixels.get(f"PhysicalSize{axis}", "nan")) for axis in "XY"]
-    units = [MICRONS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), np.nan) for axis in "XY"]
-    mpp_x, mpp_y = sizes[0] * units[0], sizes[1] * units[1]
-    return (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
-
-
-def _resolution_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return the mpp, x and y, of the TIFF resolution tags, if they have a unit."""
-    if page.resolutionunit <= 1:
-        return None
-    x, y = page.get_resolution(tifffile.RESUNIT.MICROMETER)
-    return (1 / x, 1 / y) if x and y else None

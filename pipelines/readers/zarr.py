@@ -12,9 +12,10 @@ from pipelines.console import import_optional
 from pipelines.errors import SlideError
 from pipelines.readers.folders import zarr_attributes
 from pipelines.readers.limits import LARGEST_SEGMENT_BYTES, Dimensions
-from pipelines.readers.plain import MICRONS, mean_mpp
+from pipelines.readers.resolution import MICRONS, mean_mpp
 
-UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
+UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4,
+                   "meter": 1e6, "angstrom": 1e-4, "picometer": 1e-6, "inch": 25400.0}
 OLDEST_AXES = ("t", "c", "z", "y", "x")  # of versions without axes
 
 
