@@ -16,6 +16,10 @@ SAMPLES = {PHOTOMETRIC.MINISWHITE: (1, 2), PHOTOMETRIC.MINISBLACK: (1, 2), PHOTO
            PHOTOMETRIC.PALETTE: (1, 2), PHOTOMETRIC.SEPARATED: (4, 5), PHOTOMETRIC.YCBCR: (3, 3),
            PHOTOMETRIC.CIELAB: (3, 4)}
 JPEG_2000 = (33003, 33004, 33005, 34712)  # compressions that may hold YCbCr, as JPEG may
+PLAIN = (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+TO_RGB = (6, 7, 33003)  # compressions whose decoders turn YCbCr into RGB
+TRANSPARENCY = {1, 2}  # TIFF's ExtraSamples; 0 is a number of another meaning
+PALETTE_LIMIT = 256  # of colours of 16 bit
 SEPARATE = 2  # TIFF's PlanarConfiguration
 SUBSAMPLING, WHOLE = 530, (1, 1)
 
@@ -35,6 +39,9 @@ def check_colours(page: tifffile.TiffPage) -> None:
         if tag is None or tuple(tag.value) != WHOLE:
             raise SlideError(f"{path}: holds YCBCR without JPEG, which readers decode in different ways; save it again "
                              "as RGB")
+    if stated == PHOTOMETRIC.PALETTE and page.colormap is not None and 0 < page.colormap.max() < PALETTE_LIMIT:
+        raise SlideError(f"{path}: has a colour table of 8 bit, which readers show in its colours or as black; save it "
+                         "again as RGB")
     components, colours = jpeg_colours(page)
     if components not in (None, 1 if page.planarconfig == SEPARATE else samples):
         raise SlideError(f"{path}: says that it has {samples} numbers for each pixel, and its JPEG data have "
@@ -43,6 +50,16 @@ def check_colours(page: tifffile.TiffPage) -> None:
     if colours and {stated, colours} == {PHOTOMETRIC.YCBCR, PHOTOMETRIC.RGB} and not page.is_jfif:
         raise SlideError(f"{path}: says that its pixels are {stated.name}, and its JPEG data say {colours.name}; save "
                          "it again as RGB")
+
+
+def is_plain(page: tifffile.TiffPage) -> bool:
+    """Whether tifffile decodes a page to grey or RGB."""
+    return page.photometric in PLAIN or (page.photometric == PHOTOMETRIC.YCBCR and page.compression in TO_RGB)
+
+
+def is_transparent(page: tifffile.TiffPage) -> bool:
+    """Whether the last number of a pixel is its transparency."""
+    return bool(TRANSPARENCY.intersection(page.extrasamples))
 
 
 def jpeg_colours(page: tifffile.TiffPage) -> tuple[int | None, PHOTOMETRIC | None]:

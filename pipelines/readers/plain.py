@@ -22,7 +22,7 @@ from tifffile import PHOTOMETRIC
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
-from pipelines.readers.colours import check_colours
+from pipelines.readers.colours import check_colours, is_plain, is_transparent
 from pipelines.readers.jpeg import JPEG_CODES, JpegTiles, check_jpeg, whole
 from pipelines.readers.limits import Dimensions
 from pipelines.readers.resolution import mean_mpp, ome_mpp, tags_mpp
@@ -31,7 +31,7 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multiplied by it
 WHITE_IS_ZERO = PHOTOMETRIC.MINISWHITE
-PLAIN = (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+BITS = (1, 8, 16)  # of a number; others would come out too dark
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
 PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
@@ -56,8 +56,7 @@ def is_for_tifffile(path: Path) -> bool:
         page = file.pages[0]
         limits.check_segments(path, [segment_bytes(page)])
         check_colours(page)
-        is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
-        return page.photometric in PLAIN or (page.photometric == PHOTOMETRIC.YCBCR and is_jpeg)
+        return is_plain(page)
 
 
 def check_jpeg_page(path: Path) -> None:
@@ -95,6 +94,7 @@ class TiffReader:
         self.icc_profile: bytes | None = series.keyframe.iccprofile
         self.orientation = orientation_of(series.keyframe)
         self._premultiplied = ASSOCIATED in series.keyframe.extrasamples
+        self._transparent = is_transparent(series.keyframe)
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
@@ -102,6 +102,8 @@ class TiffReader:
         """See `pipelines.readers.Reader`."""
         planes = [self._window(page, first, x, y, width, height) for page, first in _planes(self._levels[level])]
         pixels = np.concatenate(planes, axis=-1)
+        if not self._transparent and pixels.shape[-1] in (2, 4):
+            return pixels[..., :-1]
         if not self._premultiplied:
             return pixels
         light = np.iinfo(pixels.dtype).max - pixels[..., -1:]  # of the white behind them
@@ -201,12 +203,22 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
 
 
 def _levels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
-    """Return the levels of an image, the largest first. tifffile takes one for another image if it is much smaller."""
+    """Return the levels of an image, the largest first. tifffile takes one for another image if it is much smaller.
+
+    What is stored in other colours than the image, or turned, is no level of it.
+    """
     alike = [] if file.is_ome else [other for other in file.series if other is not series and other.keyframe.is_reduced
                                     and (other.axes, other.dtype) == (series.axes, series.dtype)]
     levels = [level for image in (series, *alike) for level in image.levels]
-    return sorted((level for level in levels if level is series or not is_mask(level.keyframe)),
+    return sorted((level for level in levels if level is series or _is_like(level.keyframe, series.keyframe)),
                   key=lambda level: -level.sizes["width"] * level.sizes["height"])
+
+
+def _is_like(page: tifffile.TiffPage, slide: tifffile.TiffPage) -> bool:
+    """Whether a page holds the same numbers for each pixel as the slide's own."""
+    return not is_mask(page) and is_plain(page) and (
+        (page.samplesperpixel, page.extrasamples, orientation_of(page))
+        == (slide.samplesperpixel, slide.extrasamples, orientation_of(slide)))
 
 
 def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.TiffPageSeries]) -> None:
@@ -222,11 +234,17 @@ def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.Ti
                          f"Received: {axes}={series.shape}")
     if series.dtype not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
+    if not is_plain(series.keyframe):
+        raise SlideError(f"{path}: its largest image is {series.keyframe.photometric.name}; save it again as RGB")
+    for level in levels:
+        if level.keyframe.bitspersample not in BITS:
+            raise SlideError(f"{path}: must hold numbers of 8 or 16 bit; convert it to 8 bit. "
+                             f"Received: {level.keyframe.bitspersample} bits")
+        check_colours(level.keyframe)
     pages = [page for level in levels for page in level.pages]
     if None in pages:
         raise SlideError(f"{path}: a file that its OME-XML names is missing; put all its files into one folder")
     limits.check_segments(path, (segment_bytes(page.keyframe) for page in pages))
-    check_colours(series.keyframe)
     if not all(map(_is_complete, pages)):
         raise SlideError(f"{path}: is truncated; copy it again")
 

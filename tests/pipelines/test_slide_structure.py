@@ -187,3 +187,40 @@ def test_overview_does_not_stand_in_for_a_slide_whose_own_page_is_damaged(tmp_pa
     path.write_bytes(content)
     with pytest.raises(SlideError, match=r"x\.tif: .*0 pixels"):
         open_slide(path)
+
+
+@pytest.mark.parametrize("place", ["pages", "subifds"])
+@pytest.mark.parametrize("kind", ["cmyk", "lab", "ycbcr", "transparent", "turned"])
+def test_levels_in_other_colours_or_turned_are_none(tmp_path, histology, place, kind):
+    half = Image.fromarray(histology).reduce(2)
+    pixels, options = {
+        "cmyk": (half.convert("CMYK"), {"photometric": "separated"}), "lab": (half, {"photometric": "cielab"}),
+        "ycbcr": (half.convert("YCbCr"), {"photometric": "ycbcr"}),
+        "transparent": (half.convert("RGBA"), {"extrasamples": ["unassalpha"]}),
+        "turned": (half.rotate(180), {"extratags": [(274, 3, 1, 3, True)]})}[kind]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(histology, **TILED, **SQUARE, **({"subifds": 1} if place == "subifds" else {}))
+        tiff.write(np.asarray(pixels), subfiletype=1, metadata=None, **(TILED | options))
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert slide.level_dimensions == ((512, 512),)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), histology)
+
+
+@pytest.mark.parametrize("layout", [TILED, {"photometric": "rgb"}])
+@pytest.mark.parametrize("flagged", [True, False])
+def test_slide_is_the_largest_page_and_has_its_own_mpp(tmp_path, histology, layout, flagged):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for step in (4, 2, 1):
+            tiff.write(histology[::step, ::step], subfiletype=int(flagged and step > 1), metadata=None,
+                       resolution=(20000 / step,) * 2, resolutionunit="CENTIMETER", **layout)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), histology)
+
+
+@pytest.mark.parametrize("layout", [TILED, {"photometric": "rgb"}])
+def test_several_planes_of_one_size_are_refused(tmp_path, histology, layout):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([histology, histology[::-1]]), metadata=None, **layout)
+    with pytest.raises(SlideError, match="one plane"):
+        shown(tmp_path / "a.tif")
