@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 import tifffile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -19,6 +21,7 @@ JPEG_2000 = (33003, 33004, 33005, 34712)  # compressions that may hold YCbCr, as
 PLAIN = (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 TO_RGB = (6, 7, 33003)  # compressions whose decoders turn YCbCr into RGB
 TRANSPARENCY = {1, 2}  # TIFF's ExtraSamples; 0 is a number of another meaning
+CHANNELS, WHITE = ["FF0000", "00FF00", "0000FF"], "FFFFFF"
 PALETTE_LIMIT = 256  # of colours of 16 bit
 SEPARATE = 2  # TIFF's PlanarConfiguration
 SUBSAMPLING, WHOLE = 530, (1, 1)
@@ -50,6 +53,18 @@ def check_colours(page: tifffile.TiffPage) -> None:
     if colours and {stated, colours} == {PHOTOMETRIC.YCBCR, PHOTOMETRIC.RGB} and not page.is_jfif:
         raise SlideError(f"{path}: says that its pixels are {stated.name}, and its JPEG data say {colours.name}; save "
                          "it again as RGB")
+
+
+def check_channels(path: Path, colours: Sequence[str | None]) -> None:
+    """Refuse three channels that are not red, green and blue in this order, as RRGGBB; fluorescence for instance.
+
+    Raises:
+        SlideError: They are others. White, or none, does not tell.
+    """
+    stated = [(colour or WHITE)[-6:].upper() for colour in colours]
+    if len(stated) == len(CHANNELS) and stated != CHANNELS and set(stated) != {WHITE}:
+        raise SlideError(f"{path}: its channels are not red, green and blue; convert it to RGB. "
+                         f"Received: {', '.join(stated)}")
 
 
 def is_plain(page: tifffile.TiffPage) -> bool:

@@ -22,7 +22,7 @@ from tifffile import PHOTOMETRIC
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
-from pipelines.readers.colours import check_colours, is_plain, is_transparent
+from pipelines.readers.colours import check_channels, check_colours, is_plain, is_transparent
 from pipelines.readers.jpeg import JPEG_CODES, JpegTiles, check_jpeg, whole
 from pipelines.readers.limits import Dimensions
 from pipelines.readers.resolution import mean_mpp, ome_mpp, tags_mpp
@@ -82,6 +82,8 @@ class TiffReader:
             series = _slide_series(path, self._file)
             self._levels = _levels(self._file, series)
             _check(path, series, self._levels)
+            if "C" in series.axes:
+                check_channels(path, _channel_colours(self._file.ome_metadata, series.name))
         except SlideError:
             self._file.close()
             raise
@@ -247,6 +249,14 @@ def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.Ti
     limits.check_segments(path, (segment_bytes(page.keyframe) for page in pages))
     if not all(map(_is_complete, pages)):
         raise SlideError(f"{path}: is truncated; copy it again")
+
+
+def _channel_colours(xml: str | None, name: str) -> list[str | None]:
+    """Return the colours of the channels of an OME-XML's image, RRGGBB."""
+    images = [image for image in (ElementTree.fromstring(xml).iterfind(".//{*}Image") if xml else ())
+              if image.get("Name", name) == name]
+    channels = [channel.get("Color") for channel in (images[0].iterfind(".//{*}Channel") if images else ())]
+    return [colour and f"{int(colour) >> 8 & 0xFFFFFF:06X}" for colour in channels]  # RGBA of 32 bit, signed
 
 
 def _is_complete(page: tifffile.TiffPage) -> bool:

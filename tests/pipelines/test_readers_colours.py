@@ -118,3 +118,15 @@ def test_largest_image_of_other_colours_than_the_first_is_refused(tmp_path, hist
         tiff.write(np.asarray(Image.fromarray(histology).convert("CMYK")), photometric="separated", metadata=None)
     with pytest.raises(SlideError, match="SEPARATED"):
         shown(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("colours", "are_rgb"), [
+    ([-16776961, 16711935, 65535], True), (None, True), ([-1, -1, -1], True), ([65535, 16711935, -16776961], False)])
+def test_channels_of_an_ome_tiff_that_are_not_red_green_and_blue_are_refused(tmp_path, histology, colours, are_rgb):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.moveaxis(histology, 2, 0).copy(), ome=True, photometric="minisblack",
+                     metadata={"axes": "CYX"} | ({"Channel": {"Color": colours}} if colours else {}))
+    if are_rgb:
+        np.testing.assert_array_equal(shown(tmp_path / "a.ome.tif"), histology)
+    else:
+        with pytest.raises(SlideError, match="not red, green and blue"):
+            shown(tmp_path / "a.ome.tif")
