@@ -84,9 +84,10 @@ class OpenSlideReader:
         try:
             pixels = np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
         except (openslide.OpenSlideError, SlideError) as error:
-            # After one error a handle repeats that error for every tile, so open a new one.
-            self._crashes += isinstance(error, SlideError)
-            if self._crashes < CRASHES:
+            # After one error a handle repeats that error for every tile, so open a new one. A process apart does that.
+            crashed = isinstance(error, SlideError)
+            self._crashes += crashed
+            if isinstance(self._slide, openslide.OpenSlide) or (crashed and self._crashes < CRASHES):
                 self._slide.close()
                 self._slide = open_by_library(self._path)
             raise

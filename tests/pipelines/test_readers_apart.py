@@ -85,6 +85,23 @@ def test_after_a_crash_the_rest_of_the_slide_is_read(dicom):
         np.testing.assert_array_equal(slide.read_region(0, 0, 0, 64, 64), sound)
 
 
+def test_frames_that_cannot_be_decoded_start_no_other_process(dicom):
+    file = dicom / "level0.dcm"
+    content = bytearray(file.read_bytes())
+    frame = content.index(b"\xff\xd8", content.index(PIXELS))
+    content[frame:frame + 400] = bytes(400)
+    with open_slide(dicom) as slide:
+        sound = slide.read_region(256, 256, 0, 64, 64)
+    file.write_bytes(content)
+    with open_slide(dicom) as slide:
+        process = slide._reader._slide._process
+        for _ in range(3):
+            with pytest.raises(SlideError, match="slide: cannot be read"):
+                slide.read_region(0, 0, 0, 64, 64)
+            np.testing.assert_array_equal(slide.read_region(256, 256, 0, 64, 64), sound)
+        assert slide._reader._slide._process is process
+
+
 def test_the_process_ends_with_the_slide(dicom):
     slide = open_slide(dicom)
     process = slide._reader._slide._process
