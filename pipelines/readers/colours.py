@@ -78,10 +78,7 @@ def is_transparent(page: tifffile.TiffPage) -> bool:
 
 
 def jpeg_colours(page: tifffile.TiffPage) -> tuple[int | None, PHOTOMETRIC | None]:
-    """Return the components of the JPEGs of a page, and what these are if they say it, by the first that has data.
-
-    Source: libjpeg's rules, jdapimin.c.
-    """
+    """Return what `colours_of` does of the first JPEG of a page that has data."""
     file = page.parent.filehandle
     first = next(((place, size) for place, size in zip(page.dataoffsets, page.databytecounts, strict=False) if size),
                  None)
@@ -89,9 +86,15 @@ def jpeg_colours(page: tifffile.TiffPage) -> tuple[int | None, PHOTOMETRIC | Non
         return None, None
     file.seek(first[0])
     data = file.read(first[1])
-    if not data.startswith(JPEG_START):
-        return None, None
-    with JpegImageFile(io.BytesIO(whole(data, page.jpegtables))) as image:
+    return colours_of(whole(data, page.jpegtables)) if data.startswith(JPEG_START) else (None, None)
+
+
+def colours_of(data: bytes) -> tuple[int, PHOTOMETRIC | None]:
+    """Return the components of a JPEG, and what these are if it says it.
+
+    Source: libjpeg's rules, jdapimin.c.
+    """
+    with JpegImageFile(io.BytesIO(data)) as image:
         names, transform = bytes(layer[0] for layer in image.layer), image.info.get("adobe_transform")
         is_jfif = "jfif" in image.info
     if len(names) != 3 or not (is_jfif or transform is not None or names == b"RGB"):

@@ -115,3 +115,19 @@ def test_what_is_no_slide_is_refused_and_leaves_no_process(tmp_path):
         ApartSlide(tmp_path / "x.dcm")
     with pytest.raises(SlideError, match="no DICOM whole slide image, or a damaged one"):
         open_slide(tmp_path / "x.dcm")
+
+
+@pytest.mark.parametrize(("stated", "is_true"), [("YBR_FULL_422", True), ("RGB", False)])
+def test_jpegs_of_other_colours_than_a_dicom_says_are_refused(dicom, stated, is_true):
+    pydicom = pytest.importorskip("pydicom", reason="pip install '.[dicom]'")
+    for file in dicom.iterdir():
+        data = pydicom.dcmread(file)
+        data.PhotometricInterpretation = stated
+        data.save_as(file)
+    with open_slide(dicom) as slide:
+        if is_true:
+            error = slide.read_region(0, 0, 0, 512, 512).astype(int) - immunohistochemistry()
+            assert np.abs(error).mean() < 4
+        else:
+            with pytest.raises(SlideError, match="says that its pixels are RGB, and its JPEG data say YCBCR"):
+                slide.read_region(0, 0, 0, 512, 512)
