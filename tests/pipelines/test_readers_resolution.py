@@ -2,6 +2,8 @@
 """Microns per pixel are what a file states of the image that is read, or unknown; never another image's."""
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import tifffile
@@ -57,3 +59,19 @@ def test_resolution_of_an_unknown_unit_is_none(tmp_path, histology):
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tiff.pages[0].tags["ResolutionUnit"].overwrite(9)
     assert mpp_of(path) is None
+
+
+@pytest.mark.parametrize("layout", [TILED | {"compression": "zlib"}, {"photometric": "rgb"}])
+@pytest.mark.parametrize("fraction", [(0, 0), (5, 0), (0, 5)])
+def test_resolution_that_is_no_number_is_unknown(tmp_path, histology, layout, fraction):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, histology, metadata=None, resolution=(20000, 20000), resolutionunit="CENTIMETER", **layout)
+    with tifffile.TiffFile(path) as tiff:
+        places = [tiff.pages[0].tags[f"{axis}Resolution"].valueoffset for axis in "XY"]
+    content = bytearray(path.read_bytes())
+    for place in places:
+        struct.pack_into("<II", content, place, *fraction)
+    path.write_bytes(content)
+    with open_slide(path) as slide:
+        assert slide.mpp is None
+        np.testing.assert_array_equal(slide.read_region(0, 0, 0, 512, 512), histology)
