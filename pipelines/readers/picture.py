@@ -69,11 +69,11 @@ class PictureReader:
                 check_png(self._path.read_bytes())
             if self._image.format != "TIFF":  # PIL turns those itself
                 ImageOps.exif_transpose(self._image, in_place=True)
-            self._pixels = _with_transparency(np.asarray(self._image.convert(mode)),
-                                              self._image.info.get("transparency"))
-            if _is_hidden(self._pixels):
+            pixels = _with_transparency(np.asarray(self._image.convert(mode)), self._image.info.get("transparency"))
+            if _is_hidden(pixels):
                 raise SlideError(f"{self._path}: is transparent everywhere, and has a picture behind that; save it "
                                  "again as RGB")
+            self._pixels = pixels
         return self._pixels[y:y + height, x:x + width]
 
     read_own = read
