@@ -28,7 +28,7 @@ import numpy as np
 from pipelines.errors import require
 from pipelines.names import CASE_NAME, alias, printable, split_paths
 from pipelines.readers.folders import dicom_slide_of, walk_slides
-from pipelines.readers.plain import PLAUSIBLE_MPP
+from pipelines.readers.resolution import PLAUSIBLE_MPP
 from pipelines.sample import cached_sample_slide
 from pipelines.slide import SlideError, open_slide, slide_id_of
 from pipelines.tissue import slide_mask

@@ -142,14 +142,19 @@ def serve(descriptor: int) -> None:
     """Be the process apart: answer until the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the other one decides
     slide: openslide.OpenSlide | None = None
+    path: Path | None = None
     with Connection(descriptor) as connection, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             question = connection.recv()
+            path = path or question
             try:
-                slide = slide or _open_here(question)
+                slide = slide or _open_here(path)
                 answer = _answer(slide, question)
             except (openslide.OpenSlideError, SlideError) as error:
                 answer = error
+                if slide:
+                    slide.close()
+                slide = None  # after one error it repeats that error for every tile
             except Exception as error:  # which may not travel
                 answer = SlideError(f"cannot be read as a slide or image ({type(error).__name__}: {error})")
             connection.send(answer)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 import tifffile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -16,6 +18,11 @@ SAMPLES = {PHOTOMETRIC.MINISWHITE: (1, 2), PHOTOMETRIC.MINISBLACK: (1, 2), PHOTO
            PHOTOMETRIC.PALETTE: (1, 2), PHOTOMETRIC.SEPARATED: (4, 5), PHOTOMETRIC.YCBCR: (3, 3),
            PHOTOMETRIC.CIELAB: (3, 4)}
 JPEG_2000 = (33003, 33004, 33005, 34712)  # compressions that may hold YCbCr, as JPEG may
+PLAIN = (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+TO_RGB = (6, 7, 33003)  # compressions whose decoders turn YCbCr into RGB
+TRANSPARENCY = {1, 2}  # TIFF's ExtraSamples; 0 is a number of another meaning
+CHANNELS, WHITE = ["FF0000", "00FF00", "0000FF"], "FFFFFF"
+PALETTE_LIMIT = 256  # of colours of 16 bit
 SEPARATE = 2  # TIFF's PlanarConfiguration
 SUBSAMPLING, WHOLE = 530, (1, 1)
 
@@ -35,6 +42,9 @@ def check_colours(page: tifffile.TiffPage) -> None:
         if tag is None or tuple(tag.value) != WHOLE:
             raise SlideError(f"{path}: holds YCBCR without JPEG, which readers decode in different ways; save it again "
                              "as RGB")
+    if stated == PHOTOMETRIC.PALETTE and page.colormap is not None and 0 < page.colormap.max() < PALETTE_LIMIT:
+        raise SlideError(f"{path}: has a colour table of 8 bit, which readers show in its colours or as black; save it "
+                         "again as RGB")
     components, colours = jpeg_colours(page)
     if components not in (None, 1 if page.planarconfig == SEPARATE else samples):
         raise SlideError(f"{path}: says that it has {samples} numbers for each pixel, and its JPEG data have "
@@ -45,11 +55,30 @@ def check_colours(page: tifffile.TiffPage) -> None:
                          "it again as RGB")
 
 
-def jpeg_colours(page: tifffile.TiffPage) -> tuple[int | None, PHOTOMETRIC | None]:
-    """Return the components of the JPEGs of a page, and what these are if they say it, by the first that has data.
+def check_channels(path: Path, colours: Sequence[str | None]) -> None:
+    """Refuse three channels that are not red, green and blue in this order, as RRGGBB; fluorescence for instance.
 
-    Source: libjpeg's rules, jdapimin.c.
+    Raises:
+        SlideError: They are others. White, or none, does not tell.
     """
+    stated = [(colour or WHITE)[-6:].upper() for colour in colours]
+    if len(stated) == len(CHANNELS) and stated != CHANNELS and set(stated) != {WHITE}:
+        raise SlideError(f"{path}: its channels are not red, green and blue; convert it to RGB. "
+                         f"Received: {', '.join(stated)}")
+
+
+def is_plain(page: tifffile.TiffPage) -> bool:
+    """Whether tifffile decodes a page to grey or RGB."""
+    return page.photometric in PLAIN or (page.photometric == PHOTOMETRIC.YCBCR and page.compression in TO_RGB)
+
+
+def is_transparent(page: tifffile.TiffPage) -> bool:
+    """Whether the last number of a pixel is its transparency."""
+    return bool(TRANSPARENCY.intersection(page.extrasamples))
+
+
+def jpeg_colours(page: tifffile.TiffPage) -> tuple[int | None, PHOTOMETRIC | None]:
+    """Return what `colours_of` does of the first JPEG of a page that has data."""
     file = page.parent.filehandle
     first = next(((place, size) for place, size in zip(page.dataoffsets, page.databytecounts, strict=False) if size),
                  None)
@@ -57,9 +86,15 @@ def jpeg_colours(page: tifffile.TiffPage) -> tuple[int | None, PHOTOMETRIC | Non
         return None, None
     file.seek(first[0])
     data = file.read(first[1])
-    if not data.startswith(JPEG_START):
-        return None, None
-    with JpegImageFile(io.BytesIO(whole(data, page.jpegtables))) as image:
+    return colours_of(whole(data, page.jpegtables)) if data.startswith(JPEG_START) else (None, None)
+
+
+def colours_of(data: bytes) -> tuple[int, PHOTOMETRIC | None]:
+    """Return the components of a JPEG, and what these are if it says it.
+
+    Source: libjpeg's rules, jdapimin.c.
+    """
+    with JpegImageFile(io.BytesIO(data)) as image:
         names, transform = bytes(layer[0] for layer in image.layer), image.info.get("adobe_transform")
         is_jfif = "jfif" in image.info
     if len(names) != 3 or not (is_jfif or transform is not None or names == b"RGB"):

@@ -12,12 +12,13 @@ from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
 from pipelines.readers import limits
 from pipelines.readers.apart import open_by_library, tile_sizes
-from pipelines.readers.colours import check_colours
+from pipelines.readers.colours import check_colours, is_plain, is_transparent
 from pipelines.readers.folders import is_dicom
 from pipelines.readers.frames import frames_of
 from pipelines.readers.jpeg import JpegTiles
 from pipelines.readers.limits import Dimensions
-from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, mean_mpp, orientation_of, segment_bytes
+from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, orientation_of, segment_bytes
+from pipelines.readers.resolution import mean_mpp
 
 COMPARED, SAME_COLOUR = 256, 2.0  # pixels in the middle of a level; grey levels between means
 CRASHES = 8  # then a slide is read no more; each costs half a second
@@ -28,15 +29,16 @@ def open_by_openslide(path: Path) -> OpenSlideReader | None:
 
     Of a plain TIFF it reads neither OME-XML nor levels in SubIFDs, takes masks for levels, and turns each tile by
     itself if the image is stored turned. Grey of 16 bit comes out skewed, or inverted wrongly; the transparency of
-    grey is lost. It decodes no bits, refuses some tiles without compression, and shows JFIF that is called RGB as it is
-    stored.
+    grey is lost, and any fourth number is taken for transparency. It decodes no bits, refuses some tiles without
+    compression, and shows JFIF that is called RGB as it is stored. It takes the mpp of the first page and the pixels of
+    the largest level, and of several images that are no levels the first.
     """
     vendor = "dicom" if is_dicom(path) else openslide.OpenSlide.detect_format(path)
     if vendor in ("generic-tiff", "aperio"):
         with tifffile.TiffFile(path) as file:
             limits.check_segments(path, [segment_bytes(file.pages[0])])
             check_colours(file.pages[0])
-            if vendor == "generic-tiff" and (file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file.pages[0])):
+            if vendor == "generic-tiff" and (file.is_ome or any(map(is_mask, file.pages)) or _is_unfit(file)):
                 return None
     try:
         return OpenSlideReader(path) if vendor else None
@@ -82,9 +84,10 @@ class OpenSlideReader:
         try:
             pixels = np.asarray(self._slide.read_region(l0_corner, level, (width, height)))
         except (openslide.OpenSlideError, SlideError) as error:
-            # After one error a handle repeats that error for every tile, so open a new one.
-            self._crashes += isinstance(error, SlideError)
-            if self._crashes < CRASHES:
+            # After one error a handle repeats that error for every tile, so open a new one. A process apart does that.
+            crashed = isinstance(error, SlideError)
+            self._crashes += crashed
+            if isinstance(self._slide, openslide.OpenSlide) or (crashed and self._crashes < CRASHES):
                 self._slide.close()
                 self._slide = open_by_library(self._path)
             raise
@@ -152,8 +155,18 @@ class OpenSlideReader:
         return number if np.abs(ours - theirs).max() < SAME_COLOUR else None
 
 
-def _is_unfit(page: tifffile.TiffPage) -> bool:
-    """Whether OpenSlide reads a tiled page wrongly or not at all; see `open_by_openslide`."""
+def _is_unfit(file: tifffile.TiffFile) -> bool:
+    """Whether OpenSlide reads a tiled TIFF wrongly or not at all; see `open_by_openslide`."""
+    first, *others = file.pages
+    size = first.imagewidth * first.imagelength
+    return (any(page.imagewidth * page.imagelength >= size for page in others)
+            or _is_unfit_page(first)
+            or any(_is_unfit_page(page) or not is_plain(page) or page.samplesperpixel != first.samplesperpixel
+                   for page in others if page.is_reduced))
+
+
+def _is_unfit_page(page: tifffile.TiffPage) -> bool:
     return (page.dtype not in (None, np.uint8) or page.compression == 1 or bool(page.subifds)
-            or orientation_of(page) != 1 or page.samplesperpixel == 2 or page.photometric == WHITE_IS_ZERO
+            or orientation_of(page) != 1 or page.samplesperpixel == 2 or page.bitspersample != 8
+            or (page.samplesperpixel == 4 and not is_transparent(page)) or page.photometric == WHITE_IS_ZERO
             or (page.is_jfif and page.photometric == tifffile.PHOTOMETRIC.RGB))

@@ -13,9 +13,11 @@ from pipelines.readers import limits
 from pipelines.readers.jpeg import check_jpeg
 from pipelines.readers.limits import Dimensions
 from pipelines.readers.plain import check_jpeg_page
+from pipelines.readers.png import check_png
 from pipelines.readers.turned import TRANSPOSED
 
 PICTURES = ("PNG", "JPEG", "BMP", "TIFF")  # PIL's others include programs (EPS)
+WHITE_16 = 65535
 JPEGS = ("JPEG", "MPO")  # the second is a JPEG with others behind it
 
 
@@ -55,7 +57,7 @@ class PictureReader:
         """See `pipelines.readers.Reader`."""
         if self._pixels is None:
             mode = self._image.mode
-            if mode in ("P", "PA") or "transparency" in self._image.info:
+            if mode in ("P", "PA") or ("transparency" in self._image.info and not mode.startswith("I;16")):
                 mode = "RGBA"
             elif mode not in ("1", "L", "LA", "RGB", "RGBA") and not mode.startswith("I;16"):
                 mode = "RGB"
@@ -63,9 +65,15 @@ class PictureReader:
                 check_jpeg_page(self._path)
             elif self._image.format in JPEGS:
                 check_jpeg(self._path.read_bytes())
+            elif self._image.format == "PNG":
+                check_png(self._path.read_bytes())
             if self._image.format != "TIFF":  # PIL turns those itself
                 ImageOps.exif_transpose(self._image, in_place=True)
-            self._pixels = np.asarray(self._image.convert(mode))
+            pixels = _with_transparency(np.asarray(self._image.convert(mode)), self._image.info.get("transparency"))
+            if _is_hidden(pixels):
+                raise SlideError(f"{self._path}: is transparent everywhere, and has a picture behind that; save it "
+                                 "again as RGB")
+            self._pixels = pixels
         return self._pixels[y:y + height, x:x + width]
 
     read_own = read
@@ -73,3 +81,17 @@ class PictureReader:
     def close(self) -> None:
         """See `pipelines.readers.Reader`."""
         self._image.close()
+
+
+def _with_transparency(pixels: np.ndarray, transparent: object) -> np.ndarray:
+    """Return grey of 16 bit with its transparency, if a value stands for it; other pixels as they are."""
+    if pixels.dtype != np.uint16 or not isinstance(transparent, int):
+        return pixels
+    return np.stack([pixels, np.where(pixels == transparent, 0, np.uint16(WHITE_16))], -1)
+
+
+def _is_hidden(pixels: np.ndarray) -> bool:
+    """Whether all is transparent and not of one colour: some writers leave transparency at 0 and mean none."""
+    if pixels.ndim != 3 or pixels.shape[2] not in (2, 4) or pixels[..., -1].any():
+        return False
+    return bool((pixels != pixels[0, 0]).any())

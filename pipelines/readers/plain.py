@@ -22,23 +22,21 @@ from tifffile import PHOTOMETRIC
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
-from pipelines.readers.colours import check_colours
+from pipelines.readers.colours import check_channels, check_colours, is_plain, is_transparent
 from pipelines.readers.jpeg import JPEG_CODES, JpegTiles, check_jpeg, whole
 from pipelines.readers.limits import Dimensions
+from pipelines.readers.resolution import mean_mpp, ome_mpp, tags_mpp
 
-# Other resolutions are those of printers and screens (72 dpi is 353 microns per pixel).
-PLAUSIBLE_MPP = (0.05, 50.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in names of images
 ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multiplied by it
 WHITE_IS_ZERO = PHOTOMETRIC.MINISWHITE
-PLAIN = (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+BITS = (1, 8, 16)  # of a number; others would come out too dark
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
 PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
 CODESTREAMS: dict[bytes, Any] = {b"\xff\xd8": JpegImageFile, b"\xff\x4f": Jpeg2KImageFile, b"\x89PNG": PngImageFile}
 COD, COD_TRANSFORM = b"\xff\x52", 8  # marker of a JPEG 2000 codestream; offset of "components were transformed"
-MICRONS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises
 
@@ -58,8 +56,7 @@ def is_for_tifffile(path: Path) -> bool:
         page = file.pages[0]
         limits.check_segments(path, [segment_bytes(page)])
         check_colours(page)
-        is_jpeg = page.compression in (6, 7, APERIO_YCBCR)
-        return page.photometric in PLAIN or (page.photometric == PHOTOMETRIC.YCBCR and is_jpeg)
+        return is_plain(page)
 
 
 def check_jpeg_page(path: Path) -> None:
@@ -85,6 +82,8 @@ class TiffReader:
             series = _slide_series(path, self._file)
             self._levels = _levels(self._file, series)
             _check(path, series, self._levels)
+            if "C" in series.axes:
+                check_channels(path, _channel_colours(self._file.ome_metadata, series.name))
         except SlideError:
             self._file.close()
             raise
@@ -92,11 +91,12 @@ class TiffReader:
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
         self.tile_sizes = tuple(_segment_grid(level.keyframe)[:2] for level in self._levels)
-        self.mpp_xy = _ome_mpp(self._file.ome_metadata, (width, height)) or _resolution_mpp(series.keyframe)
+        self.mpp_xy = ome_mpp(self._file.ome_metadata, series.name, (width, height)) or tags_mpp(series.keyframe)
         self.mpp = mean_mpp(self.mpp_xy)
         self.icc_profile: bytes | None = series.keyframe.iccprofile
         self.orientation = orientation_of(series.keyframe)
         self._premultiplied = ASSOCIATED in series.keyframe.extrasamples
+        self._transparent = is_transparent(series.keyframe)
         self._kept: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._kept_bytes = 0
 
@@ -104,6 +104,8 @@ class TiffReader:
         """See `pipelines.readers.Reader`."""
         planes = [self._window(page, first, x, y, width, height) for page, first in _planes(self._levels[level])]
         pixels = np.concatenate(planes, axis=-1)
+        if not self._transparent and pixels.shape[-1] in (2, 4):
+            return pixels[..., :-1]
         if not self._premultiplied:
             return pixels
         light = np.iinfo(pixels.dtype).max - pixels[..., -1:]  # of the white behind them
@@ -167,12 +169,6 @@ class TiffReader:
         return ~segment[0] if keyframe.photometric == WHITE_IS_ZERO else segment[0]
 
 
-def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
-    """Return the mean microns per pixel, or None if they cannot be a microscope's."""
-    plausible = mpp_xy is not None and all(PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] for mpp in mpp_xy)
-    return sum(mpp_xy) / 2 if mpp_xy and plausible else None
-
-
 def segment_bytes(page: tifffile.TiffPage) -> int:
     """Return the size of a decoded tile or strip; 0 if the page does not tell."""
     return math.prod(page.chunks) * page.dtype.itemsize if page.dtype else 0
@@ -209,12 +205,22 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
 
 
 def _levels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
-    """Return the levels of an image, the largest first. tifffile takes one for another image if it is much smaller."""
+    """Return the levels of an image, the largest first. tifffile takes one for another image if it is much smaller.
+
+    What is stored in other colours than the image, or turned, is no level of it.
+    """
     alike = [] if file.is_ome else [other for other in file.series if other is not series and other.keyframe.is_reduced
                                     and (other.axes, other.dtype) == (series.axes, series.dtype)]
     levels = [level for image in (series, *alike) for level in image.levels]
-    return sorted((level for level in levels if level is series or not is_mask(level.keyframe)),
+    return sorted((level for level in levels if level is series or _is_like(level.keyframe, series.keyframe)),
                   key=lambda level: -level.sizes["width"] * level.sizes["height"])
+
+
+def _is_like(page: tifffile.TiffPage, slide: tifffile.TiffPage) -> bool:
+    """Whether a page holds the same numbers for each pixel as the slide's own."""
+    return not is_mask(page) and is_plain(page) and (
+        (page.samplesperpixel, page.extrasamples, orientation_of(page))
+        == (slide.samplesperpixel, slide.extrasamples, orientation_of(slide)))
 
 
 def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.TiffPageSeries]) -> None:
@@ -230,13 +236,27 @@ def _check(path: Path, series: tifffile.TiffPageSeries, levels: list[tifffile.Ti
                          f"Received: {axes}={series.shape}")
     if series.dtype not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {series.dtype}")
+    if not is_plain(series.keyframe):
+        raise SlideError(f"{path}: its largest image is {series.keyframe.photometric.name}; save it again as RGB")
+    for level in levels:
+        if level.keyframe.bitspersample not in BITS:
+            raise SlideError(f"{path}: must hold numbers of 8 or 16 bit; convert it to 8 bit. "
+                             f"Received: {level.keyframe.bitspersample} bits")
+        check_colours(level.keyframe)
     pages = [page for level in levels for page in level.pages]
     if None in pages:
         raise SlideError(f"{path}: a file that its OME-XML names is missing; put all its files into one folder")
     limits.check_segments(path, (segment_bytes(page.keyframe) for page in pages))
-    check_colours(series.keyframe)
     if not all(map(_is_complete, pages)):
         raise SlideError(f"{path}: is truncated; copy it again")
+
+
+def _channel_colours(xml: str | None, name: str) -> list[str | None]:
+    """Return the colours of the channels of an OME-XML's image, RRGGBB."""
+    images = [image for image in (ElementTree.fromstring(xml).iterfind(".//{*}Image") if xml else ())
+              if image.get("Name", name) == name]
+    channels = [channel.get("Color") for channel in (images[0].iterfind(".//{*}Channel") if images else ())]
+    return [colour and f"{int(colour) >> 8 & 0xFFFFFF:06X}" for colour in channels]  # RGBA of 32 bit, signed
 
 
 def _is_complete(page: tifffile.TiffPage) -> bool:
@@ -290,24 +310,3 @@ def _is_transformed(codestream: bytes) -> bool:
     """Whether a JPEG 2000 decoder itself turns the components into RGB."""
     found = codestream.find(COD)
     return found >= 0 and codestream[found + COD_TRANSFORM:found + COD_TRANSFORM + 1] == b"\1"
-
-
-def _ome_mpp(xml: str | None, size: Dimensions) -> tuple[float, float] | None:
-    """Return the PhysicalSize, x and y, in microns of an OME-XML's image of this size."""
-    images = ElementTree.fromstring(xml).iterfind(".//{*}Pixels") if xml else ()
-    pixels = next((image for image in images if (image.get("SizeX"), image.get("SizeY")) == (
-        str(size[0]), str(size[1]))), None)
-    if pixels is None:
-        return None
-    sizes = [float(pixels.get(f"PhysicalSize{axis}", "nan")) for axis in "XY"]
-    units = [MICRONS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"), np.nan) for axis in "XY"]
-    mpp_x, mpp_y = sizes[0] * units[0], sizes[1] * units[1]
-    return (mpp_x, mpp_y) if mpp_x > 0 and mpp_y > 0 else None
-
-
-def _resolution_mpp(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return the mpp, x and y, of the TIFF resolution tags, if they have a unit."""
-    if page.resolutionunit <= 1:
-        return None
-    x, y = page.get_resolution(tifffile.RESUNIT.MICROMETER)
-    return (1 / x, 1 / y) if x and y else None

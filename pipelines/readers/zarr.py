@@ -10,11 +10,13 @@ import numpy as np
 
 from pipelines.console import import_optional
 from pipelines.errors import SlideError
+from pipelines.readers.colours import check_channels
 from pipelines.readers.folders import zarr_attributes
 from pipelines.readers.limits import LARGEST_SEGMENT_BYTES, Dimensions
-from pipelines.readers.plain import MICRONS, mean_mpp
+from pipelines.readers.resolution import MICRONS, mean_mpp
 
-UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
+UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4,
+                   "meter": 1e6, "angstrom": 1e-4, "picometer": 1e-6, "inch": 25400.0}
 OLDEST_AXES = ("t", "c", "z", "y", "x")  # of versions without axes
 
 
@@ -26,12 +28,13 @@ class ZarrReader:
     def __init__(self, path: Path) -> None:
         zarr = import_optional("zarr", "zarr")
         folders = [path] if "multiscales" in zarr_attributes(path) else sorted(path.glob("[0-9]*"))  # of a collection
-        images = [(zarr.open_group(folder, mode="r"), image) for folder in folders
-                  for image in zarr_attributes(folder).get("multiscales", ())[:1]]
+        images = [_levels(zarr.open_group(folder, mode="r"), folder, image) for folder in folders
+                  for image in zarr_attributes(folder).get("multiscales", ())[:1] if image.get("datasets")]
         if not images:
             raise SlideError(f"{path}: has no multiscale image; write it again")
-        group, image = max(images, key=lambda one: int(np.prod(one[0][one[1]["datasets"][0]["path"]].shape)))
-        self._levels = [group[level["path"]] for level in image["datasets"]]
+        self._levels, datasets, folder, image = max(images, key=lambda one: _pixels(one[0][0]))
+        check_channels(path, [channel.get("color") for channel in zarr_attributes(folder).get("omero", {}).get(
+            "channels", ())])
         axes = image.get("axes", OLDEST_AXES)
         self._axes = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
         for level in self._levels:
@@ -43,7 +46,7 @@ class ZarrReader:
             (level.chunks[column], level.chunks[row]) for level in self._levels)
         width, height = self.level_dimensions[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
-        self.mpp_xy = self._mpp(image, axes)
+        self.mpp_xy = self._mpp((image, datasets[0]), axes)
         self.mpp = mean_mpp(self.mpp_xy)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
@@ -54,6 +57,7 @@ class ZarrReader:
         pixels = self._levels[level][where]
         kept = [name for name in self._axes if name in window]
         pixels = np.moveaxis(pixels, [kept.index("y"), kept.index("x")], [0, 1])
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         return pixels if "c" in kept else pixels[..., np.newaxis]
 
     read_own = read
@@ -79,18 +83,37 @@ class ZarrReader:
                 raise SlideError(f"{file}: is missing, and would be read as black; copy the slide again, or write "
                                  "black chunks too")
 
-    def _mpp(self, image: dict[str, Any], axes: Any) -> tuple[float, float] | None:
-        """Return the scale of x and y in microns; None if the axes have no unit."""
-        scale = np.ones(len(self._axes))
-        for place in (image, image["datasets"][0]):  # that of the image applies to all its levels
-            for step in place.get("coordinateTransformations", ()):
-                scale = scale * step["scale"] if step["type"] == "scale" else scale
+    def _mpp(self, places: tuple[dict[str, Any], ...], axes: Any) -> tuple[float, float] | None:
+        """Return the scale of x and y in microns, by an image and its level; None without a scale or a unit."""
+        scales = [step["scale"] for place in places for step in place.get("coordinateTransformations", ())
+                  if step["type"] == "scale"]
+        if not scales:
+            return None
+        scale = np.prod(scales, axis=0)
         sizes = []
         for name in ("x", "y"):
             number = self._axes.index(name)
             unit = axes[number].get("unit") if isinstance(axes[number], dict) else None
             sizes.append(float(scale[number]) * UNITS.get(unit or "", np.nan))
         return (sizes[0], sizes[1]) if min(sizes) > 0 else None
+
+
+def _levels(group: Any, folder: Path, image: dict[str, Any]) -> tuple[list[Any], list[dict[str, Any]], Path,
+                                                                      dict[str, Any]]:
+    """Return the levels of an image, the largest first, and what is said of each; the folder and the image.
+
+    Raises:
+        SlideError: One is missing.
+    """
+    for level in image["datasets"]:
+        if level["path"] not in group:
+            raise SlideError(f"{folder}: its level {level['path']!r} is missing; copy it again")
+    datasets = sorted(image["datasets"], key=lambda level: -_pixels(group[level["path"]]))
+    return [group[level["path"]] for level in datasets], datasets, folder, image
+
+
+def _pixels(level: Any) -> int:
+    return int(np.prod(level.shape, dtype=object))
 
 
 def _check(path: Path, level: Any, shape: dict[str, int]) -> None:
@@ -102,7 +125,7 @@ def _check(path: Path, level: Any, shape: dict[str, int]) -> None:
     if not {"y", "x"} <= set(shape) or shape.get("c", 1) not in (1, 3) or any(
             size > 1 for name, size in shape.items() if name not in ("c", "y", "x")):
         raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. Received: {shape}")
-    if level.dtype not in (np.uint8, np.uint16, np.bool_):
+    if level.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {level.dtype}")
     size = int(np.prod(level.chunks, dtype=object)) * level.dtype.itemsize
     if size > LARGEST_SEGMENT_BYTES:

@@ -86,6 +86,23 @@ def test_after_a_crash_the_rest_of_the_slide_is_read(dicom):
         np.testing.assert_array_equal(slide.read_region(0, 0, 0, 64, 64), sound)
 
 
+def test_frames_that_cannot_be_decoded_start_no_other_process(dicom):
+    file = dicom / "level0.dcm"
+    content = bytearray(file.read_bytes())
+    frame = content.index(b"\xff\xd8", content.index(PIXELS))
+    content[frame:frame + 400] = bytes(400)
+    with open_slide(dicom) as slide:
+        sound = slide.read_region(256, 256, 0, 64, 64)
+    file.write_bytes(content)
+    with open_slide(dicom) as slide:
+        process = slide._reader._slide._process
+        for _ in range(3):
+            with pytest.raises(SlideError, match="slide: cannot be read"):
+                slide.read_region(0, 0, 0, 64, 64)
+            np.testing.assert_array_equal(slide.read_region(256, 256, 0, 64, 64), sound)
+        assert slide._reader._slide._process is process
+
+
 def test_the_process_ends_with_the_slide(dicom):
     slide = open_slide(dicom)
     process = slide._reader._slide._process
@@ -116,3 +133,19 @@ def test_an_associated_image_that_claims_a_terabyte_is_left_out(tmp_path, page, 
         file.pages[page].tags["ImageWidth"].overwrite(2_000_000_000, dtype="I")
     with open_by_library(path) as slide:
         assert associated_images(slide).keys() == left
+
+
+@pytest.mark.parametrize(("stated", "is_true"), [("YBR_FULL_422", True), ("RGB", False)])
+def test_jpegs_of_other_colours_than_a_dicom_says_are_refused(dicom, stated, is_true):
+    pydicom = pytest.importorskip("pydicom", reason="pip install '.[dicom]'")
+    for file in dicom.iterdir():
+        data = pydicom.dcmread(file)
+        data.PhotometricInterpretation = stated
+        data.save_as(file)
+    with open_slide(dicom) as slide:
+        if is_true:
+            error = slide.read_region(0, 0, 0, 512, 512).astype(int) - immunohistochemistry()
+            assert np.abs(error).mean() < 4
+        else:
+            with pytest.raises(SlideError, match="says that its pixels are RGB, and its JPEG data say YCBCR"):
+                slide.read_region(0, 0, 0, 512, 512)

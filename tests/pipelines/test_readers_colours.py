@@ -80,3 +80,53 @@ def test_rgb_without_a_marker_in_the_jpegs_is_rgb_as_the_tiff_says(tmp_path, his
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert jpeg_colours(tiff.pages[0]) == (3, None)
     assert np.abs(shown(tmp_path / "a.tif").astype(int) - histology).mean() < 3
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7, 10, 12, 14])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_numbers_of_other_bits_are_refused_and_not_shown_dark(tmp_path, histology, layout, bits):
+    grey = histology[..., 0]
+    pixels = grey >> (8 - bits) if bits <= 8 else grey.astype(np.uint16) << (bits - 8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", metadata=None, bitspersample=bits, **layout)
+    with pytest.raises(SlideError, match=f"{bits} bits"):
+        shown(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("layout", [*LAYOUTS, {"tile": (128, 128), "compression": "zlib"}])
+def test_number_that_is_no_transparency_is_left_out(tmp_path, histology, layout, samples):
+    pixels = histology[..., :samples]
+    tifffile.imwrite(tmp_path / "a.tif", np.concatenate([pixels, np.zeros((512, 512, 1), np.uint8)], -1), metadata=None,
+                     photometric="rgb" if samples == 3 else "minisblack", extrasamples=[0], planarconfig="contig",
+                     **layout)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), np.broadcast_to(pixels, histology.shape))
+
+
+def test_colour_table_of_8_bit_is_refused(tmp_path, histology):
+    image = Image.fromarray(histology).quantize(256)
+    table = np.array(image.getpalette(), np.uint16).reshape(256, 3).T
+    for name, colours in (("right.tif", table * 257), ("short.tif", table)):
+        tifffile.imwrite(tmp_path / name, np.asarray(image), photometric="palette", colormap=colours, metadata=None)
+    np.testing.assert_array_equal(shown(tmp_path / "right.tif"), np.asarray(image.convert("RGB")))
+    with pytest.raises(SlideError, match="colour table"):
+        shown(tmp_path / "short.tif")
+
+
+def test_largest_image_of_other_colours_than_the_first_is_refused(tmp_path, histology):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(histology[::2, ::2], photometric="rgb", metadata=None)
+        tiff.write(np.asarray(Image.fromarray(histology).convert("CMYK")), photometric="separated", metadata=None)
+    with pytest.raises(SlideError, match="SEPARATED"):
+        shown(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("colours", "are_rgb"), [
+    ([-16776961, 16711935, 65535], True), (None, True), ([-1, -1, -1], True), ([65535, 16711935, -16776961], False)])
+def test_channels_of_an_ome_tiff_that_are_not_red_green_and_blue_are_refused(tmp_path, histology, colours, are_rgb):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.moveaxis(histology, 2, 0).copy(), ome=True, photometric="minisblack",
+                     metadata={"axes": "CYX"} | ({"Channel": {"Color": colours}} if colours else {}))
+    if are_rgb:
+        np.testing.assert_array_equal(shown(tmp_path / "a.ome.tif"), histology)
+    else:
+        with pytest.raises(SlideError, match="not red, green and blue"):
+            shown(tmp_path / "a.ome.tif")

@@ -2,6 +2,9 @@
 """What a file says of its own structure is checked: which image is the slide, its levels, colours and turns."""
 from __future__ import annotations
 
+import struct
+import zlib
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -187,3 +190,92 @@ def test_overview_does_not_stand_in_for_a_slide_whose_own_page_is_damaged(tmp_pa
     path.write_bytes(content)
     with pytest.raises(SlideError, match=r"x\.tif: .*0 pixels"):
         open_slide(path)
+
+
+@pytest.mark.parametrize("place", ["pages", "subifds"])
+@pytest.mark.parametrize("kind", ["cmyk", "lab", "ycbcr", "transparent", "turned"])
+def test_levels_in_other_colours_or_turned_are_none(tmp_path, histology, place, kind):
+    half = Image.fromarray(histology).reduce(2)
+    pixels, options = {
+        "cmyk": (half.convert("CMYK"), {"photometric": "separated"}), "lab": (half, {"photometric": "cielab"}),
+        "ycbcr": (half.convert("YCbCr"), {"photometric": "ycbcr"}),
+        "transparent": (half.convert("RGBA"), {"extrasamples": ["unassalpha"]}),
+        "turned": (half.rotate(180), {"extratags": [(274, 3, 1, 3, True)]})}[kind]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(histology, **TILED, **SQUARE, **({"subifds": 1} if place == "subifds" else {}))
+        tiff.write(np.asarray(pixels), subfiletype=1, metadata=None, **(TILED | options))
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert slide.level_dimensions == ((512, 512),)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), histology)
+
+
+@pytest.mark.parametrize("layout", [TILED, {"photometric": "rgb"}])
+@pytest.mark.parametrize("flagged", [True, False])
+def test_slide_is_the_largest_page_and_has_its_own_mpp(tmp_path, histology, layout, flagged):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for step in (4, 2, 1):
+            tiff.write(histology[::step, ::step], subfiletype=int(flagged and step > 1), metadata=None,
+                       resolution=(20000 / step,) * 2, resolutionunit="CENTIMETER", **layout)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5)
+    np.testing.assert_array_equal(shown(tmp_path / "a.tif"), histology)
+
+
+@pytest.mark.parametrize("layout", [TILED, {"photometric": "rgb"}])
+def test_several_planes_of_one_size_are_refused(tmp_path, histology, layout):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([histology, histology[::-1]]), metadata=None, **layout)
+    with pytest.raises(SlideError, match="one plane"):
+        shown(tmp_path / "a.tif")
+
+
+def png(path, depth, kind, rows, extra=b"", side=512, interlaced=0):
+    """A PNG from its rows as bytes; PIL does not write all kinds."""
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", side, side, depth, kind, 0, 0, interlaced)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra
+                     + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b""))
+    return path
+
+
+def test_png_whose_data_end_early_is_refused(tmp_path, histology):
+    rows = [row.tobytes() for row in histology]
+    np.testing.assert_array_equal(shown(png(tmp_path / "whole.png", 8, 2, rows)), histology)
+    with pytest.raises(SlideError, match="end early"):
+        shown(png(tmp_path / "part.png", 8, 2, rows[:300]))
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 9, 512])
+def test_interlaced_png_of_any_size_is_the_picture(tmp_path, histology, side):
+    picture = histology[:side, :side]
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    rows = [row.tobytes() for x, y, dx, dy in passes for row in picture[y::dy, x::dx] if row.size]
+    np.testing.assert_array_equal(shown(png(tmp_path / "a.png", 8, 2, rows, side=side, interlaced=1)), picture)
+    with pytest.raises(SlideError, match=r"end early|truncated"):  # PIL notices that there is no row at all
+        shown(png(tmp_path / "a.png", 8, 2, rows[:-1], side=side, interlaced=1))
+
+
+def test_value_for_transparency_in_grey_of_16_bit_is_white_and_others_keep_theirs(tmp_path, histology):
+    grey = histology[..., 0].astype(np.uint16) * 257
+    clear = struct.pack(">H", grey[0, 0])
+    path = png(tmp_path / "a.png", 16, 0, [row.astype(">u2").tobytes() for row in grey],
+               struct.pack(">I", 2) + b"tRNS" + clear + struct.pack(">I", zlib.crc32(b"tRNS" + clear)))
+    expected = np.where(grey == grey[0, 0], 255, histology[..., 0])
+    np.testing.assert_array_equal(shown(path), np.repeat(expected[..., None], 3, 2))
+
+
+@pytest.mark.parametrize(("mode", "name"), [("RGBA", "a.png"), ("LA", "a.png")])
+def test_picture_behind_transparency_everywhere_is_refused_and_a_blank_one_is_white(tmp_path, histology, mode, name):
+    for pixels, is_blank in ((histology, False), (np.zeros_like(histology), True)):
+        image = Image.fromarray(pixels).convert(mode)
+        image.putalpha(0)
+        image.save(tmp_path / name)
+        if is_blank:
+            assert (shown(tmp_path / name) == 255).all()
+        else:
+            with open_slide(tmp_path / name) as slide:
+                for _ in range(2):
+                    with pytest.raises(SlideError, match="transparent everywhere"):
+                        slide.read_region(0, 0, 0, 512, 512)
