@@ -22,7 +22,7 @@ from sr_keras.model.uncertainty import half_width, load_uncertainty, table
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("srgan_sqe_x4", "srgan_sqe_x4_light")
-VERSION = "4"
+VERSION = "5"
 MIB = 2**20
 
 
