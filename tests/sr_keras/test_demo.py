@@ -65,7 +65,8 @@ def test_interrupt_says_one_line_and_waits_for_the_command(tmp_path):
     (tmp_path / "parent.py").write_text(f"{shared}def main():\n    demo._run('sleeper')\n{ends}")
     with subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, text=True, start_new_session=True,
                           env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as started:  # as in a shell
         assert started.stdout is not None
         assert [started.stdout.readline() for _ in range(3)] == ["\n", "$ sr-keras sleeper \n", "asleep\n"]
         os.killpg(started.pid, signal.SIGINT)  # as a terminal does
