@@ -28,7 +28,7 @@ from absl import flags
 
 from pipelines.errors import UserError
 from pipelines.files import cache_home
-from pipelines.names import escaped
+from pipelines.names import escaped, visible
 from pipelines.options import GROUPS
 
 # Errors that a user can cause; any other is a bug and keeps its traceback. (A bare RuntimeError comes from Keras.)
@@ -70,7 +70,10 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
 
 
 class _Forgiving:
-    """A text stream that drops what it can't write: the reader is gone, the disk is full, or it was never open."""
+    """A text stream that drops what it can't write: the reader is gone, the disk is full, or it was never open.
+
+    It escapes what a terminal would obey, for names of files may hold that.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -81,7 +84,7 @@ class _Forgiving:
     def write(self, text: str) -> int:
         """Write text, or drop it."""
         with self._forgiven():
-            self._stream.write(text)
+            self._stream.write(visible(text))
         return len(text)
 
     def flush(self) -> None:

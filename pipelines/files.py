@@ -46,13 +46,13 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
     """Yield an empty file, or folder, beside `path`; on success, with what is written there, it becomes `path`.
 
     On an error the temporary is removed and `path` is unchanged. A folder needs a `path` that does not exist. The
-    suffix is kept, since many writers choose their format by it. The error of a full disk names `path`.
+    suffix is kept, since many writers choose their format by it. An error of writing the temporary names `path`.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(fitting_name(f".{os.getpid()}.tmp.", target.name))
-    remove(temporary)  # of a killed process of the same number, or planted
     try:
+        remove(temporary)  # of a killed process of the same number, or planted
         with full_disk_named(target, ""):
             if folder:
                 temporary.mkdir()
@@ -63,6 +63,10 @@ def atomic_path(path: str | os.PathLike[str], *, folder: bool = False) -> Iterat
                 _sync(place)
             os.replace(temporary, target)
             _sync(target.parent)
+    except OSError as error:
+        if not Path(str(error.filename)).is_relative_to(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         remove(temporary)
 
@@ -223,7 +227,7 @@ def remove(path: Path) -> None:
     """Delete a file, a link or a folder with all it holds, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif os.path.lexists(path):  # on a read-only disk, deleting what is not there is an error
         path.unlink(missing_ok=True)
 
 

@@ -20,6 +20,10 @@ from pathlib import Path
 
 from pipelines.errors import require
 
+# What a terminal obeys instead of showing it: controls but line breaks, tabs and the colours of progress bars, and
+# marks that change the direction of what follows, so that gnp.exe is shown as exe.png.
+OBEYED = re.compile("\x1b(?!\\[(?:[0-9;]*m|A))|[\0-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f"
+                    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 COMMAS = "Commas separate paths; one that exists may contain commas."  # for the help of flags
 ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")  # a byte that is not UTF-8, as JSON and flag files write it
 ANONYMOUS = "File with a secret key, created if it does not exist. Names of slides and tiles are replaced by keyed " \
@@ -30,7 +34,12 @@ CASE_NAME = re.compile(r"TCGA-\w{2}-\w{4}|anon-[0-9a-f]{16}", re.IGNORECASE)  # 
 
 def printable(name: str) -> str:
     r"""Return a name as text that every file and font takes: bytes that are not UTF-8 become \xfc, for example."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return visible(name.encode(errors="surrogateescape").decode(errors="backslashreplace"))
+
+
+def visible(text: str) -> str:
+    r"""Return text with escapes for what a terminal obeys and does not show: \x07 or \u202e, for example."""
+    return OBEYED.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def escaped(text: str) -> str:

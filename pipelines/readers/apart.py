@@ -27,7 +27,7 @@ from PIL import Image
 
 from pipelines.errors import SlideError
 from pipelines.readers import limits
-from pipelines.readers.folders import dicom_file_of, is_dicom
+from pipelines.readers.folders import check_series, dicom_file_of, is_dicom
 from pipelines.readers.limits import Dimensions
 
 # OpenSlide keeps 32 MiB of decoded tiles. One of 4096 x 4096 pixels is larger, and would be decoded for every window.
@@ -43,10 +43,13 @@ def open_by_library(path: Path) -> openslide.OpenSlide | ApartSlide:
 
     Raises:
         openslide.OpenSlideError: OpenSlide cannot open it.
-        SlideError: Its tiles are too large, or it is DICOM and OpenSlide crashed.
+        SlideError: Its tiles are too large, or it is DICOM and OpenSlide crashed or would mix slides.
     """
     path = dicom_file_of(path)
-    return ApartSlide(path) if is_dicom(path) else _open_here(path)
+    if not is_dicom(path):
+        return _open_here(path)
+    check_series(path)
+    return ApartSlide(path)
 
 
 def tile_sizes(slide: openslide.OpenSlide | ApartSlide) -> tuple[Dimensions, ...]:

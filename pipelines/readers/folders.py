@@ -12,17 +12,20 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipelines.errors import require
+from pipelines.errors import SlideError, require
 from pipelines.files import read_json
 from pipelines.names import walk
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # the SOP class
 DICOM_MAGIC, PREAMBLE = b"DICM", 128
 SOP_CLASS, SYNTAX, SERIES = (2, 2), (2, 0x10), (0x20, 0xE)
+IMAGE_TYPE, INSTANCE = (8, 8), (8, 0x18)
+PYRAMID, CONTAINER = LEVEL_MARKS = (8, 0x19), (0x40, 0x512)  # the same in all levels of a slide
+IN_HEAD = frozenset({SOP_CLASS, SYNTAX, IMAGE_TYPE, INSTANCE, SERIES, *LEVEL_MARKS})
 IMPLICIT, DEFLATED, BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1.99", ".2"))
 LONG_LENGTH = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 ITEMS, END_OF_ITEM, END_OF_SEQUENCE, UNDEFINED = 0xFFFE, (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD), 0xFFFFFFFF
-LARGEST_HEADER, LARGEST_JSON = 2**18, 2**24  # bytes: of a DICOM up to its series, and of a Zarr's attributes
+LARGEST_HEADER, LARGEST_JSON = 2**18, 2**24  # bytes: of a DICOM up to its container, and of a Zarr's attributes
 
 
 def is_dicom(path: Path) -> bool:
@@ -113,28 +116,62 @@ def size_of(slide: Path) -> int:
     return sum(path.stat().st_size for path in files_of(slide))
 
 
+def check_series(path: Path) -> None:
+    """Refuse a DICOM file if others of its series are of another slide, or copies.
+
+    OpenSlide would take them for levels of this slide, or leave them out in silence.
+
+    Raises:
+        SlideError: Two files have one instance UID, or two levels are of different pyramids or glass slides.
+    """
+    series = series_of(path)
+    instances: dict[str, Path] = {}
+    marks: dict[tuple[int, int], tuple[str, Path]] = {}
+    for file in sorted(path.parent.iterdir()) if series else ():
+        head = head_of(file) or {}
+        if head.get(SERIES) == series:
+            marked = LEVEL_MARKS if "VOLUME" in head.get(IMAGE_TYPE, "") else ()
+            known = {tag: marks.setdefault(tag, (head[tag], file)) for tag in marked if head.get(tag)}
+            others = [other for tag, (value, other) in known.items() if value != head[tag]]
+            for other in (instances.setdefault(head.get(INSTANCE) or file.name, file), *others):
+                if other != file:
+                    raise SlideError(f"{path.parent}: holds two slides, or copies, under one series UID; move one to "
+                                     f"another folder. Received: {other.name} and {file.name}")
+
+
 def series_of(path: Path) -> str | None:
     """Return the series UID of a DICOM whole slide image, "" if its header is damaged; None for any other file."""
+    head = head_of(path)
+    return None if head is None else head.get(SERIES, "")
+
+
+def head_of(path: Path) -> dict[tuple[int, int], str] | None:
+    """Return elements of a DICOM whole slide image: those IN_HEAD that it has, none if they are damaged up to SERIES.
+
+    None for any other file.
+    """
     if not is_dicom(path):
         return None
     found: dict[tuple[int, int], str] = {}
+    tag = (0, 0)
     try:
         with path.open("rb") as file:
             header = io.BytesIO(file.read(LARGEST_HEADER))
         header.seek(PREAMBLE + 4)
-        while SERIES not in found:
+        while tag < CONTAINER:
             tag, length = read_element(header, found.get(SYNTAX) == IMPLICIT)
             if tag > SOP_CLASS and found.get(SOP_CLASS) != WHOLE_SLIDE:
                 return None
-            if tag > SERIES or (tag > SYNTAX and found.get(SYNTAX) in (DEFLATED, BIG_ENDIAN)):
-                return ""
-            if tag in (SYNTAX, SOP_CLASS, SERIES):
+            if (tag > SERIES and SERIES not in found) or (
+                    tag > SYNTAX and found.get(SYNTAX) in (DEFLATED, BIG_ENDIAN)):
+                return {}
+            if tag in IN_HEAD and length != UNDEFINED:
                 found[tag] = header.read(length).decode("ascii").strip("\0 ")
             else:
                 skip_value(header, length, found.get(SYNTAX) == IMPLICIT)
     except (OSError, ValueError, struct.error):
-        return ""
-    return found[SERIES]
+        return found if SERIES in found else {}
+    return found
 
 
 def read_element(file: BinaryIO, implicit: bool) -> tuple[tuple[int, int], int]:

@@ -28,6 +28,7 @@ _FIELDS = {
     "lr": tf.io.FixedLenFeature([], tf.string, b""), "lr_size": tf.io.FixedLenFeature([], tf.int64, 0)}
 Order = Callable[[tf.Tensor], tf.data.Dataset]
 READ_BYTES = 2**20  # of a shard at a time
+ONE_MAGNIFICATION = 1.3  # 20x is 0.44 to 0.55 microns per pixel, 40x 0.22 to 0.27
 SIDE_BY_SIDE = 16  # shards that are read at the same time
 
 
@@ -82,6 +83,24 @@ def batches_of(dataset: tf.data.Dataset, shards: ShardSet) -> Iterator[dict[str,
     """Yield the batches of a dataset of shards; a damaged shard is named as by `damage_named`."""
     with damage_named(shards.shards):
         yield from dataset.as_numpy_iterator()
+
+
+def mpp_range(*sets: ShardSet) -> tuple[float, float] | None:
+    """Return the smallest and largest mpp, from one patch of each slide, since a slide has one; None if unknown."""
+    shards = {(shard.slide_id, shard.path.parent): shard for one in sets for shard in one.shards}.values()
+    with damage_named(shards):
+        found = [float(decode_number(record, "mpp")) for shard in shards
+                 for record in tf.data.TFRecordDataset(os.fsencode(shard.path)).take(1)]
+    known = [mpp for mpp in found if mpp > 0]
+    return (min(known), max(known)) if known else None
+
+
+def print_mixed_mpp(*sets: ShardSet) -> None:
+    """Print a line if slides differ in mpp by more than scanners of one magnification do."""
+    low, high = mpp_range(*sets) or (1, 1)
+    if high > ONE_MAGNIFICATION * low:
+        print(f"slides of {low:.3g} to {high:.3g} microns per pixel are mixed: cut them with one --mpp to have one "
+              "magnification")
 
 
 def _damage(shard: Shard) -> str | None:

@@ -23,6 +23,7 @@ from pipelines.errors import require
 from pipelines.patches import find_sources
 from pipelines.pixels import quantise
 from pipelines.shards import ShardSet, is_shards, open_shards, print_skipped, write_shards
+from pipelines.shards.records import print_mixed_mpp
 from pipelines.sources import is_among
 from sr_keras import metrics
 from sr_keras.evaluation.conditions import Condition
@@ -66,8 +67,11 @@ def find_shards(data: Sequence[str], folder: Path, options: PatchOptions, scale:
             small or not divisible by the scale.
     """
     if _is_run(data):
-        return open_part(Path(data[0]))
-    return open_shards(list(data)) if _are_shards(data) else _cut_shards(data, folder, options, scale)
+        shards = open_part(Path(data[0]))
+    else:
+        shards = open_shards(list(data)) if _are_shards(data) else _cut_shards(data, folder, options, scale)
+    print_mixed_mpp(shards)
+    return shards
 
 
 def find_sets(data: Sequence[str], folder: Path, options: PatchOptions, scale: int) -> list[ShardSet]:
@@ -86,6 +90,7 @@ def find_sets(data: Sequence[str], folder: Path, options: PatchOptions, scale: i
             pairs = all(source.lr_paths for source in find_sources([path]))
             kinds["pairs" if pairs else "plain"].append(path)
         sets = [_cut_shards(paths, folder / kind, options, scale, anew=True) for kind, paths in kinds.items() if paths]
+    print_mixed_mpp(*sets)
     found = []
     for one in sets:
         for kind in dict.fromkeys((shard.patch_size, shard.pair_scale) for shard in one.shards):

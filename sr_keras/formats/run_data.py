@@ -24,7 +24,7 @@ from pipelines.patches import find_sources
 from pipelines.pixels import to_float, to_uint8
 from pipelines.sample import sample_picture
 from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
-from pipelines.shards.records import batches_of, damage_named, decode_number
+from pipelines.shards.records import batches_of, mpp_range
 from sr_keras.model.facts import ModelFacts, Scores, run_facts, without_paths
 from sr_keras.model.loading import LoadedGenerator
 from sr_keras.training.run_folder import VERSIONS_FILE
@@ -150,15 +150,6 @@ def facts_of(run: Path, scale: int, *, lr_mpp: Range | None = None, stain: str |
     return replace(facts, lr_mpp=lr_mpp or seen or facts.lr_mpp, stain=stain, trained_on=trained_on,
                    flags=without_paths(facts.flags) if facts.flags else None, versions=versions,
                    filters=filters or facts.filters, scores=scores, nuclei=nuclei)
-
-
-def mpp_range(shards: ShardSet) -> Range | None:
-    """Return the smallest and largest mpp of the first patch of each shard, since a slide has one mpp."""
-    with damage_named(shards.shards):
-        found = [float(decode_number(record, "mpp")) for path in shards.paths
-                 for record in tf.data.TFRecordDataset(str(path)).take(1)]
-    known = [mpp for mpp in found if mpp > 0]
-    return (min(known), max(known)) if known else None
 
 
 def part_of(run: Path | None, part: str) -> ShardSet | None:

@@ -219,10 +219,13 @@ def _read(part: str, slides: Slides, run: Path, patches: PatchOptions, options: 
 
 
 def _report(parts: dict[str, ShardSet], run: Path) -> None:
+    from pipelines.shards.records import print_mixed_mpp  # TensorFlow
+
     skipped = []
     for part, shards in parts.items():
         skipped += [{"part": part, **asdict(item)} for item in shards.skipped]
         print(f"{part:<6} {shards.count:>6} patches of {shards.patch_size} px from {len(shards.slide_ids)} slide(s)")
+    print_mixed_mpp(*parts.values())
     if 2 * parts["train"].count < sum(shards.count for shards in parts.values()):
         few = 2 * len(parts["train"].slide_ids) <= sum(len(shards.slide_ids) for shards in parts.values())
         print("most patches are held out, because " + (

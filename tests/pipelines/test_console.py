@@ -45,6 +45,17 @@ def test_run_answers_a_wrong_command_line_in_one_line(argv, says, monkeypatch, c
     assert error.count("\n") == 1
 
 
+def test_messages_show_what_a_terminal_would_obey_and_keep_progress_bars(monkeypatch, capsys):
+    def main(values):
+        print("\ra\t\x1b[1;32m1/2\x1b[0m\x1b[A\b \u75c5")
+        raise ValueError("b\u202egnp\x1b[2J.exe")
+
+    assert entry(main, [], monkeypatch) == 2
+    said = capsys.readouterr()
+    assert said.out == "\ra\t\x1b[1;32m1/2\x1b[0m\x1b[A\b \u75c5\n"
+    assert said.err == "error: b\\u202egnp\\x1b[2J.exe\n"
+
+
 @pytest.mark.parametrize("content", [None, b"\x89PNG\r\n", "folder"])
 def test_run_names_a_flagfile_that_cannot_be_read(content, tmp_path, monkeypatch, capsys):
     path = tmp_path / "my.flags"

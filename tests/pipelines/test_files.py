@@ -90,6 +90,14 @@ def test_names_of_every_length_that_the_system_takes_can_be_written(name, tmp_pa
     assert fitting_name("", "b" + name[1:], ".report.json") != report
 
 
+@pytest.mark.parametrize("folder", ["/proc", "/sys"])
+@pytest.mark.parametrize("kind", [False, True])
+def test_error_of_a_folder_that_takes_no_file_names_the_file_that_was_to_be_written(folder, kind):
+    with pytest.raises(OSError, match=folder) as raised, atomic_path(f"{folder}/a.png", folder=kind):
+        pass
+    assert raised.value.filename == f"{folder}/a.png"
+
+
 def test_full_disk_is_named_by_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(OSError, match="No space left") as raised, atomic_path(tmp_path / "a.png"):
         raise OSError(errno.ENOSPC, "No space left on device")

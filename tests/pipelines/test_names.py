@@ -19,7 +19,10 @@ def names_in(root):
     return sorted(str((folder / name).relative_to(root)) for folder, names in walk(root) for name in names)
 
 
-@pytest.mark.parametrize(("name", "text"), [("plain 1", "plain 1"), ("Müller 病", "Müller 病"), (LATIN, r"M\xfcller")])
+@pytest.mark.parametrize(("name", "text"), [
+    ("plain 1", "plain 1"), ("\u0645\u06cc\u200c\u0646", "\u0645\u06cc\u200c\u0646"),
+    ("Müller 病", "Müller 病"), (LATIN, r"M\xfcller"),
+    ("a\u202egnp.exe", r"a\u202egnp.exe"), ("\u2067a\u2069\x9b2J\x1b[2J\x07", r"\u2067a\u2069\x9b2J\x1b[2J\x07")])
 def test_printable_name_is_text_and_that_of_utf_8_stays(name, text):
     assert printable(name) == text
     text.encode()

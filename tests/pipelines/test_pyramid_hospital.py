@@ -411,6 +411,28 @@ def test_dicom_of_deep_and_endless_sequences_is_damaged(tmp_path):
     assert series_of(file)
 
 
+@pytest.mark.parametrize("differs", [None, "PyramidUID", "ContainerIdentifier"])
+def test_two_slides_under_one_series_are_refused_and_not_mixed(tmp_path, differs):
+    needs("dicom")
+    import pydicom
+
+    path = write(tmp_path / "jpeg.dicom", picture(700, 300))
+    image = pydicom.dcmread(path / "level1.dcm")
+    if differs:
+        setattr(image, differs, "1.2.3")
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = "1.2.4"
+        image.TotalPixelMatrixColumns -= 1  # OpenSlide takes it for a level
+    image.save_as(path / "other.dcm")
+    (source,) = find_sources(tmp_path)
+    with pytest.raises(SlideError, match=r"two slides.*level[01]\.dcm and other\.dcm") as caught:
+        open_slide(source.paths[0])
+    assert "\n" not in str(caught.value)
+    image.SeriesInstanceUID = "1.2.5"
+    image.save_as(path / "other.dcm")
+    for source in find_sources(tmp_path):
+        open_slide(source.paths[0]).close()
+
+
 def test_label_in_a_series_is_no_level(tmp_path):
     needs("dicom")
     import pydicom

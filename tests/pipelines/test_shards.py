@@ -16,7 +16,7 @@ from pipelines.config import PatchOptions
 from pipelines.dataset import evaluation_dataset, training_dataset
 from pipelines.patches import Patch, Skipped, Source, find_sources, read_patches
 from pipelines.shards import copy_shards, is_shards, open_shards, write_shards, writing
-from pipelines.shards.records import _feature, batches_of, damage_named
+from pipelines.shards.records import _feature, batches_of, damage_named, mpp_range, print_mixed_mpp
 from pipelines.slide import SlideError
 
 OPTIONS = PatchOptions(patch_size=64, min_tissue=0.0)
@@ -56,6 +56,23 @@ def test_records_hold_what_was_read(shards, tile_folder):
         assert fields["tissue"].float_list.value[0] == np.float32(patch.tissue)
         assert fields["mpp"].float_list.value[0] == 0  # tiles do not say it
         assert fields["pixels"].bytes_list.value[0] == patch.pixels.tobytes()
+
+
+@pytest.mark.parametrize(("mpp", "mixed"), [((None, None), False), ((None, 0.5), False), ((0.44, 0.55), False),
+                                            ((0.25, 0.5), True)])
+def test_slides_of_several_magnifications_are_told_in_a_line(tmp_path, tile_folder, capsys, mpp, mixed):
+    slides = shutil.copytree(tile_folder, tmp_path / "slides")
+    for slide, value in zip("ab", mpp, strict=True):
+        if value:
+            (slides / f"slide-{slide}" / "mpp.txt").write_text(str(value))
+    write(find_sources(slides), tmp_path / "shards")
+    capsys.readouterr()
+    found = open_shards(tmp_path / "shards")
+    known = [value for value in mpp if value]
+    assert mpp_range(found) == (pytest.approx((min(known), max(known))) if known else None)
+    print_mixed_mpp(found)
+    said = "slides of 0.25 to 0.5 microns per pixel are mixed: cut them with one --mpp to have one magnification\n"
+    assert capsys.readouterr().out == (said if mixed else "")
 
 
 def test_open_shards_tells_what_is_there(shards):

@@ -17,6 +17,7 @@ from sr_keras.evaluation.patches import (
     METRICS,
     bicubic,
     find_sets,
+    find_shards,
     limit_of,
     lr_dataset,
     pairs_of,
@@ -65,6 +66,14 @@ def test_shards_are_sets_as_they_are_given(plain_folder, pair_folder, tmp_path):
     sets = find_sets([str(tmp_path / "b"), str(tmp_path / "a")], tmp_path / "scores" / "data", OPTIONS, 4)
     assert slides_of(sets) == [("plain", "shared"), ("paired", "shared")]
     assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("find", [find_sets, find_shards])
+def test_slides_of_several_magnifications_are_told(find, plain_folder, tmp_path, capsys):
+    (plain_folder / "shared" / "mpp.txt").write_text("0.25")
+    (plain_folder / "plain" / "mpp.txt").write_text("0.5")
+    find([str(plain_folder)], tmp_path / "scores" / "data", OPTIONS, 4)
+    assert capsys.readouterr().out.count("slides of 0.25 to 0.5 microns per pixel are mixed") == 1
 
 
 def test_patches_of_two_sizes_are_two_sets(write_pairs, tmp_path):

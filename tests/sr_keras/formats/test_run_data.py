@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines.config import DEGRADATIONS, DegradeOptions, PatchOptions
 from pipelines.degrade import degrade
@@ -24,7 +23,6 @@ from sr_keras.formats.run_data import (
     compared_tissue,
     departure_batches,
     facts_of,
-    mpp_range,
 )
 from sr_keras.model.facts import ModelFacts
 
@@ -114,15 +112,6 @@ def sample_run(shards, tmp_path) -> Path:
     part = {"slides": list(open_shards(shards).slide_ids), "folders": [str(shards)]}
     (folder / "parts.json").write_text(json.dumps({name: part for name in ("train", "val", "test")}))
     return folder
-
-
-def test_mpp_of_patches_is_that_of_their_slide(shards, tmp_path):
-    assert mpp_range(open_shards(shards)) == (0.5, 0.5)
-    for i in range(2):
-        (tmp_path / "tiles" / "a").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((64, 64, 3), 90 * i, np.uint8)).save(tmp_path / "tiles" / "a" / f"{i}.png")
-    write_shards(find_sources([str(tmp_path / "tiles")]), tmp_path / "plain", PatchOptions(64, min_tissue=0.0))
-    assert mpp_range(open_shards(tmp_path / "plain")) is None
 
 
 def test_run_says_the_resolution_of_its_patches_and_its_degradation(sample_run):

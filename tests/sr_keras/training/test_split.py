@@ -66,6 +66,13 @@ def test_split_that_keeps_most_patches_aside_says_so_with_the_remedy(slides, tmp
     assert "slides are split by number and not by size: set --max_patches" in capsys.readouterr().out
 
 
+def test_slides_of_several_magnifications_are_told(slides, tmp_path, capsys):
+    (slides / "case0" / "mpp.txt").write_text("0.25")
+    (slides / "case1" / "mpp.txt").write_text("0.5")
+    prepare(options(slides), PATCHES, tmp_path / "run", seed=0)
+    assert capsys.readouterr().out.count("slides of 0.25 to 0.5 microns per pixel are mixed") == 1
+
+
 def test_finding_parts_writes_nothing(slides, tmp_path):
     before = set(tmp_path.rglob("*"))
     assert {part: len(found) for part, found in find_parts(options(slides), PATCHES, seed=0).items()} == {
