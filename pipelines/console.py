@@ -62,7 +62,8 @@ def run(main: Callable[[], int | None], flag_values: flags.FlagValues, descripti
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: finished work is kept", file=sys.stderr)
+        resume = "; the same command with --resume continues" if "resume" in flag_values else ""
+        print(f"\ninterrupted: finished work is kept{resume}", file=sys.stderr)
         return INTERRUPTED
     finally:
         sys.stdout.flush()

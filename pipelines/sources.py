@@ -290,7 +290,8 @@ def _cut_each(sources: Sequence[Source], fractions: Sequence[float]) -> tuple[li
     for source in sources:
         if source.tiles or len(source.paths) != 1:
             raise ValueError("`train_data` must hold one slide each for train, val and test; put the tiles of each "
-                             f"slide into a separate folder, or set --val_data. Received: {source.slide_id} alone")
+                             f"slide into a separate folder, or set --val_data. Received: {len(sources)}, "
+                             f"{', '.join(one.slide_id for one in sources)}")
         for part, region in zip(parts, _bands(source, fractions), strict=True):
             part.extend([replace(source, region=region)] if region else [])
     return parts

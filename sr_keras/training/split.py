@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,7 +22,7 @@ from pipelines.errors import require
 from pipelines.files import read_json, side_product, write_text
 from pipelines.pairs import shape_of
 from pipelines.patches import Source, check_disjoint, find_sources, gives_patch, split_sources
-from pipelines.shards import ShardSet, is_shards, open_shards, write_shards
+from pipelines.shards import ShardSet, is_shards, open_shards, print_skipped, write_shards
 from pipelines.slide import SlideError
 from sr_keras.config import DataOptions
 
@@ -226,6 +227,11 @@ def _report(parts: dict[str, ShardSet], run: Path) -> None:
         skipped += [{"part": part, **asdict(item)} for item in shards.skipped]
         print(f"{part:<6} {shards.count:>6} patches of {shards.patch_size} px from {len(shards.slide_ids)} slide(s)")
     print_mixed_mpp(*parts.values())
+    times = Counter(slide_id for shards in parts.values() for slide_id in shards.slide_ids)
+    cut = [slide_id for slide_id, count in times.items() if count > 1]
+    if cut:
+        print(f"{', '.join(cut)}: cut into bands for train, val and test, since too few slides can be used to hold "
+              "one out; the scores say nothing of other slides")
     if 2 * parts["train"].count < sum(shards.count for shards in parts.values()):
         few = 2 * len(parts["train"].slide_ids) <= sum(len(shards.slide_ids) for shards in parts.values())
         print("most patches are held out, because " + (
@@ -234,6 +240,7 @@ def _report(parts: dict[str, ShardSet], run: Path) -> None:
             "slides as --val_data and --test_data"))
     with side_product(run / "skipped.json"):
         write_text(run / "skipped.json", json.dumps(skipped, indent=2) + "\n")
-    broken = sum(item["broken"] for item in skipped)
+    broken = [item for shards in parts.values() for item in shards.skipped if item.broken]
+    print_skipped(broken)
     if broken:
-        print(f"skipped {broken} patches or slides that can't be read, listed in {run / 'skipped.json'}")
+        print(f"skipped {len(broken)} patches or slides that can't be used, listed in {run / 'skipped.json'}")

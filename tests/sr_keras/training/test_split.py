@@ -203,6 +203,13 @@ def test_patch_wider_than_what_is_cut_of_a_slide_is_refused_before_anything_is_r
         patch_size("val", found["val"], given, PATCHES)
 
 
+def test_a_slide_that_is_in_several_parts_is_named(sample_slide, slides, tmp_path, capsys):
+    prepare(options(sample_slide), PATCHES, tmp_path / "one", seed=0)
+    assert "immunohistochemistry: cut into bands for train, val and test" in capsys.readouterr().out
+    prepare(options(slides), PATCHES, tmp_path / "several", seed=0)
+    assert "cut into bands" not in capsys.readouterr().out
+
+
 def test_region_of_several_slides_is_refused(slides, tmp_path):
     with pytest.raises(ValueError, match="`train_region` must cut a single slide"):
         prepare(options(slides, train_region=(0, 0, 32, 32), val_region=(0, 0, 8, 8)), PATCHES, tmp_path, seed=0)
@@ -215,7 +222,9 @@ def test_tile_that_cannot_be_read_is_skipped_listed_and_fatal_when_strict(slides
     prepare(options(slides / "case0", **given), PATCHES, tmp_path / "run", seed=0)
     listed = json.loads((tmp_path / "run" / "skipped.json").read_text())
     assert [(item["part"], item["slide_id"], item["where"]) for item in listed] == [("train", "case0", "0.png")]
-    assert "skipped 1 patches" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "skipped 1 patches" in printed
+    assert "skipped: case0, 0.png: " in printed
     with pytest.raises(SlideError, match=r"0\.png"):
         prepare(options(slides / "case0", strict=True, **given), PATCHES, tmp_path / "strict", seed=0)
 
