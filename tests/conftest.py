@@ -106,6 +106,7 @@ class TwoMachines:
     def complete(self, **resources: int) -> None:
         """Add the second machine if it is not there."""
         if self._second is None:
+            self._ray.wait_for_nodes(RAY_START_SECONDS)  # until Ray knows that one is lost; else it counts as a third
             with ray_starts_on_a_busy_machine():
                 self._second = self._ray.add_node(**{"num_cpus": 1, **resources})
 
