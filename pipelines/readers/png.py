@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a PNG holds all its rows: decoders fill up what is missing with black."""
+"""Whether a PNG holds all its rows: decoders fill up what is missing with black.
+
+It decompresses the data a second time, for about a third of the time that decoding takes: no decoder tells.
+"""
 from __future__ import annotations
 
 import struct

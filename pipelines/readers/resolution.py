@@ -23,7 +23,6 @@ def mean_mpp(mpp_xy: tuple[float, float] | None) -> float | None:
     return sum(mpp_xy) / 2 if mpp_xy and plausible else None
 
 
-
 def ome_mpp(xml: str | None, name: str, size: Dimensions) -> tuple[float, float] | None:
     """Return the PhysicalSize, x and y, in microns of an OME-XML's image of this size, by its name if several have it.
 

@@ -230,8 +230,8 @@ def _report(parts: dict[str, ShardSet], run: Path) -> None:
     times = Counter(slide_id for shards in parts.values() for slide_id in shards.slide_ids)
     cut = [slide_id for slide_id, count in times.items() if count > 1]
     if cut:
-        print(f"{', '.join(cut)}: cut into bands for train, val and test, since too few slides can be used to hold "
-              "one out; the scores say nothing of other slides")
+        print(f"{', '.join(cut)}: cut into regions for several parts, so the scores say nothing of other slides; to "
+              "hold slides out, give three or more that can be used")
     if 2 * parts["train"].count < sum(shards.count for shards in parts.values()):
         few = 2 * len(parts["train"].slide_ids) <= sum(len(shards.slide_ids) for shards in parts.values())
         print("most patches are held out, because " + (

@@ -205,9 +205,9 @@ def test_patch_wider_than_what_is_cut_of_a_slide_is_refused_before_anything_is_r
 
 def test_a_slide_that_is_in_several_parts_is_named(sample_slide, slides, tmp_path, capsys):
     prepare(options(sample_slide), PATCHES, tmp_path / "one", seed=0)
-    assert "immunohistochemistry: cut into bands for train, val and test" in capsys.readouterr().out
+    assert "immunohistochemistry: cut into regions for several parts" in capsys.readouterr().out
     prepare(options(slides), PATCHES, tmp_path / "several", seed=0)
-    assert "cut into bands" not in capsys.readouterr().out
+    assert "cut into regions" not in capsys.readouterr().out
 
 
 def test_region_of_several_slides_is_refused(slides, tmp_path):
