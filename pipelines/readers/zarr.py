@@ -2,6 +2,7 @@
 """OME-Zarr, of version 0.1 to 0.5: one plane of grey or RGB, read chunk by chunk. Needs the extra `zarr`."""
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from pipelines.readers.resolution import MICRONS, mean_mpp
 UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4,
                    "meter": 1e6, "angstrom": 1e-4, "picometer": 1e-6, "inch": 25400.0}
 OLDEST_AXES = ("t", "c", "z", "y", "x")  # of versions without axes
+BLOSC_HEADER, BLOSC_LENGTH = 16, slice(12, 16)  # bytes; its length stands in the last four
+OF_OBJECTS = "vlen"  # codecs for texts, which take the memory of as many as a chunk claims to hold
 
 
 class ZarrReader:
@@ -27,6 +30,7 @@ class ZarrReader:
 
     def __init__(self, path: Path) -> None:
         zarr = import_optional("zarr", "zarr")
+        _check_blosc_before_decoding()
         folders = [path] if "multiscales" in zarr_attributes(path) else sorted(path.glob("[0-9]*"))  # of a collection
         images = [_levels(zarr.open_group(folder, mode="r"), folder, image) for folder in folders
                   for image in zarr_attributes(folder).get("multiscales", ())[:1] if image.get("datasets")]
@@ -127,7 +131,47 @@ def _check(path: Path, level: Any, shape: dict[str, int]) -> None:
         raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. Received: {shape}")
     if level.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {level.dtype}")
+    names = [getattr(codec, "codec_id", type(codec).__name__).lower()
+             for codec in (*level.filters, level.serializer, *level.compressors)]
+    if any(name.startswith(OF_OBJECTS) for name in names):
+        raise SlideError(f"{path}: its pixels are stored as texts ({', '.join(names)}); write it again")
     size = int(np.prod(level.chunks, dtype=object)) * level.dtype.itemsize
     if size > LARGEST_SEGMENT_BYTES:
         raise SlideError(f"{path}: has chunks of {size / 2**30:.1f} GiB, more than {LARGEST_SEGMENT_BYTES / 2**30:.0f};"
                          " write it again with small chunks")
+
+
+@cache
+def _check_blosc_before_decoding() -> None:
+    """Have Zarr check the length of Blosc data first: c-blosc 1.21 believes its header, reads on, and crashes."""
+    zarr, numcodecs = import_optional("zarr", "zarr"), import_optional("numcodecs", "zarr")
+
+    of_v2: Any = numcodecs.Blosc
+    of_v3: Any = zarr.codecs.BloscCodec
+
+    class CheckedBlosc(of_v2):
+        """For version 2 of the format, and for its codecs in version 3."""
+
+        codec_id = "blosc"
+
+        def decode(self, buf: Any, out: Any = None) -> Any:
+            _check_blosc(buf)
+            return super().decode(buf, out)
+
+    class CheckedBloscCodec(of_v3):
+        """For version 3."""
+
+        async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+            _check_blosc(chunk_bytes.as_numpy_array())
+            return await super()._decode_single(chunk_bytes, chunk_spec)
+
+    numcodecs.register_codec(CheckedBlosc)
+    zarr.registry.register_codec("blosc", CheckedBloscCodec, qualname=CheckedBloscCodec.__qualname__)
+    zarr.config.set({"codecs.blosc": CheckedBloscCodec.__qualname__})
+
+
+def _check_blosc(data: Any) -> None:
+    content = memoryview(data).cast("B")
+    claimed = int.from_bytes(content[BLOSC_LENGTH], "little")
+    if len(content) < BLOSC_HEADER or claimed != len(content):
+        raise ValueError(f"Blosc data of {len(content)} bytes that claims {claimed}")

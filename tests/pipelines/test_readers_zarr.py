@@ -2,6 +2,8 @@
 """OME-Zarrs whose attributes are unusual or lie: right pixels and mpp, or one line."""
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,15 +11,17 @@ from pipelines.errors import SlideError
 from pipelines.slide import open_slide
 
 zarr = pytest.importorskip("zarr", reason="pip install '.[zarr]'")
+numcodecs = pytest.importorskip("numcodecs", reason="pip install '.[zarr]'")
 MICRONS = [{"name": "c", "type": "channel"}, *({"name": name, "type": "space", "unit": "micrometer"} for name in "yx")]
 
 
-def write(path, image, levels=((0, 1), (1, 2)), axes=MICRONS, scaled=True, omero=(), version=2, **array):
+def write(path, image, levels=((0, 1), (1, 2)), axes=MICRONS, scaled=True, omero=(), version=2,
+          chunks=(3, 128, 128), **array):
     """Levels by name and step, as they are listed."""
     group = zarr.open_group(path, mode="w", zarr_format=version)
     for name, step in levels:
         pixels = np.moveaxis(image[::step, ::step], 2, 0)
-        group.create_array(str(name), shape=pixels.shape, chunks=(3, 128, 128),
+        group.create_array(str(name), shape=pixels.shape, chunks=chunks,
                            **({"dtype": pixels.dtype} | array))[...] = pixels
     scales = [{"coordinateTransformations": [{"type": "scale", "scale": [1, step / 2, step / 2]}]} if scaled else {}
               for _, step in levels]
@@ -77,3 +81,31 @@ def test_missing_and_no_levels_are_one_line(tmp_path, histology):
         group.attrs["multiscales"] = [image | {"datasets": datasets}]
         with pytest.raises(SlideError, match=words):
             open_slide(path)
+
+
+BLOSC = {"v2": {"version": 2, "compressors": numcodecs.Blosc()},
+         "v2 filter": {"version": 2, "filters": [numcodecs.Blosc()], "compressors": None},
+         "v3": {"version": 3, "compressors": zarr.codecs.BloscCodec()},
+         "v3 shards": {"version": 3, "compressors": zarr.codecs.BloscCodec(), "chunks": (3, 64, 64),
+                       "shards": (3, 128, 128)}}
+
+
+@pytest.mark.parametrize("kind", BLOSC)
+def test_blosc_data_that_claims_another_length_is_refused_and_not_believed(tmp_path, histology, kind):
+    path = write(tmp_path / "a.zarr", histology, **BLOSC[kind])
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, 0, 0, 512, 512), histology)
+        chunk = next(file for file in sorted((path / "0").rglob("*")) if file.is_file() and file.stat().st_size > 4096)
+        data = bytearray(chunk.read_bytes())
+        data[12:16] = (2**31 - 1).to_bytes(4, "little")  # beyond which c-blosc would read, and end the process
+        chunk.write_bytes(data)
+        with pytest.raises(SlideError, match=r"Blosc data of \d+ bytes that claims 2147483647"):
+            slide.read_level(0, 0, 0, 512, 512)
+
+
+def test_pixels_stored_as_texts_are_refused(tmp_path, histology):
+    path = write(tmp_path / "a.zarr", histology, version=3)
+    array = json.loads((path / "0" / "zarr.json").read_text())
+    (path / "0" / "zarr.json").write_text(json.dumps(array | {"codecs": [{"name": "vlen-bytes"}]}))
+    with pytest.raises(SlideError, match=r"a\.zarr: its pixels are stored as texts \(vlenbytescodec\); write it again"):
+        open_slide(path)
