@@ -14,7 +14,8 @@
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-PYTEST := $(RUN) -m pytest -n auto --dist loadfile
+# After a worker has crashed, xdist 3.8 can wait for ever: end there, with the name of the test.
+PYTEST := $(RUN) -m pytest -n auto --dist loadfile --max-worker-restart 0
 # The lock holds the versions back to those that were tested.
 PIP    := $(RUN) -m pip install --disable-pip-version-check -q -c requirements.txt
 FILES  := requirements.txt pyproject.toml setup.py
