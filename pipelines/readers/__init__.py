@@ -62,24 +62,12 @@ def open_reader(path: Path) -> Reader:
         SlideError: It is not a slide, no reader can open it, or it needs an extra that is not installed.
     """
     check_file(path)
-    if os.path.isdir(path):
+    try:
         with slide_errors(path):
-            return _open_folder(path)
-    with slide_errors(path):
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic.startswith(PICTURE_MAGIC):
-            return PictureReader(path)
-        reader = open_by_openslide(path)
-        if reader is not None:
-            return reader
-        if magic in TIFF_MAGIC and is_for_tifffile(path):
-            tiff = TiffReader(path)
-            return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
-        if is_dicom(path):
-            raise SlideError(f"{path}: is no DICOM whole slide image, or a damaged one; copy it again, or give another "
-                             "file")
-        return PictureReader(path)
+            return _open_folder(path) if os.path.isdir(path) else _open_file(path)
+    except MemoryError as error:  # opening takes little, unless a damaged number is believed
+        raise SlideError(f"{path}: cannot be opened in the memory that there is; it may be damaged, copy it again"
+                         ) from error
 
 
 def check_file(path: Path) -> None:
@@ -100,6 +88,23 @@ def check_file(path: Path) -> None:
         raise SlideError(f"{path}: is {what}; replace it by a file, or remove it")
     raise FileNotFoundError("`path` must name a slide or image file; check the spelling. "
                             f"Received: path={str(path)!r}")
+
+
+def _open_file(path: Path) -> Reader:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic.startswith(PICTURE_MAGIC):
+        return PictureReader(path)
+    reader = open_by_openslide(path)
+    if reader is not None:
+        return reader
+    if magic in TIFF_MAGIC and is_for_tifffile(path):
+        tiff = TiffReader(path)
+        return TurnedReader(tiff, tiff.orientation) if tiff.orientation in range(2, 9) else tiff
+    if is_dicom(path):
+        raise SlideError(f"{path}: is no DICOM whole slide image, or a damaged one; copy it again, or give another "
+                         "file")
+    return PictureReader(path)
 
 
 def _open_folder(path: Path) -> Reader:

@@ -171,7 +171,7 @@ class TiffReader:
 
 def segment_bytes(page: tifffile.TiffPage) -> int:
     """Return the size of a decoded tile or strip; 0 if the page does not tell."""
-    return math.prod(page.chunks) * page.dtype.itemsize if page.dtype else 0
+    return math.prod(map(int, page.chunks)) * page.dtype.itemsize if page.dtype else 0
 
 
 def orientation_of(page: tifffile.TiffPage) -> int:

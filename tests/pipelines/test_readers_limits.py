@@ -113,3 +113,27 @@ def test_one_large_tile_costs_about_as_much_as_many_small_ones(tmp_path, histolo
             slide.thumbnail(512)
         seconds[side] = time.process_time() - began
     assert seconds[4096] < 4 * seconds[256]  # it was 28 times
+
+
+def test_tile_height_that_is_a_list_is_a_damaged_slide(tmp_path, histology):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, histology, tile=(128, 128), photometric="rgb")
+    with tifffile.TiffFile(path) as tiff:
+        width, height = (tiff.pages[0].tags[name] for name in ("TileWidth", "TileLength"))
+    data = bytearray(path.read_bytes())
+    data[width.valueoffset:width.valueoffset + 4] = (4 * 10**9).to_bytes(4, "little")  # times the list: 16 TB
+    struct.pack_into("<HII", data, height.offset + 2, 4, 513, 8)  # 513 numbers, from anywhere
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match=r"a\.tif: cannot be read as a slide or image"):
+        open_slide(path)
+
+
+def test_number_that_asks_for_all_memory_on_opening_is_told_as_damage(tmp_path, monkeypatch):
+    def believe_it(path):
+        raise MemoryError
+
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0")
+    monkeypatch.setattr("pipelines.readers.open_by_openslide", believe_it)
+    with pytest.raises(SlideError, match=r"a\.tif: cannot be opened in the memory that there is; it may be damaged"):
+        open_slide(path)
