@@ -32,6 +32,7 @@ NOT_THE_SLIDE = ("label", "macro", "overview", "thumbnail", "barcode")  # in nam
 ASSOCIATED = 1  # TIFF's ExtraSamples: transparency, and colours that are multiplied by it
 WHITE_IS_ZERO = PHOTOMETRIC.MINISWHITE
 BITS = (1, 8, 16)  # of a number; others would come out too dark
+SAME_SHAPE = 0.02  # largest relative difference of two aspect ratios
 MASK = 4  # TIFF's bit of NewSubfileType, and its photometric interpretation
 APERIO_YCBCR = 33003  # JPEG 2000
 PICTURE_CODES = (6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933)  # compressions: JPEG, JPEG 2000, PNG
@@ -190,7 +191,8 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
     """Return the image that is the slide: the largest that is not named as a label or overview.
 
     Raises:
-        SlideError: An OME-TIFF names files outside its folder, or an image has no pixels.
+        SlideError: An OME-TIFF names files outside its folder, an image has no pixels, or the largest is marked as a
+            reduced one of a smaller.
     """
     if file.is_ome:
         for element in ElementTree.fromstring(file.ome_metadata).iterfind(".//{*}UUID[@FileName]"):
@@ -201,7 +203,14 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
     if any(0 in series.shape for series in file.series):  # a damaged page, perhaps the slide's own
         raise SlideError(f"{path}: an image in it has a side of 0 pixels; the file is damaged, copy it again")
     named = [series for series in file.series if not any(word in series.name.lower() for word in NOT_THE_SLIDE)]
-    return max(named or file.series, key=lambda series: series.sizes.get("width", 0) * series.sizes.get("height", 0))
+    slide = max(named or file.series, key=lambda series: series.sizes.get("width", 0) * series.sizes.get("height", 0))
+    width, height = slide.keyframe.imagewidth, slide.keyframe.imagelength
+    if slide.keyframe.is_reduced and any(
+            abs(page.imagewidth * height / (page.imagelength * width) - 1) < SAME_SHAPE
+            for page in (other.keyframe for other in file.series) if not page.is_reduced):
+        raise SlideError(f"{path}: its largest image is marked as a reduced one of a smaller image, so one of the two "
+                         "is wrong; copy it again, or write it again with the largest image first")
+    return slide
 
 
 def _levels(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:

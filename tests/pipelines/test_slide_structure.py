@@ -42,6 +42,14 @@ def test_masks_are_no_levels(tmp_path, histology):
                                           histology[::step, ::step])
 
 
+def test_image_larger_than_that_of_which_it_is_a_reduced_one_is_refused(tmp_path, histology):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(histology[::2, ::2], **SQUARE, **TILED)
+        tiff.write(np.flip(histology, 0), subfiletype=1, metadata=None, **TILED)
+    with pytest.raises(SlideError, match=r"a\.tif: its largest image is marked as a reduced one"):
+        open_slide(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("names", [("label", "slide"), ("", ""), ("overview image", "b")])
 def test_slide_of_an_ome_tiff_is_no_label(tmp_path, histology, names):
     label = np.full((1000, 900, 3) if names[0] else (300, 300, 3), 30, np.uint8)
