@@ -42,7 +42,7 @@ from sr_keras.config import (
 )
 from sr_keras.model.facts import FLAGS_FILE, ModelFacts, write_run_facts
 from sr_keras.training.machines import Team, joined, read_team
-from sr_keras.training.run_folder import open_run, read_metrics
+from sr_keras.training.run_folder import check_run, open_run, read_metrics
 
 FLAGS = flags.FlagValues()
 define_train_flags(FLAGS)
@@ -61,6 +61,9 @@ def main() -> int:
     if FLAGS.ray:
         return _train_on_ray(options)
     team = read_team(os.environ.get("TF_CONFIG")) if options.strategy == "multi_worker" else Team()
+
+    if team.leads:  # before the data is looked at, which differs with the flags
+        check_run(Path(options.run), console.resolved(FLAGS), FLAGS.resume, train_defaults())
 
     from sr_keras.training.split import PARTS_FILE, find_parts, open_part, patch_size, read_parts
 

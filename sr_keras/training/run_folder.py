@@ -43,12 +43,27 @@ MAY_CHANGE = ("keep_checkpoints", "max_skipped", "run", "strategy", "strict", "w
 def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None:
     """Create a run folder, or check that the run in it was started with these flags.
 
+    Raises:
+        ValueError: As `check_run`, or the run is being trained.
+    """
+    begun = check_run(folder, flags, resume, defaults)
+    _lock(folder)
+    for path in (*folder.glob(".*.tmp.*"), *folder.glob("checkpoints/.*.tmp.*")):
+        if LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not begun:
+        write_text(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
+        write_text(folder / FLAGS_FILE, flags)
+
+
+def check_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> bool:
+    """Return whether a run has begun in a folder, which is then one of these flags.
+
     A run that stopped before its data was read has not begun; other flags may replace its own. `flags` and `defaults`
     have one flag a line; the defaults stand for flags that are newer than the run.
 
     Raises:
-        ValueError: The folder has a run and `resume` is false; it has something else; the flags differ; or it is being
-            trained.
+        ValueError: The folder has a run and `resume` is false; it has something else; or the flags differ.
     """
     written = folder / FLAGS_FILE
     begun = written.exists() and any((folder / name).exists() for name in BEGUN)
@@ -61,13 +76,7 @@ def open_run(folder: Path, flags: str, resume: bool, defaults: str = "") -> None
                                           for path in folder.glob("*")):
         raise ValueError(f"`run` must be a new folder or the folder of a run; this one holds something else: name "
                          f"another. Received: run={str(folder)!r}")
-    _lock(folder)
-    for path in (*folder.glob(".*.tmp.*"), *folder.glob("checkpoints/.*.tmp.*")):
-        if LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not begun:
-        write_text(folder / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
-        write_text(written, flags)
+    return begun
 
 
 def _lock(folder: Path) -> None:

@@ -113,6 +113,14 @@ def test_resume_with_other_flags_is_refused_and_changes_nothing(finished, sample
     assert (finished / "generator.keras").read_bytes() == before
 
 
+def test_resume_without_the_data_names_the_flags_that_differ_and_no_other_slide(finished):
+    refused = subprocess.run([sys.executable, "-m", "sr_keras.train", f"--run={finished}", "--resume"],
+                             capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert f"these flags differ from the original run; resume with --flagfile={finished}" in refused.stderr
+    assert "--train_data was" in refused.stderr
+
+
 def test_loss_that_is_not_finite_stops_naming_the_term_and_keeps_the_last_checkpoint(sample_slide, tmp_path):
     run = tmp_path / "diverges"
     done = train(run, sample_slide, "--autoencoder_epochs=0", "--lambda_m=0", "--warmup_learning_rate=1e30",
