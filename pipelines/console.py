@@ -33,6 +33,7 @@ from pipelines.options import GROUPS
 
 # Errors that a user can cause; any other is a bug and keeps its traceback. (A bare RuntimeError comes from Keras.)
 USER_ERRORS = (ValueError, OSError, UserError, flags.Error)
+MOST_NAMED = 12  # files in one line
 LARGEST_FLAGFILE = 2**20  # bytes
 MOST_FLAGFILES = 64  # read for one command, each as often as it is included
 INTERRUPTED = 130  # exit status
@@ -174,8 +175,11 @@ def parse(argv: list[str], flag_values: flags.FlagValues) -> None:
     except (flags.CantOpenFlagFileError, UnicodeDecodeError) as error:
         given = " ".join(argument for argument in argv if argument.lstrip("-").startswith("flagfile"))
         reason = one_line(error.__context__ or error)  # the system's error, without absl's text around it
-        raise ValueError(f"`flagfile` must be a text file with one flag per line; name another file ({reason}). "
-                         f"Received: {given}") from error
+        named = Path(given.rpartition("=")[2])
+        beside = sorted(path.name for path in named.parent.glob("*.flags") if path.name != named.name)
+        others = f", perhaps one of {', '.join(beside[:MOST_NAMED])}" if beside else ""
+        raise ValueError(f"`flagfile` must be a text file with one flag per line; name another file{others} ({reason})."
+                         f" Received: {given}") from error
     if rest:
         raise ValueError(f"arguments must be flags; write --name=value. Received: {' '.join(rest)!r}")
 

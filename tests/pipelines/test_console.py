@@ -70,6 +70,13 @@ def test_run_names_a_flagfile_that_cannot_be_read(content, tmp_path, monkeypatch
     assert error.count("\n") == 1
 
 
+def test_run_lists_the_flagfiles_beside_a_misspelt_one(tmp_path, monkeypatch, capsys):
+    for name in ("paper.flags", "demo.flags", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert entry(lambda values: 0, [f"--flagfile={tmp_path / 'dmeo.flags'}"], monkeypatch) == 2
+    assert "name another file, perhaps one of demo.flags, paper.flags (" in capsys.readouterr().err
+
+
 def test_run_names_an_unknown_flag_of_a_flagfile(tmp_path, monkeypatch, capsys):
     (tmp_path / "my.flags").write_text("--size=3\n--colour=red\n")
     assert entry(lambda values: 0, [f"--flagfile={tmp_path / 'my.flags'}"], monkeypatch) == 2
