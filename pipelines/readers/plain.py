@@ -204,10 +204,9 @@ def _slide_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSerie
         raise SlideError(f"{path}: an image in it has a side of 0 pixels; the file is damaged, copy it again")
     named = [series for series in file.series if not any(word in series.name.lower() for word in NOT_THE_SLIDE)]
     slide = max(named or file.series, key=lambda series: series.sizes.get("width", 0) * series.sizes.get("height", 0))
-    width, height = slide.keyframe.imagewidth, slide.keyframe.imagelength
-    if slide.keyframe.is_reduced and any(
-            abs(page.imagewidth * height / (page.imagelength * width) - 1) < SAME_SHAPE
-            for page in (other.keyframe for other in file.series) if not page.is_reduced):
+    unreduced = [series.keyframe for series in file.series if not series.keyframe.is_reduced]
+    aspects = [page.imagewidth / page.imagelength for page in (slide.keyframe, *unreduced)]
+    if slide.keyframe.is_reduced and any(abs(other / aspects[0] - 1) < SAME_SHAPE for other in aspects[1:]):
         raise SlideError(f"{path}: its largest image is marked as a reduced one of a smaller image, so one of the two "
                          "is wrong; copy it again, or write it again with the largest image first")
     return slide
