@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.console import run
+from pipelines.errors import require
 from pipelines.options import GIVEN, POSITIVE, Options, Rule, basic, flags_of, read
 
 LEAST_PATCH = 32  # smaller ones show too little to compare
@@ -34,6 +35,7 @@ class RegisterOptions(Options):
     patch_size: int = basic(128, "Side of the compared patches", "", Rule(
         f"be {LEAST_PATCH} or more", lambda side: side >= LEAST_PATCH), unit="LR pixels")
     max_patches: int = basic(2000, "Most patches to compare, from all over the tissue", "", POSITIVE)
+    overwrite: bool = basic(False, "Replace an existing output and its picture")
 
 
 FLAGS = flags_of(RegisterOptions)
@@ -43,6 +45,11 @@ def main() -> int:
     """Register, write the result, and print how good it is."""
     options = read(FLAGS, RegisterOptions)
     output = Path(options.output)
+    for path in (output, output.with_suffix(".png")):
+        require(not any(path.exists() and path.samefile(scan) for scan in (options.lr, options.hr)), "output",
+                "leave the scans as they are", "choose another name", str(path))
+        require(options.overwrite or not path.exists(), "output", "not exist, nor its picture",
+                "choose another name, or add --overwrite", str(path))
     # Matrix products are small here, so threads cost more than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from pipelines.register.scans import register_scans

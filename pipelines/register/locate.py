@@ -155,11 +155,12 @@ def correlated(lr: Scan, hr: Scan, fits: list[Fit]) -> list[Fit]:
     """Return the fits that correlate.
 
     Raises:
-        ValueError: They are too few: the scans show different glass.
+        ValueError: They are too few: the scans show different glass, or hardly any patch was compared.
     """
     good = [fit for fit in fits if fit.correlation >= LEAST_CORRELATION]
     if len(good) < max(LEAST_FITS, LEAST_SHARE * len(fits)):
-        raise _other_glass(lr, hr, f"{len(good)} of {len(fits)} patches correlate")
+        more = f"; {LEAST_FITS} are needed: lower --patch_size or raise --max_patches" if len(fits) < LEAST_FITS else ""
+        raise _other_glass(lr, hr, f"{len(good)} of {len(fits)} patches correlate{more}")
     return good
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.errors import SlideError
 from pipelines.register import __main__ as command
 from pipelines.register import scans
 from pipelines.scan_pairs import Fit, Registration, Rejected, ScanFile
@@ -38,6 +39,26 @@ def test_mistakes_are_answered_in_one_line_and_nothing_is_written(tmp_path, samp
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["pairs.json", "pairs.png"])
+def test_files_of_a_user_are_replaced_only_when_asked(run_program, tmp_path, monkeypatch, name):
+    (tmp_path / name).write_text("mine")
+    arguments = ("--lr=a.tif", f"--hr={ROOT / 'setup.py'}", f"--output={tmp_path / 'pairs.json'}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tif").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"`output` must not exist, nor its picture; .*--overwrite.*{name}"):
+        run_program(command, *arguments)
+    with pytest.raises(SlideError, match=r"a\.tif"):  # it comes as far as the scans
+        run_program(command, *arguments, "--overwrite")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_picture_never_replaces_a_scan(run_program, tmp_path):
+    (tmp_path / "scan.png").write_text("a scan")
+    with pytest.raises(ValueError, match="`output` must leave the scans as they are; choose another name"):
+        run_program(command, f"--lr={tmp_path / 'scan.png'}", f"--hr={ROOT / 'setup.py'}",
+                    f"--output={tmp_path / 'scan.json'}", "--overwrite")
 
 
 def test_what_was_found_is_told_and_what_comes_next(run_program, tmp_path, monkeypatch, capsys):

@@ -165,3 +165,8 @@ def test_second_scan_of_a_real_slide_is_found_back(tmp_path, shared_data, slide)
     found = register_scans(path, shared_data / "slides" / slide, tmp_path / "pairs.json", 64, 100, progress=False)
     assert np.median(distances(found, matrix)) < 0.25
     assert len(found.patches) >= 10
+
+
+def test_too_few_patches_are_told_with_what_gives_more(scans, hr_path, tmp_path):
+    with pytest.raises(ValueError, match=r"4 are needed: lower --patch_size or raise --max_patches"):
+        register_scans(scans.folder / "scan10x.tif", hr_path, tmp_path / "pairs.json", 300, 2000, progress=False)
