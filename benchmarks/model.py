@@ -37,7 +37,7 @@ from pipelines import console
 from pipelines.errors import require
 from sr_keras.config import SHIPPED_MODEL, GeneratorOptions
 from sr_keras.model.runtimes import AUTO, ENGINE_CHOICES
-from sr_keras.slides.plan import MEMORY_GIB
+from sr_keras.slides.window_plan import MEMORY_GIB
 
 EXECUTORS = ["XLA", "graph"]
 

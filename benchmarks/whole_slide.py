@@ -37,8 +37,8 @@ from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.slides.loop import Generator, Work, by_network, near_tissue, super_resolve_plane
 from sr_keras.slides.lr_plane import HasTissue, Plane
 from sr_keras.slides.outputs import Output
-from sr_keras.slides.plan import Window, WindowPlan
 from sr_keras.slides.reports import peak_rss
+from sr_keras.slides.window_plan import Window, WindowPlan
 
 BARE_ROWS = 512  # LR
 MADE_MPP = 1.0

@@ -172,7 +172,7 @@ def _activation() -> str:
 
 def _verdict(path: Path) -> str:
     """Return a line that says on which scores the model beats bicubic, by the means of the table in scores.md."""
-    from sr_keras.evaluation.patches import METRICS
+    from sr_keras.evaluation.scored_patches import METRICS
     from sr_keras.evaluation.tables import read_scores, summarise
 
     means = {method: {name: estimate.mean for name, estimate in of_method.items()}

@@ -110,8 +110,8 @@ def main() -> int:
 def score_on_standard(output: Path, title: str) -> None:
     """Score on the whole list of LR kinds, write STANDARD_FILES, and print the table of gains."""
     console.import_tensorflow()
-    from sr_keras.evaluation.patches import find_sets
     from sr_keras.evaluation.pictures import draw_curves
+    from sr_keras.evaluation.scored_patches import find_sets
     from sr_keras.evaluation.tables import standard_page, write_gains_csv, write_gains_json
 
     generator = _open_generator()
@@ -145,7 +145,7 @@ def score_standard(upscale: Any, sets: Sequence[ShardSet], scale: int, per_slide
     Raises:
         ValueError: Pairs are of another scale than the model.
     """
-    from sr_keras.evaluation.patches import limit_of, lr_dataset, score, sets_of
+    from sr_keras.evaluation.scored_patches import limit_of, lr_dataset, score, sets_of
     from sr_keras.evaluation.tables import GAIN_METRICS, Gain, by_slide
 
     conditions = standard_conditions(scale, any(one.pairs.shards for one in sets))
@@ -167,8 +167,8 @@ def score_on_nuclei(output: Path, title: str) -> None:
     import numpy as np
 
     from sr_keras.evaluation import detail
-    from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, sets_of
     from sr_keras.evaluation.pictures import draw_nuclei
+    from sr_keras.evaluation.scored_patches import find_sets, limit_of, lr_dataset, sets_of
     from sr_keras.features import extractor
 
     extract, generator = extractor() if FLAGS.perceptual else None, _open_generator()
@@ -218,8 +218,8 @@ def score_on_one(output: Path, title: str) -> None:
     named = condition_named(FLAGS.lr) if FLAGS.lr else None  # the name may be wrong
 
     console.import_tensorflow()
-    from sr_keras.evaluation.patches import METRICS, find_shards, lr_dataset, pairs_of, score
     from sr_keras.evaluation.pictures import picture_sheet
+    from sr_keras.evaluation.scored_patches import METRICS, find_shards, lr_dataset, pairs_of, score
     from sr_keras.evaluation.tables import markdown_table, slide_table, summarise
 
     generator = _open_generator()

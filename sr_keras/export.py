@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from sr_keras.formats.parity import ExportReport
     from sr_keras.formats.run_data import Tissue
-    from sr_keras.model.uncertainty import HeadFacts
+    from sr_keras.model.uncertainty_head import HeadFacts
 
 SCORES_FILES = ("standard.md", "scores.md")  # of all kinds of LR, and of one
 GAINS_FILE = "standard.json"
@@ -107,7 +107,7 @@ def main() -> int:
     from sr_keras.formats.parity import parity_table
     from sr_keras.formats.run_data import compared_tissue, departure_batches, facts_of
     from sr_keras.model.loading import load_generator, load_keras, scale_of
-    from sr_keras.model.uncertainty import check_owner, folder_of
+    from sr_keras.model.uncertainty_head import check_owner, folder_of
     from sr_keras.slides.trust_map import PATCHES, usual_departure
 
     for name in with_required(FLAGS.formats):
@@ -184,7 +184,7 @@ def _write_files(generator: keras.Model, path: Path, folder: Path, facts: ModelF
     from sr_keras.formats.parity import parity_table, write_formats
     from sr_keras.formats.run_data import calibration_tissue
     from sr_keras.model.loading import load_generator
-    from sr_keras.model.uncertainty import folder_of, table
+    from sr_keras.model.uncertainty_head import folder_of, table
 
     loaded = load_generator(folder)
     if head:

@@ -65,8 +65,8 @@ from sr_keras.slides.outputs import (
     plan_outputs,
     plan_trust_maps,
 )
-from sr_keras.slides.plan import pyramid_tile
 from sr_keras.slides.reports import describe_model, summary, trust_line, write_report
+from sr_keras.slides.window_plan import pyramid_tile
 
 if TYPE_CHECKING:
     from sr_keras.model.engines import Engine
@@ -170,7 +170,7 @@ def _plan_jobs(generator: Engine, options: EnlargeOptions) -> list[Job]:
     check_writable("output", [output for output in outputs if not (options.resume and output.exists())])
     maps: Sequence[Path | None] = [None] * len(pairs)
     if FLAGS.trust_map:
-        from sr_keras.model.uncertainty import load_uncertainty
+        from sr_keras.model.uncertainty_head import load_uncertainty
 
         load_uncertainty(generator.path)  # it may be another generator's, which is told before hours of work
         maps = plan_trust_maps(pairs, Path(FLAGS.output), Path(FLAGS.trust_map), options)

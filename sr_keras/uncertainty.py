@@ -5,7 +5,7 @@
         --val_data=tiles/val,pairs/val
 
 The generator stays as it is. The head is written beside it, as the SavedModel `uncertainty/`, or to --output. It costs
-at most 15% of the generator's multiply-adds. See docs/uncertainty.md, and `sr_keras.model.uncertainty` for its use.
+at most 15% of the generator's multiply-adds. See docs/uncertainty.md; `sr_keras.model.uncertainty_head` is its use.
 
 The slides of --train_data train the head, except for those of every fifth case (patient): they fit the one factor that
 corrects its scales. A slide is a case, unless TCGA's names tell more. The slides of --val_data are only scored: how
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from pipelines.shards import ShardSet
     from sr_keras.model.loading import LoadedGenerator
-    from sr_keras.model.uncertainty import HeadFacts
+    from sr_keras.model.uncertainty_head import HeadFacts
 
 MOST_COST = 0.15  # of the generator's multiply-adds
 HELD_OUT = 5  # one case in so many of the training data fits the factor
@@ -117,10 +117,10 @@ def main() -> int:
     console.import_tensorflow()
     import keras
 
-    from sr_keras.evaluation.patches import find_sets
+    from sr_keras.evaluation.scored_patches import find_sets
     from sr_keras.formats.signatures import write_uncertainty
     from sr_keras.model.loading import load_generator
-    from sr_keras.model.uncertainty import folder_of, table
+    from sr_keras.model.uncertainty_head import folder_of, table
 
     folder = Path(options.output) if options.output else folder_of(FLAGS.model)
     require(options.overwrite or not folder.exists(), "output", "not exist",
@@ -159,8 +159,8 @@ def check_sets(trained: Sequence[ShardSet], scored: Sequence[ShardSet], scale: i
 def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: HeadOptions) -> list[Group]:
     """Run the generator on patches: real LR of pairs, and made LR of every slide."""
     from pipelines.shards.records import batches_of
-    from sr_keras.evaluation.patches import limit_of, lr_dataset, sets_of, text
-    from sr_keras.model.uncertainty import with_trunk
+    from sr_keras.evaluation.scored_patches import limit_of, lr_dataset, sets_of, text
+    from sr_keras.model.uncertainty_head import with_trunk
 
     scale, run = generator.scale, with_trunk(generator)
     found: dict[tuple[str, str], list[tuple[np.ndarray, ...]]] = defaultdict(list)
@@ -183,7 +183,7 @@ def read_groups(generator: LoadedGenerator, sets: Sequence[ShardSet], options: H
 def build(groups: Sequence[Group], generator: LoadedGenerator, options: HeadOptions) -> tuple[keras.Model, float]:
     """Return a head, and its multiply-adds over those of the generator."""
     from sr_keras.model.loading import read_weights
-    from sr_keras.model.uncertainty import head, multiply_adds
+    from sr_keras.model.uncertainty_head import head, multiply_adds
 
     side = min(min(group.lr.shape[1:3]) for group in groups)
     network = head(np.concatenate([group.trunk[:4, :side, :side] for group in groups]), generator.scale,
@@ -207,7 +207,7 @@ def train(network: keras.Model, groups: Sequence[Group], scale: int, options: He
     import keras
     import tensorflow as tf
 
-    from sr_keras.model.uncertainty import negative_log_likelihood
+    from sr_keras.model.uncertainty_head import negative_log_likelihood
 
     side = min(options.crop, *(min(group.lr.shape[1:3]) for group in groups))
 
@@ -237,7 +237,7 @@ def facts_of(network: keras.Model, held_out: Sequence[Group], scored: Sequence[G
              cost: float) -> HeadFacts:
     """Fit the factor on held-out slides, and return it with what is measured on the scored ones."""
     from sr_keras.model.loading import read_weights
-    from sr_keras.model.uncertainty import LEVELS, Coverage, HeadFacts, Prediction, digest
+    from sr_keras.model.uncertainty_head import LEVELS, Coverage, HeadFacts, Prediction, digest
 
     factor = fit_factor([spread(network, group, generator.scale) for group in held_out], LEVELS)
     spreads = [spread(network, group, generator.scale) for group in scored]
@@ -250,7 +250,7 @@ def facts_of(network: keras.Model, held_out: Sequence[Group], scored: Sequence[G
 
 def spread(network: keras.Model, group: Group, scale: int) -> Spread:
     """Run a head on a group."""
-    from sr_keras.model.uncertainty import mean_error
+    from sr_keras.model.uncertainty_head import mean_error
 
     degrade = fit_degradation(zip(group.lr[:WINDOWS], group.sr[:WINDOWS], strict=True), scale)
     least, squares = MARGIN * scale // SQUARE, min(group.sr.shape[1:3]) // SQUARE

@@ -229,7 +229,7 @@ def _scores(upscale: Callable[[Any], Any], fold: int, study: Study, plan: Plan, 
     from pipelines.pixels import quantise
     from pipelines.shards import open_shards
     from sr_keras import metrics
-    from sr_keras.evaluation.patches import score_images, text
+    from sr_keras.evaluation.scored_patches import score_images, text
 
     folder = study.work / ("pairs" if real else "test")
     there = set(open_shards(folder).slide_ids) if folder.exists() else set()

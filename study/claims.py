@@ -24,7 +24,7 @@ import msgspec
 
 from pipelines.errors import require
 from pipelines.files import Finite, Positive, read_text
-from sr_keras.evaluation.patches import METRICS
+from sr_keras.evaluation.scored_patches import METRICS
 from study.folds import Slide
 from study.results import SCORES, Row, by_slide
 from study.statistics import Compared, compare, folds_agreeing, holm

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from pipelines.files import atomic_path
 from sr_keras.config import METHODS
-from sr_keras.evaluation.patches import METRICS
+from sr_keras.evaluation.scored_patches import METRICS
 from study.claims import FAILED, HELD, NOT_RUN, UNDECIDED, Answer, signed
 from study.folds import Slide
 from study.grid import BICUBIC, Setting

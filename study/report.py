@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.errors import require
 from pipelines.files import read_text, write_text
-from sr_keras.evaluation.patches import METRICS
+from sr_keras.evaluation.scored_patches import METRICS
 from sr_keras.evaluation.tables import table
 from study.claims import NOT_RUN, Answer, Claims, answer
 from study.figures import write_figures

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sr_keras import __version__, cli
-from sr_keras.slides.plan import FIXED_GIB
+from sr_keras.slides.window_plan import FIXED_GIB
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "saved_models" / "README.md",

@@ -18,7 +18,7 @@ from sr_keras.config import SHIPPED_MODEL
 from sr_keras.evaluation.detail import read_detail
 from sr_keras.metrics import bicubic, ms_ssim, psnr, qilv, rrmse
 from sr_keras.model.loading import load_generator
-from sr_keras.model.uncertainty import half_width, load_uncertainty, table
+from sr_keras.model.uncertainty_head import half_width, load_uncertainty, table
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("srgan_sqe_x4", "srgan_sqe_x4_light")

@@ -43,7 +43,7 @@ def write_patches(data: Sequence[str], work: Path, per_slide: int) -> None:
     from pipelines.pixels import to_uint8
     from pipelines.shards.records import batches_of
     from sr_keras.evaluation.conditions import condition_named
-    from sr_keras.evaluation.patches import find_sets, limit_of, lr_dataset, sets_of, text
+    from sr_keras.evaluation.scored_patches import find_sets, limit_of, lr_dataset, sets_of, text
 
     if all((work / "hr" / f"{kind}.npz").exists() for kind in KINDS):
         return

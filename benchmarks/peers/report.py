@@ -18,7 +18,7 @@ from pipelines.errors import require
 from pipelines.files import atomic_path, read_table, write_text
 from sr_keras.evaluation.conditions import STANDARD
 from sr_keras.evaluation.detail import SCORES as DETAIL
-from sr_keras.evaluation.patches import METRICS
+from sr_keras.evaluation.scored_patches import METRICS
 from sr_keras.evaluation.tables import GAIN_METRICS, finite_mean, table
 
 SHOWN = {**{name: METRICS[name] for name in GAIN_METRICS}, "lpips_like": DETAIL["lpips_like"],

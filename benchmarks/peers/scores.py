@@ -20,7 +20,7 @@ from benchmarks.peers.patches import KINDS, read
 from pipelines.config import DegradeOptions
 from pipelines.errors import require
 from pipelines.pixels import to_float
-from sr_keras.evaluation.patches import score_images
+from sr_keras.evaluation.scored_patches import score_images
 from sr_keras.evaluation.tables import GAIN_METRICS, finite_mean
 
 BATCH = 4  # bounds the memory

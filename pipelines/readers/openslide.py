@@ -11,12 +11,12 @@ import tifffile
 from pipelines.errors import SlideError, slide_errors
 from pipelines.pixels import as_rgb
 from pipelines.readers import limits
-from pipelines.readers.apart import open_by_library, tile_sizes
 from pipelines.readers.colours import check_colours, is_plain, is_transparent
 from pipelines.readers.folders import is_dicom
 from pipelines.readers.frames import frames_of
 from pipelines.readers.jpeg import JpegTiles
 from pipelines.readers.limits import Dimensions
+from pipelines.readers.openslide_process import open_by_library, tile_sizes
 from pipelines.readers.plain import WHITE_IS_ZERO, TiffReader, is_mask, orientation_of, segment_bytes
 from pipelines.readers.resolution import mean_mpp
 

@@ -41,7 +41,7 @@ from sr_keras.evaluation.nuclei import (
     self_agreement,
     stain_level,
 )
-from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, Metric, Row, score_images, text
+from sr_keras.evaluation.scored_patches import BICUBIC, METHODS, METRICS, SR, Metric, Row, score_images, text
 from sr_keras.evaluation.tables import MOST_NAMED, by_slide, finite_mean, read_rows, table
 from sr_keras.metrics import bicubic
 

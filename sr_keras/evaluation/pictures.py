@@ -18,7 +18,7 @@ from pipelines.errors import require
 from pipelines.files import atomic_path, side_product
 from pipelines.pixels import quantise, to_float
 from sr_keras.evaluation.conditions import CURVES, REAL, Condition
-from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, Row, score_images, text
+from sr_keras.evaluation.scored_patches import BICUBIC, METHODS, METRICS, SR, Row, score_images, text
 from sr_keras.evaluation.tables import DIFFERENCE, Gain, metrics_of
 from sr_keras.metrics import bicubic
 

@@ -23,7 +23,7 @@ import numpy as np
 from pipelines.errors import require
 from pipelines.files import read_table, write_csv, write_text
 from sr_keras.evaluation.conditions import STANDARD, Condition
-from sr_keras.evaluation.patches import BICUBIC, METHODS, METRICS, SR, Row
+from sr_keras.evaluation.scored_patches import BICUBIC, METHODS, METRICS, SR, Row
 
 DIFFERENCE = "difference"
 LABELS = {BICUBIC: "bicubic", SR: "SR", DIFFERENCE: "SR − bicubic"}

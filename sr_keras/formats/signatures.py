@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.pixels import WHITE, to_float, to_uint8
-from sr_keras.model import uncertainty
+from sr_keras.model import uncertainty_head
 from sr_keras.model.facts import SIGNATURE
 from sr_keras.model.loading import UNLIMITED, LoadedGenerator, eight_bit, input_signature
 from sr_keras.model.runtimes import ParityError, check_parity
@@ -68,7 +68,7 @@ def write_graph(generator: keras.Model, folder: Path, *, scale: int, halo: int, 
           signatures_of(generator, scale=scale, halo=halo, max_pixels=max_pixels))
 
 
-def write_uncertainty(generator: LoadedGenerator, head: keras.Model, facts: uncertainty.HeadFacts, folder: Path, *,
+def write_uncertainty(generator: LoadedGenerator, head: keras.Model, facts: uncertainty_head.HeadFacts, folder: Path, *,
                       max_pixels: int) -> None:
     """Write a head with its generator as a SavedModel into a folder, with its facts.
 
@@ -77,7 +77,7 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, facts: unce
 
     Args:
         generator: The generator, which is stored with it.
-        head: Made by `sr_keras.model.uncertainty.head` for this generator.
+        head: Made by `sr_keras.model.uncertainty_head.head` for this generator.
         facts: Of this head; its scales are multiplied by their factor.
         folder: An existing folder.
         max_pixels: How many LR pixels a call of the signature may have.
@@ -87,7 +87,7 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, facts: unce
         ValueError: The generator was not made by `networks.generator`.
         ParityError: The SR of what was written differs from the generator's by more than 1/255.
     """
-    whole = uncertainty.with_trunk(generator)
+    whole = uncertainty_head.with_trunk(generator)
     trunk = keras.Model(whole.inputs, whole.outputs[0])
     calibration = tf.constant([math.log(facts.factor)] * 3 + [0.0] * 3)
 
@@ -100,13 +100,13 @@ def write_uncertainty(generator: LoadedGenerator, head: keras.Model, facts: unce
         return {"sr": to_uint8(sr), "scale": scale, "shape": shape}
 
     def expected(lr: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(uncertainty.mean_error(logs_of(trunk(to_float(lr), training=False))), -1)
+        return tf.reduce_mean(uncertainty_head.mean_error(logs_of(trunk(to_float(lr), training=False))), -1)
 
-    _save(folder, [*whole.weights, *head.weights], uncertainty.EXPECTED, expected,
-          {uncertainty.SIGNATURE: Signature(run, input_signature())})
+    _save(folder, [*whole.weights, *head.weights], uncertainty_head.EXPECTED, expected,
+          {uncertainty_head.SIGNATURE: Signature(run, input_signature())})
     written = tf.saved_model.load(str(folder))  # owns the weights, so it must outlive its signature
-    check_parity(generator, lambda lr: written.signatures[uncertainty.SIGNATURE](lr=tf.constant(lr))["sr"].numpy())
-    (folder / uncertainty.FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
+    check_parity(generator, lambda lr: written.signatures[uncertainty_head.SIGNATURE](lr=tf.constant(lr))["sr"].numpy())
+    (folder / uncertainty_head.FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
 
 
 def _save(folder: Path, weights: Sequence[keras.Variable], name: str, run: Callable[[tf.Tensor], Any],

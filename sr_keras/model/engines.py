@@ -41,9 +41,9 @@ from pipelines.console import import_optional, one_line
 from pipelines.errors import require
 from pipelines.files import Count, Positive, Side, atomic_path, cache_home, parse_json, read_json, write_text
 from pipelines.workers import cores
-from sr_keras.model.apart import call_apart
 from sr_keras.model.facts import FACTS_FILE, FLAGS_FILE, from_json, read_facts
 from sr_keras.model.loading import LoadedGenerator, find_generator, load_generator
+from sr_keras.model.own_process import call_apart
 from sr_keras.model.runtimes import (
     AUTO,
     ENGINE_CHOICES,

@@ -24,6 +24,6 @@ The modules in the order of the data:
 The generator is any object with `scale` and `halo` that makes uint8 SR of uint8 LR; see `sr_keras.model.engines`.
 """
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
-from sr_keras.slides.plan import EnlargeOptions
+from sr_keras.slides.window_plan import EnlargeOptions
 
 __all__ = ["EnlargeOptions", "enlarge_file", "enlarge_image"]

@@ -36,8 +36,8 @@ from sr_keras.slides.enlarge import Job, open_plane, try_job
 from sr_keras.slides.loop import Generator, Work, super_resolve_plane
 from sr_keras.slides.lr_plane import Cell, HasTissue, LRPlane, UnreadablePlaces, find_tissue
 from sr_keras.slides.outputs import Output, is_picture
-from sr_keras.slides.plan import EnlargeOptions, WindowPlan
 from sr_keras.slides.reports import describe_model
+from sr_keras.slides.window_plan import EnlargeOptions, WindowPlan
 
 if TYPE_CHECKING:
     from sr_keras.model.engines import Engine

@@ -36,9 +36,9 @@ from sr_keras.slides.inspection import find_mismatches, inspect_input
 from sr_keras.slides.loop import Work, super_resolve_plane
 from sr_keras.slides.lr_plane import CELL, HasTissue, LRPlane, UnreadablePlaces, find_tissue
 from sr_keras.slides.outputs import Output, PictureOutput, PyramidOutput, check_size, is_picture, write_image
-from sr_keras.slides.plan import EnlargeOptions, WindowPlan, plan_windows, window_limits
 from sr_keras.slides.trust_files import trust_paths, write_trust
 from sr_keras.slides.trust_map import measure_file
+from sr_keras.slides.window_plan import EnlargeOptions, WindowPlan, plan_windows, window_limits
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -259,7 +259,7 @@ def _has_trust_map(report: dict[str, Any], trust_map: Path) -> bool:
 def _measure_trust(generator: LoadedGenerator, slide: Slide, output: Path, options: EnlargeOptions,
                    trust_map: Path, title: str) -> dict[str, Any]:
     """Write the trust map of a finished output, and return what its report says of it."""
-    from sr_keras.model.uncertainty import load_uncertainty
+    from sr_keras.model.uncertainty_head import load_uncertainty
 
     started, scale = time.monotonic(), generator.scale
     for old in trust_paths(trust_map):  # they may belong to another output

@@ -29,9 +29,9 @@ from pipelines.names import printable
 from pipelines.slide import SlideError, open_slide
 from sr_keras.model.facts import ModelFacts, in_words
 from sr_keras.slides.lr_plane import LRPlane, find_tissue, sample_windows
-from sr_keras.slides.plan import EnlargeOptions
 from sr_keras.slides.reports import summary
 from sr_keras.slides.trust_map import fit_degradation, measure, times
+from sr_keras.slides.window_plan import EnlargeOptions
 from sr_keras.templates import render
 
 if TYPE_CHECKING:

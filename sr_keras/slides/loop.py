@@ -20,7 +20,7 @@ from pipelines.pixels import to_float, to_uint8
 from sr_keras.model.tiles import Box, Span, box_of, checked, core_of
 from sr_keras.slides.lr_plane import HasTissue, Plane
 from sr_keras.slides.outputs import Output
-from sr_keras.slides.plan import Window, WindowPlan, pyramid_tile
+from sr_keras.slides.window_plan import Window, WindowPlan, pyramid_tile
 
 READ_AHEAD = 2  # windows
 WRITE_BEHIND = 1  # cores that may wait to be written while the next is computed

@@ -28,8 +28,8 @@ from pipelines.slide import FOLDER_SUFFIXES, SlideError, open_slide, slide_id_of
 from pipelines.sources import INPUT_SUFFIXES, SLIDE_SUFFIXES, TIFF_SUFFIXES
 from pipelines.workers import available_memory
 from sr_keras.model.tiles import Box
-from sr_keras.slides.plan import EnlargeOptions
 from sr_keras.slides.trust_files import is_trust_map, trust_paths
+from sr_keras.slides.window_plan import EnlargeOptions
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 OUTPUT_SUFFIXES = (*PICTURE_SUFFIXES, ".tif", ".tiff", *FOLDER_SUFFIXES)

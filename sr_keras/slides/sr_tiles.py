@@ -22,7 +22,7 @@ import numpy as np
 from sr_keras.model.tiles import Box, Span
 from sr_keras.slides.loop import near_tissue, super_resolve_plane
 from sr_keras.slides.lr_plane import HasTissue, LRPlane, find_tissue
-from sr_keras.slides.plan import EnlargeOptions, WindowPlan, plan_windows, pyramid_tile, window_limits
+from sr_keras.slides.window_plan import EnlargeOptions, WindowPlan, plan_windows, pyramid_tile, window_limits
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator

@@ -31,12 +31,12 @@ from pipelines.console import import_tensorflow
 from pipelines.errors import require
 from pipelines.pixels import WHITE
 from pipelines.pyramid.tiff import levels_of
-from pipelines.readers.apart import associated_images, open_by_library
+from pipelines.readers.openslide_process import associated_images, open_by_library
 from pipelines.slide import Slide, SlideError, open_slide
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.slides.lr_plane import CELL, SOURCE_SIDE, LRPlane
-from sr_keras.slides.plan import EnlargeOptions
 from sr_keras.slides.sr_tiles import SRTiles
+from sr_keras.slides.window_plan import EnlargeOptions
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator

@@ -9,8 +9,8 @@ The LR error of a square is `metrics.lr_consistency` in it: the root mean square
 `departure`. Rounding the LR to 8 bit leaves 0.3 for a perfect SR, and JPEG of quality 90 adds to it. The map shows what
 SR invents or hides at the size of LR pixels. It cannot show finer detail that is wrong, because the blur removes it.
 
-A model with an uncertainty head (`sr_keras.model.uncertainty`) knows more: `expected`, the mean of |HR - SR| that the
-head predicts from the input. It is shown in place of the LR error if it predicted real errors better on validation
+A model with an uncertainty head (`sr_keras.model.uncertainty_head`) knows more: `expected`, the mean of |HR - SR| that
+the head predicts from the input. It is shown in place of the LR error if it predicted real errors better on validation
 slides. Blocks of glass, which is only interpolated, have 0.
 
 The point spread of a slide is unknown, so textbook blurs and the mean over `scale` x `scale` pixels are tried;
@@ -40,7 +40,7 @@ from sr_keras.slides.lr_plane import HasTissue, LRPlane, Plane, find_tissue, sam
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
-    from sr_keras.model.uncertainty import HeadFacts, Uncertainty
+    from sr_keras.model.uncertainty_head import HeadFacts, Uncertainty
 
 FINEST = 16  # least side of a square, in pixels of the output
 LONGEST_SIDE = 2048

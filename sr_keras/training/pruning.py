@@ -71,7 +71,7 @@ def main() -> int:
     from pipelines.shards import open_shards
     from sr_keras.model.loading import load_generator, scale_of
     from sr_keras.model.streaming import as_keras
-    from sr_keras.model.uncertainty import multiply_adds
+    from sr_keras.model.uncertainty_head import multiply_adds
 
     shards = open_shards(FLAGS.train_data) if FLAGS.train_data else None
     loaded = load_generator(FLAGS.model)

@@ -28,7 +28,6 @@ from sr_keras.slides.enlarge import open_plane
 from sr_keras.slides.inspection import find_mismatches, inspect_input
 from sr_keras.slides.loop import BICUBIC_REACH
 from sr_keras.slides.lr_plane import HasTissue, LRPlane, find_tissue
-from sr_keras.slides.plan import EnlargeOptions
 from sr_keras.slides.reports import describe_model
 from sr_keras.slides.super_resolved import SuperResolvedSlide
 from sr_keras.slides.trust_map import (
@@ -41,6 +40,7 @@ from sr_keras.slides.trust_map import (
     reach,
     square_side,
 )
+from sr_keras.slides.window_plan import EnlargeOptions
 
 if TYPE_CHECKING:
     from sr_keras.model.loading import LoadedGenerator
@@ -238,7 +238,7 @@ class Scene:
 
     def _load_head(self, name: str) -> Expect | None:
         """Return what predicts the error of an SR layer better than its LR error does."""
-        from sr_keras.model.uncertainty import load_uncertainty  # imports TensorFlow
+        from sr_keras.model.uncertainty_head import load_uncertainty  # imports TensorFlow
 
         generator = self.generators.get(name)
         head = load_uncertainty(generator.path) if generator else None

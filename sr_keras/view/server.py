@@ -44,7 +44,7 @@ from pipelines.files import fitting_name
 from pipelines.slide import open_slide
 from pipelines.sources import Region
 from sr_keras.slides.enlarge import enlarge_file
-from sr_keras.slides.plan import EnlargeOptions
+from sr_keras.slides.window_plan import EnlargeOptions
 from sr_keras.templates import render
 from sr_keras.view.page import Page
 from sr_keras.view.scene import THUMBNAIL, TILE, Bicubic, Scene

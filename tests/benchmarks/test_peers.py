@@ -26,7 +26,7 @@ from sr_keras import metrics
 from sr_keras.evaluate import score_standard
 from sr_keras.evaluation import conditions
 from sr_keras.evaluation.conditions import condition_named
-from sr_keras.evaluation.patches import BICUBIC, find_sets
+from sr_keras.evaluation.scored_patches import BICUBIC, find_sets
 from sr_keras.model.loading import load_generator, read_weights
 
 PYTHON = Path(sys.executable)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import whole_slide
 from benchmarks.whole_slide import Round, Took, make_slide, measure_round, report
 from pipelines.slide import open_slide
-from sr_keras.slides.plan import EnlargeOptions
+from sr_keras.slides.window_plan import EnlargeOptions
 
 
 def test_what_the_bare_engine_takes_is_not_the_runs(loaded, sample_slide, monkeypatch):

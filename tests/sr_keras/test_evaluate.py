@@ -20,7 +20,7 @@ from pipelines.config import PatchOptions
 from pipelines.dataset import evaluation_dataset
 from sr_keras import evaluate
 from sr_keras.evaluation.conditions import condition_named
-from sr_keras.evaluation.patches import find_sets, score
+from sr_keras.evaluation.scored_patches import find_sets, score
 from sr_keras.formats.saved_model import export_saved_model
 from sr_keras.metrics import bicubic
 from sr_keras.model.facts import run_facts

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from sr_keras.formats.signatures import write_uncertainty
 from sr_keras.model.loading import load_generator, read_weights
-from sr_keras.model.uncertainty import (
+from sr_keras.model.uncertainty_head import (
     Coverage,
     HeadFacts,
     Prediction,

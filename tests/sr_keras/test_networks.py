@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from sr_keras import networks
-from sr_keras.model.uncertainty import multiply_adds
+from sr_keras.model.uncertainty_head import multiply_adds
 
 LR = np.random.default_rng(0).random((2, 12, 17, 3)).astype("float32")
 IMAGE = np.random.default_rng(1).random((2, 32, 48, 3)).astype("float32")

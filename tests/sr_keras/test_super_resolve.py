@@ -22,7 +22,7 @@ from sr_keras.networks import generator
 from sr_keras.slides import enlarge, outputs, reports
 from sr_keras.slides.enlarge import enlarge_file, enlarge_image
 from sr_keras.slides.outputs import _parts, is_slide, plan_outputs
-from sr_keras.slides.plan import EnlargeOptions
+from sr_keras.slides.window_plan import EnlargeOptions
 
 from .conftest import difference
 

@@ -17,7 +17,7 @@ from pipelines.degrade import degrade
 from pipelines.pixels import to_float, to_uint8
 from sr_keras import uncertainty as command
 from sr_keras.model.loading import load_generator
-from sr_keras.model.uncertainty import LEVELS, load_uncertainty
+from sr_keras.model.uncertainty_head import LEVELS, load_uncertainty
 from sr_keras.networks import generator
 from sr_keras.uncertainty import Group, Spread, check_sets, covered, fit_factor, predicts, split
 

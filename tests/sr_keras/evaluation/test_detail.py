@@ -19,7 +19,7 @@ from sr_keras.evaluation.detail import (
     score_detail,
     write_detail_json,
 )
-from sr_keras.evaluation.patches import BICUBIC, SR
+from sr_keras.evaluation.scored_patches import BICUBIC, SR
 from sr_keras.evaluation.tables import finite_mean
 
 MPP, SIDE = 0.5, 128

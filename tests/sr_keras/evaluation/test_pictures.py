@@ -13,7 +13,6 @@ from pipelines.pixels import quantise, to_float, to_uint8
 from sr_keras.evaluation.conditions import CURVES, REAL
 from sr_keras.evaluation.detail import NONE, Patch, SlideDetail
 from sr_keras.evaluation.nuclei import Comparison, Nuclei
-from sr_keras.evaluation.patches import METHODS, score
 from sr_keras.evaluation.pictures import (
     GAP,
     MARGIN,
@@ -24,6 +23,7 @@ from sr_keras.evaluation.pictures import (
     picture_sheet,
     side_by_side,
 )
+from sr_keras.evaluation.scored_patches import METHODS, score
 from sr_keras.evaluation.tables import Gain, by_slide
 from sr_keras.metrics import bicubic
 

@@ -19,8 +19,8 @@ from sr_keras import super_resolve as command
 from sr_keras.slides import distributed
 from sr_keras.slides.distributed import window_batches
 from sr_keras.slides.outputs import PyramidOutput
-from sr_keras.slides.plan import plan_windows
 from sr_keras.slides.reports import report_path
+from sr_keras.slides.window_plan import plan_windows
 
 LOSSLESS = ("--tile=200", "--lossless")
 FEW = 0.001  # share of values that another order of sums may round the other way; 3e-6 was measured

@@ -16,7 +16,7 @@ from sr_keras.metrics import bicubic
 from sr_keras.slides import loop, reports
 from sr_keras.slides.loop import super_resolve_plane
 from sr_keras.slides.outputs import PictureOutput, PyramidOutput
-from sr_keras.slides.plan import plan_windows
+from sr_keras.slides.window_plan import plan_windows
 
 
 def test_next_windows_are_read_while_the_network_runs():

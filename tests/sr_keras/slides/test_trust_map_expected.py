@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from pipelines.config import DegradeOptions
-from sr_keras.model.uncertainty import HeadFacts, Prediction, Uncertainty
+from sr_keras.model.uncertainty_head import HeadFacts, Prediction, Uncertainty
 from sr_keras.slides import reports, trust_map
 from sr_keras.slides.trust_files import caption, trust_paths, write_trust
 from sr_keras.slides.trust_map import Expect, measure
@@ -93,7 +93,7 @@ def test_caption_says_what_each_map_predicts_with_the_number(expected):
 @pytest.mark.parametrize("better", [True, False])
 def test_command_shows_the_expected_error_only_if_it_predicts_better(better, histology, run, monkeypatch, tmp_path):
     facts = FACTS if better else replace(FACTS, uncertainty=FACTS.departure, departure=FACTS.uncertainty)
-    monkeypatch.setattr("sr_keras.model.uncertainty.load_uncertainty", lambda _: replace(HEAD, facts=facts))
+    monkeypatch.setattr("sr_keras.model.uncertainty_head.load_uncertainty", lambda _: replace(HEAD, facts=facts))
     Image.fromarray(histology[:40, :56]).save(tmp_path / "a.png")
     assert run(f"--input={tmp_path / 'a.png'}", f"--output={tmp_path / 'large.png'}",
                f"--trust_map={tmp_path / 't.tif'}") == 0
@@ -109,7 +109,7 @@ def test_head_of_another_generator_is_told_before_any_work(histology, run, loade
     def refuse(path: Path) -> None:
         raise ValueError(f"`uncertainty` must be of the generator beside it: {path}")
 
-    monkeypatch.setattr("sr_keras.model.uncertainty.load_uncertainty", refuse)
+    monkeypatch.setattr("sr_keras.model.uncertainty_head.load_uncertainty", refuse)
     Image.fromarray(histology[:40, :56]).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=f"beside it: {loaded.path}"):
         run(f"--input={tmp_path / 'a.png'}", f"--output={tmp_path / 'large.png'}", f"--trust_map={tmp_path / 't.tif'}")

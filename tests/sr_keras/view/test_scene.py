@@ -16,7 +16,7 @@ from pipelines.slide import open_slide
 from sr_keras import shipped_model
 from sr_keras.metrics import bicubic
 from sr_keras.model.loading import load_generator
-from sr_keras.model.uncertainty import load_uncertainty
+from sr_keras.model.uncertainty_head import load_uncertainty
 from sr_keras.slides import EnlargeOptions, enlarge_file
 from sr_keras.slides.trust_map import measure
 from sr_keras.view import scene as module

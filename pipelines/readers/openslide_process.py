@@ -34,7 +34,7 @@ from pipelines.readers.limits import Dimensions
 USUAL_CACHE, TILES_IN_CACHE = 32 * 2**20, 4  # a window on a corner touches four tiles
 RGB_BYTES, KEPT_PIXEL_BYTES = 3, 4
 SMALL_TILE = 256  # where the format does not tell
-CODE = "import sys; from pipelines.readers.apart import serve; serve(int(sys.argv[1]))"
+CODE = "import sys; from pipelines.readers.openslide_process import serve; serve(int(sys.argv[1]))"
 PATIENCE_SECONDS = 10.0  # for the process to end
 
 

@@ -13,7 +13,7 @@ from pipelines.shards import open_shards, write_shards
 from pipelines.sources import find_sources
 from sr_keras import metrics
 from sr_keras.evaluation.conditions import REAL, condition_named
-from sr_keras.evaluation.patches import (
+from sr_keras.evaluation.scored_patches import (
     METRICS,
     bicubic,
     find_sets,

@@ -16,7 +16,7 @@ from skimage.data import immunohistochemistry
 from pipelines import extract
 from pipelines.errors import SlideError
 from pipelines.pyramid import PyramidOptions, PyramidWriter
-from pipelines.readers.apart import ApartSlide, associated_images, open_by_library
+from pipelines.readers.openslide_process import ApartSlide, associated_images, open_by_library
 from pipelines.slide import open_slide
 
 from .conftest import fill

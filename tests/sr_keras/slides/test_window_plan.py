@@ -10,7 +10,7 @@ import pytest
 from sr_keras import networks
 from sr_keras.model.facts import ModelFacts
 from sr_keras.model.streaming import stream_of
-from sr_keras.slides.plan import kept_bytes, plan_windows, pyramid_tile, window_limits
+from sr_keras.slides.window_plan import kept_bytes, plan_windows, pyramid_tile, window_limits
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])

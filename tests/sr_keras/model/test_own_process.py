@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.files import read_json
-from sr_keras.model import apart
-from sr_keras.model.apart import call_apart
+from sr_keras.model import own_process
+from sr_keras.model.own_process import call_apart
 
 
 def test_outcome_comes_from_another_process():
@@ -28,6 +28,6 @@ def test_error_of_the_function_is_raised_here(tmp_path):
 
 
 def test_process_that_dies_is_one_line(monkeypatch):
-    monkeypatch.setattr(apart, "CODE", "import os; os._exit(3)")
+    monkeypatch.setattr(own_process, "CODE", "import os; os._exit(3)")
     with pytest.raises(UserError, match=r"getcwd must end by itself; .* status 3"):
         call_apart(os.getcwd)

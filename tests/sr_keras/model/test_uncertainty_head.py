@@ -16,9 +16,9 @@ from scipy.stats import gennorm
 from sr_keras.config import SHIPPED_MODEL
 from sr_keras.formats.saved_model import DEFAULT_MAX_PIXELS, export_saved_model
 from sr_keras.formats.signatures import write_uncertainty
-from sr_keras.model import uncertainty
+from sr_keras.model import uncertainty_head
 from sr_keras.model.loading import load_generator, read_weights
-from sr_keras.model.uncertainty import (
+from sr_keras.model.uncertainty_head import (
     FACTS_FILE,
     SCALES_LIMIT,
     SHAPES_LIMIT,
@@ -190,12 +190,12 @@ def test_damaged_graph_is_refused(with_head):
 @pytest.mark.parametrize("model", [SHIPPED_MODEL, Path(f"{SHIPPED_MODEL}_light")])
 def test_page_has_the_tables_of_the_shipped_heads(model):
     page = (Path(__file__).parents[3] / "docs" / "uncertainty.md").read_text(encoding="utf-8")
-    told = f"### {model.name}\n{table(uncertainty.check_owner(folder_of(model), model))}\n"
+    told = f"### {model.name}\n{table(uncertainty_head.check_owner(folder_of(model), model))}\n"
     assert " ".join(told.split()) in " ".join(page.split())
 
 
 def test_facts_come_back_as_they_were_written(with_head, facts):
-    assert uncertainty.check_owner(folder_of(with_head), with_head) == facts
+    assert uncertainty_head.check_owner(folder_of(with_head), with_head) == facts
     assert json.loads((folder_of(with_head) / FACTS_FILE).read_text())["coverage"][0]["slide"] == "case"
     assert facts.is_better
     assert not replace(facts, departure=Prediction(0.9, 0.9)).is_better
