@@ -2,7 +2,6 @@
 """OME-Zarr, of version 0.1 to 0.5: one plane of grey or RGB, read chunk by chunk. Needs the extra `zarr`."""
 from __future__ import annotations
 
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ import numpy as np
 from pipelines.console import import_optional
 from pipelines.errors import SlideError
 from pipelines.readers.colours import check_channels
-from pipelines.readers.folders import zarr_attributes
+from pipelines.readers.folders import LARGEST_JSON, zarr_attributes
 from pipelines.readers.limits import LARGEST_SEGMENT_BYTES, Dimensions
 from pipelines.readers.resolution import MICRONS, mean_mpp
+from pipelines.readers.zarr_codecs import WIDEST, check_codecs, limit_of, register
 
 UNITS = MICRONS | {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4,
                    "meter": 1e6, "angstrom": 1e-4, "picometer": 1e-6, "inch": 25400.0}
 OLDEST_AXES = ("t", "c", "z", "y", "x")  # of versions without axes
-BLOSC_HEADER, BLOSC_LENGTH = 16, slice(12, 16)  # bytes; its length stands in the last four
-OF_OBJECTS = "vlen"  # codecs for texts, which take the memory of as many as a chunk claims to hold
+DESCRIPTIONS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")  # of a group or an array
+LONGEST_STORED = 2  # times what a chunk or shard expands to; what does not compress takes a little more than itself
 
 
 class ZarrReader:
@@ -30,9 +30,9 @@ class ZarrReader:
 
     def __init__(self, path: Path) -> None:
         zarr = import_optional("zarr", "zarr")
-        _check_blosc_before_decoding()
+        register()
         folders = [path] if "multiscales" in zarr_attributes(path) else sorted(path.glob("[0-9]*"))  # of a collection
-        images = [_levels(zarr.open_group(folder, mode="r"), folder, image) for folder in folders
+        images = [_levels(_open_group(zarr, folder), folder, image) for folder in folders
                   for image in zarr_attributes(folder).get("multiscales", ())[:1] if image.get("datasets")]
         if not images:
             raise SlideError(f"{path}: has no multiscale image; write it again")
@@ -70,20 +70,25 @@ class ZarrReader:
         """See `pipelines.readers.Reader`. Nothing stays open between reads."""
 
     def _check_stored(self, level: Any, where: tuple[slice | int, ...]) -> None:
-        """Refuse to read chunks that are not there, which Zarr would show as black; where they show as white is glass.
+        """Refuse to read files of chunks that are far too long, and those that are not there, which would be black.
+
+        Where those show as white they are glass.
 
         Raises:
-            SlideError: A chunk is missing.
+            SlideError: A chunk is missing or too long.
         """
-        if level.fill_value == np.iinfo(level.dtype).max if level.dtype != np.bool_ else level.fill_value:
-            return
+        is_glass = level.fill_value == np.iinfo(level.dtype).max if level.dtype != np.bool_ else level.fill_value
         spans = [part.indices(side) if isinstance(part, slice) else (part, part + 1, 1)
                  for part, side in zip(where, level.shape, strict=True)]
         ranges = [range(start // size, -(-stop // size))
                   for (start, stop, _), size in zip(spans, level.shards or level.chunks, strict=True)]
+        longest = LONGEST_STORED * limit_of(level.shards or level.chunks, level.dtype, WIDEST)
         for chunk in product(*ranges):
             file = Path(str(level.store.root)) / level.path / level.metadata.encode_chunk_key(chunk)
-            if not file.is_file():
+            if file.is_file():
+                if file.stat().st_size > longest:
+                    raise SlideError(f"{file}: is longer than its pixels can be; write the slide again")
+            elif not is_glass:
                 raise SlideError(f"{file}: is missing, and would be read as black; copy the slide again, or write "
                                  "black chunks too")
 
@@ -102,6 +107,23 @@ class ZarrReader:
         return (sizes[0], sizes[1]) if min(sizes) > 0 else None
 
 
+def _open_group(zarr: Any, folder: Path) -> Any:
+    _check_descriptions(folder)
+    return zarr.open_group(folder, mode="r")
+
+
+def _check_descriptions(folder: Path) -> None:
+    """Refuse what describes a group or an array and is far too long, since Zarr reads it as a whole.
+
+    Raises:
+        SlideError: It is.
+    """
+    for name in DESCRIPTIONS:
+        file = folder / name
+        if file.is_file() and file.stat().st_size > LARGEST_JSON:
+            raise SlideError(f"{file}: is longer than {LARGEST_JSON} bytes; write it again")
+
+
 def _levels(group: Any, folder: Path, image: dict[str, Any]) -> tuple[list[Any], list[dict[str, Any]], Path,
                                                                       dict[str, Any]]:
     """Return the levels of an image, the largest first, and what is said of each; the folder and the image.
@@ -110,6 +132,7 @@ def _levels(group: Any, folder: Path, image: dict[str, Any]) -> tuple[list[Any],
         SlideError: One is missing.
     """
     for level in image["datasets"]:
+        _check_descriptions(folder / level["path"])
         if level["path"] not in group:
             raise SlideError(f"{folder}: its level {level['path']!r} is missing; copy it again")
     datasets = sorted(image["datasets"], key=lambda level: -_pixels(group[level["path"]]))
@@ -131,47 +154,8 @@ def _check(path: Path, level: Any, shape: dict[str, int]) -> None:
         raise SlideError(f"{path}: must hold one plane of grey or RGB; convert it first. Received: {shape}")
     if level.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_):
         raise SlideError(f"{path}: must hold 8 or 16 bit pixels; convert it to 8 bit. Received: {level.dtype}")
-    names = [getattr(codec, "codec_id", type(codec).__name__).lower()
-             for codec in (*level.filters, level.serializer, *level.compressors)]
-    if any(name.startswith(OF_OBJECTS) for name in names):
-        raise SlideError(f"{path}: its pixels are stored as texts ({', '.join(names)}); write it again")
     size = int(np.prod(level.chunks, dtype=object)) * level.dtype.itemsize
     if size > LARGEST_SEGMENT_BYTES:
         raise SlideError(f"{path}: has chunks of {size / 2**30:.1f} GiB, more than {LARGEST_SEGMENT_BYTES / 2**30:.0f};"
                          " write it again with small chunks")
-
-
-@cache
-def _check_blosc_before_decoding() -> None:
-    """Have Zarr check the length of Blosc data first: c-blosc 1.21 believes its header, reads on, and crashes."""
-    zarr, numcodecs = import_optional("zarr", "zarr"), import_optional("numcodecs", "zarr")
-
-    of_v2: Any = numcodecs.Blosc
-    of_v3: Any = zarr.codecs.BloscCodec
-
-    class CheckedBlosc(of_v2):
-        """For version 2 of the format, and for its codecs in version 3."""
-
-        codec_id = "blosc"
-
-        def decode(self, buf: Any, out: Any = None) -> Any:
-            _check_blosc(buf)
-            return super().decode(buf, out)
-
-    class CheckedBloscCodec(of_v3):
-        """For version 3."""
-
-        async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-            _check_blosc(chunk_bytes.as_numpy_array())
-            return await super()._decode_single(chunk_bytes, chunk_spec)
-
-    numcodecs.register_codec(CheckedBlosc)
-    zarr.registry.register_codec("blosc", CheckedBloscCodec, qualname=CheckedBloscCodec.__qualname__)
-    zarr.config.set({"codecs.blosc": CheckedBloscCodec.__qualname__})
-
-
-def _check_blosc(data: Any) -> None:
-    content = memoryview(data).cast("B")
-    claimed = int.from_bytes(content[BLOSC_LENGTH], "little")
-    if len(content) < BLOSC_HEADER or claimed != len(content):
-        raise ValueError(f"Blosc data of {len(content)} bytes that claims {claimed}")
+    check_codecs(path, level)

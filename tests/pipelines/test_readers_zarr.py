@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -103,9 +105,105 @@ def test_blosc_data_that_claims_another_length_is_refused_and_not_believed(tmp_p
             slide.read_level(0, 0, 0, 512, 512)
 
 
-def test_pixels_stored_as_texts_are_refused(tmp_path, histology):
-    path = write(tmp_path / "a.zarr", histology, version=3)
-    array = json.loads((path / "0" / "zarr.json").read_text())
-    (path / "0" / "zarr.json").write_text(json.dumps(array | {"codecs": [{"name": "vlen-bytes"}]}))
-    with pytest.raises(SlideError, match=r"a\.zarr: its pixels are stored as texts \(vlenbytescodec\); write it again"):
+COMPRESSORS = {"gzip": {"level": 9}, "zlib": {"level": 9}, "bz2": {}, "zstd": {}, "lz4": {}, "blosc": {}}
+KINDS = [(version, name) for version in ("v2", "v2 filter", "v3 numcodecs") for name in COMPRESSORS] + [
+    (version, name) for version in ("v3", "v3 shards") for name in ("gzip", "zstd", "blosc")]
+
+
+def stored_by(version, name):
+    """Arguments of `write`, so that the chunks are compressed by a codec that version 2 or 3 knows."""
+    of_2 = numcodecs.get_codec({"id": name} | COMPRESSORS[name])
+    if version == "v2 filter":
+        return {"filters": [of_2], "compressors": None}
+    if version == "v2":
+        return {"compressors": of_2}
+    if version == "v3 numcodecs":
+        return {"version": 3, "compressors": {"name": f"numcodecs.{name}", "configuration": COMPRESSORS[name]}}
+    shards = {"chunks": (3, 64, 64), "shards": (3, 128, 128)} if version == "v3 shards" else {}
+    codecs = {"gzip": zarr.codecs.GzipCodec, "zstd": zarr.codecs.ZstdCodec, "blosc": zarr.codecs.BloscCodec}
+    return {"version": 3, "compressors": codecs[name]()} | shards
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+@pytest.mark.parametrize(("version", "name"), KINDS)
+def test_chunk_that_expands_beyond_its_pixels_is_refused_within_bounded_memory(tmp_path, histology, version, name):
+    path = write(tmp_path / "a.zarr", histology, **stored_by(version, name))
+    bomb = bytes(numcodecs.get_codec({"id": name} | COMPRESSORS[name]).encode(bytes(2**28)))
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, 0, 0, 512, 512), histology)
+        chunk = next(file for file in sorted((path / "0").rglob("*")) if file.is_file() and file.stat().st_size > 4096)
+        if version == "v3 shards":  # an index of four offsets and lengths, and a checksum, ends the shard
+            index = np.array([[0, len(bomb)]] + [[2**64 - 1] * 2] * 3, "<u8").tobytes()
+            chunk.write_bytes(bomb + index + bytes(numcodecs.CRC32C().encode(index))[-4:])
+        else:
+            chunk.write_bytes(bomb)
+        tracemalloc.start()
+        with pytest.raises(SlideError, match=r"(?i)expand beyond|too small|longer than its pixels"):
+            slide.read_level(0, 0, 0, 512, 512)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2**25
+
+
+@pytest.mark.parametrize("name", ["gzip", "bz2", "zstd"])
+def test_chunk_of_several_streams_is_the_picture(tmp_path, histology, name):
+    path = write(tmp_path / "a.zarr", histology, **stored_by("v2", name))
+    chunk = path / "0" / "0.0.0"
+    codec = numcodecs.get_codec({"id": name})
+    data = bytes(codec.decode(chunk.read_bytes()))
+    chunk.write_bytes(bytes(codec.encode(data[:999])) + bytes(codec.encode(data[999:])))
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, 0, 0, 512, 512), histology)
+
+
+@pytest.mark.parametrize("name", ["gzip", "zlib", "bz2", "zstd", "lz4"])
+def test_chunk_that_ends_too_early_is_refused(tmp_path, histology, name):
+    path = write(tmp_path / "a.zarr", histology, **stored_by("v2", name))
+    chunk = path / "0" / "0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    with open_slide(path) as slide, pytest.raises(SlideError):
+        slide.read_level(0, 0, 0, 512, 512)
+
+
+def test_filters_that_widen_values_are_within_the_limit(tmp_path, histology):
+    path = write(tmp_path / "a.zarr", histology, filters=[numcodecs.Delta("u1", "i8")], compressors=numcodecs.Zstd())
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_level(0, 0, 0, 512, 512), histology)
+
+
+def test_arrays_of_other_programs_are_decoded_as_before(tmp_path, histology):
+    """The decoders hold for a process; only the arrays of slides have a limit."""
+    open_slide(write(tmp_path / "a.zarr", histology)).close()
+    for codec in (numcodecs.get_codec({"id": name} | options) for name, options in COMPRESSORS.items()):
+        assert bytes(codec.decode(codec.encode(bytes(2**20)))) == bytes(2**20)
+
+
+@pytest.mark.parametrize("name", ["0/0.0.0", "0/.zarray", ".zattrs", ".zmetadata"])
+def test_files_far_longer_than_they_can_be_are_not_read(tmp_path, histology, name):
+    path = write(tmp_path / "a.zarr", histology)
+    with (path / name).open("ab") as file:
+        file.truncate(2**33)  # sparse
+    with pytest.raises((SlideError, ValueError), match=re.escape(str(path / name))), open_slide(path) as slide:
+        slide.read_level(0, 0, 0, 512, 512)
+
+
+@pytest.mark.parametrize(("version", "change"), [
+    (3, {"codecs": [{"name": "vlen-bytes"}]}), (2, {"compressor": {"id": "pickle", "protocol": 4}, "dtype": "|O"}),
+    (2, {"compressor": {"id": "msgpack2"}, "dtype": "|O"})])
+def test_pixels_stored_as_objects_are_refused(tmp_path, histology, version, change):
+    path = write(tmp_path / "a.zarr", histology, version=version)
+    file = path / "0" / (".zarray" if version == 2 else "zarr.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(SlideError, match=r"a\.zarr.*(codecs that are not read|8 or 16 bit|No Zarr data type)"):
+        open_slide(path)
+
+
+def test_unknown_codec_within_shards_is_refused(tmp_path, histology):
+    path = write(tmp_path / "a.zarr", histology, **stored_by("v3 shards", "zstd"))
+    file = path / "0" / "zarr.json"
+    array = json.loads(file.read_text())
+    inner = array["codecs"][0]["configuration"]["codecs"]
+    inner[:] = [inner[0], {"name": "numcodecs.zfpy", "configuration": {"mode": 4}}]
+    file.write_text(json.dumps(array))
+    with pytest.raises(SlideError, match=r"a\.zarr"):
         open_slide(path)
