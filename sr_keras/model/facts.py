@@ -89,9 +89,11 @@ def find_generator(path: str | Path, argument: str = "model") -> Path:
     """
     path = Path(path)
     if not path.exists():
-        shipped = ", ".join(sorted(folder.name for folder in shipped_model().parent.glob("srgan_*")))
-        raise FileNotFoundError(f"`{argument}` must exist; check the spelling, or take a model that ships with this "
-                                f"program ({shipped}). Received: {argument}={str(path)!r}")
+        models = sorted(folder.name for folder in shipped_model().parent.glob("srgan_*"))
+        remedy = f"check the spelling, or take a model that ships with this program ({', '.join(models)})"
+        if path.name in models:
+            remedy = f"the command sr-keras finds it by this name; here give {shipped_model(path.name)}"
+        raise FileNotFoundError(f"`{argument}` must exist; {remedy}. Received: {argument}={str(path)!r}")
     if (path.suffix == ".keras" and path.is_file()) or (path / SAVED_MODEL_FILE).is_file():
         return path
     if (path / GENERATOR_FILE).is_file():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.config import DEGRADATIONS, DegradeOptions, degradation
+from sr_keras import shipped_model
 from sr_keras.model.facts import (
     FACTS_FILE,
     ModelFacts,
     facts_of_flags,
+    find_generator,
     from_json,
     in_words,
     read_facts,
@@ -139,3 +142,11 @@ def test_degradations_are_told_in_words():
     for said in ("Gaussian of 0.4 to 3.2 HR pixels", "disc of radius 0.5 to 3", "noise up to 0.03",
                  "sharpening up to 0.6", "JPEG quality 50 to 98 in 65% of them"):
         assert said in in_words(DEGRADATIONS["scanner"]), said
+
+
+def test_name_of_a_shipped_model_that_is_not_here_is_told_with_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape(str(shipped_model("srgan_sqe_x4_light")))):
+        find_generator("srgan_sqe_x4_light")
+    with pytest.raises(FileNotFoundError, match="check the spelling"):
+        find_generator("srgan_sqe_x8")
