@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -110,18 +111,19 @@ def build_gan(plan: Plan, stage: StageOptions, objective: Objective, start: Path
 def start_from(generator: keras.Model, start: Path) -> None:
     """Give a generator the weights of a trained one, of any form that `load_generator` loads.
 
-    Residual blocks that `start` lacks begin as the identity, so a deeper network computes at first the same as `start`.
+    A deeper or wider network computes at first the same as `start`: residual blocks that `start` lacks begin as the
+    identity, and what `start` computes does not read the filters of the trunk that it lacks.
 
     Raises:
         FileNotFoundError: There is no such path.
-        ValueError: It is not a generator, or has another size or more blocks.
+        ValueError: It is not a generator, has another scale or tail, or more blocks or filters.
     """
     found = load_generator(start, argument="generator")
     weights = read_weights(start)
     _check_fit(generator, weights, found.scale, start)
     for weight in generator.variables:
         if weight.path in weights:
-            weight.assign(weights[weight.path])
+            weight.assign(_widened(weight.numpy(), weights[weight.path]))
         elif weight.path.endswith("_norm2/gamma"):
             weight.assign(keras.ops.zeros_like(weight))
     lr = np.random.default_rng(0).integers(0, 256, (1, PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
@@ -130,17 +132,31 @@ def start_from(generator: keras.Model, start: Path) -> None:
             str(start))
 
 
+def _widened(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Put old weights in the first places of new ones, and zeros where an old filter would read a new one."""
+    if old.ndim == 4:  # [height, width, inputs, outputs]
+        new[..., :old.shape[3]] = 0
+    new[tuple(map(slice, old.shape))] = old
+    return new
+
+
 def _check_fit(generator: keras.Model, weights: dict[str, np.ndarray], scale: int, start: Path) -> None:
     ours = {weight.path: weight.shape for weight in generator.variables}
     missing = [name for name in ours if name not in weights and not name.startswith("block")]
-    if missing or any(ours.get(name) != weight.shape for name, weight in weights.items()):
+    same_tail = "last/kernel" in ours.keys() & weights and ours["last/kernel"] == weights["last/kernel"].shape
+    if missing or not same_tail or not all(_holds(ours.get(name, ()), old.shape) for name, old in weights.items()):
         blocks = sum(name.endswith("_conv1/kernel") for name in weights)
         filters = weights["first/kernel"].shape[-1] if "first/kernel" in weights else "FILTERS"
         tail = weights["last/kernel"].shape[2] if "last/kernel" in weights else filters
-        fewer = f"--tail_filters={tail} " if tail != filters else ""
         raise ValueError(f"`generator` must fit the network that is trained; give --scale={scale} "
-                         f"--filters={filters} {fewer}--blocks={blocks} or more, or name another. "
+                         f"--tail_filters={tail} --filters={filters} --blocks={blocks}, or more of the last two, "
+                         "or name another. "
                          f"Received: generator={str(start)!r}")
+
+
+def _holds(new: tuple[int, ...], old: tuple[int, ...]) -> bool:
+    """Whether a weight has room for an old one, whose kernel is of the same size."""
+    return new[:-2] == old[:-2] and len(new) == len(old) and all(map(operator.ge, new, old))
 
 
 def adam(learning_rate: float, plan: Plan, stage: StageOptions) -> keras.optimizers.Optimizer:

@@ -39,17 +39,17 @@ def test_process_that_does_not_lead_writes_to_a_folder_that_is_gone_afterwards(p
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("size", [(4, 2, 4), (4, 3, 5), (2, 3, 4)])
-def test_only_a_generator_of_other_size_than_blocks_is_refused(size, tmp_path):
+@pytest.mark.parametrize("size", [(4, 2, 4), (4, 3, 5), (4, 3, 3), (2, 3, 4)])
+def test_generator_of_another_scale_or_tail_or_with_more_blocks_or_filters_is_refused(size, tmp_path):
     networks.generator(4, 3, 4).save(tmp_path / "generator.keras")
-    with pytest.raises(ValueError, match=r"give --scale=4 --filters=4 --blocks=3 or more"):
+    with pytest.raises(ValueError, match=r"give --scale=4 --tail_filters=4 --filters=4 --blocks=3, or more"):
         start_from(networks.generator(*size), tmp_path / "generator.keras")
 
 
 def test_generator_with_a_narrow_tail_is_continued_and_named_where_it_does_not_fit(plan, randomised, tmp_path):
     narrow = randomised(networks.generator(4, 1, 4, tail_filters=2))
     narrow.save(tmp_path / "narrow.keras")
-    with pytest.raises(ValueError, match=r"give --scale=4 --filters=4 --tail_filters=2 --blocks=1 or more"):
+    with pytest.raises(ValueError, match=r"give --scale=4 --tail_filters=2 --filters=4 --blocks=1, or more"):
         start_from(networks.generator(4, 1, 4), tmp_path / "narrow.keras")
     size = GeneratorOptions(blocks=1, filters=4, tail_filters=2)
     ours = networks.generator(*astuple(size))
@@ -77,6 +77,19 @@ def test_a_deepened_generator_starts_where_the_trained_one_ended_and_its_new_blo
     learned = load_keras(train_stages(replace(asked, generator=GeneratorOptions(blocks=3, filters=4))))
     for name in ("block2_norm2", "block3_norm2"):
         assert np.abs(learned.get_layer(name).gamma).min() > 0 == np.abs(deeper.get_layer(name).gamma).max()
+
+
+def test_a_widened_generator_starts_where_the_trained_one_ended_and_its_new_filters_learn(plan, randomised, tmp_path):
+    trained, wider = randomised(networks.generator(4, 1, 4)), networks.generator(4, 2, 6, tail_filters=4)
+    trained.save(tmp_path / "generator.keras")
+    start_from(wider, tmp_path / "generator.keras")
+    lr = np.random.default_rng(1).random((2, 9, 12, 3), np.float32)
+    np.testing.assert_allclose(wider(lr, training=False), trained(lr, training=False), atol=1e-6)
+    asked = plan(PLAIN, (0, 2, 0), generator=str(tmp_path / "generator.keras"), ema_decay=0.0)
+    learned = load_keras(train_stages(replace(asked, generator=GeneratorOptions(blocks=2, filters=6, tail_filters=4))))
+    unread = wider.get_layer("up1_conv").kernel.numpy()[:, :, 4:]
+    assert not unread.any()
+    assert np.abs(learned.get_layer("up1_conv").kernel.numpy()[:, :, 4:]).min() > 0
 
 
 def test_seed_draws_the_same_discriminator_wherever_the_generator_comes_from(plan, tmp_path):
