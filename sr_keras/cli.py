@@ -66,10 +66,15 @@ def usage() -> str:
 
 
 def _shipped(argument: str) -> str:
-    """Return `--flag=PATH` with the path of a shipped file where PATH does not exist but names one."""
+    """Return `--flag=PATH` with the path of a shipped file where PATH does not exist but names one.
+
+    A flag file without a folder that exists nowhere is looked for there too, so that the error lists the shipped ones.
+    """
     flag, _, name = argument.partition("=")
-    found = SHIPPED.get(flag, lambda _: Path())(Path(name).name)
-    return f"{flag}={found}" if name and found.name and found.exists() and not Path(name).exists() else argument
+    if not name or flag not in SHIPPED or Path(name).exists():
+        return argument
+    found = SHIPPED[flag](Path(name).name)
+    return f"{flag}={found}" if found.exists() or (flag == "--flagfile" and Path(name).name == name) else argument
 
 
 if __name__ == "__main__":

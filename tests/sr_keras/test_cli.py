@@ -51,3 +51,13 @@ def test_own_file_wins_over_a_shipped_one_of_its_name(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quick.flags").touch()
     assert cli._shipped("--flagfile=quick.flags") == "--flagfile=quick.flags"
+
+
+def test_misspelt_flag_file_lists_the_shipped_ones(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sr-keras", "train", "--flagfile=quik.flags"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "quick.flags" in capsys.readouterr().err
+    assert cli._shipped("--flagfile=mine/quik.flags") == "--flagfile=mine/quik.flags"
