@@ -44,6 +44,6 @@ METHODS = (
     Method("real_esrgan", "Real-ESRGAN x4plus", "real_esrgan", is_peer=True),
     Method("dat_light", "DAT-light x4", "dat_light", is_peer=True),
     Method("esrgan_thick", "ESRGAN-thick x4", "litert", THICK_FILE),
-    Method("srgan_sqe_x4_light", "ours, light", "litert", "saved_models/srgan_sqe_x4_light/5/litert/float32.tflite"),
+    Method("srgan_sqe_x4_light", "ours, light", "litert", "saved_models/srgan_sqe_x4_light/6/litert/float32.tflite"),
     Method(OURS, "**ours**", "litert", "saved_models/srgan_sqe_x4/5/litert/float32.tflite"))
 BY_NAME = {method.name: method for method in METHODS}

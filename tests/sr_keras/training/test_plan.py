@@ -104,7 +104,7 @@ def test_seed_draws_the_same_discriminator_wherever_the_generator_comes_from(pla
 
 def test_training_goes_on_from_a_shipped_saved_model():
     shipped = ROOT / "saved_models" / "srgan_sqe_x4_light"
-    ours = networks.generator(4, 6, 16)
+    ours = networks.generator(4, 8, 24, tail_filters=8)
     start_from(ours, shipped)
     lr = np.random.default_rng(2).integers(0, 256, (1, 16, 24, 3), np.uint8)
     np.testing.assert_allclose(eight_bit(ours)(lr), load_generator(shipped)(lr), atol=1)
