@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +124,13 @@ def stored_by(version, name):
     return {"version": 3, "compressors": codecs[name]()} | shards
 
 
+def peak_bytes(reset=False):
+    """The largest memory of this process. Under tracemalloc a decoder in another thread crashed (Python 3.11)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 @pytest.mark.parametrize(("version", "name"), KINDS)
 def test_chunk_that_expands_beyond_its_pixels_is_refused_within_bounded_memory(tmp_path, histology, version, name):
@@ -137,12 +144,10 @@ def test_chunk_that_expands_beyond_its_pixels_is_refused_within_bounded_memory(t
             chunk.write_bytes(bomb + index + bytes(numcodecs.CRC32C().encode(index))[-4:])
         else:
             chunk.write_bytes(bomb)
-        tracemalloc.start()
+        before = peak_bytes(reset=True)
         with pytest.raises(SlideError, match=r"(?i)expand beyond|too small|longer than its pixels"):
             slide.read_level(0, 0, 0, 512, 512)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 2**25
+        assert peak_bytes() - before < 2**26
 
 
 @pytest.mark.parametrize("name", ["gzip", "bz2", "zstd"])
