@@ -162,7 +162,7 @@ def test_corrected_command_is_a_new_run_where_the_first_ended_before_it_had_its_
     ("--generator=/no/such.keras", "`generator` must be a run, a .keras file or a SavedModel; give, for example, runs"),
     ("--generator=tests", "`generator` must be a .keras file, a run folder or a SavedModel folder"),
     ("--generator=setup.py", "`generator` must be a .keras file"),
-    ("--generator=saved_models/srgan_sqe_x4", "give --scale=4 --filters=48 --blocks="),
+    ("--generator=saved_models/srgan_sqe_x4", "give --scale=4 --tail_filters=48 --filters=48 --blocks="),
     ("--recolour=-0.5", "`recolour` must lie in"),
     ("--shrink=0.5", "`shrink` must be 1 or more"),
     ("--shrink=3", "`shrink` must be 2 or less, patch size / crop size"),
