@@ -82,7 +82,7 @@ def test_lr_of_more_than_one_known_blur_is_refused_where_sr_is_to_agree_with_it(
 
 def test_generator_of_another_size_is_refused_by_name(plan, tmp_path):
     networks.generator(4, 2, 4).save(tmp_path / "larger.keras")
-    with pytest.raises(ValueError, match=r"give --scale=4 --tail_filters=4 --filters=4 --blocks=2, or more.*larger\.keras"):
+    with pytest.raises(ValueError, match=r"--tail_filters=4 --filters=4 --blocks=2, or more.*larger\.keras"):
         train_stages(plan(PLAIN, (0, 1, 0), generator=str(tmp_path / "larger.keras")))
 
 
